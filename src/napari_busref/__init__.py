@@ -1,0 +1,77 @@
+"""Registration and fusion of infrared and visible images, for Python, the shell and napari.
+
+Nothing heavy is imported here: every public name is loaded from its module when it is first
+used, so ``import napari_busref`` costs neither torch nor napari nor Qt.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_busref.fusion import FusionResult, fuse
+    from napari_busref.io import read_image, write_image
+    from napari_busref.models import list_models, load_model
+    from napari_busref.pipeline import RegistrationAndFusionResult, register_and_fuse
+    from napari_busref.progress import Cancelled
+    from napari_busref.quality import Quality
+    from napari_busref.registration import RegistrationResult, register
+    from napari_busref.samples import list_samples, load_sample
+    from napari_busref.transform import Transform
+
+    __version__: str
+
+__all__ = [
+    "Cancelled",
+    "FusionResult",
+    "Quality",
+    "RegistrationAndFusionResult",
+    "RegistrationResult",
+    "Transform",
+    "__version__",
+    "fuse",
+    "list_models",
+    "list_samples",
+    "load_model",
+    "load_sample",
+    "read_image",
+    "register",
+    "register_and_fuse",
+    "write_image",
+]
+
+_HOME = {
+    "Cancelled": "progress",
+    "FusionResult": "fusion",
+    "Quality": "quality",
+    "RegistrationAndFusionResult": "pipeline",
+    "RegistrationResult": "registration",
+    "Transform": "transform",
+    "fuse": "fusion",
+    "list_models": "models",
+    "list_samples": "samples",
+    "load_model": "models",
+    "load_sample": "samples",
+    "read_image": "io",
+    "register": "registration",
+    "register_and_fuse": "pipeline",
+    "write_image": "io",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from napari_busref._version import package_version
+
+        value: Any = package_version()
+    elif name in _HOME:
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value  # found directly from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
