@@ -79,7 +79,7 @@ if [ -n "${BUSREF_TORCH:-}" ]; then
     say "torch, as BUSREF_TORCH says"
     # shellcheck disable=SC2086 # the words of BUSREF_TORCH are pip's arguments
     pip install -q $BUSREF_TORCH
-elif ! "$VENV/bin/python" -c 'import torch' 2>/dev/null; then
+elif ! "$VENV/bin/python" -c 'from importlib.metadata import version; version("torch")' 2>/dev/null; then
     say "torch, CPU build (about 1 minute)"
     # a wheel in a folder that pip is set up to look in, else torch's own index of CPU builds
     if ! pip install -q --no-index --no-deps torch 2>/dev/null; then

@@ -1,0 +1,144 @@
+"""What every command shares on the terminal: errors, progress and Ctrl+C."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from typer.core import TyperGroup
+
+from napari_busref.progress import Cancelled
+from napari_busref.progress import Progress as ProgressCallback
+
+EXIT_SOME_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_CANCELLED = 130
+
+_TRAINING_PACKAGES = ("lightning", "lightning_fabric", "tensorboard", "torchmetrics")
+
+
+def out() -> Console:
+    """The console of results (standard output), made anew so that tests can capture it."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def err() -> Console:
+    """The console of progress, warnings and errors (standard error)."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    """Print one warning to standard error."""
+    err().print(f"[yellow]Warning:[/] {escape(message)}")
+
+
+def fail(message: str, code: int = EXIT_BAD_INPUT) -> NoReturn:
+    """Print one error line and leave with `code`."""
+    err().print(f"[red]Error:[/] {escape(message)}")
+    raise typer.Exit(code)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for Python's and for torch's out-of-memory errors, without importing torch."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error as one line for people."""
+    if is_out_of_memory(error):
+        return "out of memory: try --device cpu, or smaller images"
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class FriendlyGroup(TyperGroup):
+    """A group of commands that turns the errors of bad input into one line and exit code 2.
+
+    With ``--traceback`` before the command the error is shown whole.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; translate what it raises."""
+        try:
+            return super().invoke(ctx)
+        except (Cancelled, KeyboardInterrupt):
+            fail("cancelled", EXIT_CANCELLED)
+        except ModuleNotFoundError as error:
+            if ctx.params.get("traceback") or not str(error.name).startswith(_TRAINING_PACKAGES):
+                raise
+            fail(f"this command needs {error.name}: pip install 'napari-busref[train]'")
+        except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
+            expected = not isinstance(error, RuntimeError) or is_out_of_memory(error)
+            if ctx.params.get("traceback") or not expected:
+                raise
+            fail(one_line(error))
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Give an event that the first Ctrl+C sets; a second Ctrl+C stops at once.
+
+    The computation looks at the event between its steps and ends with `Cancelled`, so nothing
+    is left half written.
+    """
+    cancel = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # no signals there
+        yield cancel
+        return
+
+    def stop(signum: int, frame: object) -> None:
+        if cancel.is_set():
+            raise KeyboardInterrupt
+        cancel.set()
+        err().print("Stopping after this step (Ctrl+C again to stop at once) ...")
+
+    previous = signal.signal(signal.SIGINT, stop)
+    try:
+        yield cancel
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+class Bars:
+    """Progress bars on a terminal; silent where standard error is a file or a pipe."""
+
+    def __init__(self) -> None:
+        console = err()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.stop()
+
+    def add(self, name: str) -> ProgressCallback:
+        """Add a bar and return the callback that moves it."""
+        task = self._progress.add_task(escape(name), total=1.0)
+
+        def report(stage: str, fraction: float) -> None:
+            self._progress.update(
+                task,
+                description=escape(f"{name}: {stage}"),
+                completed=fraction,
+                visible=fraction < 1.0,
+            )
+
+        return report

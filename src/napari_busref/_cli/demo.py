@@ -1,0 +1,131 @@
+"""The command demo: register and fuse a built-in sample whose warp is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from napari_busref._cli.console import Bars, interruptible, out, warn
+from napari_busref._cli.files import write_json
+from napari_busref._cli.process import Device, FusionModel, Model
+
+if TYPE_CHECKING:
+    from napari_busref.pipeline import RegistrationAndFusionResult
+    from napari_busref.samples import Sample
+    from napari_busref.transform import Transform
+
+
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the pictures.")
+    ] = Path("busref-demo"),
+    sample: Annotated[
+        Literal["thermal", "stain"],
+        typer.Option(help="A night street (thermal) or two stains of a tissue (stain)."),
+    ] = "thermal",
+    model: Model = "busref",
+    fusion_model: FusionModel = "gaf",
+    device: Device = "auto",
+) -> None:
+    """Register and fuse a built-in sample, compare with the true warp and write pictures.
+
+    The folder's earlier demo pictures are replaced.
+    """
+    from napari_busref.io import check_writable, write_image
+    from napari_busref.pipeline import register_and_fuse
+    from napari_busref.samples import load_sample
+    from napari_busref.transform import Transform
+
+    output.mkdir(parents=True, exist_ok=True)
+    check_writable(output)
+    pair = load_sample(sample)
+    with interruptible() as cancel, Bars() as bars:
+        both = register_and_fuse(
+            pair.fixed,
+            pair.moving,
+            model=model,
+            fusion_model=fusion_model,
+            device=device,
+            progress=bars.add(pair.title),
+            cancel=cancel,
+        )
+    result = both.registration
+    start = Transform.equal_field_of_view(pair.fixed.shape[:2], pair.moving.shape[:2])
+    before, after = (
+        end_point_error(start, pair.truth),
+        end_point_error(result.transform, pair.truth),
+    )
+    written = _write_pictures(output, pair, both, start, write_image)
+    result.transform.save(output / "transform.busref.h5", metadata={"sample": pair.name})
+    write_json(
+        output / "report.json",
+        {
+            "sample": pair.name,
+            "end_point_error_px": {"before": before, "after": after},
+            "quality": result.quality,
+            "timings": {"registration": result.timings, "fusion": both.fusion.timings},
+            "parameters": result.parameters,
+        },
+    )
+    table = Table(title=pair.title, title_justify="left")
+    for heading in ("", "before", "after"):
+        table.add_column(heading, justify="right" if heading else "left")
+    table.add_row("end-point error (px)", f"{before:.2f}", f"{after:.2f}")
+    quality = result.quality
+    table.add_row(
+        "edge agreement", f"{quality.edge_agreement_before:.3f}", f"{quality.edge_agreement:.3f}"
+    )
+    out().print(table)
+    if not quality.reliable:
+        warn(f"the registration may be wrong: {'; '.join(quality.reasons)}")
+    out().print(f"Pictures in {escape(str(output.resolve()))}: {', '.join(written)}")
+
+
+def end_point_error(estimate: Transform, truth: Transform) -> float:
+    """Mean distance in pixels between the estimated and the true source of a fixed pixel.
+
+    Over the fixed pixels whose true source lies inside the moving image.
+    """
+    import numpy as np
+
+    mask = truth.mask()
+    difference = estimate.flow()[:, mask] - truth.flow()[:, mask]
+    return float(np.hypot(difference[0], difference[1]).mean())
+
+
+def panels(
+    pair: Sample, both: RegistrationAndFusionResult, start: Transform
+) -> dict[str, tuple[str, Any]]:
+    """The pictures of a registered and fused sample: file stem to (title, uint8 RGB)."""
+    import numpy as np
+
+    from napari_busref._cli.pictures import flow_picture, overlay, to_rgb
+
+    result = both.registration
+    longest = float(np.hypot(result.flow[0], result.flow[1]).max())
+    return {
+        "fixed": ("fixed", to_rgb(pair.fixed)),
+        "moving": ("moving", to_rgb(pair.moving)),
+        "overlay_before": ("before", overlay(pair.fixed, start.apply(pair.moving))),
+        "overlay_after": ("after", overlay(pair.fixed, result.warped)),
+        "warped": ("warped", to_rgb(result.warped)),
+        "mask": ("reconstructible mask", to_rgb(result.mask)),
+        "flow": (f"displacement, up to {longest:.0f} px", flow_picture(result.flow)),
+        "fused": ("fused", to_rgb(both.fusion.fused)),
+    }
+
+
+def _write_pictures(
+    output: Path, pair: Sample, both: RegistrationAndFusionResult, start: Transform, write: Any
+) -> list[str]:
+    from napari_busref._cli.pictures import overview
+
+    pictures = panels(pair, both, start)
+    for stem, (_, picture) in pictures.items():
+        write(output / f"{stem}.png", picture)
+    write(output / "overview.png", overview(list(pictures.values())))
+    return [f"{stem}.png" for stem in ["overview", *pictures]]

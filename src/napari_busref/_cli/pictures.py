@@ -1,0 +1,103 @@
+"""Pictures of a result: displacement in colours, overlays, and a labelled overview."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+RGB = NDArray[np.uint8]
+
+
+def to_rgb(image: NDArray[Any]) -> RGB:
+    """Any image as uint8 RGB for showing, shape (H, W, 3), stretched as the models see it.
+
+    Parameters
+    ----------
+    image : ndarray, shape (H, W) or (H, W, 3|4)
+        Grey, RGB(A) or bool.
+    """
+    from napari_busref.preprocess import prepare
+
+    if image.dtype == np.uint8 and image.ndim == 3:
+        return np.ascontiguousarray(image[..., :3])
+    if image.dtype == bool:
+        grey = image.astype(np.float32)
+    else:
+        grey = prepare(image, "image").grey
+    return np.repeat(np.rint(grey * 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def flow_picture(flow: NDArray[np.float32], largest: float | None = None) -> RGB:
+    """Displacement as colours: the hue is the direction, the saturation the length.
+
+    Parameters
+    ----------
+    flow : ndarray, shape (2, H, W)
+        (Δrow, Δcol) in pixels.
+    largest : float, optional
+        Length in pixels of full saturation; the longest displacement when left out.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+        White where nothing moves.
+    """
+    from skimage.color import hsv2rgb
+
+    length = np.hypot(flow[0], flow[1])
+    top = max(float(length.max()) if largest is None else largest, 1e-6)
+    hue = (np.arctan2(flow[0], flow[1]) / (2 * np.pi)) % 1.0
+    hsv = np.stack([hue, np.minimum(length / top, 1.0), np.ones_like(hue)], axis=-1)
+    return cast(RGB, np.rint(hsv2rgb(hsv) * 255).astype(np.uint8))
+
+
+def overlay(fixed: NDArray[Any], moving: NDArray[Any]) -> RGB:
+    """Both images in one: fixed magenta, moving green, grey where they agree.
+
+    Parameters
+    ----------
+    fixed, moving : ndarray, shapes (H, W[, 3|4]) and (h, w[, 3|4])
+        A `moving` of another size is stretched to the fixed image's for showing.
+    """
+    left, right = to_rgb(fixed).mean(axis=2), to_rgb(moving)
+    if right.shape[:2] != left.shape:
+        right = np.asarray(Image.fromarray(right).resize(left.shape[::-1]))
+    both = np.stack([left, right.mean(axis=2), left], axis=-1)
+    return np.rint(both).astype(np.uint8)
+
+
+def overview(panels: Sequence[tuple[str, RGB]], columns: int = 4, width: int = 400) -> RGB:
+    """Titled pictures side by side on white.
+
+    Parameters
+    ----------
+    panels : sequence of (title, picture)
+        Pictures of any size; each is scaled to `width`.
+    columns : int
+        Panels in a row.
+    width : int
+        Width of a panel in pixels.
+    """
+    gap, title = 8, 26
+    scaled = []
+    for name, picture in panels:
+        height = max(round(picture.shape[0] * width / picture.shape[1]), 1)
+        small = Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)
+        scaled.append((name, small))
+    tallest = max(small.height for _, small in scaled)
+    rows = math.ceil(len(scaled) / columns)
+    size = (columns * (width + gap) + gap, rows * (tallest + title + gap) + gap)
+    canvas = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=17)
+    for index, (name, small) in enumerate(scaled):
+        row, column = divmod(index, columns)
+        x, y = gap + column * (width + gap), gap + row * (tallest + title + gap)
+        draw.text((x, y), name, fill="black", font=font)
+        canvas.paste(small, (x, y + title))
+    return np.asarray(canvas)

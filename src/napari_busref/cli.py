@@ -1,0 +1,66 @@
+"""The command line ``napari-busref``.
+
+Exit codes: 0 all went well, 1 some pairs of a folder failed, 2 bad input (one line says which
+argument and what is accepted), 130 cancelled with Ctrl+C.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from napari_busref._cli import demo, measure, process
+from napari_busref._cli.console import FriendlyGroup, out
+
+app = typer.Typer(
+    name="napari-busref",
+    cls=FriendlyGroup,
+    help="Register and fuse infrared-visible and other multi-modal image pairs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from napari_busref import __version__
+
+        out().print(f"napari-busref {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show errors with their whole traceback.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+for command in (
+    process.register,
+    process.fuse,
+    process.run,
+    process.apply,
+    measure.evaluate,
+    measure.train,
+    measure.models,
+    demo.demo,
+):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; the entry point of the installed ``napari-busref``."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
