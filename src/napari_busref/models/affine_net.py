@@ -1,0 +1,147 @@
+"""Affine Net of BusReF: the coarse step."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from napari_busref.models.descriptors import correlate, expected_match, local_window
+
+
+class DynamicConv2d(nn.Module):
+    """Dynamic convolution: attention over K parallel kernels (Chen et al., CVPR 2020).
+
+    Parameters
+    ----------
+    channels : int
+        Input and output channels.
+    kernels : int
+        K, number of kernels that a softmax over a pooled description of the input mixes.
+    """
+
+    def __init__(self, channels: int, kernels: int = 4, temperature: float = 4.0) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.weight = nn.Parameter(torch.empty(kernels, channels, channels, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(kernels, channels))
+        for weight in self.weight:
+            nn.init.kaiming_normal_(weight, nonlinearity="relu")
+        self.attention = nn.Sequential(
+            nn.Linear(channels, max(channels // 4, 4)), nn.ReLU(), nn.Linear(max(channels // 4, 4), kernels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        mix = (self.attention(x.mean((2, 3))) / self.temperature).softmax(1).to(x.dtype)
+        # one grouped convolution with a kernel of its own for each sample
+        weight = torch.einsum("bk,koihw->boihw", mix, self.weight.to(x.dtype)).flatten(0, 1)
+        bias = (mix @ self.bias.to(x.dtype)).flatten()
+        x = F.conv2d(x.reshape(1, batch * channels, height, width), weight, bias, padding=1, groups=batch)
+        return x.reshape(batch, channels, height, width)
+
+
+class AffineStage(nn.Module):
+    """7x7 convolution, dynamic convolution, down-sampling: (B, C, h, w) -> (B, C, h/2, w/2)."""
+
+    def __init__(self, channels: int, kernels: int) -> None:
+        super().__init__()
+        self.large = nn.Conv2d(channels, channels, 7, padding=3, groups=channels // 8)
+        self.norm = nn.GroupNorm(8, channels)
+        self.dynamic = DynamicConv2d(channels, kernels)
+        self.norm_dynamic = nn.GroupNorm(8, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + F.relu(self.norm(self.large(x)))
+        x = x + F.relu(self.norm_dynamic(self.dynamic(x)))
+        return F.max_pool2d(x, 2, ceil_mode=True)
+
+
+class AffineNet(nn.Module):
+    """``A({F1..F4}_x, {F1..F4}_y) -> theta``: six parameters of the affine, identity at the start.
+
+    Parameters
+    ----------
+    channels : int
+        Channels of each F of the bus.
+    width : int
+        Channels inside; a multiple of 8.
+    stages : int
+        Number of down-sampling stages.
+    kernels : int
+        Parallel kernels of each dynamic convolution.
+    pooled : int
+        The pooling before the MLP keeps ``pooled`` x ``pooled`` cells: which way things moved says
+        little about a rotation without where.
+    matching : bool
+        Also show the network the correlation of trained descriptors (our addition); without it
+        the features of both images are only concatenated, as in the paper.
+    radius : int
+        Window of correlations shown, in cells.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        width: int = 96,
+        stages: int = 2,
+        kernels: int = 4,
+        pooled: int = 4,
+        matching: bool = True,
+        radius: int = 4,
+    ) -> None:
+        super().__init__()
+        self.matching, self.radius, self.pooled = matching, radius, pooled
+        inputs = 8 * channels + 2
+        if matching:
+            inputs += 6 + (2 * radius + 1) ** 2
+            self.log_temperature = nn.Parameter(torch.tensor(-2.3))
+        self.enter = nn.Conv2d(inputs, width, 1)
+        self.stages = nn.ModuleList(AffineStage(width, kernels) for _ in range(stages))
+        self.mlp = nn.Sequential(
+            nn.Linear(width * pooled**2, 256), nn.ReLU(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 6)
+        )
+        last = self.mlp[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(
+        self, fixed: list[Tensor], moving: list[Tensor], described: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Departure from the identity in isotropic units (see ``isotropic_to_normalised``).
+
+        Parameters
+        ----------
+        fixed, moving : list of Tensor
+            F1..F4 of each image, (B, C, h, w).
+        described : tuple of Tensor, optional
+            Descriptors of both, (B, 4, D, h, w); needed when ``matching``.
+
+        Returns
+        -------
+        Tensor
+            (B, 2, 3).
+        """
+        batch, _, height, width = fixed[0].shape
+        side = min(height, width)
+        rows = torch.linspace(-height / side, height / side, height, device=fixed[0].device)
+        cols = torch.linspace(-width / side, width / side, width, device=fixed[0].device)
+        y, x = torch.meshgrid(rows, cols, indexing="ij")
+        parts = [*fixed, *moving, torch.stack([x, y]).expand(batch, -1, -1, -1).to(fixed[0].dtype)]
+        if self.matching:
+            if described is None:
+                raise ValueError("described must be given when matching is on")
+            correlation = correlate(*described).mean(1)
+            temperature = self.log_temperature.exp().clamp(1e-2, 1)
+            match = expected_match(correlation, height, width, temperature)
+            # cells -> half the shorter side
+            match = torch.cat([match[:, :4] * (2 / side), match[:, 4:]], 1)
+            window = local_window(correlation[:, None], height, width, self.radius)
+            parts += [match, window]
+        out = self.enter(torch.cat([part.to(fixed[0].dtype) for part in parts], 1))
+        for stage in self.stages:
+            out = stage(out)
+        out = F.adaptive_avg_pool2d(out, self.pooled).flatten(1)
+        return self.mlp(out).float().view(batch, 2, 3)

@@ -1,0 +1,178 @@
+"""BusReF registration: bus, Affine Net and Deformable Net, coarse to fine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from napari_busref.models.affine_net import AffineNet
+from napari_busref.models.bus import Bus
+from napari_busref.models.deformable_net import DeformableNet
+from napari_busref.models.descriptors import Descriptors
+from napari_busref.models.geometry import (
+    Estimate,
+    base_grid,
+    compose_affine,
+    compose_displacement,
+    identity_theta,
+    isotropic_to_normalised,
+    sampling_grid,
+    warp,
+)
+from napari_busref.progress import Reporter
+
+
+@dataclass(frozen=True)
+class BusRefConfig:
+    """Architecture of :class:`BusRef`; stored on the weights' card.
+
+    Attributes
+    ----------
+    channels : int
+        Channels of F1..F4.
+    matching : bool
+        Descriptors and their correlation (our addition); False is the paper's concatenation.
+    working_side : int
+        Images are registered at the aspect-preserving size whose area is that of a square with
+        this side, in pixels; a multiple of 8.
+    affine_passes, deformable_passes : int
+        How often each network looks again at the image resampled by what it found so far.
+    """
+
+    channels: int = 64
+    matching: bool = True
+    working_side: int = 192
+    affine_passes: int = 3
+    deformable_passes: int = 2
+
+
+class BusRef(nn.Module):
+    """Registration on one shared set of features (BusReF, section "registration").
+
+    The moving image is resampled with the affine found so far, described by the frozen bus again
+    and shown to the networks again; the image itself is interpolated once a pass, from the
+    original, with everything composed.
+    """
+
+    def __init__(self, config: BusRefConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or BusRefConfig()
+        channels, matching = self.config.channels, self.config.matching
+        self.bus = Bus(channels)
+        self.describe = Descriptors(channels) if matching else None
+        self.affine_net = AffineNet(channels, matching=matching)
+        self.deformable_net = DeformableNet(channels, matching=matching)
+
+    def settings(self) -> dict[str, object]:
+        """The configuration as plain values, for the card."""
+        return asdict(self.config)
+
+    def working_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Size (h, w) at which images of the given size are registered, multiples of 8."""
+        aspect = min(max(width / height, 1 / 3), 3.0)
+        side = self.config.working_side
+        rows = max(round(side / aspect**0.5 / 8), 4) * 8
+        cols = max(round(side * aspect**0.5 / 8), 4) * 8
+        return rows, cols
+
+    def features(self, image: Tensor, valid: Tensor | None = None) -> tuple[list[Tensor], Tensor | None]:
+        """F1..F4 of the standardised image, and descriptors when matching is on."""
+        encoded = self.bus.encode(standardise(image, valid))
+        return encoded, None if self.describe is None else self.describe(encoded)
+
+    def affine_step(
+        self,
+        fixed: tuple[list[Tensor], Tensor | None],
+        moving: tuple[list[Tensor], Tensor | None],
+        size: tuple[int, int],
+    ) -> Tensor:
+        """One look of the Affine Net: theta (B, 2, 3) in normalised coordinates."""
+        delta = self.affine_net(fixed[0], moving[0], _pair(fixed[1], moving[1]))
+        return isotropic_to_normalised(delta, *size)
+
+    def deformable_step(
+        self,
+        fixed: tuple[list[Tensor], Tensor | None],
+        moving: tuple[list[Tensor], Tensor | None],
+        size: tuple[int, int],
+    ) -> Tensor:
+        """One look of the Deformable Net: phi (B, 2, h/8, w/8) in normalised coordinates."""
+        cells = self.deformable_net(fixed[0], moving[0], _pair(fixed[1], moving[1]))
+        scale = torch.tensor([2 * Bus.stride / size[1], 2 * Bus.stride / size[0]], device=cells.device)
+        return cells * scale[None, :, None, None]
+
+    def forward(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        moving_valid: Tensor | None = None,
+        reporter: Reporter | None = None,
+    ) -> Estimate:
+        """Register images of one size.
+
+        Parameters
+        ----------
+        fixed, moving : Tensor
+            (B, 1, H, W) in [0, 1], H and W at least 16.
+        moving_valid : Tensor, optional
+            (B, 1, H, W), non-zero where ``moving`` holds a picture.
+        reporter : Reporter, optional
+            Told, and asked whether to stop, at every pass.
+
+        Returns
+        -------
+        Estimate
+            ``theta`` (B, 2, 3) and ``phi`` (B, 2, h, w) at an eighth of the working size.
+        """
+        size = self.working_shape(fixed.shape[-2], fixed.shape[-1])
+        fixed = _resize(fixed, size)
+        valid = torch.ones_like(moving) if moving_valid is None else moving_valid.to(moving.dtype)
+        valid = _resize(valid, size)
+        moving = _resize(moving, size)
+        passes = self.config.affine_passes + self.config.deformable_passes
+        target = self.features(fixed)
+        estimate = Estimate(identity_theta(len(fixed), fixed))
+        for index in range(passes):
+            if reporter is not None:
+                reporter.step("affine" if index < self.config.affine_passes else "deformable", index / passes)
+            grid = sampling_grid(estimate, *size)
+            source = self.features(warp(moving, grid), warp(valid, grid))
+            if index < self.config.affine_passes:
+                theta = self.affine_step(target, source, size)
+                estimate = Estimate(compose_affine(estimate.theta, theta))
+            else:
+                phi = self.deformable_step(target, source, size)
+                if estimate.phi is not None:
+                    phi = compose_displacement(estimate.phi, phi)
+                estimate = Estimate(estimate.theta, phi)
+        return estimate
+
+
+def standardise(image: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Bring the valid pixels of (B, 1, H, W) to mean 0.5 and deviation 0.2; the rest to 0.5.
+
+    Both modalities and every exposure then reach the bus on one scale. A constant image stays
+    constant.
+    """
+    weight = torch.ones_like(image) if valid is None else (valid > 0.5).to(image.dtype)
+    total = weight.sum((-2, -1), keepdim=True).clamp_min(1)
+    mean = (image * weight).sum((-2, -1), keepdim=True) / total
+    centred = (image - mean) * weight
+    deviation = (centred.square().sum((-2, -1), keepdim=True) / total).sqrt()
+    return 0.5 + 0.2 * centred / deviation.clamp_min(1e-3)
+
+
+def _pair(fixed: Tensor | None, moving: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    return None if fixed is None or moving is None else (fixed, moving)
+
+
+def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(image.shape[-2:]) == size:
+        return image
+    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+__all__ = ["BusRef", "BusRefConfig", "base_grid", "standardise"]

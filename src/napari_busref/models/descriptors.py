@@ -1,0 +1,130 @@
+"""Trainable descriptors on the frozen bus and their correlation (our addition to BusReF).
+
+The bus is trained to reconstruct, so its features tell intensities apart, not places. A grouped
+stack of convolutions, one group for each of F1..F4 and the same weights for both modalities, turns
+them into unit-length descriptors; the registration networks see how well these agree.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Descriptors(nn.Module):
+    """F1..F4 -> four groups of unit-length descriptors, (B, 4, D, h, w).
+
+    Parameters
+    ----------
+    channels : int
+        Channels of each F.
+    width : int
+        Channels of each group inside.
+    size : int
+        D, length of a descriptor of one group.
+    dilations : tuple of int
+        Dilation of each grouped 3x3 convolution; instance norm and ReLU follow each.
+    """
+
+    def __init__(
+        self, channels: int, *, width: int = 48, size: int = 32, dilations: tuple[int, ...] = (1, 2, 3, 1)
+    ) -> None:
+        super().__init__()
+        groups = 4
+        self.size = size
+        self.enter = nn.Sequential(
+            nn.InstanceNorm2d(groups * channels), nn.Conv2d(groups * channels, groups * width, 1)
+        )
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(
+                    groups * width,
+                    groups * width,
+                    3,
+                    padding=dilation,
+                    dilation=dilation,
+                    groups=groups,
+                    padding_mode="reflect",
+                ),
+                nn.InstanceNorm2d(groups * width, affine=True),
+                nn.ReLU(),
+            )
+            for dilation in dilations
+        )
+        self.leave = nn.Conv2d(groups * width, groups * size, 1, groups=groups)
+        self._margin = max(dilations)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        x = self.enter(torch.cat(features, 1))
+        for block in self.blocks:
+            x = x + block(x)
+        x = self.leave(x)
+        x = x.unflatten(1, (4, self.size)).float()
+        return F.normalize(x - x.mean((-2, -1), keepdim=True), dim=2, eps=1e-4)
+
+
+def correlate(fixed: Tensor, moving: Tensor) -> Tensor:
+    """All-pairs correlation of (B, G, D, h, w) descriptors -> (B, G, h*w, h*w), fixed first."""
+    return fixed.flatten(3).transpose(2, 3) @ moving.flatten(3)
+
+
+def local_window(correlation: Tensor, height: int, width: int, radius: int) -> Tensor:
+    """Cut the correlations within ``radius`` cells of each fixed cell.
+
+    Parameters
+    ----------
+    correlation : Tensor
+        (B, G, h*w, h*w).
+
+    Returns
+    -------
+    Tensor
+        (B, G * (2 radius + 1)**2, h, w); cells outside the moving image read 0.
+    """
+    device = correlation.device
+    offsets = torch.arange(-radius, radius + 1, device=device)
+    rows = torch.arange(height, device=device)[:, None, None, None] + offsets[None, None, :, None]
+    cols = torch.arange(width, device=device)[None, :, None, None] + offsets[None, None, None, :]
+    valid = ((rows >= 0) & (rows < height)) & ((cols >= 0) & (cols < width))
+    index = (rows.clamp(0, height - 1) * width + cols.clamp(0, width - 1)).flatten(2)
+    index = index.flatten(0, 1).expand(*correlation.shape[:2], -1, -1)
+    window = correlation.gather(3, index) * valid.flatten(2).flatten(0, 1).to(correlation.dtype)
+    return window.transpose(2, 3).unflatten(3, (height, width)).flatten(1, 2)
+
+
+def expected_match(correlation: Tensor, height: int, width: int, temperature: Tensor) -> Tensor:
+    """Where each fixed cell finds its match, and how surely.
+
+    Parameters
+    ----------
+    correlation : Tensor
+        (B, h*w, h*w), fixed cells first.
+    temperature : Tensor
+        Scalar; the softmax runs over ``correlation / temperature``.
+
+    Returns
+    -------
+    Tensor
+        (B, 6, h, w): expected displacement (x, y) in cells, that of the best cell and its
+        neighbours, the best probability of a dual softmax, and the entropy, scaled to [0, 1].
+    """
+    batch = len(correlation)
+    logits = correlation / temperature
+    forward = logits.softmax(2)
+    dual = forward * logits.softmax(1)
+    rows = torch.arange(height, device=correlation.device, dtype=correlation.dtype)
+    cols = torch.arange(width, device=correlation.device, dtype=correlation.dtype)
+    y, x = torch.meshgrid(rows, cols, indexing="ij")
+    position = torch.stack([x.flatten(), y.flatten()], 1)
+    expected = forward @ position - position
+    # the best cell's neighbourhood: sharp where the expectation of a multi-modal row is not
+    best = forward.argmax(2, keepdim=True)
+    near = (position[None, None] - position[best.squeeze(2)][:, :, None]).abs().amax(3) <= 1.5
+    weight = forward * near
+    peak = (weight @ position) / weight.sum(2, keepdim=True).clamp_min(1e-6) - position
+    sure = dual.amax(2, keepdim=True).clamp_min(1e-8).sqrt()
+    entropy = -(forward * forward.clamp_min(1e-8).log()).sum(2, keepdim=True)
+    entropy = entropy / torch.log(torch.tensor(float(height * width)))
+    match = torch.cat([expected, peak, sure, entropy], 2)
+    return match.transpose(1, 2).reshape(batch, 6, height, width)

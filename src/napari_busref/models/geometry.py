@@ -1,0 +1,139 @@
+"""The one place where sampling grids, normalised coordinates and pixels meet.
+
+Inside models a position is ``(x, y)`` in the normalised coordinates of
+:func:`torch.nn.functional.grid_sample` with ``align_corners=False``: the image spans [-1, 1] from
+border to border, pixel ``i`` of ``n`` lies at ``(2 i + 1) / n - 1``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a registration model returns: fixed -> moving, in normalised coordinates.
+
+    The source of fixed position ``x`` is ``theta @ [x + phi(x), 1]`` (BusReF: the affine resamples
+    first, the deformation resamples that, and both are composed into one grid).
+
+    Attributes
+    ----------
+    theta : Tensor
+        Affine, shape (B, 2, 3).
+    phi : Tensor or None
+        Displacement, shape (B, 2, h, w) in (x, y) order, at any resolution.
+    """
+
+    theta: Tensor
+    phi: Tensor | None = None
+
+
+def identity_theta(batch: int, like: Tensor) -> Tensor:
+    """Identity affine, shape (batch, 2, 3), with the device and a floating dtype of ``like``."""
+    return torch.eye(2, 3, device=like.device, dtype=torch.float32).repeat(batch, 1, 1)
+
+
+def base_grid(height: int, width: int, like: Tensor) -> Tensor:
+    """Normalised pixel centres, shape (1, height, width, 2), float32 on the device of ``like``."""
+    y = (2 * torch.arange(height, device=like.device, dtype=torch.float32) + 1) / height - 1
+    x = (2 * torch.arange(width, device=like.device, dtype=torch.float32) + 1) / width - 1
+    yy, xx = torch.meshgrid(y, x, indexing="ij")
+    return torch.stack([xx, yy], -1)[None]
+
+
+def transform_points(theta: Tensor, points: Tensor) -> Tensor:
+    """Apply affines (B, 2, 3) to points (B or 1, h, w, 2)."""
+    return torch.einsum("bij,bhwj->bhwi", theta[:, :, :2], points.expand(len(theta), -1, -1, -1)) + (
+        theta[:, None, None, :, 2]
+    )
+
+
+def compose_affine(outer: Tensor, inner: Tensor) -> Tensor:
+    """``x -> outer(inner(x))`` for affines of shape (B, 2, 3)."""
+    linear = outer[:, :, :2] @ inner[:, :, :2]
+    shift = outer[:, :, :2] @ inner[:, :, 2:] + outer[:, :, 2:]
+    return torch.cat([linear, shift], 2)
+
+
+def sample_field(field: Tensor, grid: Tensor) -> Tensor:
+    """Evaluate a field (B, C, h, w) at grid (B, H, W, 2); edge values continue outside."""
+    return F.grid_sample(field, grid, padding_mode="border", align_corners=False)
+
+
+def compose_displacement(outer: Tensor, inner: Tensor) -> Tensor:
+    """``x -> inner(x) + outer(x + inner(x))`` for fields (B, 2, h, w) of one size."""
+    grid = base_grid(*inner.shape[-2:], inner) + inner.permute(0, 2, 3, 1)
+    return inner + sample_field(outer, grid)
+
+
+def sampling_grid(estimate: Estimate, height: int, width: int) -> Tensor:
+    """Grid (B, height, width, 2) at which the moving image is interpolated, once."""
+    grid = base_grid(height, width, estimate.theta)
+    if estimate.phi is not None:
+        phi = estimate.phi
+        if phi.shape[-2:] != (height, width):
+            phi = F.interpolate(phi, (height, width), mode="bicubic", align_corners=False)
+        grid = grid + phi.permute(0, 2, 3, 1)
+    return transform_points(estimate.theta, grid)
+
+
+def warp(image: Tensor, grid: Tensor, *, padding: str = "zeros", mode: str = "bilinear") -> Tensor:
+    """Resample ``image`` (B, C, h, w) at ``grid`` (B, H, W, 2) -> (B, C, H, W)."""
+    return F.grid_sample(image, grid.to(image.dtype), mode=mode, padding_mode=padding, align_corners=False)
+
+
+def inside(grid: Tensor, height: int, width: int) -> Tensor:
+    """Which positions (B, H, W, 2) lie on the pixel centres' rectangle of an image: (B, 1, H, W)."""
+    limit = torch.tensor([1 - 1 / width, 1 - 1 / height], device=grid.device, dtype=grid.dtype)
+    return ((grid.abs() <= limit + 1e-5).all(-1))[:, None]
+
+
+def isotropic_to_normalised(delta: Tensor, height: int, width: int) -> Tensor:
+    """Affine given in units of half the shorter side, as ``identity + delta`` -> theta (B, 2, 3).
+
+    In isotropic units a rotation looks the same whatever the aspect of the picture.
+    """
+    side = min(height, width)
+    scale = torch.tensor([width / side, height / side], device=delta.device, dtype=delta.dtype)
+    linear = torch.eye(2, device=delta.device, dtype=delta.dtype) + delta[:, :, :2]
+    linear = linear * scale[None, None, :] / scale[None, :, None]
+    return torch.cat([linear, delta[:, :, 2:] / scale[None, :, None]], 2)
+
+
+def estimate_to_pixels(
+    estimate: Estimate, shape: tuple[int, int]
+) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    """Convert to (row, col) pixels of images of one ``shape``, one entry a batch element.
+
+    Returns
+    -------
+    list of (affine, displacement)
+        ``affine`` float64 (3, 3) and ``displacement`` float32 (2, H, W) or None, such that the
+        source of fixed pixel ``p`` is ``affine @ [p + displacement(p), 1]``.
+    """
+    height, width = shape
+    # normalised (x, y) -> pixel (row, col)
+    to_pixel = np.array([[0, height / 2, (height - 1) / 2], [width / 2, 0, (width - 1) / 2], [0, 0, 1]])
+    to_normal = np.linalg.inv(to_pixel)
+    result: list[tuple[np.ndarray, np.ndarray | None]] = []
+    theta = estimate.theta.detach().double().cpu().numpy()
+    phi = None
+    if estimate.phi is not None:
+        phi = F.interpolate(
+            estimate.phi.detach().float(), (height, width), mode="bicubic", align_corners=False
+        )
+        phi = phi.cpu().numpy()
+    for index, matrix in enumerate(theta):
+        affine = to_pixel @ np.vstack([matrix, [0, 0, 1]]) @ to_normal
+        displacement = None
+        if phi is not None:
+            x, y = phi[index]
+            displacement = np.stack([y * (height / 2), x * (width / 2)]).astype(np.float32)
+        result.append((affine, displacement))
+    return result

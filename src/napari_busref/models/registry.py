@@ -1,0 +1,177 @@
+"""Names of models, and building them with their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_busref.models.weights import card, read_weights, weights_path
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+KINDS = ("registration", "fusion", "reconstruction")
+"""What a model can be for."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    kind: str
+    build: Callable[[dict[str, Any]], nn.Module]
+    trained: bool
+
+
+_MODELS: dict[str, _Entry] = {}
+
+
+def register_model(
+    name: str, kind: str, *, trained: bool = True
+) -> Callable[[Callable[[dict[str, Any]], nn.Module]], Callable[[dict[str, Any]], nn.Module]]:
+    """Make a model known by name; decorates a function from its configuration to a module.
+
+    Parameters
+    ----------
+    name : str
+        Name by which users ask for it.
+    kind : str
+        One of ``KINDS``.
+    trained : bool
+        Whether it needs the weights ``NAME.safetensors``; without, it gets an empty configuration.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+
+    def wrap(build: Callable[[dict[str, Any]], nn.Module]) -> Callable[[dict[str, Any]], nn.Module]:
+        _MODELS[name] = _Entry(kind, build, trained)
+        return build
+
+    return wrap
+
+
+def list_models(kind: str | None = None) -> list[str]:
+    """Names of the registered models.
+
+    Parameters
+    ----------
+    kind : str, optional
+        ``"registration"``, ``"fusion"`` or ``"reconstruction"``; all by default.
+    """
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)} or None, got {kind!r}")
+    return [name for name, entry in _MODELS.items() if kind in (None, entry.kind)]
+
+
+def load_model(
+    name_or_path: str | Path, *, kind: str | None = None, device: str | torch.device = "cpu"
+) -> nn.Module:
+    """Build a model with its weights, ready for inference.
+
+    Parameters
+    ----------
+    name_or_path : str or path
+        A name of :func:`list_models`, or the path of a ``.safetensors`` file with its card.
+    kind : str, optional
+        What the model must be for.
+    device : str or torch.device
+        Where it is put; ``"auto"`` chooses.
+
+    Returns
+    -------
+    torch.nn.Module
+        In evaluation mode.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, weights that are missing, damaged or of another kind.
+    """
+    from napari_busref.device import resolve_device
+
+    name = str(name_or_path)
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)} or None, got {kind!r}")
+    target = resolve_device(device)
+    entry = _MODELS.get(name)
+    if entry is None and weights_path(name_or_path).parent == weights_path("name").parent:
+        raise ValueError(
+            f"model must be one of {', '.join(list_models(kind))} or the path of a .safetensors "
+            f"file, got {name!r}"
+        )
+    if entry is not None and not entry.trained:
+        _check_kind(name, entry.kind, kind)
+        return entry.build({}).to(target).eval()
+    if weights_path(name_or_path).suffix != ".safetensors":
+        read_weights(name_or_path, {})  # refuses, and says why
+    content = card(name_or_path)
+    _check_kind(name, content["kind"], kind)
+    architecture = _ARCHITECTURES.get(content["architecture"])
+    if architecture is None:
+        raise ValueError(
+            f"model {name!r}: its card names the architecture {content['architecture']!r}; known are "
+            + ", ".join(_ARCHITECTURES)
+        )
+    model = architecture(content["config"])
+    try:
+        model.load_state_dict(read_weights(name_or_path, content))
+    except RuntimeError as error:
+        raise ValueError(f"model {name!r}: the weights do not fit the architecture: {error}") from error
+    return model.to(target).eval()
+
+
+def _check_kind(name: str, found: str, wanted: str | None) -> None:
+    if wanted is not None and found != wanted:
+        raise ValueError(
+            f"model {name!r} is for {found}; one for {wanted} is needed: {', '.join(list_models(wanted))}"
+        )
+
+
+@register_model("busref", "registration")
+def _busref(config: dict[str, Any]) -> nn.Module:
+    from napari_busref.models.busref import BusRef, BusRefConfig
+
+    return BusRef(BusRefConfig(**config))
+
+
+@register_model("identity", "registration", trained=False)
+def _identity(config: dict[str, Any]) -> nn.Module:
+    from napari_busref.models.controls import Identity
+
+    return Identity()
+
+
+@register_model("gaf", "fusion")
+def _gaf(config: dict[str, Any]) -> nn.Module:
+    from napari_busref.models.gaf import Gaf, GafConfig
+
+    return Gaf(GafConfig(**config))
+
+
+@register_model("average", "fusion", trained=False)
+def _average(config: dict[str, Any]) -> nn.Module:
+    from napari_busref.models.controls import Average
+
+    return Average()
+
+
+@register_model("laplacian", "fusion", trained=False)
+def _laplacian(config: dict[str, Any]) -> nn.Module:
+    from napari_busref.models.controls import LaplacianPyramid
+
+    return LaplacianPyramid()
+
+
+@register_model("bus", "reconstruction")
+def _bus(config: dict[str, Any]) -> nn.Module:
+    from napari_busref.models.bus import Bus
+
+    return Bus(**config)
+
+
+_ARCHITECTURES: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
+    "BusRef": _busref,
+    "Gaf": _gaf,
+    "Bus": _bus,
+}

@@ -1,0 +1,87 @@
+"""Weights files: safetensors with a JSON card beside each, checked by hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FOLDER = Path(__file__).resolve().parent.parent / "weights"
+"""Where the package keeps the shipped weights."""
+
+
+def card(name_or_path: str | Path) -> dict[str, Any]:
+    """Read the card of shipped weights or of a user's own file.
+
+    Parameters
+    ----------
+    name_or_path : str or path
+        Name of a model, or path of a ``.safetensors`` file.
+
+    Returns
+    -------
+    dict
+        Architecture and configuration, data, recipe, commit, device, steps, scores, sha256.
+
+    Raises
+    ------
+    ValueError
+        When there is no readable card.
+    """
+    path = weights_path(name_or_path).with_suffix(".json")
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"model {str(name_or_path)!r}: the card {path} that belongs beside the weights cannot be read: {error}"
+        ) from error
+    missing = {"kind", "architecture", "config", "sha256"} - set(content)
+    if missing:
+        raise ValueError(f"model {str(name_or_path)!r}: the card {path} lacks {', '.join(sorted(missing))}")
+    return content
+
+
+def weights_path(name_or_path: str | Path) -> Path:
+    """The file of shipped weights (a plain name) or of the user's (anything with a suffix or folder)."""
+    path = Path(name_or_path)
+    if len(path.parts) > 1 or path.suffix:
+        return path
+    return FOLDER / f"{path.name}.safetensors"
+
+
+def read_weights(name_or_path: str | Path, content: dict[str, Any]) -> dict[str, Tensor]:
+    """Read and check a weights file; tensors come back as float32.
+
+    Raises
+    ------
+    ValueError
+        When the file is missing, is no safetensors file (a pickle, say), or does not match the
+        hash on its card.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    path = weights_path(name_or_path)
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"model {str(path)!r}: weights must be a .safetensors file; pickled checkpoints "
+            "(.pt, .pth, .ckpt, .pkl) are not opened, since loading one runs code"
+        )
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"model {str(name_or_path)!r}: weights {path} cannot be read: {error}") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != content["sha256"]:
+        raise ValueError(
+            f"model {str(name_or_path)!r}: weights {path} are damaged or are not those of their card "
+            f"(sha256 {found[:12]}..., the card says {str(content['sha256'])[:12]}...)"
+        )
+    try:
+        return {name: tensor.float() for name, tensor in load(data).items()}
+    except SafetensorError as error:
+        raise ValueError(f"model {str(path)!r} is not a safetensors file: {error}") from error

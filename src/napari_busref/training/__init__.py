@@ -1,0 +1,21 @@
+"""Training of every shipped weight, stage by stage: bus, gaf, registration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_busref.training.trainer import run
+
+__all__ = ["STAGES", "run"]
+
+STAGES = ("bus", "gaf", "registration")
+"""The stages, in the order in which they build on each other."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "run":
+        from napari_busref.training.trainer import run
+
+        return run
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,44 @@
+"""Photometric augmentation of both images, by kornia."""
+
+from __future__ import annotations
+
+from kornia.augmentation import (
+    AugmentationSequential,
+    RandomBrightness,
+    RandomContrast,
+    RandomGamma,
+    RandomGaussianBlur,
+    RandomGaussianNoise,
+    RandomInvert,
+)
+from torch import Tensor, nn
+
+from napari_busref.training.config import AugmentConfig
+
+
+class Photometric(nn.Module):
+    """Gamma, gain, offset, noise and blur of both images; polarity of the infrared one.
+
+    Draws come from torch's global generator.
+    """
+
+    def __init__(self, config: AugmentConfig) -> None:
+        super().__init__()
+
+        def chain(polarity: float) -> AugmentationSequential:
+            return AugmentationSequential(
+                RandomGamma(config.gamma, config.gain, p=0.8),
+                RandomContrast((0.7, 1.3), p=0.3),
+                RandomBrightness((0.85, 1.15), p=0.3),
+                RandomInvert(p=polarity),
+                RandomGaussianBlur((7, 7), (0.2, max(config.blur, 0.2)), p=0.3),
+                RandomGaussianNoise(std=config.noise, p=0.5),
+                data_keys=["input"],
+            )
+
+        self.visible = chain(0.0)
+        self.infrared = chain(config.polarity)
+
+    def forward(self, visible: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor]:
+        """Augment (B, 1, H, W) images in [0, 1], each on its own; results stay in [0, 1]."""
+        return self.visible(visible).clamp(0, 1), self.infrared(infrared).clamp(0, 1)

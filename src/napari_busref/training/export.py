@@ -1,0 +1,80 @@
+"""Writing trained weights with their card."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from napari_busref.device import describe
+from napari_busref.training.config import Recipe
+from napari_busref.training.stages.base import Stage
+
+
+def export(
+    stage: Stage, recipe: Recipe, folder: Path, *, device: torch.device, step: int, seconds: float,
+    scores: dict[str, float],
+) -> Path:
+    """Write ``NAME.safetensors`` (half precision) and ``NAME.json`` into ``folder``.
+
+    Returns
+    -------
+    Path
+        The weights file; ``load_model`` takes it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / f"{stage.export_name}.safetensors"
+    state = {name: value.detach().half().cpu().contiguous() for name, value in stage.model.state_dict().items()}
+    save_file(state, weights)
+    card = {
+        "name": stage.export_name,
+        "kind": stage.kind,
+        "architecture": type(stage.model).__name__,
+        "config": _settings(stage.model),
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "parameters": sum(value.numel() for value in state.values()),
+        "storage": "float16",
+        "data": {name: "train split" for name in recipe.data.datasets},
+        "recipe": dataclasses.asdict(recipe),
+        "commit": _commit(),
+        "device": describe(device),
+        "torch": version("torch"),
+        "package": _package_version(),
+        "steps": step,
+        "seconds": round(seconds, 1),
+        "scores": {name: round(value, 4) for name, value in scores.items()},
+    }
+    weights.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
+    return weights
+
+
+def _settings(model: torch.nn.Module) -> dict[str, Any]:
+    settings = getattr(model, "settings", None)
+    return dict(settings()) if callable(settings) else {}
+
+
+def _commit() -> str:
+    """Commit of the checkout that trained, marked when it held changes; empty outside of one."""
+    here = Path(__file__).resolve().parent
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=here, capture_output=True, text=True, check=True, timeout=20,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return result.stdout.strip()
+
+
+def _package_version() -> str:
+    try:
+        return version("napari-busref")
+    except PackageNotFoundError:
+        return ""

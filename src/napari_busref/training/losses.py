@@ -1,0 +1,113 @@
+"""The losses of BusReF (reconstruction, fusion, registration) and the terms we add."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from kornia.filters import laplacian, spatial_gradient
+from kornia.metrics import ssim
+from torch import Tensor
+
+_EPS = 1e-6
+
+
+def reconstruction_loss(image: Tensor, reconstructed: Tensor, weight: float) -> Tensor:
+    """``L_re = ||I - I_re||_2 + lambda (1 - SSIM(I, I_re))``, the norm as a root mean square."""
+    distance = (image - reconstructed).square().mean((1, 2, 3)).add(_EPS).sqrt().mean()
+    return distance + weight * (1 - ssim(image, reconstructed, 11).mean())
+
+
+def similarity_loss(fused: Tensor, visible: Tensor, infrared: Tensor) -> Tensor:
+    """``L_wsim = 1 - (SSIM(I_f, I_v) + SSIM(I_f, I_r)) / 2``."""
+    return 1 - (ssim(fused, visible, 11).mean() + ssim(fused, infrared, 11).mean()) / 2
+
+
+def gradient_target(visible: Tensor, infrared: Tensor, gamma: float) -> Tensor:
+    """The stronger Laplacian of both, its magnitude raised to ``gamma`` (below 1: weak edges grow)."""
+    gradients = [laplacian(image, 3, normalized=True) for image in (visible, infrared)]
+    stronger = torch.where(gradients[0].abs() > gradients[1].abs(), gradients[0], gradients[1])
+    return stronger.sign() * (stronger.abs() + _EPS).pow(gamma)
+
+
+def fusion_gradient_loss(fused: Tensor, visible: Tensor, infrared: Tensor, gamma: float) -> Tensor:
+    """``L_grad = ||grad I_f - grad I_t||_2`` with the Laplacian as gradient."""
+    difference = laplacian(fused, 3, normalized=True) - gradient_target(visible, infrared, gamma)
+    return difference.square().mean((1, 2, 3)).add(_EPS).sqrt().mean()
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of (B, 1, H, W) over the mask, averaged over the batch."""
+    return ((values * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp_min(1)).mean()
+
+
+def masked_correlation(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
+    """MNCC: normalised cross correlation over the mask's pixels, mean of the batch."""
+    total = mask.sum((1, 2, 3), keepdim=True).clamp_min(1)
+
+    def centred(image: Tensor) -> Tensor:
+        return (image - (image * mask).sum((1, 2, 3), keepdim=True) / total) * mask
+
+    a, b = centred(first), centred(second)
+    covariance = (a * b).sum((1, 2, 3))
+    energy = a.square().sum((1, 2, 3)) * b.square().sum((1, 2, 3))
+    return (covariance / (energy + _EPS).sqrt()).mean()
+
+
+def guide_loss(fused: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """``L_MG``: distance of the Laplacians of two fused images, over the mask."""
+    difference = laplacian(fused, 3, normalized=True) - laplacian(target, 3, normalized=True)
+    return (masked_mean(difference.square(), mask) + _EPS).sqrt()
+
+
+def endpoint_loss(estimated: Tensor, mask: Tensor, truth: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mean distance of positions (B, H, W, 2) inside the mask, in cells of 8 pixels."""
+    half = torch.tensor([size[1] / 16, size[0] / 16], device=truth.device)
+    distance = ((estimated - truth) * half).square().sum(-1).add(_EPS).sqrt()
+    return masked_mean(distance[:, None], mask)
+
+
+def smoothness_loss(phi: Tensor) -> Tensor:
+    """Mean squared first differences of a displacement (B, 2, h, w) given in cells."""
+    return spatial_gradient(phi, normalized=True).square().mean()
+
+
+def matching_loss(correlation: Tensor, temperature: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy of the matches, in both directions.
+
+    Parameters
+    ----------
+    correlation : Tensor
+        (B, h*w, h*w), fixed cells first.
+    temperature : Tensor
+        Scalar.
+    target : Tensor
+        (B, h, w, 2), true position (x, y) in cells of the moving image for each fixed cell.
+    mask : Tensor
+        (B, h, w), fixed cells that have a match.
+    """
+    height, width = mask.shape[1:]
+    logits = correlation / temperature
+    floor = target.floor()
+    fraction = target - floor
+    loss = torch.zeros((), device=correlation.device)
+    rows, columns = logits.log_softmax(2), logits.log_softmax(1)
+    total = torch.zeros((), device=correlation.device)
+    # the true position lies between four cells: they share it as bilinear interpolation would
+    for dx in (0, 1):
+        for dy in (0, 1):
+            x, y = (floor[..., 0] + dx).long(), (floor[..., 1] + dy).long()
+            share = (fraction[..., 0] if dx else 1 - fraction[..., 0]) * (
+                fraction[..., 1] if dy else 1 - fraction[..., 1]
+            )
+            known = mask & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            share = (share * known).flatten(1)
+            index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(1)[..., None]
+            likelihood = rows.gather(2, index) + columns.gather(2, index)
+            loss = loss - (share * likelihood.squeeze(2)).sum() / 2
+            total = total + share.sum()
+    return loss / total.clamp_min(1)
+
+
+def intensity_loss(fused: Tensor, visible: Tensor, infrared: Tensor) -> Tensor:
+    """Our addition to the fusion loss: distance to the brighter of both sources."""
+    return F.l1_loss(fused, torch.maximum(visible, infrared))

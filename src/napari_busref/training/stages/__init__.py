@@ -1,0 +1,24 @@
+"""One module a stage: what is trained, on which batches, with which loss, and how it is measured."""
+
+from __future__ import annotations
+
+from napari_busref.training.config import Recipe
+from napari_busref.training.stages.base import Stage
+
+
+def build_stage(recipe: Recipe) -> Stage:
+    """The stage that a recipe trains."""
+    if recipe.stage == "bus":
+        from napari_busref.training.stages.bus import BusStage
+
+        return BusStage(recipe)
+    if recipe.stage == "gaf":
+        from napari_busref.training.stages.gaf import GafStage
+
+        return GafStage(recipe)
+    from napari_busref.training.stages.registration import RegistrationStage
+
+    return RegistrationStage(recipe)
+
+
+__all__ = ["Stage", "build_stage"]

@@ -1,0 +1,52 @@
+"""What the trainer asks of a stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from napari_busref.models import load_model
+from napari_busref.training.augment import Photometric
+from napari_busref.training.config import Recipe
+from napari_busref.training.data import PairStore
+
+
+class Stage(nn.Module):
+    """A model together with its batches, its loss and its validation.
+
+    Subclasses set ``kind`` and ``export_name`` and build ``self.model``. ``forward`` takes what
+    ``draw`` returned and gives a dictionary of scalar losses, ``"loss"`` being the one minimised.
+    """
+
+    kind: str
+    export_name: str
+    model: nn.Module
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.photometric = Photometric(recipe.augment)
+
+    def draw(self, store: PairStore) -> Any:
+        """Draw one batch; all randomness of a step happens here or in ``forward``."""
+        raise NotImplementedError
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def validate(self, device: torch.device) -> dict[str, float]:
+        """Scores on held-out pairs."""
+        raise NotImplementedError
+
+    def load_bus(self) -> dict[str, Tensor]:
+        """State of the trained bus that this stage is mounted on."""
+        folder = self.recipe.requires
+        source = str(Path(folder) / "bus.safetensors") if folder else "bus"
+        return load_model(source, device="cpu", kind="reconstruction").state_dict()
+
+    def freeze(self, module: nn.Module) -> None:
+        """Keep ``module`` out of the optimiser."""
+        module.requires_grad_(False)

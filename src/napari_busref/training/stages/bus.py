@@ -1,0 +1,50 @@
+"""Stage 1: the bus learns to reconstruct both modalities."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import (
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
+
+from napari_busref.models.bus import Bus
+from napari_busref.models.busref import standardise
+from napari_busref.training.config import Recipe
+from napari_busref.training.data import Crops, PairStore
+from napari_busref.training.losses import reconstruction_loss
+from napari_busref.training.stages.base import Stage
+
+
+class BusStage(Stage):
+    """Auto-encoder on visible and infrared crops, as they are or standardised."""
+
+    kind, export_name = "reconstruction", "bus"
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        self.model: Bus = Bus(**recipe.model)
+
+    def draw(self, store: PairStore) -> Crops:
+        return store.draw(self.recipe.batch, self.recipe.data)
+
+    def forward(self, batch: Crops) -> dict[str, Tensor]:
+        image = torch.cat(self.photometric(batch.visible, batch.infrared))
+        plain = torch.rand(len(image), 1, 1, 1).to(image.device) < 0.5
+        image = torch.where(plain, image, standardise(image))
+        return {"loss": reconstruction_loss(image, self.model(image), self.recipe.loss.ssim)}
+
+    @torch.no_grad()
+    def validate(self, device: torch.device) -> dict[str, float]:
+        store = PairStore.from_config(self.recipe.data, "val").to(device)
+        psnr, similarity = [], []
+        for pair in store.pairs[: self.recipe.validation_pairs]:
+            for image in pair:
+                image = image[None]
+                again = self.model(image).float().clamp(0, 1)
+                psnr.append(float(peak_signal_noise_ratio(again, image, data_range=1.0)))
+                value = structural_similarity_index_measure(again, image, data_range=1.0)
+                assert isinstance(value, Tensor)
+                similarity.append(float(value))
+        return {"psnr": sum(psnr) / len(psnr), "ssim": sum(similarity) / len(similarity)}

@@ -1,0 +1,156 @@
+"""Stage 3: Affine Net and Deformable Net learn together on the frozen bus, guided by frozen GAF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from skimage.color import rgb2gray
+from torch import Tensor
+
+from napari_busref.datasets import load_pairs
+from napari_busref.metrics.registration import Scorer, draw_warp, make_pair
+from napari_busref.models import load_model
+from napari_busref.models.busref import BusRef, BusRefConfig
+from napari_busref.models.descriptors import correlate
+from napari_busref.models.geometry import (
+    Estimate,
+    base_grid,
+    compose_affine,
+    estimate_to_pixels,
+    identity_theta,
+    inside,
+    sampling_grid,
+    transform_points,
+    warp,
+)
+from napari_busref.training.config import Recipe
+from napari_busref.training.data import PairStore, WarpedCrops
+from napari_busref.training.losses import (
+    endpoint_loss,
+    guide_loss,
+    masked_correlation,
+    matching_loss,
+    smoothness_loss,
+)
+from napari_busref.training.stages.base import Stage
+from napari_busref.training.warps import fixed_to_moving, invert_affine
+from napari_busref.transform import Transform
+
+_AFFINE_PASSES = 2
+_GUIDED = 4  # samples of a batch that the fusion guide looks at: it costs as much as all the rest
+
+
+class RegistrationStage(Stage):
+    """``L_reg = epsilon L_MNCC + L_MG`` and, switchable, our end-point, smoothness and matching terms."""
+
+    kind, export_name = "registration", "busref"
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        self.model: BusRef = BusRef(BusRefConfig(**recipe.model))
+        if not recipe.train_bus:
+            self.model.bus.load_state_dict(self.load_bus())
+            self.freeze(self.model.bus)
+        # unused modules would stay without gradients, which DDP takes for a mistake
+        self.freeze(self.model.bus.up)
+        self.freeze(self.model.bus.head)
+        self.guide: torch.nn.Module | None = None
+        if recipe.loss.guide:
+            source = str(Path(recipe.requires) / "gaf.safetensors") if recipe.requires else "gaf"
+            self.guide = load_model(source, device="cpu", kind="fusion")
+            self.freeze(self.guide)
+
+    def draw(self, store: PairStore) -> WarpedCrops:
+        return store.draw_warped(self.recipe.batch, self.recipe.data, self.recipe.warp)
+
+    def forward(self, batch: WarpedCrops) -> dict[str, Tensor]:
+        weights, model = self.recipe.loss, self.model
+        size = (batch.fixed.shape[-2], batch.fixed.shape[-1])
+        fixed, moving = self.photometric(batch.fixed, batch.moving)
+        # half of the empty borders follow the augmentation, as grey ones do in practice
+        grey = torch.rand(len(moving), 1, 1, 1).to(moving.device) < 0.3
+        moving = torch.where(grey, moving, moving * batch.valid)
+        valid = torch.where(grey, torch.ones_like(batch.valid), batch.valid)
+
+        truth = fixed_to_moving(batch.warps, size)
+        mask = inside(truth, *size).float() if weights.mask else torch.ones_like(batch.valid)
+        base = base_grid(*size, fixed)
+        target = model.features(fixed)
+        theta = identity_theta(len(fixed), fixed)
+        endpoint, matching = torch.zeros((), device=fixed.device), torch.zeros((), device=fixed.device)
+        total = theta
+        for _ in range(_AFFINE_PASSES):
+            grid = transform_points(theta, base)
+            source = model.features(warp(moving, grid), warp(valid, grid))
+            if weights.matching and target[1] is not None and source[1] is not None:
+                matching = matching + self._matching((target[1], source[1]), theta, truth, mask)
+            total = compose_affine(theta, model.affine_step(target, source, size))
+            endpoint = endpoint + endpoint_loss(transform_points(total, base), mask, truth, size)
+            theta = total.detach()
+        grid = transform_points(theta, base)
+        source = model.features(warp(moving, grid), warp(valid, grid))
+        phi = model.deformable_step(target, source, size)
+        final = sampling_grid(Estimate(total, phi), *size)
+        registered = warp(batch.moving, final)
+        parts = {
+            "endpoint": endpoint / _AFFINE_PASSES + endpoint_loss(final, mask, truth, size),
+            "matching": matching / _AFFINE_PASSES,
+            "mncc": -masked_correlation(registered, batch.aligned, mask),
+            "smooth": smoothness_loss(phi * _cells(size, phi)),
+        }
+        loss = (
+            weights.endpoint * parts["endpoint"]
+            + weights.matching * parts["matching"]
+            + weights.mncc * parts["mncc"]
+            + weights.smooth * parts["smooth"]
+        )
+        if self.guide is not None:
+            few = slice(0, _GUIDED)
+            fused = self.guide(batch.fixed[few], registered[few])
+            with torch.no_grad():
+                aligned = self.guide(batch.fixed[few], batch.aligned[few])
+            parts["guide"] = guide_loss(fused, aligned, mask[few])
+            loss = loss + weights.guide * parts["guide"]
+        return {"loss": loss, **parts}
+
+    def _matching(self, described: tuple[Tensor, Tensor], theta: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+        """Cross-entropy of the descriptors against the known positions in the resampled image."""
+        height, width = described[0].shape[-2:]
+        step = truth.shape[1] // height
+        position = transform_points(invert_affine(theta), truth)
+        # cell centres lie between the middle pixels of a cell
+        position = position.permute(0, 3, 1, 2)
+        position = torch.nn.functional.avg_pool2d(position, step).permute(0, 2, 3, 1)
+        known = torch.nn.functional.avg_pool2d(mask, step)[:, 0] > 0.99
+        size = torch.tensor([width, height], device=truth.device)
+        cells = ((position + 1) * size - 1) / 2
+        correlation = correlate(*described).mean(1)
+        temperature = self.model.affine_net.log_temperature.exp().clamp(1e-2, 1)
+        return matching_loss(correlation, temperature, cells, known)
+
+    @torch.no_grad()
+    def validate(self, device: torch.device) -> dict[str, float]:
+        scores: dict[str, float] = {}
+        data = self.recipe.data
+        for dataset in data.datasets:
+            rows = []
+            pairs = load_pairs(dataset, data.root or None, "val")[: self.recipe.validation_pairs]
+            for _, infrared, visible in pairs:
+                pair = make_pair(infrared / 255.0, rgb2gray(visible), seed=0)
+                moving = torch.from_numpy(pair.moving).float()[None, None].to(device)
+                fixed = torch.from_numpy(np.ascontiguousarray(pair.fixed)).float()[None, None].to(device)
+                estimate = self.model(fixed, moving, (moving > 0).float())
+                affine, displacement = estimate_to_pixels(estimate, infrared.shape)[0]
+                transform = Transform(affine, displacement, infrared.shape, infrared.shape)
+                identity = np.mgrid[: infrared.shape[0], : infrared.shape[1]]
+                rows.append(Scorer(pair)(identity + transform.flow()))
+            scores[f"{dataset}_epe"] = float(np.mean([row["epe"] for row in rows]))
+            scores[f"{dataset}_mncc"] = float(np.mean([row["mncc"] for row in rows]))
+        return scores
+
+
+def _cells(size: tuple[int, int], like: Tensor) -> Tensor:
+    """Normalised displacement -> cells of 8 pixels."""
+    return torch.tensor([size[1] / 16, size[0] / 16], device=like.device)[None, :, None, None]
