@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from skimage import color, data
+
+from napari_busref.preprocess import as_mask, empty_border, fill_invalid, luma, prepare
+
+
+def ramp(shape=(20, 30)):
+    return np.linspace(0, 1, shape[0] * shape[1]).reshape(shape)
+
+
+@pytest.mark.parametrize("dtype", ["u1", ">u2", "i2", "u4", "i8", "f2", "<f4", ">f4", ">f8", "g"])
+@pytest.mark.parametrize("channels", [0, 3, 4])
+def test_any_dtype(dtype, channels):
+    dtype = np.dtype(dtype)
+    scale = {"f": 100.0}.get(dtype.kind, 255.0)
+    image = (ramp() * scale - (50 if dtype.kind == "i" else 0)).astype(dtype)
+    if channels:
+        image = np.stack([image] * 3 + [np.ones_like(image)] * (channels - 3), -1).astype(dtype)
+    before = image.copy()
+    prepared = prepare(image, "fixed")
+    assert np.array_equal(image, before)
+    assert image.dtype == dtype
+    assert prepared.grey.shape == (20, 30)
+    assert prepared.grey.dtype == np.float32
+    assert prepared.grey.dtype.isnative
+    assert prepared.valid.all()
+    assert prepared.valid.dtype == bool
+    np.testing.assert_allclose(prepared.grey, ramp(), atol=6e-3)
+    assert 0 <= prepared.grey.min() <= prepared.grey.max() <= 1
+
+
+def test_uint8_and_bool_keep_their_scale():
+    image = np.full((16, 16), 51, np.uint8)
+    prepared = prepare(image, "fixed")
+    np.testing.assert_allclose(prepared.grey, 0.2, rtol=1e-6)
+    assert (prepared.low, prepared.high) == (0, 255)
+    mask = ramp((16, 16)) > 0.5
+    assert np.array_equal(prepare(mask, "fixed").grey, mask)
+
+
+def test_unit_floats_keep_their_scale():
+    prepared = prepare(0.25 + 0.5 * ramp(), "fixed")
+    np.testing.assert_allclose(prepared.grey, 0.25 + 0.5 * ramp(), rtol=1e-6)
+    assert (prepared.low, prepared.high) == (0, 1)
+
+
+def test_outliers_do_not_set_the_scale():
+    image = 7000 + 1000 * ramp((100, 100))
+    image[0, 0], image[0, 1] = 0, 65535
+    prepared = prepare(image.astype(np.uint16), "moving")
+    assert prepared.low == pytest.approx(7000, abs=5)
+    assert prepared.high == pytest.approx(8000, abs=5)
+    assert prepared.grey[0, 0] == 0
+    assert prepared.grey[0, 1] == 1
+
+
+def test_rare_values_still_count():
+    image = np.zeros((100, 100), np.uint16)
+    image[50, 50] = 700
+    assert prepare(image, "moving").grey[50, 50] == 1
+
+
+@pytest.mark.parametrize("value", [0, 7, 900.0])
+def test_constant(value):
+    prepared = prepare(np.full((16, 16), value, np.float32), "moving")
+    assert prepared.valid.all()
+    assert not prepared.grey.any()
+
+
+def test_huge_values_do_not_overflow():
+    image = ramp() * 2e299 - 1e299
+    image[0, 0] = 1.5e308
+    image[0, 1] = -1.5e308
+    prepared = prepare(image, "moving")
+    assert np.isfinite(prepared.grey).all()
+    assert (~prepared.valid).sum() == 2
+    np.testing.assert_allclose(prepared.grey[1:], ramp()[1:], atol=6e-3)
+    half = prepare((ramp() * 1.2e5 - 6e4).astype(np.float16), "moving")
+    np.testing.assert_allclose(half.grey, ramp(), atol=3e-3)
+
+
+def test_nan_and_infinite_are_not_valid():
+    image = ramp() * 3
+    image[2, 3], image[4, 5], image[6, 7] = np.nan, np.inf, -np.inf
+    prepared = prepare(image, "moving")
+    assert np.array_equal(~prepared.valid, ~np.isfinite(image))
+    assert not prepared.grey[~prepared.valid].any()
+    assert prepared.high == pytest.approx(3, rel=0.01)
+
+
+def test_luma_is_the_y_of_ycbcr():
+    rgb = data.astronaut()[:64, :64]
+    expected = (color.rgb2ycbcr(rgb)[..., 0] - 16) / 219
+    np.testing.assert_allclose(prepare(rgb, "fixed").grey, expected, atol=1e-3)
+    assert luma(np.ones((1, 1, 3))) == pytest.approx(1)
+
+
+def test_transparent_is_not_valid():
+    rgba = np.dstack([np.full((20, 20, 3), 200, np.uint8), np.full((20, 20), 255, np.uint8)])
+    rgba[:5, :, 3] = 0
+    prepared = prepare(rgba, "fixed")
+    assert np.array_equal(prepared.valid, rgba[..., 3] > 0)
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (None, TypeError, "moving: got NoneType"),
+        ("image.png", TypeError, "moving: got str"),
+        ([[1, 2], [3, 4]], TypeError, "moving: got list"),
+        (np.zeros((20, 20), complex), TypeError, "moving: got dtype complex128"),
+        (np.zeros((20, 20), object), TypeError, "moving: got dtype object"),
+        (np.zeros((20, 20), "M8[s]"), TypeError, "moving: got dtype datetime64"),
+        (np.array("a"), TypeError, "moving: got dtype <U1"),
+        (np.zeros((0, 20)), ValueError, r"moving: got an empty array of shape \(0, 20\)"),
+        (np.zeros(400), ValueError, "moving: got 1-D"),
+        (np.array(1.0), ValueError, "moving: got 0-D"),
+        (np.zeros((5, 20, 20)), ValueError, r"one plane, such as moving\[0\]"),
+        (np.zeros((1, 2, 1, 20, 20)), ValueError, "moving: got 5-D.*one plane"),
+        (np.zeros((20, 15)), ValueError, "moving: got 20 x 15 px, need at least 16 x 16"),
+        (np.full((20, 20), np.nan), ValueError, "moving: all pixels are NaN"),
+        (np.zeros((20, 20, 4), np.uint8), ValueError, "moving: all pixels are.*transparent"),
+    ],
+)
+def test_bad_images(image, error, message):
+    with pytest.raises(error, match=message):
+        prepare(image, "moving")
+
+
+def test_what_numpy_can_convert_is_an_image():
+    torch = pytest.importorskip("torch")
+    assert prepare(torch.rand(16, 16), "moving").grey.shape == (16, 16)
+
+
+def test_as_mask():
+    mask = np.eye(4)
+    mask[0, 1] = np.nan
+    assert np.array_equal(as_mask(mask, "mask", (4, 4)), np.eye(4, dtype=bool))
+    assert np.array_equal(as_mask(np.eye(4, dtype=">u2") * 7, "mask", (4, 4)), np.eye(4) > 0)
+    with pytest.raises(ValueError, match=r"fixed_mask: got shape \(4, 4\), need \(4, 5\)"):
+        as_mask(mask, "fixed_mask", (4, 5))
+    with pytest.raises(TypeError, match="fixed_mask: got dtype complex"):
+        as_mask(mask.astype(complex), "fixed_mask", (4, 4))
+
+
+def picture(shape=(120, 160), seed=0):
+    image = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(shape), 2)
+    image = (image - image.min()) / np.ptp(image)
+    return (1 + 200 * image).astype(np.uint8)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("angle", [-8, 3, 30])
+def test_border_of_a_turned_picture(angle, dtype):
+    image = ndimage.rotate(picture(), angle, reshape=False, order=1).astype(dtype)
+    kept = ndimage.rotate(np.ones((120, 160)), angle, reshape=False, order=1)
+    found = empty_border(image, "moving")
+    assert found[kept == 0].mean() > 0.97
+    assert not found[kept == 1].any()
+
+
+def test_border_of_a_shifted_colour_picture():
+    image = np.dstack([picture()] * 3)
+    image[:, :9] = 0
+    assert np.array_equal(empty_border(image, "moving"), np.arange(160) < np.full((120, 1), 9))
+    image = image.astype(float)
+    image[:, :9] = np.nan
+    assert empty_border(image, "moving")[:, :9].all()
+
+
+def test_border_is_left_out_of_the_scale():
+    image = picture().astype(np.uint16) + 7000
+    image[:, :40] = 0
+    with_border, without = prepare(image, "m"), prepare(image, "m", find_border=True)
+    assert with_border.low == 0
+    assert without.low > 6900
+    assert without.valid.sum() == 120 * 120
+    assert not without.grey[~without.valid].any()
+
+
+def test_night_scenes_keep_their_blacks():
+    # lights all over a sky that is exactly black
+    night = np.zeros((120, 160), np.uint8)
+    rng = np.random.default_rng(0)
+    night[rng.integers(0, 120, 60), rng.integers(0, 160, 60)] = 200
+    assert not empty_border(night, "fixed").any()
+    # black blobs that touch the frame here and there
+    patches = picture()
+    patches[ndimage.gaussian_filter(rng.standard_normal((120, 160)), 6) > 0.03] = 0
+    assert (patches[0] == 0).any()
+    assert empty_border(patches, "fixed").mean() < 0.05
+    # thin lines, small corners, nothing at all
+    thin = picture()
+    thin[:2] = 0
+    assert not empty_border(thin, "fixed").any()
+    corner = picture()
+    corner[:10, :12] = 0
+    assert not empty_border(corner, "fixed").any()
+    assert not empty_border(np.zeros((50, 50), np.uint8), "fixed").any()
+    assert not empty_border(picture() > 100, "fixed").any()
+
+
+def test_black_image_stays_valid():
+    assert prepare(np.zeros((50, 50), np.uint8), "m", find_border=True).valid.all()
+
+
+def test_fill_invalid():
+    grey = np.tile(np.arange(10, dtype=np.float32), (10, 1))
+    valid = grey < 6
+    filled = fill_invalid(grey, valid)
+    assert np.array_equal(filled, np.minimum(grey, 5))
+    assert grey.max() == 9
+    assert fill_invalid(grey, np.zeros_like(valid)) is grey
