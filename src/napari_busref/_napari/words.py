@@ -1,0 +1,79 @@
+"""What the panels say: results and errors in words."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from napari_busref.quality import Quality
+
+__all__ = ["error_text", "quality_html"]
+
+
+def quality_html(quality: Quality) -> str:
+    """Say how a registration went, as rich text for a label.
+
+    Parameters
+    ----------
+    quality : Quality
+
+    Returns
+    -------
+    str
+        A headline, the reasons for doubt if there are any, and the numbers.
+    """
+    score = f"score {quality.score:.2f} of 1"
+    if quality.reliable:
+        head = f"<b>✓ The registration looks right</b> ({score})"
+    else:
+        head = f"<b>⚠ Check the result, it may be wrong</b> ({score})"
+    lines = [head]
+    if quality.reasons:
+        items = "".join(f"<li>{escape(reason)}</li>" for reason in quality.reasons)
+        lines.append(f"<ul style='margin: 2px 0 2px -22px'>{items}</ul>")
+    rows = [
+        ("shift", _number(quality.shift_px, "{:.1f} px")),
+        ("rotation", _number(quality.rotation_deg, "{:.2f}°")),
+        ("scale", _number(quality.scale, "{:.3f}")),
+        ("overlap", _number(100 * quality.overlap, "{:.0f} % of the fixed image")),
+        (
+            "edge agreement",
+            _number(quality.edge_agreement_before, "{:.2f}")
+            + " → "
+            + _number(quality.edge_agreement, "{:.2f}"),
+        ),
+    ]
+    cells = "".join(
+        f"<tr><td>{name}&nbsp;&nbsp;</td><td>{value}</td></tr>" for name, value in rows
+    )
+    lines.append(f"<table>{cells}</table>")
+    return "".join(f"<div>{line}</div>" for line in lines)
+
+
+def error_text(error: BaseException) -> str:
+    """Say in one line what went wrong.
+
+    Parameters
+    ----------
+    error : Exception
+
+    Returns
+    -------
+    str
+        The message of an error that is about the input; for any other also its type, and for
+        memory that ran out also what to do.
+    """
+    message = str(error).strip() or "no further message"
+    name = type(error).__name__
+    if isinstance(error, MemoryError) or "OutOfMemory" in name or "out of memory" in message:
+        return f"not enough memory; choose the cpu device or smaller images ({name}: {message})"
+    if isinstance(error, ValueError | TypeError | OSError):
+        return message
+    return f"{name}: {message}"
+
+
+def _number(value: float, form: str) -> str:
+    return form.format(value) if np.isfinite(value) else "unknown"

@@ -1,0 +1,117 @@
+"""The plugin manifest, looked at without Qt."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+npe2 = pytest.importorskip("npe2")
+pytest.importorskip("napari")
+
+import napari_busref  # noqa: E402
+
+MANIFEST = Path(napari_busref.__file__).with_name("napari.yaml")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def manifest():
+    return npe2.PluginManifest.from_file(MANIFEST)
+
+
+def test_manifest_is_valid_and_named_like_the_distribution(manifest):
+    assert manifest.name == "napari-busref"
+    assert manifest.categories[0] == "Registration"
+    result = subprocess.run(
+        [sys.executable, "-m", "npe2", "validate", str(MANIFEST)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "valid" in result.stdout
+
+
+def test_top_level_manifest_is_the_packaged_one():
+    assert (ROOT / "napari.yaml").read_text() == MANIFEST.read_text()
+
+
+def test_every_command_is_prefixed_and_can_be_imported(manifest):
+    commands = manifest.contributions.commands
+    assert len({command.id for command in commands}) == len(commands) >= 5
+    for command in commands:
+        assert command.id.startswith("napari-busref.")
+        module, name = command.python_name.split(":")
+        assert callable(getattr(importlib.import_module(module), name)), command.python_name
+
+
+def test_every_command_is_used_and_every_use_is_a_command(manifest):
+    contributions = manifest.contributions
+    used = {
+        item.command
+        for kind in ("widgets", "readers", "writers", "sample_data")
+        for item in getattr(contributions, kind)
+    }
+    for items in contributions.menus.values():
+        used |= {item.command for item in items}
+    assert used == {command.id for command in contributions.commands}
+
+
+def test_menus_are_open_to_plugins(manifest):
+    from napari._app_model.constants import MenuId
+
+    # npe2 and napari drop items of other menus without a word
+    allowed = {str(menu.value) for menu in MenuId.contributables()}
+    assert set(manifest.contributions.menus) <= allowed
+    assert "napari/layers/register" in manifest.contributions.menus
+
+
+def test_reader_and_writer_claim_only_the_own_extension(manifest):
+    (reader,) = manifest.contributions.readers
+    assert reader.filename_patterns == ["*.busref.h5"]
+    for writer in manifest.contributions.writers:
+        assert writer.filename_extensions == [".busref.h5"]
+
+
+def test_discovering_the_manifest_loads_nothing_heavy():
+    code = (
+        "import sys; from npe2 import PluginManifest; import napari_busref;"
+        f"PluginManifest.from_file({str(MANIFEST)!r});"
+        "print([m for m in ('torch', 'napari', 'qtpy') if m in sys.modules])"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=_environment(),
+    ).stdout
+    assert output.strip() == "[]"
+
+
+def test_layers_and_files_need_neither_qt_nor_torch():
+    code = (
+        "import sys;"
+        "import napari_busref._napari.layers, napari_busref._napari.results;"
+        "import napari_busref._napari.transform_io, napari_busref._napari.sample_data;"
+        "print([m for m in ('torch', 'qtpy') if m in sys.modules])"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=_environment(),
+    ).stdout
+    assert output.strip() == "[]"
+
+
+def _environment():
+    import os
+
+    source = str(Path(napari_busref.__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": source}
