@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from napari_busref._cli import demo, measure, process
+from napari_busref._cli import demo, measure, process, training
 from napari_busref._cli.console import FriendlyGroup, out
 
 app = typer.Typer(
@@ -50,7 +50,7 @@ for command in (
     process.run,
     process.apply,
     measure.evaluate,
-    measure.train,
+    training.train,
     measure.models,
     demo.demo,
 ):

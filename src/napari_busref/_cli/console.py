@@ -26,7 +26,10 @@ _TRAINING_PACKAGES = ("lightning", "lightning_fabric", "tensorboard", "torchmetr
 
 def out() -> Console:
     """The console of results (standard output), made anew so that tests can capture it."""
-    return Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:  # tables in files and pipes are not cut at 80 columns
+        console.width = max(console.width, 180)
+    return console
 
 
 def err() -> Console:
@@ -128,6 +131,10 @@ class Bars:
 
     def __exit__(self, *exc: object) -> None:
         self._progress.stop()
+
+    def line(self, text: str) -> None:
+        """Print a line above the bars that stays."""
+        self._progress.console.print(escape(text))
 
     def add(self, name: str) -> ProgressCallback:
         """Add a bar and return the callback that moves it."""

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from napari_busref._cli.console import Bars, interruptible, out, warn
-from napari_busref._cli.files import write_json
+from napari_busref._cli.files import output_folder, write_json
 from napari_busref._cli.process import Device, FusionModel, Model
 
 if TYPE_CHECKING:
@@ -35,13 +35,12 @@ def demo(
 
     The folder's earlier demo pictures are replaced.
     """
-    from napari_busref.io import check_writable, write_image
+    from napari_busref.io import write_image
     from napari_busref.pipeline import register_and_fuse
     from napari_busref.samples import load_sample
     from napari_busref.transform import Transform
 
-    output.mkdir(parents=True, exist_ok=True)
-    check_writable(output)
+    output_folder(output)
     pair = load_sample(sample)
     with interruptible() as cancel, Bars() as bars:
         both = register_and_fuse(

@@ -101,6 +101,28 @@ def find_pairs(fixed: Path, moving: Path) -> tuple[list[Pair], list[Path]]:
     return pairs, alone
 
 
+def output_folder(folder: Path) -> None:
+    """Create the folder for results and make sure that it can be written.
+
+    Raises
+    ------
+    OSError
+        ``--output`` is a file, or cannot be made or written.
+    """
+    from napari_busref.io import check_writable
+
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"--output: {folder} is a file, need a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise PermissionError(
+            f"--output: the folder {folder} cannot be written: {reason}"
+        ) from error
+
+
 def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
     """Raise when an output is there already, unless it may be overwritten.
 

@@ -1,8 +1,9 @@
-"""The commands about models: evaluate, train and models."""
+"""The commands that measure and list models: evaluate and models."""
 
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -89,33 +90,6 @@ def evaluate(
     out().print(escape(str(output)))
 
 
-def train(
-    stage: Annotated[
-        str, typer.Argument(metavar="STAGE", help="Stage to train: bus, gaf or registration.")
-    ],
-    recipe: Annotated[Path, typer.Option(help="Recipe file (TOML), see the folder training/.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for checkpoints, logs and weights.")
-    ],
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in --output.")
-    ] = False,
-    device: Device = "auto",
-    override: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change one setting of the recipe, KEY=VALUE; repeatable."),
-    ] = None,
-) -> None:
-    """Train one stage by its recipe. Needs the packages of the extra `train`."""
-    from napari_busref import training
-
-    if not recipe.is_file():
-        raise FileNotFoundError(f"--recipe: no such file: {recipe}")
-    training.run(
-        stage, recipe, output=output, resume=resume, device=device, overrides=_settings(override)
-    )
-
-
 def models(
     kind: Annotated[
         Literal["registration", "fusion", "reconstruction"] | None,
@@ -124,25 +98,36 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print the cards as JSON.")] = False,
 ) -> None:
     """List the registered models with their size and what their cards say."""
-    from napari_busref.models import card, list_models
+    from napari_busref.models import list_models
+    from napari_busref.models.registry import KINDS
 
-    cards = {name: card(name) for name in list_models(kind)}
+    rows = [
+        {"model": name, "kind": each, **_facts(name)}
+        for each in KINDS
+        if kind in (None, each)
+        for name in list_models(each)
+    ]
     if as_json:
-        import json
-
-        typer.echo(json.dumps(plain(cards), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(plain(rows), indent=2, ensure_ascii=False))
         return
-    out().print(_table([{"model": name, **facts} for name, facts in cards.items()], "models"))
+    for row in rows:
+        row["data"] = ", ".join(row["data"])
+        row["scores"] = ", ".join(f"{key} {_cell(value)}" for key, value in row["scores"].items())
+    headings = ["model", "kind", "parameters", "megabytes", "data", "steps", "device", "scores"]
+    out().print(_table([{key: row[key] for key in headings} for row in rows], "models"))
 
 
-def _settings(given: list[str] | None) -> dict[str, str]:
-    settings = {}
-    for item in given or []:
-        key, separator, value = item.partition("=")
-        if not separator or not key.strip():
-            raise ValueError(f"--set: got {item!r}, need KEY=VALUE")
-        settings[key.strip()] = value.strip()
-    return settings
+def _facts(name: str) -> dict[str, Any]:
+    """What the card and the weights file of a model say; a model without weights has none."""
+    from napari_busref.models.weights import card, weights_path
+
+    weights = weights_path(name)
+    if not weights.with_suffix(".json").exists():
+        return {"parameters": 0, "megabytes": 0.0, "data": {}, "scores": {}} | dict.fromkeys(
+            ("steps", "device", "commit")
+        )
+    size = weights.stat().st_size / 1e6
+    return {"megabytes": round(size, 2), "data": {}, "scores": {}, "steps": None, **card(name)}
 
 
 def _cell(value: Any) -> str:

@@ -26,6 +26,7 @@ from napari_busref._cli.files import (
     Pair,
     find_pairs,
     mask_picture,
+    output_folder,
     output_suffix,
     plain,
     refuse_existing,
@@ -107,7 +108,7 @@ def register(
             progress=progress,
             cancel=cancel,
         )
-        paths = _write_registration(job, pair, fixed_file, result)
+        paths = _write_registration(job, pair, fixed_file, moving_file, result)
         return _report(job, pair, paths, result)
 
     _each_pair(job, fixed, moving, ["_warped", "_mask", ".busref.h5", "_report.json"], work)
@@ -142,7 +143,7 @@ def run(
             progress=progress,
             cancel=cancel,
         )
-        paths = _write_registration(job, pair, fixed_file, both.registration)
+        paths = _write_registration(job, pair, fixed_file, moving_file, both.registration)
         paths["fused"] = _write_image(job, pair, fixed_file, "fused", both.fusion.fused)
         fusion = {"timings": both.fusion.timings, "parameters": both.fusion.parameters}
         return _report(job, pair, paths, both.registration, fusion=fusion)
@@ -212,15 +213,17 @@ def apply(
     overwrite: Overwrite = False,
 ) -> None:
     """Carry another image, channel or label image through a saved transform."""
-    from napari_busref.io import read_image, write_image
-    from napari_busref.transform import Transform
+    from napari_busref.io import check_writable, read_image, write_image
+    from napari_busref.transform import Transform, read_metadata
 
     refuse_existing([output], overwrite)
+    check_writable(output)
     loaded = Transform.load(transform)
     picture = read_image(image)
     if inverse:
         loaded = loaded.inverse()
-    write_image(output, loaded.apply(picture.data, order=order))
+    grid = read_metadata(transform).get("moving_image" if inverse else "fixed_image")
+    write_image(output, loaded.apply(picture.data, order=order), metadata=grid)
     out().print(escape(str(output)))
 
 
@@ -270,7 +273,7 @@ def _write_image(job: Job, pair: Pair, fixed: ImageFile, what: str, image: Any) 
 
 
 def _write_registration(
-    job: Job, pair: Pair, fixed: ImageFile, result: RegistrationResult
+    job: Job, pair: Pair, fixed: ImageFile, moving: ImageFile, result: RegistrationResult
 ) -> dict[str, Path]:
     import numpy as np
 
@@ -282,6 +285,8 @@ def _write_registration(
     metadata = {
         "fixed": pair.fixed.name,
         "moving": pair.moving.name,
+        "fixed_image": plain(fixed.metadata),  # `apply` writes the pixel size of the grid
+        "moving_image": plain(moving.metadata),
         "quality": plain(result.quality),
         "parameters": plain(result.parameters),
     }
@@ -330,11 +335,8 @@ Work = Callable[[Pair, Progress, Event], dict[str, Any]]
 
 def _each_pair(job: Job, fixed: Path, moving: Path, suffixes: list[str], work: Work) -> None:
     """Do `work` for each pair; a single pair may raise, of several each failure is reported."""
-    from napari_busref.io import check_writable
-
     pairs, alone = find_pairs(fixed, moving)
-    job.output.mkdir(parents=True, exist_ok=True)
-    check_writable(job.output)
+    output_folder(job.output)
     several = fixed.is_dir()
     expected = [path for pair in pairs for path in _existing(job, pair, suffixes)]
     summary = job.output / "summary.csv"
