@@ -113,7 +113,12 @@ def as_mask(mask: Any, name: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def prepare(
-    image: Any, name: str, *, min_size: int = MIN_SIZE, find_border: bool = False
+    image: Any,
+    name: str,
+    *,
+    min_size: int = MIN_SIZE,
+    mask: NDArray[np.bool_] | None = None,
+    find_border: bool = False,
 ) -> Prepared:
     """Check an image and bring it to grey values in [0, 1].
 
@@ -130,8 +135,10 @@ def prepare(
         How error messages call it.
     min_size : int
         Smallest accepted side in pixels.
+    mask : ndarray of bool, shape (H, W), optional
+        Pixels that may be valid; see `as_mask`.
     find_border : bool
-        Count an `empty_border` as not valid too.
+        Count an `empty_border` as not valid too, unless nothing else is left.
 
     Returns
     -------
@@ -140,10 +147,14 @@ def prepare(
     Raises
     ------
     TypeError, ValueError
-        As `as_image`.
+        As `as_image`; also when `mask` leaves no pixel.
     """
     array = as_image(image, name, min_size=min_size)
     valid = _finite(array)
+    if mask is not None:
+        valid &= mask
+        if not valid.any():
+            raise ValueError(f"{name}: its mask leaves no usable pixel")
     if find_border:
         inside = valid & ~empty_border(array, name)
         valid = inside if inside.any() else valid

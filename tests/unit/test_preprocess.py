@@ -136,6 +136,18 @@ def test_what_numpy_can_convert_is_an_image():
     assert prepare(torch.rand(16, 16), "moving").grey.shape == (16, 16)
 
 
+def test_masked_pixels_are_not_valid_and_set_no_scale():
+    image = ramp((40, 40)) * 100
+    image[:10] = 1e6
+    mask = image < 1e5
+    prepared = prepare(image, "moving", mask=mask)
+    assert np.array_equal(prepared.valid, mask)
+    assert prepared.high < 101
+    assert not prepared.grey[:10].any()
+    with pytest.raises(ValueError, match="moving: its mask leaves no usable pixel"):
+        prepare(image, "moving", mask=np.zeros_like(mask))
+
+
 def test_as_mask():
     mask = np.eye(4)
     mask[0, 1] = np.nan

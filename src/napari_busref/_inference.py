@@ -1,0 +1,139 @@
+"""What registration and fusion share when they run a network."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from time import perf_counter
+from traceback import clear_frames
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_busref._version import package_version
+from napari_busref.device import resolve_device
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A network that is ready to be called.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        In evaluation mode on `device`.
+    device : torch.device
+        Where it runs.
+    name : str
+        The name or path it was asked for by, or the name of its class.
+    """
+
+    module: nn.Module
+    device: torch.device
+    name: str
+
+    def tensor(self, image: NDArray[Any]) -> Tensor:
+        """Turn an image (H, W) into a float tensor (1, 1, H, W) of the network's own type."""
+        import torch
+
+        dtype = next(
+            (p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32
+        )
+        return torch.tensor(image, dtype=torch.float32)[None, None].to(self.device, dtype)
+
+
+@contextmanager
+def runner(
+    model: str | os.PathLike[str] | nn.Module, kind: str, device: str | torch.device
+) -> Iterator[Runner]:
+    """Load a model, run the body without gradients, and release the device's memory.
+
+    A module given as `model` is used where it is when `device` is ``"auto"``, else moved there;
+    it is back in its own training mode afterwards.
+
+    Raises
+    ------
+    MemoryError
+        When the device runs out of memory in the body.
+    """
+    import torch
+
+    modes: dict[nn.Module, bool] = {}
+    if isinstance(model, torch.nn.Module):
+        held = next(chain(model.parameters(), model.buffers()), None)
+        here = device == "auto" and held is not None
+        target = held.device if here and held is not None else resolve_device(device)
+        modes = {part: part.training for part in model.modules()}
+        found = Runner(model.to(target).eval(), target, type(model).__name__)
+    elif isinstance(model, str | os.PathLike):
+        from napari_busref.models import load_model
+
+        target = resolve_device(device)
+        name = os.fspath(model)
+        found = Runner(load_model(name, kind=kind, device=target), target, name)
+    else:
+        raise TypeError(
+            f"model: got {type(model).__name__}, need a name, a path to a .safetensors file or a "
+            "torch.nn.Module"
+        )
+    try:
+        with torch.inference_mode():
+            yield found
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            clear_frames(error.__traceback__)  # they hold tensors for as long as the error lives
+            raise MemoryError(
+                f"not enough memory on {found.device} for images of this size; use "
+                'device="cpu" or smaller images'
+            ) from error
+        raise
+    finally:
+        for part, training in modes.items():
+            part.training = training
+        if not modes and target.type != "cpu":  # loaded here: hand its memory back
+            found.module.to("cpu")
+            (torch.cuda if target.type == "cuda" else torch.mps).empty_cache()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    names = ("napari-busref", "torch", "numpy", "scipy", "scikit-image")
+    return {"python": platform.python_version()} | {n: package_version(n) for n in names}
+
+
+class Stopwatch:
+    """Seconds that each stage took.
+
+    Attributes
+    ----------
+    timings : dict
+        From the name of a stage to its seconds.
+    """
+
+    def __init__(self) -> None:
+        self.timings: dict[str, float] = {}
+        self._start = self._last = perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Book the time since the last call on a stage."""
+        now = perf_counter()
+        self.timings[stage] = now - self._last
+        self._last = now
+
+    def total(self) -> dict[str, float]:
+        """All stages, and ``"total"`` since the beginning."""
+        return self.timings | {"total": perf_counter() - self._start}
+
+
+def to_array(tensor: Tensor) -> NDArray[np.float32]:
+    """Turn one (1, 1, H, W) tensor into a float32 array (H, W)."""
+    return tensor.detach().float().cpu().numpy()[0, 0]

@@ -1,0 +1,102 @@
+"""`register_and_fuse`: both steps in one call."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from numpy.typing import ArrayLike
+
+from napari_busref.fusion import FusionResult, fuse
+from napari_busref.progress import Progress, Reporter
+from napari_busref.registration import RegistrationResult, register
+from napari_busref.transform import Transform
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["RegistrationAndFusionResult", "register_and_fuse"]
+
+
+@dataclass(frozen=True, eq=False)
+class RegistrationAndFusionResult:
+    """What `register_and_fuse` returns.
+
+    Attributes
+    ----------
+    registration : RegistrationResult
+        Warped infrared image, mask, flow, transform and quality.
+    fusion : FusionResult
+        The fused image; the visible one outside the mask.
+    """
+
+    registration: RegistrationResult
+    fusion: FusionResult
+
+
+def register_and_fuse(
+    fixed: ArrayLike,
+    moving: ArrayLike,
+    *,
+    model: str | os.PathLike[str] | nn.Module = "busref",
+    fusion_model: str | os.PathLike[str] | nn.Module = "gaf",
+    device: str | torch.device = "auto",
+    initial: Transform | None = None,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> RegistrationAndFusionResult:
+    """Register an infrared image to a visible one and fuse the two.
+
+    Parameters
+    ----------
+    fixed : array_like, shape (H, W) or (H, W, 3 or 4)
+        The visible image.
+    moving : array_like, shape (h, w) or (h, w, 3 or 4)
+        The infrared image.
+    model : str, path or torch.nn.Module
+        For the registration, see `napari_busref.register`.
+    fusion_model : str, path or torch.nn.Module
+        For the fusion, see `napari_busref.fuse`.
+    device : str or torch.device
+        For both.
+    initial : Transform, optional
+        Where to start, from the fixed to the moving image.
+    progress : Progress, optional
+        Called with the stage and the fraction of both steps done.
+    cancel : threading.Event, optional
+        Set it to stop at the next stage.
+
+    Returns
+    -------
+    RegistrationAndFusionResult
+        The pair is fused whatever the registration's quality: look at
+        ``registration.quality.reliable``.
+
+    Raises
+    ------
+    TypeError, ValueError, ArithmeticError, Cancelled, MemoryError
+        As `napari_busref.register` and `napari_busref.fuse`.
+    """
+    reporter = Reporter(progress, cancel)
+    registration = register(
+        fixed,
+        moving,
+        model=model,
+        device=device,
+        initial=initial,
+        progress=reporter.part(0.0, 0.7).step,
+        cancel=cancel,
+    )
+    fusion = fuse(
+        fixed,
+        registration.warped,
+        model=fusion_model,
+        device=device,
+        mask=registration.mask,
+        progress=reporter.part(0.7, 1.0).step,
+        cancel=cancel,
+    )
+    return RegistrationAndFusionResult(registration, fusion)

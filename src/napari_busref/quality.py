@@ -1,0 +1,282 @@
+"""Did the registration work? Numbers and reasons in plain words."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.transform import resize
+
+from napari_busref.preprocess import fill_invalid
+from napari_busref.transform import Transform
+
+__all__ = ["EdgeAgreement", "Quality", "assess", "edge_agreement", "unregistered"]
+
+_SIDE = 512  # edges are compared on images whose longer side is at most this
+_BLUR = 1.5  # px, at that size
+_FEWEST = 200  # pixels that a comparison needs
+_SHIFTS = tuple((row / 5, col / 5) for row in range(5) for col in range(5) if (row, col) != (0, 0))
+
+# Limits of what passes for plausible, relative to the starting position.
+_LEAST_OVERLAP = 0.1
+_LEAST_EXCESS = 3.0  # standard deviations of the chance level
+_MOST_ROTATION = 45.0  # degrees
+_SCALES = (0.5, 2.0)
+_MOST_SHIFT = 0.5  # of the diagonal
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How far a registration can be trusted.
+
+    The score and the limits are heuristics: they were chosen by hand, are not calibrated against
+    registration errors, and a score of 0.8 is no probability. They catch results that are plainly
+    wrong; they do not measure accuracy.
+
+    Attributes
+    ----------
+    score : float
+        In [0, 1]: how far the edges of both images agree beyond chance, lowered for little
+        overlap, folds and implausible transforms. Not calibrated.
+    reliable : bool
+        True when there is nothing in `reasons`.
+    reasons : tuple of str
+        What speaks against the result, in plain words.
+    overlap : float
+        Share of the fixed image that the moving image covers, in [0, 1].
+    min_jacobian : float
+        Smallest local change of area that the displacement makes within the overlap; 1 without
+        one, 0 or less where it folds.
+    edge_agreement : float
+        Agreement of the edges' directions in the overlap, in [-1, 1], see `edge_agreement`.
+    edge_agreement_before : float
+        The same at the starting position.
+    shift_px : float
+        How far the centre of the fixed image moved from the starting position, in fixed pixels.
+    rotation_deg : float
+        Rotation of the affine from the starting position, counter-clockwise on the screen, in
+        degrees.
+    scale : float
+        Change of size of the affine from the starting position (geometric mean of both axes).
+    edge_chance : float
+        Mean `edge_agreement` of copies shifted by large amounts: what chance achieves here.
+    """
+
+    score: float
+    reliable: bool
+    reasons: tuple[str, ...]
+    overlap: float
+    min_jacobian: float
+    edge_agreement: float
+    edge_agreement_before: float
+    shift_px: float
+    rotation_deg: float
+    scale: float
+    edge_chance: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        values = asdict(self)
+        values["reasons"] = list(self.reasons)
+        return values
+
+
+@dataclass(frozen=True)
+class EdgeAgreement:
+    """How well the edges of two images agree, and how well they do by chance.
+
+    Attributes
+    ----------
+    value : float
+        In [-1, 1]; 1 for equal images, also when one is inverted.
+    chance, spread : float
+        Mean and standard deviation for copies shifted by large amounts.
+    """
+
+    value: float
+    chance: float
+    spread: float
+
+    @property
+    def excess(self) -> float:
+        """Standard deviations above chance."""
+        return (self.value - self.chance) / max(self.spread, 0.01)
+
+
+def edge_agreement(
+    fixed: NDArray[np.float32], warped: NDArray[np.float32], mask: NDArray[np.bool_]
+) -> EdgeAgreement | None:
+    """Compare the directions of the edges of two images, whatever the sign of their contrast.
+
+    Gradients g of the blurred images are doubled in angle and flattened,
+    ``v = (gr² - gc², 2 gr gc) / (|g|² + median |g|²)``, so that a bright and a dark side count
+    the same and strong edges do not outweigh the rest. The result is the normalised correlation
+    of v over the mask. Chance is measured on copies of the warped image that are rolled by
+    multiples of a fifth of the image.
+
+    Parameters
+    ----------
+    fixed, warped : ndarray of float32, shape (H, W)
+        Grey values on one grid.
+    mask : ndarray of bool, shape (H, W)
+        Where both hold content.
+
+    Returns
+    -------
+    EdgeAgreement or None
+        None when there are too few pixels to compare, or no edges.
+    """
+    if not mask.any():
+        return None
+    height, width = mask.shape
+    shrink = min(1.0, _SIDE / max(height, width))
+    size = (max(round(height * shrink), 1), max(round(width * shrink), 1))
+    small = resize(mask, size, order=0) if size != mask.shape else mask
+    # away from the mask's border, where the gradient sees what was filled in
+    kept = ndimage.binary_erosion(small, iterations=4)
+    first, second = (_directions(fill_invalid(image, mask), size) for image in (fixed, warped))
+    value = _correlation(first, second, kept)
+    if value is None:
+        return None
+    by_chance = []
+    for row, col in _SHIFTS:
+        shift = (round(row * size[0]), round(col * size[1]))
+        both = kept & np.roll(kept, shift, (0, 1))
+        found = _correlation(first, np.roll(second, shift, (1, 2)), both)
+        if found is not None:
+            by_chance.append(found)
+    if len(by_chance) < 4:
+        return EdgeAgreement(value, 0.0, 0.05)
+    return EdgeAgreement(value, float(np.mean(by_chance)), float(np.std(by_chance)))
+
+
+def assess(
+    fixed: NDArray[np.float32],
+    warped: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    estimate: Transform,
+    *,
+    before: NDArray[np.float32],
+    before_mask: NDArray[np.bool_],
+    fixed_valid: NDArray[np.bool_] | None = None,
+) -> Quality:
+    """Judge a registration.
+
+    Parameters
+    ----------
+    fixed : ndarray of float32, shape (H, W)
+        Grey values of the fixed image.
+    warped : ndarray of float32, shape (H, W)
+        Grey values of the registered moving image.
+    mask : ndarray of bool, shape (H, W)
+        The reconstructible area.
+    estimate : Transform
+        What was found, relative to the starting position: fixed grid to fixed grid.
+    before, before_mask : ndarray, shape (H, W)
+        The moving image and its mask at the starting position.
+    fixed_valid : ndarray of bool, shape (H, W), optional
+        Pixels of the fixed image that hold content.
+
+    Returns
+    -------
+    Quality
+    """
+    usable = np.ones(mask.shape, bool) if fixed_valid is None else fixed_valid
+    reasons = []
+    overlap = float(mask.mean())
+    if overlap < _LEAST_OVERLAP:
+        reasons.append(f"only {overlap:.0%} of the fixed image is covered by the moving image")
+
+    after = edge_agreement(fixed, warped, mask & usable)
+    start = edge_agreement(fixed, before, before_mask & usable)
+    if after is None:
+        reasons.append("there are too few edges in the overlap to tell whether they agree")
+    elif after.excess < _LEAST_EXCESS:
+        reasons.append("the edges of the two images do not agree more than by chance")
+    if after is not None and start is not None and after.value < start.value - 0.02:
+        reasons.append("the edges agree less than they did before registration")
+
+    folding = _relative_jacobian(estimate)
+    min_jacobian = float(folding[mask].min()) if mask.any() else float(folding.min())
+    if min_jacobian <= 0:
+        reasons.append("the displacement folds over itself")
+
+    shift, rotation, scale, mirrored = _affine_parts(estimate)
+    if mirrored:
+        reasons.append("the moving image came out mirrored")
+    if shift > _MOST_SHIFT * float(np.hypot(*mask.shape)):
+        reasons.append(f"a shift of {shift:.0f} px is implausibly large")
+    if abs(rotation) > _MOST_ROTATION:
+        reasons.append(f"a rotation of {rotation:.0f}° is implausibly large")
+    if not _SCALES[0] <= scale <= _SCALES[1]:
+        reasons.append(f"a change of size by {scale:.2f} is implausible")
+
+    excess = 0.0 if after is None else max(after.excess, 0.0)
+    score = excess / (excess + 6.0) * min(1.0, overlap / 0.25)
+    if reasons:
+        score *= 0.5
+    return Quality(
+        score=score,
+        reliable=not reasons,
+        reasons=tuple(reasons),
+        overlap=overlap,
+        min_jacobian=min_jacobian,
+        edge_agreement=0.0 if after is None else after.value,
+        edge_agreement_before=0.0 if start is None else start.value,
+        shift_px=shift,
+        rotation_deg=rotation,
+        scale=scale,
+        edge_chance=0.0 if after is None else after.chance,
+    )
+
+
+def unregistered(mask: NDArray[np.bool_], *reasons: str) -> Quality:
+    """The quality of a result that is only its starting position.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (H, W)
+        The reconstructible area.
+    *reasons : str
+        Why nothing was found.
+    """
+    return Quality(0.0, False, reasons, float(mask.mean()), 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+
+
+def _directions(image: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    if size != image.shape:
+        image = resize(image, size, order=1, anti_aliasing=True)
+    row, col = (ndimage.gaussian_filter(image, _BLUR, order) for order in ((1, 0), (0, 1)))
+    power = row**2 + col**2
+    # 1e-6: a thousandth of the grey range for one pixel is no edge
+    doubled: NDArray[np.float32] = np.stack([row**2 - col**2, 2 * row * col])
+    return doubled / (power + max(float(np.median(power)), 1e-6))
+
+
+def _correlation(
+    first: NDArray[np.float32], second: NDArray[np.float32], mask: NDArray[np.bool_]
+) -> float | None:
+    if mask.sum() < _FEWEST:
+        return None
+    first, second = first[:, mask].astype(np.float64), second[:, mask].astype(np.float64)
+    norm = np.sqrt((first**2).sum() * (second**2).sum())
+    return float((first * second).sum() / norm) if norm > 1e-3 else None
+
+
+def _relative_jacobian(estimate: Transform) -> NDArray[np.float32]:
+    determinant = np.float32(np.linalg.det(estimate.affine[:2, :2]))
+    relative: NDArray[np.float32] = estimate.jacobian_determinant() / determinant
+    return relative
+
+
+def _affine_parts(estimate: Transform) -> tuple[float, float, float, bool]:
+    """Shift of the centre, rotation in degrees, scale, and whether it mirrors."""
+    centre = (np.array(estimate.fixed_shape) - 1) / 2
+    shift = float(np.hypot(*(estimate.points(centre) - centre)))
+    linear = estimate.affine[:2, :2]
+    determinant = float(np.linalg.det(linear))
+    rotation = np.degrees(np.arctan2(linear[1, 0] - linear[0, 1], linear[0, 0] + linear[1, 1]))
+    return shift, float(rotation), float(np.sqrt(abs(determinant))), determinant < 0
