@@ -1,7 +1,7 @@
 """Register and fuse two arrays.
 
 Run it as it stands: python examples/01_two_arrays.py
-Your own images: replace `sample.fixed` and `sample.moving` by any two arrays (rows, columns[, RGB]).
+Your own images: put any two arrays (rows, columns[, RGB]) for sample.fixed and sample.moving.
 """
 
 from pathlib import Path

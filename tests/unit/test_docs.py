@@ -1,0 +1,76 @@
+"""The documentation points at files that exist and shows code that runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from napari_busref.cli import app
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def page_name(path: Path) -> str:
+    return path.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = [link for link in LINK.findall(page.read_text("utf-8")) if "://" not in link]
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_commands_shown_exist_with_their_options(page: Path) -> None:
+    group = get_command(app)
+    shown = [
+        line
+        for _, block in BLOCK.findall(page.read_text("utf-8"))
+        for line in block.splitlines()
+        if line.startswith("napari-busref ")
+    ]
+    for line in shown:
+        name, *arguments = shlex.split(line)[1:]
+        if name.isupper() or name.startswith("-"):
+            continue
+        command = group.commands[name]  # type: ignore[attr-defined]
+        known = {option for parameter in command.params for option in parameter.opts}
+        used = {word for word in arguments if word.startswith("-")}
+        assert used <= known, line
+
+
+def test_make_targets_shown_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
+    used = set(re.findall(r"make (demo|test|setup|pictures|\w+-\w+)", PAGES[0].read_text("utf-8")))
+    assert {"demo", "test"} <= used <= targets
+
+
+def test_the_model_of_the_docs_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    from napari_busref.models import registry
+
+    monkeypatch.setattr(registry, "_MODELS", dict(registry._MODELS))  # forgotten afterwards
+    page = (ROOT / "docs" / "add_a_model.md").read_text("utf-8")
+    (code,) = [block for language, block in BLOCK.findall(page) if language == "python"]
+    rng = np.random.default_rng(0)
+    visible, infrared = rng.integers(0, 256, (2, 32, 40), dtype=np.uint8)
+    visible[0, :2], infrared[0, :2] = (0, 255), (255, 0)  # both span the range
+    names = {"visible": visible, "infrared": infrared}
+    exec(code, names)
+    np.testing.assert_allclose(
+        names["fused"].astype(int), np.maximum(visible, infrared).astype(int), atol=1
+    )
+
+
+def test_unknown_commands_are_refused() -> None:
+    assert CliRunner().invoke(app, ["nonsense"]).exit_code == 2
