@@ -256,7 +256,7 @@ def guess_pair(layers: Sequence[Layer]) -> tuple[Image | None, Image | None]:
     if not images:
         return None, None
     fixed = max(images, key=_visibility)  # the first of equals
-    others = [layer for layer in images if layer is not fixed]
+    others = [layer for layer in images if layer != fixed]
     return (min(others, key=_visibility) if others else None), fixed
 
 

@@ -254,10 +254,10 @@ class RegisterAndFuse(QWidget):
         offered = self.moving.choices
         guessed_moving, guessed_fixed = guess_pair(self._viewer.layers)
         if self._user_chose and fixed in offered:
-            guessed_moving = guessed_moving if guessed_moving is not fixed else guessed_fixed
+            guessed_moving = guessed_moving if guessed_moving != fixed else guessed_fixed
             guessed_fixed = fixed
         elif self._user_chose and moving in offered:
-            guessed_fixed = guessed_fixed if guessed_fixed is not moving else guessed_moving
+            guessed_fixed = guessed_fixed if guessed_fixed != moving else guessed_moving
             guessed_moving = moving
         for chooser, layer in ((self.moving, guessed_moving), (self.fixed, guessed_fixed)):
             if layer is not None:
@@ -281,7 +281,7 @@ class RegisterAndFuse(QWidget):
         moving, fixed = self.moving.value, self.fixed.value
         if len(self.moving.choices) < 2:
             raise ValueError("open two image layers, an infrared and a visible one")
-        if moving is fixed:
+        if moving == fixed:  # not `is`: plugins see layers through proxies
             raise ValueError(
                 f"{fixed.name!r} is chosen as the infrared and as the visible layer; choose two "
                 "different layers"

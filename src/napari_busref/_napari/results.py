@@ -205,11 +205,11 @@ def _arrows(
     shapes = transform.fixed_shape, transform.moving_shape
     if initial is None:
         initial = Transform.equal_field_of_view(*shapes)
-    step = max(1.0, max(transform.fixed_shape) / _ARROWS_ALONG_LONG_SIDE)
+    step = max(4.0, max(transform.fixed_shape) / _ARROWS_ALONG_LONG_SIDE)
+    counts = [max(1, round(size / step)) for size in transform.fixed_shape]
     ticks = [
-        # centred, so that no arrow starts on the frame
-        np.arange((size - 1 - (size - 1) // step * step) / 2, size, step).round()
-        for size in transform.fixed_shape
+        ((np.arange(count) + 0.5) * (size / count) - 0.5).round()  # the middles of equal cells
+        for count, size in zip(counts, transform.fixed_shape, strict=True)
     ]
     start = np.stack(np.meshgrid(*ticks, indexing="ij"), -1).reshape(-1, 2)
     if mask is not None:
@@ -241,7 +241,7 @@ def _predecessor(layers: Sequence[Layer], layer: Layer) -> Layer | None:
 
 def _fits(old: Layer, new: Layer) -> bool:
     return (
-        type(old) is type(new)
+        old.__class__ is new.__class__  # type() would see napari's proxy of a layer
         and old.ndim == new.ndim
         and getattr(old, "rgb", None) == getattr(new, "rgb", None)
     )

@@ -1,0 +1,184 @@
+"""What the tests with windows share: a viewer with the plugin, and a pipeline that needs no model.
+
+Run them under a display, for example ``xvfb-run -a -s "-screen 0 1600x1200x24" pytest tests/gui``.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import napari_busref
+from napari_busref import progress as progress_module
+from napari_busref.transform import Transform
+
+MANIFEST = Path(napari_busref.__file__).with_name("napari.yaml")
+GUI = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if GUI in item.path.parents:
+            item.add_marker(pytest.mark.gui)
+
+
+@pytest.fixture(autouse=True)
+def no_worker_is_left(request):
+    """Every worker has ended by itself once the test is over."""
+    yield
+    if "viewer" not in request.fixturenames:
+        return
+    from napari.qt.threading import WorkerBase
+    from qtpy.QtCore import QThreadPool
+    from qtpy.QtWidgets import QApplication
+
+    assert QThreadPool.globalInstance().waitForDone(5000)
+    QApplication.processEvents()
+    assert not WorkerBase._worker_set
+
+
+@pytest.fixture
+def plugin(npe2pm):
+    """The plugin, from the manifest of the checkout, and no other."""
+    from npe2 import PluginManifest
+
+    with npe2pm.tmp_plugin(manifest=PluginManifest.from_file(MANIFEST)) as tmp:
+        yield tmp
+
+
+@pytest.fixture
+def viewer(plugin, make_napari_viewer_proxy):
+    return make_napari_viewer_proxy()
+
+
+@pytest.fixture
+def panel(viewer):
+    _, widget = viewer.window.add_plugin_dock_widget("napari-busref", "Register and fuse")
+    return widget
+
+
+@pytest.fixture
+def notes(monkeypatch):
+    """The napari notifications of this test, as (severity, text)."""
+    from napari.utils import notifications
+
+    seen = []
+
+    def keep(notification):
+        seen.append((str(notification.severity), notification.message))
+
+    notifications.notification_manager.notification_ready.connect(keep)
+    yield seen
+    notifications.notification_manager.notification_ready.disconnect(keep)
+
+
+class FakePipeline:
+    """Stands in for `pipeline.register_and_fuse`: no model, a known shift.
+
+    Set `hold` to make it wait, after its first stage, until `go` is set or it is cancelled.
+    """
+
+    shift = (2.0, -3.0)
+    reliable = True
+    error: BaseException | None = None
+    warning: str | None = None
+    hold = False
+
+    def __init__(self):
+        self.calls = []
+        self.threads = []
+        self.holding = threading.Event()
+        self.go = threading.Event()
+        self.cancelled = threading.Event()
+
+    def __call__(
+        self,
+        fixed,
+        moving,
+        *,
+        model="busref",
+        fusion_model="gaf",
+        device="auto",
+        initial=None,
+        progress=None,
+        cancel=None,
+    ):
+        self.threads.append(threading.current_thread())
+        self.calls.append(
+            {
+                "fixed": fixed,
+                "moving": moving,
+                "model": model,
+                "fusion_model": fusion_model,
+                "device": device,
+                "initial": initial,
+            }
+        )
+        reporter = progress_module.Reporter(progress, cancel)
+        try:
+            reporter.step("aligning", 0.25)
+            if self.hold:
+                self.holding.set()
+                while not self.go.wait(0.005):
+                    reporter.check()
+            reporter.step("fusing", 0.75)
+        except progress_module.Cancelled:
+            self.cancelled.set()
+            raise
+        if self.warning:
+            warnings.warn(self.warning, UserWarning, stacklevel=1)
+        if self.error is not None:
+            raise self.error
+        return self.result(fixed, moving, initial)
+
+    def result(self, fixed, moving, initial):
+        from napari_busref.fusion import FusionResult
+        from napari_busref.pipeline import RegistrationAndFusionResult
+        from napari_busref.quality import Quality
+        from napari_busref.registration import RegistrationResult
+
+        shapes = fixed.shape[:2], moving.shape[:2]
+        start = initial or Transform.equal_field_of_view(*shapes)
+        displacement = np.empty((2, *shapes[0]), np.float32)
+        displacement[0], displacement[1] = self.shift
+        transform = Transform(
+            start.affine, displacement, fixed_shape=shapes[0], moving_shape=shapes[1]
+        )
+        mask = transform.mask()
+        quality = Quality(
+            score=0.9 if self.reliable else 0.1,
+            reliable=self.reliable,
+            reasons=() if self.reliable else ("edges <do not> agree",),
+            overlap=float(mask.mean()),
+            min_jacobian=1.0,
+            edge_agreement=0.5,
+            edge_agreement_before=0.2,
+            shift_px=3.6,
+            rotation_deg=0.0,
+            scale=1.0,
+        )
+        registration = RegistrationResult(
+            warped=transform.apply(moving),
+            mask=mask,
+            flow=transform.flow(),
+            transform=transform,
+            quality=quality,
+            timings={"network": 0.01},
+            parameters={"model": "fake"},
+        )
+        fusion = FusionResult(
+            fused=fixed.copy(), parameters={"model": "fake"}, timings={"network": 0.01}
+        )
+        return RegistrationAndFusionResult(registration=registration, fusion=fusion)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    pipeline = FakePipeline()
+    monkeypatch.setattr("napari_busref.pipeline.register_and_fuse", pipeline)
+    yield pipeline
+    pipeline.go.set()
