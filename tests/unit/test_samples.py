@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage as ndi
+
+from napari_busref import samples
+from napari_busref.metrics.registration import draw_warp
+
+SMALL = (120, 160)
+
+
+@pytest.fixture(scope="module")
+def street() -> samples.Sample:
+    return samples.thermal_scene(0, SMALL)
+
+
+@pytest.fixture(scope="module")
+def tissue() -> samples.Sample:
+    return samples.stain_pair()
+
+
+def edge_agreement(first: np.ndarray, second: np.ndarray, mask: np.ndarray) -> float:
+    """Mean agreement of edge orientations, whatever the contrasts' signs, weighted by both."""
+    angles = []
+    for image in (first, second):
+        smooth = ndi.gaussian_filter(image.astype(float), 1)
+        rows, cols = ndi.sobel(smooth, 0), ndi.sobel(smooth, 1)
+        angles.append((np.hypot(rows, cols), np.arctan2(rows, cols)))
+    weight = angles[0][0] * angles[1][0] * mask
+    return float((weight * np.cos(2 * (angles[0][1] - angles[1][1]))).sum() / weight.sum())
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    return image if image.ndim == 2 else image @ np.array([0.299, 0.587, 0.114])
+
+
+@pytest.mark.parametrize("name", samples.list_samples())
+def test_a_sample_is_what_it_says(name, street, tissue):
+    sample = {"thermal": street, "stain": tissue}[name]
+    assert sample.name == name
+    assert sample.fixed.dtype == sample.moving.dtype == sample.aligned.dtype == np.uint8
+    assert sample.moving.shape == sample.aligned.shape == sample.fixed.shape[:2]
+    assert sample.truth.moving_shape == sample.moving.shape
+    # full contrast in all images
+    for image in (sample.fixed, sample.aligned):
+        assert np.ptp(image) > 200
+        assert image.std() > 30
+
+
+@pytest.mark.parametrize("name", samples.list_samples())
+def test_the_truth_undoes_the_warp(name, street, tissue):
+    sample = {"thermal": street, "stain": tissue}[name]
+    mask = ndi.binary_erosion(sample.truth.mask(), iterations=2)
+    assert 0.5 < mask.mean() < 1
+    restored = sample.truth.apply(sample.moving)
+    before = np.corrcoef(sample.moving[mask], sample.aligned[mask])[0, 1]
+    after = np.corrcoef(restored[mask], sample.aligned[mask])[0, 1]
+    assert after > 0.95
+    assert before < after - 0.2
+    # the warp is far from trivial
+    shift = np.hypot(*sample.truth.flow())
+    assert shift.mean() > 0.03 * min(SMALL)
+
+
+def test_the_truth_is_the_inverse_of_the_protocol_warp(street):
+    warp = draw_warp(SMALL, 5)
+    points = np.argwhere(street.truth.mask())[::97].astype(float)
+    there = street.truth.points(points)
+    back = warp.points(there.T).T
+    np.testing.assert_allclose(back, points, atol=0.01)
+
+
+@pytest.mark.parametrize("name", samples.list_samples())
+def test_both_modalities_share_edges_only_when_aligned(name, street, tissue):
+    sample = {"thermal": street, "stain": tissue}[name]
+    mask = sample.truth.mask()
+    reference = grey(sample.fixed)
+    agreement = edge_agreement(reference, sample.aligned, mask)
+    assert agreement > 0.15
+    assert agreement > edge_agreement(reference, sample.moving, mask) + 0.1
+
+
+def test_the_street_looks_different_to_the_two_cameras():
+    sample = samples.thermal_scene(0)
+    visible, infrared = grey(sample.fixed), sample.aligned.astype(float)
+    assert sample.fixed.shape == (384, 512, 3)
+    # not one a function of the other
+    assert abs(np.corrcoef(visible.ravel(), infrared.ravel())[0, 1]) < 0.7
+    # lamps saturate the visible image, warm things the thermal one, in different places
+    lamps, warm = visible > 245, infrared > 245
+    assert 1e-4 < lamps.mean() < 0.1
+    assert 1e-4 < warm.mean() < 0.1
+    assert (lamps & warm).sum() < 0.5 * min(lamps.sum(), warm.sum())
+    # the sky is cold
+    assert infrared[:40].min() < 20
+
+
+def test_same_seed_same_sample_other_seed_another_one(street):
+    again, other = samples.thermal_scene(0, SMALL), samples.thermal_scene(1, SMALL)
+    np.testing.assert_array_equal(again.fixed, street.fixed)
+    np.testing.assert_array_equal(again.moving, street.moving)
+    assert again.truth == street.truth
+    assert other.truth != street.truth
+    assert (other.fixed != street.fixed).mean() > 0.5
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (200, 96), (65, 131)])
+@pytest.mark.parametrize("seed", [2, 11])
+def test_any_seed_and_shape(shape, seed):
+    sample = samples.thermal_scene(seed, shape)
+    assert sample.fixed.shape == (*shape, 3)
+    assert sample.moving.shape == shape
+    assert sample.aligned.std() > 20
+
+
+def test_loading_by_name(street):
+    assert samples.list_samples() == ["thermal", "stain"]
+    np.testing.assert_array_equal(
+        samples.load_sample("stain", 3).moving, samples.stain_pair(3).moving
+    )
+    with pytest.raises(ValueError, match="name: got 'moon', need one of 'thermal', 'stain'"):
+        samples.load_sample("moon")
+    with pytest.raises(ValueError, match="shape: got"):
+        samples.thermal_scene(shape=(63, 200))
+    with pytest.raises(ValueError, match="seed: got -1"):
+        samples.thermal_scene(-1)
+    with pytest.raises(ValueError, match="seed: got 'a'"):
+        samples.stain_pair("a")
+
+
+def test_the_tissue_image_is_a_file_of_the_scikit_image_wheel():
+    from importlib.metadata import files
+
+    listed = files("scikit-image")
+    assert listed is not None
+    assert any(str(file).endswith("skimage/data/ihc.png") for file in listed)
