@@ -143,9 +143,12 @@ def _quality(stored: Any) -> Any:
 
     if not isinstance(stored, Mapping):
         return stored
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in stored.items()}
+    values: dict[str, Any] = {
+        key: tuple(one) if isinstance(one, list) else np.nan if one is None else one
+        for key, one in stored.items()
+    }
     try:
-        return Quality(**{key: np.nan if v is None else v for key, v in values.items()})
+        return Quality(**values)
     except TypeError:  # of another version
         return dict(stored)
 
