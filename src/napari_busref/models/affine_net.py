@@ -95,7 +95,7 @@ class AffineNet(nn.Module):
         self.matching, self.radius, self.pooled = matching, radius, pooled
         inputs = 8 * channels + 2
         if matching:
-            inputs += 6 + (2 * radius + 1) ** 2
+            inputs += 5 + (2 * radius + 1) ** 2
             self.log_temperature = nn.Parameter(torch.tensor(-2.3))
         self.enter = nn.Conv2d(inputs, width, 1)
         self.stages = nn.ModuleList(AffineStage(width, kernels) for _ in range(stages))

@@ -106,25 +106,25 @@ def expected_match(correlation: Tensor, height: int, width: int, temperature: Te
     Returns
     -------
     Tensor
-        (B, 6, h, w): expected displacement (x, y) in cells, that of the best cell and its
-        neighbours, the best probability of a dual softmax, and the entropy, scaled to [0, 1].
+        (B, 5, h, w): expected displacement (x, y) in cells, that of the best cell and its
+        neighbours, and the root of the best probability of a dual softmax.
     """
     batch = len(correlation)
     logits = correlation / temperature
     forward = logits.softmax(2)
-    dual = forward * logits.softmax(1)
-    rows = torch.arange(height, device=correlation.device, dtype=correlation.dtype)
-    cols = torch.arange(width, device=correlation.device, dtype=correlation.dtype)
-    y, x = torch.meshgrid(rows, cols, indexing="ij")
-    position = torch.stack([x.flatten(), y.flatten()], 1)
+    sure = (forward * logits.softmax(1)).amax(2, keepdim=True).clamp_min(1e-8).sqrt()
+    rows = torch.arange(height, device=correlation.device)
+    cols = torch.arange(width, device=correlation.device)
+    y, x = (axis.flatten() for axis in torch.meshgrid(rows, cols, indexing="ij"))
+    position = torch.stack([x, y], 1).to(correlation.dtype)
     expected = forward @ position - position
     # the best cell's neighbourhood: sharp where the expectation of a multi-modal row is not
     best = forward.argmax(2, keepdim=True)
-    near = (position[None, None] - position[best.squeeze(2)][:, :, None]).abs().amax(3) <= 1.5
-    weight = forward * near
-    peak = (weight @ position) / weight.sum(2, keepdim=True).clamp_min(1e-6) - position
-    sure = dual.amax(2, keepdim=True).clamp_min(1e-8).sqrt()
-    entropy = -(forward * forward.clamp_min(1e-8).log()).sum(2, keepdim=True)
-    entropy = entropy / torch.log(torch.tensor(float(height * width)))
-    match = torch.cat([expected, peak, sure, entropy], 2)
-    return match.transpose(1, 2).reshape(batch, 6, height, width)
+    step = torch.tensor([-1, 0, 1], device=correlation.device)
+    near_x = (best % width + step.repeat(3)).clamp(0, width - 1)
+    near_y = (best // width + step.repeat_interleave(3)).clamp(0, height - 1)
+    weight = forward.gather(2, near_y * width + near_x)
+    weight = weight / weight.sum(2, keepdim=True).clamp_min(1e-6)
+    peak = torch.stack([(weight * near_x).sum(2), (weight * near_y).sum(2)], 2) - position
+    match = torch.cat([expected, peak, sure], 2)
+    return match.transpose(1, 2).reshape(batch, 5, height, width)

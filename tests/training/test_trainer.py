@@ -1,0 +1,220 @@
+"""Whole tiny runs: weights that load, resuming, several processes, switches, bad recipes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from napari_busref.models import load_model
+from napari_busref.progress import Cancelled
+from napari_busref.training import run
+from napari_busref.training.config import load_recipe
+from napari_busref.training.data import PairStore
+from napari_busref.training.stages import build_stage
+
+
+@pytest.fixture
+def bus(store: PairStore, recipes: dict[str, Path], tmp_path: Path) -> Path:
+    """Folder with a trained tiny bus and GAF."""
+    folder = tmp_path / "weights"
+    run("bus", recipes["bus"], output=folder, store=store, device="cpu")
+    requires = {"requires": str(folder)}
+    run("gaf", recipes["gaf"], output=folder, store=store, device="cpu", overrides=requires)
+    return folder
+
+
+def _state(path: Path) -> dict[str, torch.Tensor]:
+    return dict(load_model(path).state_dict())
+
+
+def test_stages_build_on_each_other(
+    bus: Path, store: PairStore, recipes: dict[str, Path], tmp_path: Path
+) -> None:
+    """All three stages train, their weights load, and the bus is the same in each."""
+    weights = run(
+        "registration",
+        recipes["registration"],
+        output=tmp_path / "registration",
+        store=store,
+        device="cpu",
+        overrides={"requires": str(bus)},
+    )
+    assert weights is not None
+    trained, shared = _state(weights), _state(bus / "bus.safetensors")
+    for name, value in shared.items():
+        assert torch.equal(trained[f"bus.{name}"], value), name
+        assert torch.equal(_state(bus / "gaf.safetensors")[f"bus.{name}"], value), name
+    card = json.loads(weights.with_suffix(".json").read_text())
+    assert card["steps"] == 3
+    assert card["recipe"]["stage"] == "registration"
+    estimate = load_model(weights, kind="registration")(torch.rand(1, 1, 40, 50), torch.rand(1, 1, 40, 50))
+    assert estimate.theta.shape == (1, 2, 3)
+
+
+def test_a_resumed_run_equals_an_unbroken_one(
+    store: PairStore, recipes: dict[str, Path], tmp_path: Path
+) -> None:
+    whole = run("bus", recipes["bus"], output=tmp_path / "whole", store=store, device="cpu")
+    stop = threading.Event()
+
+    def stop_at_three(stage: str, fraction: float) -> None:
+        if fraction >= 0.5:
+            stop.set()
+
+    with pytest.raises(Cancelled):
+        run(
+            "bus",
+            recipes["bus"],
+            output=tmp_path / "broken",
+            store=store,
+            device="cpu",
+            progress=stop_at_three,
+            cancel=stop,
+        )
+    assert not (tmp_path / "broken" / "bus.safetensors").exists()
+    resumed = run(
+        "bus", recipes["bus"], output=tmp_path / "broken", store=store, device="cpu", resume=True
+    )
+    assert whole is not None and resumed is not None
+    for name, value in _state(whole).items():
+        assert torch.equal(value, _state(resumed)[name]), name
+
+
+def test_a_chunk_ends_with_a_checkpoint(
+    store: PairStore, recipes: dict[str, Path], tmp_path: Path
+) -> None:
+    arguments = {"output": tmp_path / "out", "store": store, "device": "cpu"}
+    assert run("bus", recipes["bus"], max_minutes=0, **arguments) is None
+    assert (tmp_path / "out" / "checkpoint.ckpt").is_file()
+    assert run("bus", recipes["bus"], resume=True, **arguments) is not None
+
+
+def test_losses_fall_and_are_logged(
+    store: PairStore, recipes: dict[str, Path], tmp_path: Path
+) -> None:
+    run(
+        "bus",
+        recipes["bus"],
+        output=tmp_path / "out",
+        store=store,
+        device="cpu",
+        overrides={"steps": 60, "learning_rate": 3e-3},
+    )
+    with (tmp_path / "out" / "metrics.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"loss.mask": False},
+        {"loss.guide": 0},
+        {"loss.matching": 0, "model.matching": False},
+        {"loss.endpoint": 0, "loss.smooth": 0},
+        {"train_bus": True},
+    ],
+    ids=["no mask", "no guide", "no matching", "paper losses only", "no bus"],
+)
+def test_switches_of_the_ablation(
+    bus: Path, store: PairStore, recipes: dict[str, Path], overrides: dict[str, object]
+) -> None:
+    recipe = load_recipe(recipes["registration"], {"requires": str(bus), **overrides})
+    stage = build_stage(recipe)
+    torch.manual_seed(0)
+    losses = stage(stage.draw(store))
+    losses["loss"].backward()
+    assert torch.isfinite(losses["loss"])
+    assert ("guide" in losses) == bool(recipe.loss.guide)
+    moved = [name for name, p in stage.model.named_parameters() if p.grad is not None and p.grad.any()]
+    assert any(name.startswith("affine_net") for name in moved)
+    assert any(name.startswith("deformable_net") for name in moved)
+    assert any(name.startswith("bus") for name in moved) == recipe.train_bus
+    assert any(name.startswith("describe") for name in moved) == recipe.model.get("matching", True)
+
+
+def test_the_mask_changes_the_loss(
+    bus: Path, store: PairStore, recipes: dict[str, Path]
+) -> None:
+    values = []
+    for mask in (True, False):
+        recipe = load_recipe(recipes["registration"], {"requires": str(bus), "loss.mask": mask})
+        torch.manual_seed(0)
+        stage = build_stage(recipe)
+        torch.manual_seed(1)
+        values.append(float(stage(stage.draw(store))["mncc"]))
+    assert values[0] != values[1]
+
+
+def test_two_gloo_processes_train_one_model(recipes: dict[str, Path], tmp_path: Path) -> None:
+    """Two processes draw different batches and end with the same weights, written once."""
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import sys, torch\n"
+        "from napari_busref.training import run\n"
+        "from napari_busref.training.data import PairStore\n"
+        "torch.manual_seed(0)\n"
+        "image = torch.nn.functional.interpolate(torch.rand(1, 1, 9, 9), (64, 64), mode='bicubic')[0]\n"
+        "run('bus', sys.argv[1], output=sys.argv[2], store=PairStore([(image, 1 - image)]),\n"
+        "    device='cpu', overrides={'processes': 2, 'steps': 2})\n"
+        "import torch.distributed as dist\n"
+        "assert dist.get_world_size() == 2 and dist.get_backend() == 'gloo'\n"
+        "print('rank', dist.get_rank(), 'done')\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    result = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+         str(script), str(recipes["bus"]), str(tmp_path / "out")],
+        capture_output=True, text=True, env=environment, timeout=300, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert sorted(line for line in result.stdout.splitlines() if line.startswith("rank")) == [
+        "rank 0 done",
+        "rank 1 done",
+    ]
+    assert load_model(tmp_path / "out" / "bus.safetensors").channels == 16
+    assert json.loads((tmp_path / "out" / "bus.json").read_text())["recipe"]["processes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stage = 'bus'", "steps must be given"),
+        ("stage = 'boat'\nsteps = 1", "stage must be one of bus, gaf, registration"),
+        ("stage = 'bus'\nsteps = 1\nstep = 2", "unknown key step"),
+        ("stage = 'bus'\nsteps = 'many'", "steps must be int"),
+        ("stage = 'bus'\nsteps = 1\n[loss]\nmask = 3", "loss.mask must be bool"),
+        ("stage = ", "cannot be read as TOML"),
+        ("stage = 'bus'\nsteps = 0", "must be positive"),
+    ],
+)
+def test_wrong_recipes_say_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_recipe(path)
+
+
+def test_missing_recipes_and_other_stages_are_refused(
+    recipes: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_recipe(tmp_path / "none.toml")
+    with pytest.raises(ValueError, match="is for 'bus'"):
+        run("gaf", recipes["bus"], output=tmp_path)
+
+
+def test_committed_recipes_are_valid() -> None:
+    folder = Path(__file__).resolve().parents[2] / "training" / "recipes"
+    recipes = sorted(folder.glob("*/*.toml"))
+    assert {path.stem for path in recipes} >= {"bus", "gaf", "registration"}
+    for path in recipes:
+        assert load_recipe(path).stage == path.stem

@@ -1,0 +1,69 @@
+"""Normalised coordinates against plain pixel arithmetic."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from napari_busref.models.geometry import (
+    Estimate,
+    base_grid,
+    compose_affine,
+    compose_displacement,
+    estimate_to_pixels,
+    identity_theta,
+    isotropic_to_normalised,
+    sampling_grid,
+    transform_points,
+    warp,
+)
+
+SHAPE = (30, 41)
+
+
+def _estimate() -> Estimate:
+    torch.manual_seed(1)
+    theta = identity_theta(1, torch.zeros(1)) + 0.05 * torch.randn(1, 2, 3)
+    return Estimate(theta, 0.03 * torch.randn(1, 2, *SHAPE))
+
+
+def test_pixels_and_grid_sample_agree() -> None:
+    """The pixel form used by scipy resamples to what grid_sample gives with the normalised form."""
+    image = torch.rand(1, 1, *SHAPE)
+    estimate = _estimate()
+    by_torch = warp(image, sampling_grid(estimate, *SHAPE), padding="border")[0, 0]
+    affine, displacement = estimate_to_pixels(estimate, SHAPE)[0]
+    assert displacement is not None
+    points = np.mgrid[: SHAPE[0], : SHAPE[1]] + displacement
+    source = np.einsum("ij,jrc->irc", affine[:2, :2], points) + affine[:2, 2, None, None]
+    by_scipy = ndimage.map_coordinates(image[0, 0].numpy(), source, order=1, mode="nearest")
+    np.testing.assert_allclose(by_torch.numpy(), by_scipy, atol=2e-4)
+
+
+def test_composition_is_application_in_turn() -> None:
+    torch.manual_seed(2)
+    outer, inner = (identity_theta(1, torch.zeros(1)) + 0.1 * torch.randn(1, 2, 3) for _ in range(2))
+    points = base_grid(*SHAPE, outer)
+    torch.testing.assert_close(
+        transform_points(compose_affine(outer, inner), points),
+        transform_points(outer, transform_points(inner, points)),
+    )
+
+
+def test_displacements_compose_exactly_when_constant() -> None:
+    first, second = torch.zeros(1, 2, 8, 9), torch.zeros(1, 2, 8, 9)
+    first[:, 0], second[:, 1] = 0.1, -0.2
+    torch.testing.assert_close(compose_displacement(first, second), first + second)
+
+
+def test_isotropic_rotation_keeps_lengths_in_pixels() -> None:
+    angle = torch.tensor(0.3)
+    delta = torch.zeros(1, 2, 3)
+    delta[0, :, :2] = torch.stack(
+        [torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])]
+    ) - torch.eye(2)
+    affine, _ = estimate_to_pixels(Estimate(isotropic_to_normalised(delta, *SHAPE)), SHAPE)[0]
+    np.testing.assert_allclose(affine[:2, :2] @ affine[:2, :2].T, np.eye(2), atol=1e-6)
+    centre = np.array([(SHAPE[0] - 1) / 2, (SHAPE[1] - 1) / 2, 1])
+    np.testing.assert_allclose((affine @ centre)[:2], centre[:2], atol=1e-5)

@@ -1,0 +1,161 @@
+"""The networks: shapes, sizes, identities, gradients where they are expected."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from napari_busref.models.affine_net import AffineNet, DynamicConv2d
+from napari_busref.models.bus import Bus
+from napari_busref.models.busref import BusRef, BusRefConfig, standardise
+from napari_busref.models.controls import Average, LaplacianPyramid
+from napari_busref.models.deformable_net import DeformableNet
+from napari_busref.models.descriptors import Descriptors, correlate, expected_match, local_window
+from napari_busref.models.gaf import Gaf, GafConfig
+from napari_busref.models.geometry import Estimate, estimate_to_pixels
+
+SMALL = BusRefConfig(channels=16, working_side=64, affine_passes=2, deformable_passes=2)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def test_bus_gives_four_features_at_an_eighth() -> None:
+    features = Bus(16).encode(torch.rand(2, 1, 40, 56))
+    assert [tuple(f.shape) for f in features] == [(2, 16, 5, 7)] * 4
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 31), (33, 64)])
+def test_bus_returns_the_exact_size(size: tuple[int, int]) -> None:
+    assert Bus(16)(torch.rand(1, 1, *size)).shape == (1, 1, *size)
+
+
+def test_bus_has_no_position_of_its_own() -> None:
+    """Features of a constant image are constant: no zero padding tells where the border is."""
+    deepest = Bus(16).encode(torch.full((1, 1, 48, 48), 0.3))[-1]
+    torch.testing.assert_close(deepest, deepest[:, :, :1, :1].expand_as(deepest))
+
+
+def test_dynamic_convolution_mixes_its_kernels() -> None:
+    """With one kernel chosen by the attention it is that kernel's convolution, sample by sample."""
+    layer = DynamicConv2d(8, kernels=3, temperature=1e-4)
+    x = torch.randn(4, 8, 6, 5)
+    chosen = (layer.attention(x.mean((2, 3)))).argmax(1)
+    for i, k in enumerate(chosen.tolist()):
+        expected = torch.nn.functional.conv2d(x[i : i + 1], layer.weight[k], layer.bias[k], padding=1)
+        torch.testing.assert_close(layer(x)[i : i + 1], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("matching", [True, False])
+def test_affine_net_starts_at_the_identity(matching: bool) -> None:
+    features = [torch.randn(2, 16, 6, 7) for _ in range(8)]
+    describe = Descriptors(16, width=8, size=8)
+    described = (describe(features[:4]), describe(features[4:])) if matching else None
+    delta = AffineNet(16, width=16, matching=matching)(features[:4], features[4:], described)
+    assert torch.equal(delta, torch.zeros(2, 2, 3))
+
+
+def test_deformable_net_keeps_the_levels_apart() -> None:
+    """A change of F2 alone reaches only the second of the four two-channel proposals."""
+    net = DeformableNet(16, width=8, matching=False).eval()
+    features = [torch.randn(1, 16, 6, 7) for _ in range(8)]
+    seen: list[Tensor] = []
+    net.propose.register_forward_hook(lambda _m, _i, out: seen.append(out.detach()))
+    net(features[:4], features[4:])
+    changed = [f + (i == 1) for i, f in enumerate(features[:4])]
+    net(changed, features[4:])
+    difference = (seen[0] - seen[1]).abs().amax((0, 2, 3)).view(4, 2).amax(1)
+    assert difference[1] > 0
+    assert torch.equal(difference[[0, 2, 3]], torch.zeros(3))
+
+
+def test_local_window_is_cut_from_the_correlation() -> None:
+    height, width, radius = 4, 5, 1
+    a, b = torch.randn(1, 2, 3, height, width), torch.randn(1, 2, 3, height, width)
+    window = local_window(correlate(a, b), height, width, radius).view(1, 2, 3, 3, height, width)
+    for dy in range(3):
+        for dx in range(3):
+            for r in range(height):
+                for c in range(width):
+                    y, x = r + dy - 1, c + dx - 1
+                    inside = 0 <= y < height and 0 <= x < width
+                    expected = (a[0, :, :, r, c] * b[0, :, :, y, x]).sum(1) if inside else torch.zeros(2)
+                    torch.testing.assert_close(window[0, :, dy, dx, r, c], expected)
+
+
+def test_expected_match_finds_a_shift() -> None:
+    height, width = 6, 7
+    fixed = torch.nn.functional.normalize(torch.randn(1, 1, 32, height, width), dim=2)
+    moving = fixed.roll((1, 2), (3, 4))
+    match = expected_match(correlate(fixed, moving)[:, 0], height, width, torch.tensor(0.02))
+    inner = match[0, :, : height - 1, : width - 2]
+    torch.testing.assert_close(inner[:2], torch.tensor([2.0, 1.0])[:, None, None].expand_as(inner[:2]), atol=0.05, rtol=0)
+    torch.testing.assert_close(inner[2:4], inner[:2], atol=0.2, rtol=0)
+    assert (inner[4] > 0.9).all()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (50, 37), (40, 200)])
+@pytest.mark.parametrize("matching", [True, False])
+def test_busref_registers_any_size(size: tuple[int, int], matching: bool) -> None:
+    model = BusRef(BusRefConfig(channels=16, working_side=64, matching=matching)).eval()
+    with torch.no_grad():
+        estimate = model(torch.rand(2, 1, *size), torch.rand(2, 1, *size))
+    assert estimate.theta.shape == (2, 2, 3)
+    assert estimate.phi is not None
+    affine, displacement = estimate_to_pixels(estimate, size)[0]
+    assert affine.shape == (3, 3)
+    assert displacement is not None and displacement.shape == (2, *size)
+    assert np.isfinite(displacement).all()
+
+
+def test_busref_batch_elements_do_not_mix() -> None:
+    model = BusRef(SMALL).eval()
+    fixed, moving = torch.rand(2, 1, 48, 48), torch.rand(2, 1, 48, 48)
+    with torch.no_grad():
+        both, one = model(fixed, moving), model(fixed[1:], moving[1:])
+    torch.testing.assert_close(both.theta[1:], one.theta, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(both.phi[1:], one.phi, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", [BusRef(SMALL), Gaf(GafConfig(bus_channels=16, width=8))])
+def test_bfloat16_autocast_stays_near_float32(model: torch.nn.Module) -> None:
+    model = model.eval()
+    a, b = torch.rand(1, 1, 48, 64), torch.rand(1, 1, 48, 64)
+    with torch.no_grad():
+        exact = model(a, b)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = model(a, b)
+    if isinstance(exact, Estimate):
+        exact, rounded = exact.theta, rounded.theta
+    assert torch.isfinite(rounded).all()
+    assert (exact - rounded.float()).abs().max() < 0.05
+
+
+def test_standardise_ignores_what_is_not_valid() -> None:
+    image = torch.rand(1, 1, 20, 20)
+    valid = torch.zeros_like(image)
+    valid[..., 5:15, 3:18] = 1
+    wild = torch.where(valid > 0, image, 1e3)
+    torch.testing.assert_close(standardise(wild, valid), standardise(image, valid))
+    flat = standardise(torch.full_like(image, 0.2))
+    torch.testing.assert_close(flat, torch.full_like(image, 0.5), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (45, 70)])
+def test_gaf_fuses_any_size_into_the_unit_range(size: tuple[int, int]) -> None:
+    with torch.no_grad():
+        fused = Gaf(GafConfig(bus_channels=16, width=8))(torch.rand(2, 1, *size), torch.rand(2, 1, *size))
+    assert fused.shape == (2, 1, *size)
+    assert 0 <= float(fused.min()) and float(fused.max()) <= 1
+
+
+def test_controls_return_what_they_must() -> None:
+    image = torch.rand(1, 1, 50, 61)
+    torch.testing.assert_close(LaplacianPyramid()(image, image), image, atol=1e-5, rtol=0)
+    torch.testing.assert_close(Average()(image, 1 - image), torch.full_like(image, 0.5))
+    flat = torch.full_like(image, 0.5)
+    assert LaplacianPyramid()(image, flat).std() > 2 * Average()(image, flat).std() * 0.9
