@@ -1,0 +1,332 @@
+"""Measuring models on aligned pairs, by the protocol of ``docs/protocol.md``.
+
+Registration: the infrared image of each aligned pair is warped at random and the model has to
+find the warp. Fusion: the aligned pair is fused and the result scored against both sources.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_busref import datasets
+from napari_busref.fusion import fuse
+from napari_busref.io import check_writable
+from napari_busref.metrics import registration as metrics
+from napari_busref.metrics.fusion import HIGHER_IS_BETTER, fusion_scores
+from napari_busref.progress import Cancelled, Progress, Reporter
+from napari_busref.registration import RegistrationResult, register
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = [
+    "FUSION_CONTROLS",
+    "evaluate_fusion",
+    "evaluate_registration",
+    "summarise",
+    "write_table",
+]
+
+Row = dict[str, Any]
+
+#: What every fusion result is printed beside: two classical fusions and the bare sources.
+FUSION_CONTROLS = ("average", "laplacian", "infrared only", "visible only")
+
+_BT601 = np.array([0.299, 0.587, 0.114])
+# Judge by these together, nabf as a ceiling; the rest rises with noise or favours copying.
+_FUSION_FIRST = ("qabf", "vif", "scd", "ssim", "nabf")
+
+
+def evaluate_registration(
+    models: Sequence[str | os.PathLike[str] | nn.Module] = ("busref", "identity"),
+    *,
+    dataset: str = "roadscene",
+    data_root: str | os.PathLike[str] | None = None,
+    split: str = "val",
+    seeds: Iterable[int] = (0, 1, 2),
+    device: str | torch.device = "auto",
+    limit: int | None = None,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> list[Row]:
+    """Warp aligned pairs at random, register them and score the results (SYN).
+
+    Parameters
+    ----------
+    models : sequence of str, path or torch.nn.Module
+        As `napari_busref.register` takes them.
+    dataset : str
+        ``"roadscene"``, ``"vis-nir"`` (halved in size, as the protocol says), or another folder
+        under `data_root`.
+    data_root : path-like, optional
+        Folder of the data sets; by default ``../shared/data`` beside the checkout.
+    split : str
+        A list in the data set's ``split.json``.
+    seeds : iterable of int
+        One warp is drawn for each pair and seed.
+    device : str or torch.device
+        As for `napari_busref.register`.
+    limit : int, optional
+        Only the first pairs.
+    progress, cancel
+        As for `napari_busref.register`.
+
+    Returns
+    -------
+    list of dict
+        One row a model, pair and seed: ``model``, ``dataset``, ``pair``, ``seed``, the scores of
+        `napari_busref.metrics.registration.Scorer`, ``seconds`` of the call (model loaded),
+        ``quality``, ``reliable``, ``failed`` and ``error``. Where no estimate came out the pair
+        is scored as it was left, unregistered, and counts as failed.
+
+    Raises
+    ------
+    ValueError
+        For unknown models, data sets or splits.
+    Cancelled
+        When `cancel` was set.
+    """
+    drawn = [int(seed) for seed in seeds]
+    if not drawn:
+        raise ValueError("seeds: got none, need at least one")
+    reporter = Reporter(progress, cancel)
+    reporter.step("loading models and pairs", 0.0)
+    runners = _load(models, "registration", device)
+    pairs = _pairs(dataset, data_root, split, limit)
+    rows: list[Row] = []
+    total = len(pairs) * len(drawn) * len(runners)
+    for name, infrared, visible in pairs:
+        for seed in drawn:
+            pair = metrics.make_pair(infrared / 255.0, visible, seed)
+            moving = pair.moving.astype(np.float32)
+            scorer = metrics.Scorer(pair)
+            for label, module in runners:
+                reporter.step(f"{label}: {name}, warp {seed}", len(rows) / total)
+                row: Row = {"model": label, "dataset": dataset, "pair": name, "seed": seed}
+                result, facts = _timed(
+                    register, pair.fixed, moving, model=module, device=device, cancel=cancel
+                )
+                rows.append(row | _registration_scores(scorer, result) | facts)
+                if result is not None and _left_alone(result):
+                    rows[-1] |= {"failed": True, "error": "; ".join(result.quality.reasons)}
+    reporter.step("measured", 1.0)
+    return _in_order(rows, [label for label, _ in runners])
+
+
+def evaluate_fusion(
+    models: Sequence[str | os.PathLike[str] | nn.Module] = ("gaf",),
+    *,
+    dataset: str = "roadscene",
+    data_root: str | os.PathLike[str] | None = None,
+    split: str = "val",
+    device: str | torch.device = "auto",
+    controls: bool = True,
+    limit: int | None = None,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> list[Row]:
+    """Fuse aligned pairs and score the results.
+
+    Everything is on grey levels 0..255: the infrared image and Y (ITU-R BT.601, rounded) of the
+    visible one. Results are clipped and rounded, never stretched.
+
+    Parameters
+    ----------
+    models : sequence of str, path or torch.nn.Module
+        As `napari_busref.fuse` takes them.
+    dataset, data_root, split, device, limit, progress, cancel
+        As for `evaluate_registration`.
+    controls : bool
+        Also measure `FUSION_CONTROLS`.
+
+    Returns
+    -------
+    list of dict
+        One row a model and pair: ``model``, ``dataset``, ``pair``, the scores of
+        `napari_busref.metrics.fusion.fusion_scores`, ``seconds`` of the call (model loaded; none
+        for the bare sources), ``failed`` and ``error``. A failed row has no scores.
+
+    Raises
+    ------
+    ValueError
+        For unknown models, data sets or splits.
+    Cancelled
+        When `cancel` was set.
+    """
+    wanted: list[Any] = list(models)
+    sources = [name for name in FUSION_CONTROLS if name.endswith("only") and controls]
+    if controls:
+        wanted += [c for c in FUSION_CONTROLS if c not in wanted and c not in sources]
+    reporter = Reporter(progress, cancel)
+    reporter.step("loading models and pairs", 0.0)
+    runners = _load(wanted, "fusion", device)
+    pairs = _pairs(dataset, data_root, split, limit)
+    rows: list[Row] = []
+    total = len(pairs) * (len(runners) + len(sources))
+    for name, infrared, visible in pairs:
+        grey = np.rint(visible @ _BT601).astype(np.uint8)
+        everywhere = np.ones(grey.shape, bool)
+        for label, module in runners:
+            reporter.step(f"{label}: {name}", len(rows) / total)
+            row: Row = {"model": label, "dataset": dataset, "pair": name}
+            result, facts = _timed(
+                fuse, grey, infrared, model=module, device=device, mask=everywhere, cancel=cancel
+            )
+            scores = {} if result is None else _fusion_scores(result.fused, grey, infrared)
+            rows.append(row | scores | facts)
+        for label in sources:
+            reporter.step(f"{label}: {name}", len(rows) / total)
+            bare = infrared if label.startswith("infrared") else grey
+            row = {"model": label, "dataset": dataset, "pair": name}
+            rows.append(row | _fusion_scores(bare, grey, infrared) | {"failed": False})
+    reporter.step("measured", 1.0)
+    return _in_order(rows, [label for label, _ in runners] + sources)
+
+
+def summarise(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Summarise rows of either evaluation, one row a model and data set.
+
+    Parameters
+    ----------
+    rows : iterable of mapping
+        As `evaluate_registration` and `evaluate_fusion` return them.
+
+    Returns
+    -------
+    list of dict
+        Registration: `napari_busref.metrics.registration.summarise`. Fusion: means of all
+        scores. Both with ``n`` and ``failures``, in the order in which the models first appear.
+    """
+    groups: dict[tuple[Any, Any], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["model"], row.get("dataset")), []).append(row)
+    summary: list[Row] = []
+    for (model, dataset), group in groups.items():
+        head: Row = {"model": model, "dataset": dataset}
+        if any("seed" in row for row in group):
+            summary.append(head | metrics.summarise(group))
+            continue
+        names = [*_FUSION_FIRST, *(n for n in HIGHER_IS_BETTER if n not in _FUSION_FIRST)]
+        means = {name: _mean(group, name) for name in [*names, "seconds"]}
+        failures = sum(bool(row.get("failed")) for row in group)
+        summary.append(head | {"n": len(group)} | means | {"failures": failures})
+    return summary
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
+    """Write rows to a file.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        Rows of an evaluation, or their summary.
+    path : path-like
+        ``.csv`` (one column a key; empty where a row has no value) or ``.json`` (a list).
+
+    Raises
+    ------
+    ValueError
+        For another extension.
+    OSError
+        When the file cannot be written.
+    """
+    file = Path(path)
+    if file.suffix.lower() not in (".csv", ".json"):
+        raise ValueError(f"{file}: extension {file.suffix!r} is not accepted, need .csv or .json")
+    check_writable(file)
+    if file.suffix.lower() == ".json":
+        text = json.dumps([dict(row) for row in rows], indent=2, ensure_ascii=False)
+        file.write_text(text + "\n", encoding="utf-8")
+        return file
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    return file
+
+
+def _load(
+    models: Sequence[Any], kind: str, device: str | torch.device
+) -> list[tuple[str, nn.Module]]:
+    """Load every model once, so that its loading is not in the seconds of a pair."""
+    from torch import nn
+
+    from napari_busref.device import resolve_device
+    from napari_busref.models import load_model
+
+    if isinstance(models, str | os.PathLike | nn.Module):
+        raise ValueError(f"models: got {models!r}, need a list of models")
+    loaded: list[tuple[str, nn.Module]] = []
+    for model in models:
+        if isinstance(model, nn.Module):
+            loaded.append((type(model).__name__, model))
+        else:
+            name = os.fspath(model)
+            loaded.append((name, load_model(name, kind=kind, device=resolve_device(device))))
+    labels = [label for label, _ in loaded]
+    if not labels or len(set(labels)) != len(labels):
+        raise ValueError(f"models: got {labels}, need at least one and each only once")
+    return loaded
+
+
+def _pairs(
+    dataset: str, data_root: str | os.PathLike[str] | None, split: str, limit: int | None
+) -> list[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]:
+    root = None if data_root is None else Path(data_root)
+    return datasets.load_pairs(dataset, root, split)[:limit]
+
+
+def _timed(call: Callable[..., Any], *images: Any, **options: Any) -> tuple[Any, Row]:
+    """Return what the call returns, or None, and whether and how long it ran."""
+    start = perf_counter()
+    try:
+        result = call(*images, **options)
+    except Cancelled:
+        raise
+    except Exception as error:
+        # whatever stopped it, this pair has no estimate, and the others are still to be measured
+        seconds = perf_counter() - start
+        failure = f"{type(error).__name__}: {error}"
+        return None, {"seconds": seconds, "failed": True, "error": failure}
+    return result, {"seconds": perf_counter() - start, "failed": False}
+
+
+def _left_alone(result: RegistrationResult) -> bool:
+    """Whether register gave up and returned its starting position."""
+    return any("starting position" in reason for reason in result.quality.reasons)
+
+
+def _registration_scores(scorer: metrics.Scorer, result: RegistrationResult | None) -> Row:
+    source = metrics.pixel_grid(scorer.pair.aligned.shape)
+    if result is None:
+        return dict(scorer(source))
+    quality = {"quality": result.quality.score, "reliable": result.quality.reliable}
+    return scorer(source + result.flow) | quality
+
+
+def _fusion_scores(
+    fused: NDArray[np.uint8], grey: NDArray[np.uint8], infrared: NDArray[np.uint8]
+) -> Row:
+    return dict(fusion_scores(fused, grey, infrared))
+
+
+def _mean(rows: Iterable[Mapping[str, Any]], key: str) -> float | None:
+    values = [row[key] for row in rows if row.get(key) is not None]
+    return float(np.mean(values)) if values else None
+
+
+def _in_order(rows: list[Row], labels: list[str]) -> list[Row]:
+    """Sort rows by model, keeping the order of pairs."""
+    return sorted(rows, key=lambda row: labels.index(row["model"]))
