@@ -20,7 +20,11 @@ def default_root() -> Path | None:
 
 
 def load_pairs(
-    dataset: str, data_root: str | Path | None = None, split: str = "val", *, reduce: int | None = None
+    dataset: str,
+    data_root: str | Path | None = None,
+    split: str = "val",
+    *,
+    reduce: int | None = None,
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """Load the aligned pairs of one data set.
 
@@ -49,7 +53,9 @@ def load_pairs(
     """
     root = Path(data_root) if data_root is not None else default_root()
     if root is None:
-        raise ValueError("data_root must be given: no ../shared/data lies beside this installation")
+        raise ValueError(
+            "data_root must be given: no ../shared/data lies beside this installation"
+        )
     folder = root / dataset
     listing = folder / "split.json"
     if not listing.is_file():
@@ -69,7 +75,9 @@ def load_pairs(
                 f"{folder}: infrared and visible of {name} differ in size, "
                 f"{infrared.shape} and {visible.shape[:2]}"
             )
-        pairs.append((Path(name).stem, _reduce(infrared, factor), _reduce(visible[..., :3], factor)))
+        pairs.append(
+            (Path(name).stem, _reduce(infrared, factor), _reduce(visible[..., :3], factor))
+        )
     return pairs
 
 

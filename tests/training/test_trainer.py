@@ -55,7 +55,9 @@ def test_stages_build_on_each_other(
     card = json.loads(weights.with_suffix(".json").read_text())
     assert card["steps"] == 3
     assert card["recipe"]["stage"] == "registration"
-    estimate = load_model(weights, kind="registration")(torch.rand(1, 1, 40, 50), torch.rand(1, 1, 40, 50))
+    estimate = load_model(weights, kind="registration")(
+        torch.rand(1, 1, 40, 50), torch.rand(1, 1, 40, 50)
+    )
     assert estimate.theta.shape == (1, 2, 3)
 
 
@@ -134,16 +136,16 @@ def test_switches_of_the_ablation(
     losses["loss"].backward()
     assert torch.isfinite(losses["loss"])
     assert ("guide" in losses) == bool(recipe.loss.guide)
-    moved = [name for name, p in stage.model.named_parameters() if p.grad is not None and p.grad.any()]
+    moved = [
+        name for name, p in stage.model.named_parameters() if p.grad is not None and p.grad.any()
+    ]
     assert any(name.startswith("affine_net") for name in moved)
     assert any(name.startswith("deformable_net") for name in moved)
     assert any(name.startswith("bus") for name in moved) == recipe.train_bus
     assert any(name.startswith("describe") for name in moved) == recipe.model.get("matching", True)
 
 
-def test_the_mask_changes_the_loss(
-    bus: Path, store: PairStore, recipes: dict[str, Path]
-) -> None:
+def test_the_mask_changes_the_loss(bus: Path, store: PairStore, recipes: dict[str, Path]) -> None:
     values = []
     for mask in (True, False):
         recipe = load_recipe(recipes["registration"], {"requires": str(bus), "loss.mask": mask})
@@ -162,7 +164,7 @@ def test_two_gloo_processes_train_one_model(recipes: dict[str, Path], tmp_path: 
         "from napari_busref.training import run\n"
         "from napari_busref.training.data import PairStore\n"
         "torch.manual_seed(0)\n"
-        "image = torch.nn.functional.interpolate(torch.rand(1, 1, 9, 9), (64, 64), mode='bicubic')[0]\n"
+        "image = torch.nn.functional.interpolate(torch.rand(1, 1, 9, 9), (64, 64))[0]\n"
         "run('bus', sys.argv[1], output=sys.argv[2], store=PairStore([(image, 1 - image)]),\n"
         "    device='cpu', overrides={'processes': 2, 'steps': 2})\n"
         "import torch.distributed as dist\n"

@@ -29,7 +29,7 @@ def _estimate() -> Estimate:
 
 
 def test_pixels_and_grid_sample_agree() -> None:
-    """The pixel form used by scipy resamples to what grid_sample gives with the normalised form."""
+    """scipy, with the pixel form, resamples to what grid_sample gives with the normalised one."""
     image = torch.rand(1, 1, *SHAPE)
     estimate = _estimate()
     by_torch = warp(image, sampling_grid(estimate, *SHAPE), padding="border")[0, 0]
@@ -43,7 +43,9 @@ def test_pixels_and_grid_sample_agree() -> None:
 
 def test_composition_is_application_in_turn() -> None:
     torch.manual_seed(2)
-    outer, inner = (identity_theta(1, torch.zeros(1)) + 0.1 * torch.randn(1, 2, 3) for _ in range(2))
+    outer, inner = (
+        identity_theta(1, torch.zeros(1)) + 0.1 * torch.randn(1, 2, 3) for _ in range(2)
+    )
     points = base_grid(*SHAPE, outer)
     torch.testing.assert_close(
         transform_points(compose_affine(outer, inner), points),

@@ -41,12 +41,14 @@ def test_bus_has_no_position_of_its_own() -> None:
 
 
 def test_dynamic_convolution_mixes_its_kernels() -> None:
-    """With one kernel chosen by the attention it is that kernel's convolution, sample by sample."""
+    """With one kernel chosen by the attention it is that kernel's convolution."""
     layer = DynamicConv2d(8, kernels=3, temperature=1e-4)
     x = torch.randn(4, 8, 6, 5)
     chosen = (layer.attention(x.mean((2, 3)))).argmax(1)
     for i, k in enumerate(chosen.tolist()):
-        expected = torch.nn.functional.conv2d(x[i : i + 1], layer.weight[k], layer.bias[k], padding=1)
+        expected = torch.nn.functional.conv2d(
+            x[i : i + 1], layer.weight[k], layer.bias[k], padding=1
+        )
         torch.testing.assert_close(layer(x)[i : i + 1], expected, rtol=1e-4, atol=1e-4)
 
 
@@ -83,7 +85,9 @@ def test_local_window_is_cut_from_the_correlation() -> None:
                 for c in range(width):
                     y, x = r + dy - 1, c + dx - 1
                     inside = 0 <= y < height and 0 <= x < width
-                    expected = (a[0, :, :, r, c] * b[0, :, :, y, x]).sum(1) if inside else torch.zeros(2)
+                    expected = (
+                        (a[0, :, :, r, c] * b[0, :, :, y, x]).sum(1) if inside else torch.zeros(2)
+                    )
                     torch.testing.assert_close(window[0, :, dy, dx, r, c], expected)
 
 
@@ -93,7 +97,9 @@ def test_expected_match_finds_a_shift() -> None:
     moving = fixed.roll((1, 2), (3, 4))
     match = expected_match(correlate(fixed, moving)[:, 0], height, width, torch.tensor(0.02))
     inner = match[0, :, : height - 1, : width - 2]
-    torch.testing.assert_close(inner[:2], torch.tensor([2.0, 1.0])[:, None, None].expand_as(inner[:2]), atol=0.05, rtol=0)
+    torch.testing.assert_close(
+        inner[:2], torch.tensor([2.0, 1.0])[:, None, None].expand_as(inner[:2]), atol=0.05, rtol=0
+    )
     torch.testing.assert_close(inner[2:4], inner[:2], atol=0.2, rtol=0)
     assert (inner[4] > 0.9).all()
 
@@ -148,9 +154,11 @@ def test_standardise_ignores_what_is_not_valid() -> None:
 @pytest.mark.parametrize("size", [(16, 16), (45, 70)])
 def test_gaf_fuses_any_size_into_the_unit_range(size: tuple[int, int]) -> None:
     with torch.no_grad():
-        fused = Gaf(GafConfig(bus_channels=16, width=8))(torch.rand(2, 1, *size), torch.rand(2, 1, *size))
+        fused = Gaf(GafConfig(bus_channels=16, width=8))(
+            torch.rand(2, 1, *size), torch.rand(2, 1, *size)
+        )
     assert fused.shape == (2, 1, *size)
-    assert 0 <= float(fused.min()) and float(fused.max()) <= 1
+    assert float(fused.min()) >= 0 and float(fused.max()) <= 1
 
 
 def test_controls_return_what_they_must() -> None:

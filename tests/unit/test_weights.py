@@ -53,7 +53,7 @@ def test_own_weights_load(own: Path) -> None:
 
 
 def test_unknown_names_list_the_known() -> None:
-    with pytest.raises(ValueError, match="busref.*got 'busreff'"):
+    with pytest.raises(ValueError, match=r"busref.*got 'busreff'"):
         load_model("busreff", kind="registration")
 
 
@@ -92,10 +92,10 @@ def test_a_pickle_named_safetensors_is_refused(own: Path) -> None:
 
 
 def test_missing_files_are_named(own: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="none.json.*cannot be read"):
+    with pytest.raises(ValueError, match=r"none.json.*cannot be read"):
         load_model(tmp_path / "none.safetensors")
     own.unlink()
-    with pytest.raises(ValueError, match="mine.safetensors cannot be read"):
+    with pytest.raises(ValueError, match=r"mine.safetensors cannot be read"):
         load_model(own)
 
 

@@ -28,16 +28,21 @@ class DynamicConv2d(nn.Module):
         for weight in self.weight:
             nn.init.kaiming_normal_(weight, nonlinearity="relu")
         self.attention = nn.Sequential(
-            nn.Linear(channels, max(channels // 4, 4)), nn.ReLU(), nn.Linear(max(channels // 4, 4), kernels)
+            nn.Linear(channels, max(channels // 4, 4)),
+            nn.ReLU(),
+            nn.Linear(max(channels // 4, 4), kernels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve (B, C, h, w) -> (B, C, h, w)."""
         batch, channels, height, width = x.shape
         mix = (self.attention(x.mean((2, 3))) / self.temperature).softmax(1).to(x.dtype)
         # one grouped convolution with a kernel of its own for each sample
         weight = torch.einsum("bk,koihw->boihw", mix, self.weight.to(x.dtype)).flatten(0, 1)
         bias = (mix @ self.bias.to(x.dtype)).flatten()
-        x = F.conv2d(x.reshape(1, batch * channels, height, width), weight, bias, padding=1, groups=batch)
+        x = F.conv2d(
+            x.reshape(1, batch * channels, height, width), weight, bias, padding=1, groups=batch
+        )
         return x.reshape(batch, channels, height, width)
 
 
@@ -52,6 +57,7 @@ class AffineStage(nn.Module):
         self.norm_dynamic = nn.GroupNorm(8, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the stage; odd sizes round up."""
         x = x + F.relu(self.norm(self.large(x)))
         x = x + F.relu(self.norm_dynamic(self.dynamic(x)))
         return F.max_pool2d(x, 2, ceil_mode=True)
@@ -100,7 +106,11 @@ class AffineNet(nn.Module):
         self.enter = nn.Conv2d(inputs, width, 1)
         self.stages = nn.ModuleList(AffineStage(width, kernels) for _ in range(stages))
         self.mlp = nn.Sequential(
-            nn.Linear(width * pooled**2, 256), nn.ReLU(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 6)
+            nn.Linear(width * pooled**2, 256),
+            nn.ReLU(),
+            nn.Linear(256, 64),
+            nn.ReLU(),
+            nn.Linear(64, 6),
         )
         last = self.mlp[-1]
         assert isinstance(last, nn.Linear)
@@ -108,7 +118,10 @@ class AffineNet(nn.Module):
         nn.init.zeros_(last.bias)
 
     def forward(
-        self, fixed: list[Tensor], moving: list[Tensor], described: tuple[Tensor, Tensor] | None = None
+        self,
+        fixed: list[Tensor],
+        moving: list[Tensor],
+        described: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Departure from the identity in isotropic units (see ``isotropic_to_normalised``).
 

@@ -18,6 +18,7 @@ class ResidualModule(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add what the convolutions find to ``x`` (B, C, h, w)."""
         return F.relu(x + self.body(x))
 
 

@@ -78,7 +78,9 @@ class BusRef(nn.Module):
         cols = max(round(side * aspect**0.5 / 8), 4) * 8
         return rows, cols
 
-    def features(self, image: Tensor, valid: Tensor | None = None) -> tuple[list[Tensor], Tensor | None]:
+    def features(
+        self, image: Tensor, valid: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor | None]:
         """F1..F4 of the standardised image, and descriptors when matching is on."""
         encoded = self.bus.encode(standardise(image, valid))
         return encoded, None if self.describe is None else self.describe(encoded)
@@ -101,7 +103,9 @@ class BusRef(nn.Module):
     ) -> Tensor:
         """One look of the Deformable Net: phi (B, 2, h/8, w/8) in normalised coordinates."""
         cells = self.deformable_net(fixed[0], moving[0], _pair(fixed[1], moving[1]))
-        scale = torch.tensor([2 * Bus.stride / size[1], 2 * Bus.stride / size[0]], device=cells.device)
+        scale = torch.tensor(
+            [2 * Bus.stride / size[1], 2 * Bus.stride / size[0]], device=cells.device
+        )
         return cells * scale[None, :, None, None]
 
     def forward(
@@ -137,7 +141,9 @@ class BusRef(nn.Module):
         estimate = Estimate(identity_theta(len(fixed), fixed))
         for index in range(passes):
             if reporter is not None:
-                reporter.step("affine" if index < self.config.affine_passes else "deformable", index / passes)
+                reporter.step(
+                    "affine" if index < self.config.affine_passes else "deformable", index / passes
+                )
             grid = sampling_grid(estimate, *size)
             source = self.features(warp(moving, grid), warp(valid, grid))
             if index < self.config.affine_passes:

@@ -51,9 +51,12 @@ class DeformableNet(nn.Module):
         nn.init.zeros_(self.weigh.bias)
 
     def forward(
-        self, fixed: list[Tensor], moving: list[Tensor], described: tuple[Tensor, Tensor] | None = None
+        self,
+        fixed: list[Tensor],
+        moving: list[Tensor],
+        described: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Displacement in cells, (B, 2, h, w) in (x, y) order, at the resolution of the features."""
+        """Displacement in cells, (B, 2, h, w) in (x, y) order, as fine as the features."""
         height, width = fixed[0].shape[-2:]
         levels: list[list[Tensor]] = [[f, m] for f, m in zip(fixed, moving, strict=True)]
         if self.matching:

@@ -28,7 +28,12 @@ class Descriptors(nn.Module):
     """
 
     def __init__(
-        self, channels: int, *, width: int = 48, size: int = 32, dilations: tuple[int, ...] = (1, 2, 3, 1)
+        self,
+        channels: int,
+        *,
+        width: int = 48,
+        size: int = 32,
+        dilations: tuple[int, ...] = (1, 2, 3, 1),
     ) -> None:
         super().__init__()
         groups = 4
@@ -53,9 +58,9 @@ class Descriptors(nn.Module):
             for dilation in dilations
         )
         self.leave = nn.Conv2d(groups * width, groups * size, 1, groups=groups)
-        self._margin = max(dilations)
 
     def forward(self, features: list[Tensor]) -> Tensor:
+        """Describe F1..F4, each (B, C, h, w)."""
         x = self.enter(torch.cat(features, 1))
         for block in self.blocks:
             x = x + block(x)

@@ -36,6 +36,7 @@ class GradientAttention(nn.Module):
         self.conv = nn.Conv2d(2, 1, 7, padding=3, padding_mode="reflect")
 
     def forward(self, features: Tensor) -> Tensor:
+        """Map in (0, 1) of where the features change."""
         gradient = laplacian(features, 3).abs()
         pooled = torch.cat([gradient.amax(1, keepdim=True), gradient.mean(1, keepdim=True)], 1)
         return torch.sigmoid(self.conv(pooled))
@@ -47,10 +48,15 @@ class ModalityWeights(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
-        self.mlp = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 2 * width))
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 2 * width)
+        )
 
     def forward(self, visible: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor]:
-        weights = self.mlp(torch.cat([visible, infrared], 1)).unflatten(1, (2, self.width)).softmax(1)
+        """Weights (B, C, 1, 1) of both modalities from pooled features (B, C)."""
+        weights = (
+            self.mlp(torch.cat([visible, infrared], 1)).unflatten(1, (2, self.width)).softmax(1)
+        )
         return weights[:, 0, :, None, None], weights[:, 1, :, None, None]
 
 
@@ -69,7 +75,9 @@ class Gaf(nn.Module):
         width = self.config.width
         self.bus = Bus(self.config.bus_channels)
         self.extract = nn.Sequential(
-            nn.Conv2d(1 + self.config.bus_channels // 4, width, 3, padding=1, padding_mode="reflect"),
+            nn.Conv2d(
+                1 + self.config.bus_channels // 4, width, 3, padding=1, padding_mode="reflect"
+            ),
             nn.LeakyReLU(0.1),
             nn.Conv2d(width, width, 3, padding=1, padding_mode="reflect"),
             nn.LeakyReLU(0.1),
@@ -91,7 +99,7 @@ class Gaf(nn.Module):
         return asdict(self.config)
 
     def features(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Attended features of ``image`` (B, 1, H, W) and their high and low parts, (B, C, H, W)."""
+        """Attended features of ``image`` (B, 1, H, W), their high and their low part."""
         size = (image.shape[-2], image.shape[-1])
         shared = self.bus.decode_features(self.bus.encode(image)[-1], size)
         x = self.extract(torch.cat([image, shared], 1))
@@ -106,6 +114,8 @@ class Gaf(nn.Module):
         r, r_high, r_low = self.features(infrared)
         high_v, high_r = self.high(v_high.amax((2, 3)), r_high.amax((2, 3)))
         low_v, low_r = self.low(v_low.mean((2, 3)), r_low.mean((2, 3)))
-        mixed = torch.cat([v, r, high_v * v_high + high_r * r_high, low_v * v_low + low_r * r_low], 1)
+        mixed = torch.cat(
+            [v, r, high_v * v_high + high_r * r_high, low_v * v_low + low_r * r_low], 1
+        )
         # the mean of both is where tanh starts from: the network learns what to add to it
         return (torch.tanh(self.output(mixed) + (visible + infrared - 1)) + 1) / 2

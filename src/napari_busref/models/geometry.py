@@ -49,8 +49,9 @@ def base_grid(height: int, width: int, like: Tensor) -> Tensor:
 
 def transform_points(theta: Tensor, points: Tensor) -> Tensor:
     """Apply affines (B, 2, 3) to points (B or 1, h, w, 2)."""
-    return torch.einsum("bij,bhwj->bhwi", theta[:, :, :2], points.expand(len(theta), -1, -1, -1)) + (
-        theta[:, None, None, :, 2]
+    return (
+        torch.einsum("bij,bhwj->bhwi", theta[:, :, :2], points.expand(len(theta), -1, -1, -1))
+        + (theta[:, None, None, :, 2])
     )
 
 
@@ -85,11 +86,13 @@ def sampling_grid(estimate: Estimate, height: int, width: int) -> Tensor:
 
 def warp(image: Tensor, grid: Tensor, *, padding: str = "zeros", mode: str = "bilinear") -> Tensor:
     """Resample ``image`` (B, C, h, w) at ``grid`` (B, H, W, 2) -> (B, C, H, W)."""
-    return F.grid_sample(image, grid.to(image.dtype), mode=mode, padding_mode=padding, align_corners=False)
+    return F.grid_sample(
+        image, grid.to(image.dtype), mode=mode, padding_mode=padding, align_corners=False
+    )
 
 
 def inside(grid: Tensor, height: int, width: int) -> Tensor:
-    """Which positions (B, H, W, 2) lie on the pixel centres' rectangle of an image: (B, 1, H, W)."""
+    """Which positions (B, H, W, 2) lie within an image's pixel centres: (B, 1, H, W)."""
     limit = torch.tensor([1 - 1 / width, 1 - 1 / height], device=grid.device, dtype=grid.dtype)
     return ((grid.abs() <= limit + 1e-5).all(-1))[:, None]
 
@@ -119,7 +122,9 @@ def estimate_to_pixels(
     """
     height, width = shape
     # normalised (x, y) -> pixel (row, col)
-    to_pixel = np.array([[0, height / 2, (height - 1) / 2], [width / 2, 0, (width - 1) / 2], [0, 0, 1]])
+    to_pixel = np.array(
+        [[0, height / 2, (height - 1) / 2], [width / 2, 0, (width - 1) / 2], [0, 0, 1]]
+    )
     to_normal = np.linalg.inv(to_pixel)
     result: list[tuple[np.ndarray, np.ndarray | None]] = []
     theta = estimate.theta.detach().double().cpu().numpy()

@@ -44,7 +44,9 @@ def register_model(
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
 
-    def wrap(build: Callable[[dict[str, Any]], nn.Module]) -> Callable[[dict[str, Any]], nn.Module]:
+    def wrap(
+        build: Callable[[dict[str, Any]], nn.Module],
+    ) -> Callable[[dict[str, Any]], nn.Module]:
         _MODELS[name] = _Entry(kind, build, trained)
         return build
 
@@ -110,21 +112,24 @@ def load_model(
     architecture = _ARCHITECTURES.get(content["architecture"])
     if architecture is None:
         raise ValueError(
-            f"model {name!r}: its card names the architecture {content['architecture']!r}; known are "
+            f"model {name!r}: unknown architecture {content['architecture']!r} on its card; known are "
             + ", ".join(_ARCHITECTURES)
         )
     model = architecture(content["config"])
     try:
         model.load_state_dict(read_weights(name_or_path, content))
     except RuntimeError as error:
-        raise ValueError(f"model {name!r}: the weights do not fit the architecture: {error}") from error
+        raise ValueError(
+            f"model {name!r}: the weights do not fit the architecture: {error}"
+        ) from error
     return model.to(target).eval()
 
 
 def _check_kind(name: str, found: str, wanted: str | None) -> None:
     if wanted is not None and found != wanted:
         raise ValueError(
-            f"model {name!r} is for {found}; one for {wanted} is needed: {', '.join(list_models(wanted))}"
+            f"model {name!r} is for {found}; one for {wanted} is needed: "
+            + ", ".join(list_models(wanted))
         )
 
 

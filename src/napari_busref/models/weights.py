@@ -37,16 +37,19 @@ def card(name_or_path: str | Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"model {str(name_or_path)!r}: the card {path} that belongs beside the weights cannot be read: {error}"
+            f"model {str(name_or_path)!r}: the card {path} that belongs beside the weights "
+            f"cannot be read: {error}"
         ) from error
     missing = {"kind", "architecture", "config", "sha256"} - set(content)
     if missing:
-        raise ValueError(f"model {str(name_or_path)!r}: the card {path} lacks {', '.join(sorted(missing))}")
+        raise ValueError(
+            f"model {str(name_or_path)!r}: the card {path} lacks {', '.join(sorted(missing))}"
+        )
     return content
 
 
 def weights_path(name_or_path: str | Path) -> Path:
-    """The file of shipped weights (a plain name) or of the user's (anything with a suffix or folder)."""
+    """The file of shipped weights (a plain name) or of a user's (with a suffix or a folder)."""
     path = Path(name_or_path)
     if len(path.parts) > 1 or path.suffix:
         return path
@@ -74,11 +77,13 @@ def read_weights(name_or_path: str | Path, content: dict[str, Any]) -> dict[str,
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"model {str(name_or_path)!r}: weights {path} cannot be read: {error}") from error
+        raise ValueError(
+            f"model {str(name_or_path)!r}: weights {path} cannot be read: {error}"
+        ) from error
     found = hashlib.sha256(data).hexdigest()
     if found != content["sha256"]:
         raise ValueError(
-            f"model {str(name_or_path)!r}: weights {path} are damaged or are not those of their card "
+            f"model {str(name_or_path)!r}: weights {path} are damaged or not those of their card "
             f"(sha256 {found[:12]}..., the card says {str(content['sha256'])[:12]}...)"
         )
     try:

@@ -216,7 +216,9 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     if recipe.stage not in STAGES:
         raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {recipe.stage!r}")
     if recipe.steps < 1 or recipe.batch < 1:
-        raise ValueError(f"steps and batch must be positive, got {recipe.steps} and {recipe.batch}")
+        raise ValueError(
+            f"steps and batch must be positive, got {recipe.steps} and {recipe.batch}"
+        )
     return recipe
 
 
@@ -237,7 +239,9 @@ def _build(kind: type[T], values: Mapping[str, Any], prefix: str) -> T:
     ]
     if missing:
         raise ValueError(f"recipe: {', '.join(missing)} must be given")
-    return kind(**{name: _convert(fields[name], value, prefix + name) for name, value in values.items()})
+    return kind(
+        **{name: _convert(fields[name], value, prefix + name) for name, value in values.items()}
+    )
 
 
 def _convert(field_: dataclasses.Field[Any], value: Any, name: str) -> Any:

@@ -99,7 +99,9 @@ class PairStore:
         thetas, visible, infrared = [], [], []
         for number, draw in zip(index.tolist(), draws.tolist(), strict=True):
             ir, vis = self.pairs[number]
-            theta = _crop_theta((ir.shape[1], ir.shape[2]), shape, config.crop_range, draw).to(device)
+            theta = _crop_theta((ir.shape[1], ir.shape[2]), shape, config.crop_range, draw).to(
+                device
+            )
             grid = transform_points(theta, base_grid(*shape, ir))
             pair = warp(torch.cat([vis, ir])[None], grid, padding="border")
             visible.append(pair[:, :1])
@@ -142,7 +144,9 @@ def _crop_theta(
 ) -> Tensor:
     """Crop -> picture: the largest window of the crop's aspect, reduced and placed at random."""
     height, width = picture
-    share = (extent[0] + (extent[1] - extent[0]) * draw[0]) * min(height / crop[0], width / crop[1])
+    share = (extent[0] + (extent[1] - extent[0]) * draw[0]) * min(
+        height / crop[0], width / crop[1]
+    )
     rows, cols = share * crop[0] / height, share * crop[1] / width
     flip_x, flip_y = (1 if draw[3] < 0.5 else -1), (1 if draw[4] < 0.9 else -1)
     return torch.tensor(
@@ -161,4 +165,6 @@ def _shrink(image: np.ndarray, side: int) -> Tensor:
     if factor >= 1:
         return tensor
     size = (round(tensor.shape[1] * factor), round(tensor.shape[2] * factor))
-    return F.interpolate(tensor[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
+    return F.interpolate(tensor[None], size, mode="bilinear", antialias=True, align_corners=False)[
+        0
+    ]

@@ -19,7 +19,13 @@ from napari_busref.training.stages.base import Stage
 
 
 def export(
-    stage: Stage, recipe: Recipe, folder: Path, *, device: torch.device, step: int, seconds: float,
+    stage: Stage,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: torch.device,
+    step: int,
+    seconds: float,
     scores: dict[str, float],
 ) -> Path:
     """Write ``NAME.safetensors`` (half precision) and ``NAME.json`` into ``folder``.
@@ -31,7 +37,10 @@ def export(
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / f"{stage.export_name}.safetensors"
-    state = {name: value.detach().half().cpu().contiguous() for name, value in stage.model.state_dict().items()}
+    state = {
+        name: value.detach().half().cpu().contiguous()
+        for name, value in stage.model.state_dict().items()
+    }
     save_file(state, weights)
     card = {
         "name": stage.export_name,
@@ -41,7 +50,7 @@ def export(
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "parameters": sum(value.numel() for value in state.values()),
         "storage": "float16",
-        "data": {name: "train split" for name in recipe.data.datasets},
+        "data": dict.fromkeys(recipe.data.datasets, "train split"),
         "recipe": dataclasses.asdict(recipe),
         "commit": _commit(),
         "device": describe(device),
@@ -66,7 +75,11 @@ def _commit() -> str:
     try:
         result = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=here, capture_output=True, text=True, check=True, timeout=20,
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=20,
         )
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -23,15 +23,15 @@ def similarity_loss(fused: Tensor, visible: Tensor, infrared: Tensor) -> Tensor:
 
 
 def gradient_target(visible: Tensor, infrared: Tensor, gamma: float) -> Tensor:
-    """The stronger Laplacian of both, its magnitude raised to ``gamma`` (below 1: weak edges grow)."""
-    gradients = [laplacian(image, 3, normalized=True) for image in (visible, infrared)]
+    """The stronger Laplacian of both, its magnitude raised to ``gamma`` (< 1: weak edges grow)."""
+    gradients = [laplacian(image, 3, normalized=False) for image in (visible, infrared)]
     stronger = torch.where(gradients[0].abs() > gradients[1].abs(), gradients[0], gradients[1])
     return stronger.sign() * (stronger.abs() + _EPS).pow(gamma)
 
 
 def fusion_gradient_loss(fused: Tensor, visible: Tensor, infrared: Tensor, gamma: float) -> Tensor:
     """``L_grad = ||grad I_f - grad I_t||_2`` with the Laplacian as gradient."""
-    difference = laplacian(fused, 3, normalized=True) - gradient_target(visible, infrared, gamma)
+    difference = laplacian(fused, 3, normalized=False) - gradient_target(visible, infrared, gamma)
     return difference.square().mean((1, 2, 3)).add(_EPS).sqrt().mean()
 
 
@@ -55,7 +55,7 @@ def masked_correlation(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
 
 def guide_loss(fused: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """``L_MG``: distance of the Laplacians of two fused images, over the mask."""
-    difference = laplacian(fused, 3, normalized=True) - laplacian(target, 3, normalized=True)
+    difference = laplacian(fused, 3, normalized=False) - laplacian(target, 3, normalized=False)
     return (masked_mean(difference.square(), mask) + _EPS).sqrt()
 
 
@@ -71,7 +71,9 @@ def smoothness_loss(phi: Tensor) -> Tensor:
     return spatial_gradient(phi, normalized=True).square().mean()
 
 
-def matching_loss(correlation: Tensor, temperature: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def matching_loss(
+    correlation: Tensor, temperature: Tensor, target: Tensor, mask: Tensor
+) -> Tensor:
     """Cross-entropy of the matches, in both directions.
 
     Parameters

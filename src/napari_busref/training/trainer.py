@@ -72,7 +72,9 @@ def run(
     """
     settings = load_recipe(recipe, overrides)
     if settings.stage != stage:
-        raise ValueError(f"stage {stage!r} was asked for, but recipe {str(recipe)!r} is for {settings.stage!r}")
+        raise ValueError(
+            f"stage {stage!r} was asked for, but recipe {str(recipe)!r} is for {settings.stage!r}"
+        )
     return _Run(settings, Path(output), device, store).train(
         resume, max_minutes, Reporter(progress, cancel)
     )
@@ -131,7 +133,9 @@ class _Run:
                 self.step += 1
                 if self.step % recipe.log_every == 0 or self.step == recipe.steps:
                     values = {name: float(value.detach()) for name, value in losses.items()}
-                    fabric.log_dict({**values, "lr": self._rate(), "seconds": self.seconds}, self.step)
+                    fabric.log_dict(
+                        {**values, "lr": self._rate(), "seconds": self.seconds}, self.step
+                    )
                     reporter.step(
                         f"{recipe.stage} {self.step}/{recipe.steps}  loss {values['loss']:.4f}",
                         self.step / recipe.steps,
@@ -151,8 +155,13 @@ class _Run:
         weights = self.output / f"{self.stage.export_name}.safetensors"
         if fabric.is_global_zero:
             export(
-                self.stage, recipe, self.output, device=fabric.device, step=self.step,
-                seconds=self.seconds, scores=scores,
+                self.stage,
+                recipe,
+                self.output,
+                device=fabric.device,
+                step=self.step,
+                seconds=self.seconds,
+                scores=scores,
             )
         fabric.barrier()
         return weights
@@ -160,7 +169,9 @@ class _Run:
     def _one_step(self) -> dict[str, torch.Tensor]:
         recipe, fabric = self.recipe, self.fabric
         # every draw follows from seed, step and process: a resumed run repeats an unbroken one
-        torch.manual_seed(recipe.seed + 7919 * (self.step * fabric.world_size + fabric.global_rank) + 1)
+        torch.manual_seed(
+            recipe.seed + 7919 * (self.step * fabric.world_size + fabric.global_rank) + 1
+        )
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate()
         losses: dict[str, torch.Tensor] = self.module(self.stage.draw(self.store))
@@ -186,11 +197,19 @@ class _Run:
         self.stage.train()
         self.fabric.log_dict({f"val_{name}": value for name, value in scores.items()}, self.step)
         text = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
-        reporter.step(f"{self.recipe.stage} {self.step}/{self.recipe.steps}  val {text}", self.step / self.recipe.steps)
+        reporter.step(
+            f"{self.recipe.stage} {self.step}/{self.recipe.steps}  val {text}",
+            self.step / self.recipe.steps,
+        )
         return scores
 
     def _save(self) -> None:
-        state = {"model": self.module, "optimiser": self.optimiser, "step": self.step, "seconds": self.seconds}
+        state = {
+            "model": self.module,
+            "optimiser": self.optimiser,
+            "step": self.step,
+            "seconds": self.seconds,
+        }
         # a run that dies while writing must not take the last good checkpoint with it
         partial = self.checkpoint.with_suffix(".partial")
         self.fabric.save(partial, state)

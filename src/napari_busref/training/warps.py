@@ -47,8 +47,10 @@ class Warps:
         return source
 
     def approximate_source_points(self, points: Tensor) -> Tensor:
-        """The paper's inverse, ``theta^-1`` and then ``-phi``: cheaper, and wrong by the elastic
-        field's own variation over its displacement."""
+        """The paper's inverse, ``theta^-1`` and ``-phi``.
+
+        Cheaper, and wrong by how much the elastic field varies over its own displacement.
+        """
         points = points.expand(len(self.theta), -1, -1, -1)
         residual = sample_field(self.elastic, transform_points(invert_affine(self.theta), points))
         return transform_points(invert_affine(self.theta), points - residual.permute(0, 2, 3, 1))
@@ -104,5 +106,9 @@ def fixed_to_moving(warps: Warps, shape: tuple[int, int]) -> Tensor:
     # interpolate the smooth departure from the affine, not the positions: exact at the border
     inverse = invert_affine(warps.theta)
     residual = warps.source_points(points) - transform_points(inverse, points)
-    residual = F.interpolate(residual.permute(0, 3, 1, 2), shape, mode="bicubic", align_corners=False)
-    return transform_points(inverse, base_grid(height, width, warps.theta)) + residual.permute(0, 2, 3, 1)
+    residual = F.interpolate(
+        residual.permute(0, 3, 1, 2), shape, mode="bicubic", align_corners=False
+    )
+    return transform_points(inverse, base_grid(height, width, warps.theta)) + residual.permute(
+        0, 2, 3, 1
+    )

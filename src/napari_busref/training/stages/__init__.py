@@ -1,4 +1,4 @@
-"""One module a stage: what is trained, on which batches, with which loss, and how it is measured."""
+"""One module a stage: what is trained, on which batches, with which loss, how it is measured."""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ class Stage(nn.Module):
         raise NotImplementedError
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
+        """Losses of one batch."""
         raise NotImplementedError
 
     def validate(self, device: torch.device) -> dict[str, float]:

@@ -27,9 +27,11 @@ class BusStage(Stage):
         self.model: Bus = Bus(**recipe.model)
 
     def draw(self, store: PairStore) -> Crops:
+        """Draw aligned crops."""
         return store.draw(self.recipe.batch, self.recipe.data)
 
     def forward(self, batch: Crops) -> dict[str, Tensor]:
+        """Reconstruction loss of both modalities."""
         image = torch.cat(self.photometric(batch.visible, batch.infrared))
         plain = torch.rand(len(image), 1, 1, 1).to(image.device) < 0.5
         image = torch.where(plain, image, standardise(image))
@@ -37,6 +39,7 @@ class BusStage(Stage):
 
     @torch.no_grad()
     def validate(self, device: torch.device) -> dict[str, float]:
+        """PSNR and SSIM of the reconstruction, over both modalities."""
         store = PairStore.from_config(self.recipe.data, "val").to(device)
         psnr, similarity = [], []
         for pair in store.pairs[: self.recipe.validation_pairs]:

@@ -27,9 +27,11 @@ class GafStage(Stage):
         self.freeze(self.model.bus)
 
     def draw(self, store: PairStore) -> Crops:
+        """Draw aligned crops."""
         return store.draw(self.recipe.batch, self.recipe.data)
 
     def forward(self, batch: Crops) -> dict[str, Tensor]:
+        """Fusion loss of one batch."""
         visible, infrared = self.photometric(batch.visible, batch.infrared)
         fused = self.model(visible, infrared).float()
         weights = self.recipe.loss
@@ -45,12 +47,17 @@ class GafStage(Stage):
 
     @torch.no_grad()
     def validate(self, device: torch.device) -> dict[str, float]:
+        """Mean Q_AB/F, VIF and SSIM on the first data set."""
         scores: list[tuple[float, float, float]] = []
         data = self.recipe.data
-        pairs = load_pairs(data.datasets[0], data.root or None, "val")[: self.recipe.validation_pairs]
+        pairs = load_pairs(data.datasets[0], data.root or None, "val")[
+            : self.recipe.validation_pairs
+        ]
         for _, infrared, visible in pairs:
             luma = np.rint(visible @ np.array([0.299, 0.587, 0.114]))
-            images = [torch.from_numpy(x / 255).float()[None, None].to(device) for x in (luma, infrared)]
+            images = [
+                torch.from_numpy(x / 255).float()[None, None].to(device) for x in (luma, infrared)
+            ]
             fused = np.rint(self.model(*images).float().cpu().numpy()[0, 0] * 255).astype(float)
             ir = infrared.astype(float)
             scores.append((qabf(fused, luma, ir), vif(fused, luma, ir), ssim(fused, luma, ir)))

@@ -1,4 +1,4 @@
-"""Stage 3: Affine Net and Deformable Net learn together on the frozen bus, guided by frozen GAF."""
+"""Stage 3: Affine Net and Deformable Net learn on the frozen bus, guided by the frozen GAF."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from skimage.color import rgb2gray
 from torch import Tensor
 
 from napari_busref.datasets import load_pairs
-from napari_busref.metrics.registration import Scorer, draw_warp, make_pair
+from napari_busref.metrics.registration import Scorer, make_pair
 from napari_busref.models import load_model
 from napari_busref.models.busref import BusRef, BusRefConfig
 from napari_busref.models.descriptors import correlate
@@ -43,7 +43,7 @@ _GUIDED = 4  # samples of a batch that the fusion guide looks at: it costs as mu
 
 
 class RegistrationStage(Stage):
-    """``L_reg = epsilon L_MNCC + L_MG`` and, switchable, our end-point, smoothness and matching terms."""
+    """``L_reg = epsilon L_MNCC + L_MG`` and our end-point, smoothness and matching terms."""
 
     kind, export_name = "registration", "busref"
 
@@ -63,9 +63,11 @@ class RegistrationStage(Stage):
             self.freeze(self.guide)
 
     def draw(self, store: PairStore) -> WarpedCrops:
+        """Draw crops whose moving image is warped."""
         return store.draw_warped(self.recipe.batch, self.recipe.data, self.recipe.warp)
 
     def forward(self, batch: WarpedCrops) -> dict[str, Tensor]:
+        """Losses of two looks of the Affine Net and one of the Deformable Net."""
         weights, model = self.recipe.loss, self.model
         size = (batch.fixed.shape[-2], batch.fixed.shape[-1])
         fixed, moving = self.photometric(batch.fixed, batch.moving)
@@ -79,7 +81,10 @@ class RegistrationStage(Stage):
         base = base_grid(*size, fixed)
         target = model.features(fixed)
         theta = identity_theta(len(fixed), fixed)
-        endpoint, matching = torch.zeros((), device=fixed.device), torch.zeros((), device=fixed.device)
+        endpoint, matching = (
+            torch.zeros((), device=fixed.device),
+            torch.zeros((), device=fixed.device),
+        )
         total = theta
         for _ in range(_AFFINE_PASSES):
             grid = transform_points(theta, base)
@@ -115,7 +120,9 @@ class RegistrationStage(Stage):
             loss = loss + weights.guide * parts["guide"]
         return {"loss": loss, **parts}
 
-    def _matching(self, described: tuple[Tensor, Tensor], theta: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+    def _matching(
+        self, described: tuple[Tensor, Tensor], theta: Tensor, truth: Tensor, mask: Tensor
+    ) -> Tensor:
         """Cross-entropy of the descriptors against the known positions in the resampled image."""
         height, width = described[0].shape[-2:]
         step = truth.shape[1] // height
@@ -132,6 +139,7 @@ class RegistrationStage(Stage):
 
     @torch.no_grad()
     def validate(self, device: torch.device) -> dict[str, float]:
+        """Mean EPE and MNCC on synthetic warps (seed 0) of each data set."""
         scores: dict[str, float] = {}
         data = self.recipe.data
         for dataset in data.datasets:
@@ -140,7 +148,11 @@ class RegistrationStage(Stage):
             for _, infrared, visible in pairs:
                 pair = make_pair(infrared / 255.0, rgb2gray(visible), seed=0)
                 moving = torch.from_numpy(pair.moving).float()[None, None].to(device)
-                fixed = torch.from_numpy(np.ascontiguousarray(pair.fixed)).float()[None, None].to(device)
+                fixed = (
+                    torch.from_numpy(np.ascontiguousarray(pair.fixed))
+                    .float()[None, None]
+                    .to(device)
+                )
                 estimate = self.model(fixed, moving, (moving > 0).float())
                 affine, displacement = estimate_to_pixels(estimate, infrared.shape)[0]
                 transform = Transform(affine, displacement, infrared.shape, infrared.shape)

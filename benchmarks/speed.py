@@ -1,0 +1,132 @@
+"""Seconds a pair, parameters and peak memory at 512 x 640, each beside a peer in the same run.
+
+    python benchmarks/speed.py [--threads 2] [--device cpu] [--repeats 5] [--out speed.json]
+
+Registration stands beside ``skimage.registration.optical_flow_tvl1``, fusion beside the Laplacian
+pyramid. Every row is measured in a process of its own, so that peak memory is that of the row. The
+ratio to the peer is what to compare between machines; the seconds are those of this one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+SHAPE = (512, 640)
+ROWS = {
+    "registration": ("optical_flow_tvl1", "busref"),
+    "fusion": ("laplacian", "average", "gaf"),
+}
+
+
+def _call(kind: str, name: str, device: str) -> tuple[Callable[[], object], int]:
+    """What one row times, and how many parameters it has."""
+    from skimage.color import rgb2gray
+
+    from napari_busref import fuse, register
+    from napari_busref.models import load_model
+    from napari_busref.samples import thermal_scene
+
+    sample = thermal_scene(shape=SHAPE)
+    if name == "optical_flow_tvl1":
+        from skimage.registration import optical_flow_tvl1
+
+        fixed = rgb2gray(sample.fixed)
+        return lambda: optical_flow_tvl1(fixed, sample.moving / 255.0), 0
+    model: Any = load_model(name, kind=kind, device=device)
+    parameters = sum(p.numel() for p in model.parameters())
+    if kind == "registration":
+        return lambda: register(
+            sample.fixed, sample.moving, model=model, device=device
+        ), parameters
+    return lambda: fuse(sample.fixed, sample.aligned, model=model, device=device), parameters
+
+
+def measure(kind: str, name: str, device: str, threads: int, repeats: int) -> dict[str, Any]:
+    """One row: median of ``repeats`` calls after one that warms up."""
+    import torch
+
+    torch.set_num_threads(threads)
+    call, parameters = _call(kind, name, device)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    call()
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        call()  # results are numpy arrays: the device has finished
+        seconds.append(time.perf_counter() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "kind": kind,
+        "name": name,
+        "seconds": round(median(seconds), 4),
+        "fastest": round(min(seconds), 4),
+        "parameters": parameters,
+        "peak_mib": round(peak / 1024),
+        "grown_mib": round((peak - before) / 1024),
+    }
+
+
+def import_seconds(repeats: int) -> float:
+    """Median seconds of ``import napari_busref`` in fresh interpreters, without their start."""
+    code = (
+        "import time; t = time.perf_counter(); import napari_busref; "
+        "print(time.perf_counter() - t)"
+    )
+    runs = []
+    for _ in range(repeats):
+        done = subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        )
+        runs.append(float(done.stdout))
+    return round(median(runs), 4)
+
+
+def main() -> None:
+    """Run every row and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--row", nargs=2, metavar=("KIND", "NAME"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.row:
+        row = measure(*options.row, options.device, options.threads, options.repeats)
+        print(json.dumps(row))
+        return
+    rows: list[dict[str, Any]] = []
+    for kind, names in ROWS.items():
+        for name in names:
+            command = [sys.executable, __file__, "--row", kind, name, "--device", options.device]
+            command += ["--threads", str(options.threads), "--repeats", str(options.repeats)]
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            row = json.loads(output.splitlines()[-1])
+            peer = next((r for r in rows if r["kind"] == kind), row)
+            row["ratio_to_peer"] = round(row["seconds"] / peer["seconds"], 3)
+            rows.append(row)
+            print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    report = {
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "device": options.device,
+        "threads": options.threads,
+        "shape": SHAPE,
+        "import_napari_busref_seconds": import_seconds(options.repeats),
+        "rows": rows,
+    }
+    print("import napari_busref:", report["import_napari_busref_seconds"], "s")
+    if options.out:
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
