@@ -11,7 +11,7 @@ from napari_busref import load_sample, register_and_fuse, write_image
 out = Path("example-output/01_two_arrays")
 out.mkdir(parents=True, exist_ok=True)
 
-sample = load_sample("thermal")  # a street at night, in colour and in thermal infrared
+sample = load_sample("thermal")  # a street at dusk, in colour and in thermal infrared
 result = register_and_fuse(sample.fixed, sample.moving)
 
 registration = result.registration

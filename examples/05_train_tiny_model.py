@@ -4,7 +4,6 @@ Run it as it stands: python examples/05_train_tiny_model.py (needs napari-busref
 A useful model needs real pairs and the recipes in training/recipes, see training/README.md.
 """
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ steps = {STEPS}
 batch = 4
 data.crop_side = 64
 model.channels = 16
-log_every = 5
+log_every = 10
 """
 REGISTRATION = f"""
 stage = "registration"
@@ -37,7 +36,7 @@ data.crop_side = 64
 model.channels = 16
 model.working_side = 96
 loss.guide = 0.0  # no fusion network was trained
-log_every = 5
+log_every = 10
 """
 
 
@@ -53,10 +52,14 @@ store = PairStore(
 
 for stage, recipe in (("bus", BUS), ("registration", REGISTRATION)):
     (out / f"{stage}.toml").write_text(recipe)
-    weights = run(stage, out / f"{stage}.toml", output=out / stage, device="cpu", store=store)
-    with (out / stage / "metrics.csv").open(newline="") as log:
-        losses = [float(row["loss"]) for row in csv.DictReader(log) if row["loss"]]
-    print(f"{stage}: loss {losses[0]:.3f} -> {losses[-1]:.3f} in {STEPS} steps, {weights}")
+    weights = run(
+        stage,
+        out / f"{stage}.toml",
+        output=out / stage,  # checkpoint, log and weights
+        device="cpu",
+        store=store,
+        progress=lambda message, done: print(f"{done:4.0%} {message}"),
+    )
 
 # A file of your own weights is used like a model's name.
 sample = load_sample("thermal")

@@ -55,7 +55,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def one_line(error: BaseException) -> str:
     """The message of an error as one line for people."""
-    if is_out_of_memory(error):
+    if is_out_of_memory(error) and not (isinstance(error, MemoryError) and str(error)):
         return "out of memory: try --device cpu, or smaller images"
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
@@ -78,7 +78,14 @@ class FriendlyGroup(TyperGroup):
             if ctx.params.get("traceback") or not str(error.name).startswith(_TRAINING_PACKAGES):
                 raise
             fail(f"this command needs {error.name}: pip install 'napari-busref[train]'")
-        except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
+        except (
+            ValueError,
+            TypeError,
+            ArithmeticError,
+            OSError,
+            MemoryError,
+            RuntimeError,
+        ) as error:
             expected = not isinstance(error, RuntimeError) or is_out_of_memory(error)
             if ctx.params.get("traceback") or not expected:
                 raise

@@ -25,7 +25,7 @@ def demo(
     ] = Path("busref-demo"),
     sample: Annotated[
         Literal["thermal", "stain"],
-        typer.Option(help="A night street (thermal) or two stains of a tissue (stain)."),
+        typer.Option(help="A street at dusk (thermal) or two stains of a tissue (stain)."),
     ] = "thermal",
     model: Model = "busref",
     fusion_model: FusionModel = "gaf",
