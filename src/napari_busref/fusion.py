@@ -144,10 +144,10 @@ def fuse(
         }
     watch.lap("model")
 
-    reporter.step("putting the colours back", 0.9)
+    reporter.step("putting colours back", 0.9)
     fused = _add(image, change * weight, weight > 0, visible)
     watch.lap("compose")
-    reporter.step("done", 1.0)
+    reporter.step("fused", 1.0)
     return FusionResult(fused, parameters, watch.total())
 
 

@@ -22,7 +22,9 @@ _SHIFTS = tuple((row / 5, col / 5) for row in range(5) for col in range(5) if (r
 
 # Limits of what passes for plausible, relative to the starting position.
 _LEAST_OVERLAP = 0.1
-_LEAST_EXCESS = 3.0  # standard deviations of the chance level
+# Standard deviations above chance. Of 42 aligned training pairs of RoadScene and VIS-NIR all lie
+# above 4; turned and shifted by 24 px 7 % do, by 48 px none.
+_LEAST_EXCESS = 4.0
 _MOST_ROTATION = 45.0  # degrees
 _SCALES = (0.5, 2.0)
 _MOST_SHIFT = 0.5  # of the diagonal

@@ -203,7 +203,7 @@ def register(
             fixed_valid=ready_fixed.valid,
         )
     watch.lap("quality")
-    reporter.step("done", 1.0)
+    reporter.step("registered", 1.0)
     return RegistrationResult(warped, mask, flow, transform, quality, watch.total(), parameters)
 
 
@@ -281,7 +281,8 @@ def _estimate(
             "napari_busref.models.geometry.Estimate"
         )
     shape = _shape(fixed)
-    affine, displacement = estimate_to_pixels(answer, shape)[0]
+    with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+        affine, displacement = estimate_to_pixels(answer, shape)[0]
     affine[2] = (0.0, 0.0, 1.0)
     nothing = "the model found no usable transform ({}); this is the starting position"
     if not np.isfinite(affine).all() or not (

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from skimage import data
+
+from napari_busref import Cancelled, Transform, register_and_fuse
+
+SHIFT = Transform(
+    [[1, 0, 0], [0, 1, 30], [0, 0, 1]], fixed_shape=(90, 110), moving_shape=(90, 110)
+)
+
+
+def pair():
+    visible = data.astronaut()[:90, :110]
+    return visible, ndimage.gaussian_filter(255 - visible[..., 0], 1)
+
+
+def test_both_steps():
+    visible, infrared = pair()
+    copies = visible.copy(), infrared.copy()
+    result = register_and_fuse(
+        visible, infrared, model="identity", fusion_model="average", initial=SHIFT, device="cpu"
+    )
+    assert np.array_equal(visible, copies[0])
+    assert np.array_equal(infrared, copies[1])
+    registration, fused = result.registration, result.fusion.fused
+    assert registration.transform == SHIFT
+    assert not registration.mask[:, 80:].any()
+    assert fused.shape == visible.shape
+    assert np.array_equal(fused[~registration.mask], visible[~registration.mask])
+    assert not np.array_equal(fused[:, :60], visible[:, :60])
+    assert registration.parameters["model"] == "identity"
+    assert result.fusion.parameters["model"] == "average"
+    assert result.fusion.parameters["mask"] == "given"
+
+
+def test_one_progress_for_both_and_cancel_between():
+    seen = []
+    cancel = threading.Event()
+    arguments = {"model": "identity", "fusion_model": "average", "device": "cpu"}
+    register_and_fuse(*pair(), progress=lambda *step: seen.append(step), **arguments)
+    fractions = [fraction for _, fraction in seen]
+    assert fractions[0] == 0
+    assert fractions[-1] == 1
+    assert fractions == sorted(fractions)
+    stages = [stage for stage, _ in seen]
+    assert stages.index("registered") < stages.index("fusing")
+
+    def progress(stage, fraction):
+        if stage == "registered":
+            cancel.set()
+
+    with pytest.raises(Cancelled):
+        register_and_fuse(*pair(), progress=progress, cancel=cancel, **arguments)
+
+
+def test_constant_infrared_still_gives_a_picture():
+    visible, _ = pair()
+    result = register_and_fuse(
+        visible, np.zeros((40, 50)), model="identity", fusion_model="average", device="cpu"
+    )
+    assert not result.registration.quality.reliable
+    assert result.fusion.fused.shape == visible.shape

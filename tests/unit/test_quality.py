@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from napari_busref.quality import assess, edge_agreement, unregistered
+from napari_busref.transform import Transform
+
+SHAPE = (160, 200)
+
+
+def picture(seed=0, shape=SHAPE, smooth=3.0):
+    image = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(shape), smooth)
+    return ((image - image.min()) / np.ptp(image)).astype(np.float32)
+
+
+def everywhere(shape=SHAPE):
+    return np.ones(shape, bool)
+
+
+def moved(row=0.0, col=0.0, angle=0.0, scale=1.0, displacement=None, shape=SHAPE):
+    """Turned and scaled about the centre, then shifted."""
+    angle = np.deg2rad(angle)
+    matrix = np.eye(3)
+    matrix[:2, :2] = scale * np.array(
+        [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    )
+    centre = (np.array(shape) - 1) / 2
+    matrix[:2, 2] = centre - matrix[:2, :2] @ centre + (row, col)
+    return Transform(matrix, displacement, fixed_shape=shape, moving_shape=shape)
+
+
+def judge(estimate, fixed=None, moving=None, **keywords):
+    fixed = picture() if fixed is None else fixed
+    moving = picture() if moving is None else moving
+    return assess(
+        fixed,
+        estimate.apply(moving),
+        estimate.mask(),
+        estimate,
+        before=moving,
+        before_mask=everywhere(moving.shape),
+        **keywords,
+    )
+
+
+def test_edges_of_equal_and_inverted_images():
+    image = picture()
+    for other in (image, 1 - image, 0.1 + 0.3 * image):
+        found = edge_agreement(image, other, everywhere())
+        assert found.value > 0.95
+        assert abs(found.chance) < 0.1
+        assert found.excess > 10
+
+
+def test_edges_of_unrelated_images():
+    found = edge_agreement(picture(0), picture(1), everywhere())
+    assert abs(found.value) < 0.15
+    assert found.excess < 4
+
+
+def test_stripes_agree_by_chance():
+    stripes = np.tile(np.sin(np.arange(200) / 3), (160, 1)).astype(np.float32)
+    other = np.tile(np.sin(np.arange(200) / 5), (160, 1)).astype(np.float32)
+    found = edge_agreement(stripes, other, everywhere())
+    assert found.value > 0.3  # all edges are vertical in both
+    assert found.excess < 4
+
+
+def test_what_lies_outside_the_mask_does_not_count():
+    image = picture()
+    other = image.copy()
+    other[:, 100:] = 0
+    mask = everywhere()
+    mask[:, 100:] = False
+    assert edge_agreement(image, other, mask).value > 0.95
+    assert edge_agreement(image, other, everywhere()).value < 0.9
+
+
+def test_large_images_are_made_smaller():
+    image = picture(shape=(900, 1200), smooth=12)
+    found = edge_agreement(image, 1 - image, everywhere((900, 1200)))
+    assert found.value > 0.95
+
+
+def test_nothing_to_compare():
+    flat = np.full(SHAPE, 0.5, np.float32)
+    assert edge_agreement(flat, picture(), everywhere()) is None
+    assert edge_agreement(picture(), picture(), ~everywhere()) is None
+    few = ~everywhere()
+    few[:12, :12] = True
+    assert edge_agreement(picture(), picture(), few) is None
+
+
+def test_a_good_result():
+    truth = moved(3, -5, 4, 1.05)
+    moving = truth.inverse().apply(picture(smooth=4))
+    quality = judge(truth, picture(smooth=4), 1 - moving)
+    assert quality.reliable
+    assert quality.reasons == ()
+    assert 0.6 < quality.score <= 1
+    assert quality.edge_agreement > 0.8 > quality.edge_agreement_before
+    assert 0.8 < quality.overlap < 1
+    assert quality.min_jacobian == pytest.approx(1, abs=1e-4)
+    assert quality.shift_px == pytest.approx(np.hypot(3, 5))
+    assert quality.rotation_deg == pytest.approx(4)
+    assert quality.scale == pytest.approx(1.05)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "reason"),
+    [
+        (moved(12, 9), "do not agree more than by chance"),
+        (moved(12, 9), "agree less than they did before"),
+        (moved(0, 185), "only 8% of the fixed image"),
+        (moved(0, 195), "too few edges in the overlap"),
+        (moved(90, 100), "shift of 135 px"),
+        (moved(angle=-60), "rotation of -60°"),
+        (moved(scale=2.2), "change of size by 2.20"),
+        (moved(scale=0.4), "change of size by 0.40"),
+    ],
+)
+def test_reasons(estimate, reason):
+    quality = judge(estimate)
+    assert any(reason in text for text in quality.reasons)
+    assert not quality.reliable
+    assert quality.score < 0.5
+
+
+def test_mirrored():
+    flip = Transform([[-1, 0, 159], [0, 1, 0], [0, 0, 1]], fixed_shape=SHAPE, moving_shape=SHAPE)
+    quality = judge(flip)
+    assert any("mirrored" in text for text in quality.reasons)
+    assert quality.min_jacobian == 1  # a mirror is no fold
+
+
+def test_folds_count_in_the_overlap_only():
+    displacement = np.zeros((2, *SHAPE), np.float32)
+    displacement[1, 70:90, 100] = 4
+    quality = judge(moved(displacement=displacement))
+    assert quality.min_jacobian < 0
+    assert quality.reasons == ("the displacement folds over itself",)
+    displacement = np.zeros((2, *SHAPE), np.float32)
+    displacement[1, 70:90, 4] = -3  # with the shift this lies outside the moving image
+    estimate = moved(0, -20, displacement=displacement)
+    assert estimate.jacobian_determinant().min() < 0
+    assert not any("folds" in text for text in judge(estimate).reasons)
+
+
+def test_invalid_fixed_pixels_are_left_out():
+    fixed = picture()
+    fixed[:80] = picture(5)[:80]
+    valid = everywhere()
+    valid[:80] = False
+    whole, half = judge(moved(), fixed), judge(moved(), fixed, fixed_valid=valid)
+    assert half.edge_agreement > 0.95 > whole.edge_agreement
+
+
+def test_unregistered_and_json():
+    mask = everywhere()
+    mask[:40] = False
+    quality = unregistered(mask, "no texture")
+    assert (quality.score, quality.reliable, quality.overlap) == (0, False, 0.75)
+    values = json.loads(json.dumps(quality.as_dict(), allow_nan=False))
+    assert values["reasons"] == ["no texture"]
+    json.dumps(judge(moved(2)).as_dict(), allow_nan=False)
