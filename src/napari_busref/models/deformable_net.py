@@ -48,7 +48,7 @@ class DeformableNet(nn.Module):
         )
         self.weigh = nn.Conv2d(groups * 2, 2, 3, padding=1)
         nn.init.normal_(self.weigh.weight, std=1e-3)
-        nn.init.zeros_(self.weigh.bias)
+        nn.init.zeros_(self.weigh.bias)  # type: ignore[arg-type]
 
     def forward(
         self,

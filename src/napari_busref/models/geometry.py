@@ -69,7 +69,7 @@ def sample_field(field: Tensor, grid: Tensor) -> Tensor:
 
 def compose_displacement(outer: Tensor, inner: Tensor) -> Tensor:
     """``x -> inner(x) + outer(x + inner(x))`` for fields (B, 2, h, w) of one size."""
-    grid = base_grid(*inner.shape[-2:], inner) + inner.permute(0, 2, 3, 1)
+    grid = base_grid(inner.shape[-2], inner.shape[-1], inner) + inner.permute(0, 2, 3, 1)
     return inner + sample_field(outer, grid)
 
 
@@ -128,12 +128,12 @@ def estimate_to_pixels(
     to_normal = np.linalg.inv(to_pixel)
     result: list[tuple[np.ndarray, np.ndarray | None]] = []
     theta = estimate.theta.detach().double().cpu().numpy()
-    phi = None
+    phi: np.ndarray | None = None
     if estimate.phi is not None:
-        phi = F.interpolate(
+        dense = F.interpolate(
             estimate.phi.detach().float(), (height, width), mode="bicubic", align_corners=False
         )
-        phi = phi.cpu().numpy()
+        phi = dense.cpu().numpy()
     for index, matrix in enumerate(theta):
         affine = to_pixel @ np.vstack([matrix, [0, 0, 1]]) @ to_normal
         displacement = None

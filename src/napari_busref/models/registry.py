@@ -112,7 +112,7 @@ def load_model(
     architecture = _ARCHITECTURES.get(content["architecture"])
     if architecture is None:
         raise ValueError(
-            f"model {name!r}: unknown architecture {content['architecture']!r} on its card; known are "
+            f"model {name!r}: its card names {content['architecture']!r}; known architectures are "
             + ", ".join(_ARCHITECTURES)
         )
     model = architecture(content["config"])

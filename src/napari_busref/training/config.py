@@ -251,7 +251,7 @@ def _convert(field_: dataclasses.Field[Any], value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(default):
         if not isinstance(value, Mapping):
             raise ValueError(f"recipe: {name} must be a table, got {value!r}")
-        return _build(type(default), value, name + ".")  # type: ignore[arg-type]
+        return _build(type(default), value, name + ".")
     if isinstance(default, tuple):
         if not isinstance(value, list | tuple):
             raise ValueError(f"recipe: {name} must be a list, got {value!r}")

@@ -155,7 +155,10 @@ class RegistrationStage(Stage):
                 )
                 estimate = self.model(fixed, moving, (moving > 0).float())
                 affine, displacement = estimate_to_pixels(estimate, infrared.shape)[0]
-                transform = Transform(affine, displacement, infrared.shape, infrared.shape)
+                shape = infrared.shape
+                transform = Transform(
+                    affine, displacement, fixed_shape=shape, moving_shape=shape
+                )
                 identity = np.mgrid[: infrared.shape[0], : infrared.shape[1]]
                 rows.append(Scorer(pair)(identity + transform.flow()))
             scores[f"{dataset}_epe"] = float(np.mean([row["epe"] for row in rows]))
