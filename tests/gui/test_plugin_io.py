@@ -18,7 +18,7 @@ from napari_busref.transform import Transform
 KEY = "napari-busref"
 
 
-@pytest.mark.parametrize("key", ["thermal_scene", "stain_pair"])
+@pytest.mark.parametrize("key", ["thermal", "stain"])
 def test_samples_open_and_are_guessed_right(viewer, panel, key):
     viewer.open_sample("napari-busref", key)
     fixed, moving = viewer.layers

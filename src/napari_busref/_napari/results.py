@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["displacement_layer", "result_layers", "update_layers"]
 
 _SPATIAL = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
-_ARROWS_ALONG_LONG_SIDE = 32
+_ARROWS_ALONG_LONG_SIDE = 24
 
 
 def result_layers(

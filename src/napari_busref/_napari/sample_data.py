@@ -25,14 +25,14 @@ def thermal_scene() -> list[LayerData]:
 
 
 def stain_pair() -> list[LayerData]:
-    """Open two stains of one tissue section, one of them warped.
+    """Open two stains of one tissue section, the second warped.
 
     Returns
     -------
     list of LayerData
         As `thermal_scene`: the fixed layer below the moving one.
     """
-    return _layers(samples.stain_pair(), "stain (fixed)", "stain (moving)", colormap="magma")
+    return _layers(samples.stain_pair(), "nuclei", "protein", colormap="magma")
 
 
 def _layers(
