@@ -131,23 +131,15 @@ def edge_agreement(
     EdgeAgreement or None
         None when there are too few pixels to compare, or no edges.
     """
-    if not mask.any():
+    edges = _edges(fixed, warped, mask)
+    value = None if edges is None else _correlation(*edges)
+    if edges is None or value is None:
         return None
-    height, width = mask.shape
-    shrink = min(1.0, _SIDE / max(height, width))
-    size = (max(round(height * shrink), 1), max(round(width * shrink), 1))
-    small = resize(mask, size, order=0) if size != mask.shape else mask
-    # away from the mask's border, where the gradient sees what was filled in
-    kept = ndimage.binary_erosion(small, iterations=4)
-    first, second = (_directions(fill_invalid(image, mask), size) for image in (fixed, warped))
-    value = _correlation(first, second, kept)
-    if value is None:
-        return None
+    first, second = edges
     by_chance = []
     for row, col in _SHIFTS:
-        shift = (round(row * size[0]), round(col * size[1]))
-        both = kept & np.roll(kept, shift, (0, 1))
-        found = _correlation(first, np.roll(second, shift, (1, 2)), both)
+        shift = (round(row * first.mask.shape[0]), round(col * first.mask.shape[1]))
+        found = _correlation(first, second.roll(shift))
         if found is not None:
             by_chance.append(found)
     if len(by_chance) < 4:
@@ -193,12 +185,13 @@ def assess(
         reasons.append(f"only {overlap:.0%} of the fixed image is covered by the moving image")
 
     after = edge_agreement(fixed, warped, mask & usable)
-    start = edge_agreement(fixed, before, before_mask & usable)
+    edges = _edges(fixed, before, before_mask & usable)
+    start = None if edges is None else _correlation(*edges)
     if after is None:
         reasons.append("there are too few edges in the overlap to tell whether they agree")
     elif after.excess < _LEAST_EXCESS:
         reasons.append("the edges of the two images do not agree more than by chance")
-    if after is not None and start is not None and after.value < start.value - 0.02:
+    if after is not None and start is not None and after.value < start - 0.02:
         reasons.append("the edges agree less than they did before registration")
 
     folding = _relative_jacobian(estimate)
@@ -227,7 +220,7 @@ def assess(
         overlap=overlap,
         min_jacobian=min_jacobian,
         edge_agreement=0.0 if after is None else after.value,
-        edge_agreement_before=0.0 if start is None else start.value,
+        edge_agreement_before=0.0 if start is None else start,
         shift_px=shift,
         rotation_deg=rotation,
         scale=scale,
@@ -248,9 +241,46 @@ def unregistered(mask: NDArray[np.bool_], *reasons: str) -> Quality:
     return Quality(0.0, False, reasons, float(mask.mean()), 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 
 
-def _directions(image: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    if size != image.shape:
-        image = resize(image, size, order=1, anti_aliasing=True)
+@dataclass(frozen=True, eq=False)
+class _Edges:
+    """Directions of the edges of one image, (2, H, W), and their power; 0 outside the mask."""
+
+    directions: NDArray[np.float32]
+    power: NDArray[np.float32]
+    mask: NDArray[np.float32]
+
+    def roll(self, shift: tuple[int, int]) -> _Edges:
+        parts = (self.directions, self.power, self.mask)
+        return _Edges(*(np.roll(part, shift, (-2, -1)) for part in parts))
+
+
+def _edges(
+    fixed: NDArray[np.float32], warped: NDArray[np.float32], mask: NDArray[np.bool_]
+) -> tuple[_Edges, _Edges] | None:
+    if not mask.any():
+        return None
+    height, width = mask.shape
+    shrink = min(1.0, _SIDE / max(height, width))
+    size = (max(round(height * shrink), 1), max(round(width * shrink), 1))
+    small = _resize(mask.astype(np.float32), size) > 0.99
+    # away from the mask's border, where the gradient sees what was filled in
+    kept = ndimage.binary_erosion(small, iterations=4).astype(np.float32)
+    both = []
+    for image in (fixed, warped):
+        directions = _directions(fill_invalid(_resize(image, size), small)) * kept
+        both.append(_Edges(directions, (directions**2).sum(0), kept))
+    return both[0], both[1]
+
+
+def _resize(image: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    if size == image.shape:
+        return image
+    smaller: NDArray[np.float32] = resize(image, size, order=1, anti_aliasing=True)
+    return smaller
+
+
+def _directions(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Gradients doubled in angle and flattened, (2, H, W)."""
     row, col = (ndimage.gaussian_filter(image, _BLUR, order) for order in ((1, 0), (0, 1)))
     power = row**2 + col**2
     # 1e-6: a thousandth of the grey range for one pixel is no edge
@@ -258,14 +288,12 @@ def _directions(image: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np
     return doubled / (power + max(float(np.median(power)), 1e-6))
 
 
-def _correlation(
-    first: NDArray[np.float32], second: NDArray[np.float32], mask: NDArray[np.bool_]
-) -> float | None:
-    if mask.sum() < _FEWEST:
+def _correlation(first: _Edges, second: _Edges) -> float | None:
+    """Normalised correlation over the pixels that are in both masks."""
+    if np.vdot(first.mask, second.mask) < _FEWEST:
         return None
-    first, second = first[:, mask].astype(np.float64), second[:, mask].astype(np.float64)
-    norm = np.sqrt((first**2).sum() * (second**2).sum())
-    return float((first * second).sum() / norm) if norm > 1e-3 else None
+    norm = np.sqrt(np.vdot(first.power, second.mask) * np.vdot(first.mask, second.power))
+    return float(np.vdot(first.directions, second.directions) / norm) if norm > 1e-3 else None
 
 
 def _relative_jacobian(estimate: Transform) -> NDArray[np.float32]:

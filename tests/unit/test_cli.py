@@ -315,6 +315,48 @@ def test_ctrl_c_cancels_without_half_results(
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_evaluate_prints_a_table_and_writes_rows(tmp_path: Path, rng: np.random.Generator) -> None:
+    folder = tmp_path / "data" / "ours"
+    for kind, shape in (("infrared", (64, 80)), ("visible", (64, 80, 3))):
+        (folder / kind).mkdir(parents=True)
+        write_image(folder / kind / "one.png", rng.integers(0, 256, shape, dtype=np.uint8))
+    (folder / "split.json").write_text(json.dumps({"train": [], "val": ["one.png"]}))
+    data = ["--data-root", tmp_path / "data", "--dataset", "ours", "--device", "cpu"]
+
+    rows = tmp_path / "rows.csv"
+    command = ["evaluate", "registration", *data, "--model", "identity", "--seeds", 2]
+    result = invoke(*command, "--out", rows)
+    assert result.exit_code == 0, result.output
+    assert "identity" in result.stdout and "epe" in result.stdout
+    with rows.open(newline="") as stream:
+        written = list(csv.DictReader(stream))
+    assert [row["seed"] for row in written] == ["0", "1"]
+    assert all(float(row["epe"]) > 0 for row in written)
+    assert "--overwrite" in error_line(invoke(*command, "--out", rows))
+    assert ".json" in error_line(invoke(*command, "--out", tmp_path / "rows.txt"))
+
+    fused = tmp_path / "fused.json"
+    result = invoke("evaluate", "fusion", *data, "--model", "average", "-o", fused)
+    assert result.exit_code == 0, result.output
+    assert {"average", "visible only"} <= {row["model"] for row in json.loads(fused.read_text())}
+    data[3] = "missing"
+    assert "missing" in error_line(invoke("evaluate", "fusion", *data, "--model", "average"))
+
+
+def test_demo_measures_against_the_known_warp(tmp_path: Path) -> None:
+    models = ["--model", "identity", "--fusion-model", "average", "--device", "cpu"]
+    result = invoke("demo", "-o", tmp_path / "demo", "--sample", "stain", *models)
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "demo" / "report.json").read_text())
+    error = report["end_point_error_px"]
+    assert error["before"] == error["after"] > 5  # nothing was done about a real warp
+    assert f"{error['after']:.2f}" in result.stdout
+    pictures = {path.name for path in (tmp_path / "demo").glob("*.png")}
+    assert {"overview.png", "fixed.png", "moving.png", "mask.png", "flow.png"} <= pictures
+    assert "fused.png" in result.stdout
+    Transform.load(tmp_path / "demo" / "transform.busref.h5")
+
+
 def test_models_lists_all_registered_ones() -> None:
     from napari_busref.models import list_models
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from napari_busref._cli.console import Bars, interruptible, out
-from napari_busref._cli.files import plain, refuse_existing, write_json
+from napari_busref._cli.files import plain, refuse_existing
 from napari_busref._cli.process import Device, Overwrite
 
 
@@ -36,16 +35,19 @@ def evaluate(
     seeds: Annotated[
         int, typer.Option(min=1, help="Registration: random warps drawn for each pair.")
     ] = 3,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first pairs of the split.")
+    ] = None,
     device: Device = "auto",
     output: Annotated[
         Path | None, typer.Option("--out", "-o", help="Also write the rows: .csv or .json.")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Measure models on a data set by the protocol in docs/protocol.md and print the table.
+    """Measure models on a data set of aligned pairs and print the table.
 
     Registration: aligned pairs are warped at random and the models have to find the warp.
-    Fusion: aligned pairs are fused. One row a pair goes to --out, the table shows the summary.
+    Fusion: aligned pairs are fused. One row a pair goes to --out; the table is the summary.
     """
     from napari_busref import evaluation
     from napari_busref.models import list_models
@@ -66,6 +68,7 @@ def evaluate(
                 split=split,
                 seeds=tuple(range(seeds)),
                 device=device,
+                limit=limit,
                 progress=progress,
                 cancel=cancel,
             )
@@ -76,6 +79,7 @@ def evaluate(
                 data_root=data_root,
                 split=split,
                 device=device,
+                limit=limit,
                 progress=progress,
                 cancel=cancel,
             )
@@ -83,10 +87,7 @@ def evaluate(
     out().print(_table(summary, f"{what} on {dataset} {split}"))
     if output is None:
         return
-    if output.suffix.lower() == ".json":
-        write_json(output, {"summary": summary, "rows": rows})
-    else:
-        _write_csv(output, rows)
+    evaluation.write_table([plain(row) for row in rows], output)
     out().print(escape(str(output)))
 
 
@@ -141,16 +142,7 @@ def _table(rows: list[dict[str, Any]], title: str) -> Table:
     headings = list(dict.fromkeys(key for row in rows for key in row))
     table = Table(title=title, title_justify="left")
     for heading in headings:
-        table.add_column(heading.replace("_", " "))
+        table.add_column(heading.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*(escape(_cell(row.get(heading))) for heading in headings))
     return table
-
-
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    rows = [plain(row) for row in rows]
-    headings = list(dict.fromkeys(key for row in rows for key in row))
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, headings)
-        writer.writeheader()
-        writer.writerows(rows)

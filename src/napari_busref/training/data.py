@@ -16,7 +16,7 @@ from napari_busref.training.config import DataConfig, WarpConfig
 from napari_busref.training.warps import Warps, draw_warps
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Fabric converts what a batch holds
 class Crops:
     """A batch of aligned crops, and where they came from.
 
@@ -36,7 +36,7 @@ class Crops:
     theta: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass
 class WarpedCrops:
     """Crops with a moving image made by a known warp.
 

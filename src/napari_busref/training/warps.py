@@ -17,7 +17,7 @@ from napari_busref.training.config import WarpConfig
 _COARSE = 4
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Fabric converts what a batch holds
 class Warps:
     """Maps ``g``: moving -> aligned, ``g(p) = theta p + elastic(p)``, in normalised coordinates.
 
