@@ -71,7 +71,9 @@ class Descriptors(nn.Module):
 
 def correlate(fixed: Tensor, moving: Tensor) -> Tensor:
     """All-pairs correlation of (B, G, D, h, w) descriptors -> (B, G, h*w, h*w), fixed first."""
-    return fixed.flatten(3).transpose(2, 3) @ moving.flatten(3)
+    # in float32 also under autocast: a softmax at a low temperature would show the rounding
+    with torch.autocast(fixed.device.type, enabled=False):
+        return fixed.flatten(3).transpose(2, 3) @ moving.flatten(3)
 
 
 def local_window(correlation: Tensor, height: int, width: int, radius: int) -> Tensor:
@@ -122,7 +124,8 @@ def expected_match(correlation: Tensor, height: int, width: int, temperature: Te
     cols = torch.arange(width, device=correlation.device)
     y, x = (axis.flatten() for axis in torch.meshgrid(rows, cols, indexing="ij"))
     position = torch.stack([x, y], 1).to(correlation.dtype)
-    expected = forward @ position - position
+    with torch.autocast(correlation.device.type, enabled=False):
+        expected = forward @ position - position
     # the best cell's neighbourhood: sharp where the expectation of a multi-modal row is not
     best = forward.argmax(2, keepdim=True)
     step = torch.tensor([-1, 0, 1], device=correlation.device)

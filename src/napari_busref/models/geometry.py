@@ -48,18 +48,18 @@ def base_grid(height: int, width: int, like: Tensor) -> Tensor:
 
 
 def transform_points(theta: Tensor, points: Tensor) -> Tensor:
-    """Apply affines (B, 2, 3) to points (B or 1, h, w, 2)."""
-    return (
-        torch.einsum("bij,bhwj->bhwi", theta[:, :, :2], points.expand(len(theta), -1, -1, -1))
-        + (theta[:, None, None, :, 2])
-    )
+    """Apply affines (B, 2, 3) to points (B or 1, h, w, 2).
+
+    Written without a matrix product: autocast would round positions to bfloat16.
+    """
+    matrix = theta[:, None, None]
+    return matrix[..., 0] * points[..., :1] + matrix[..., 1] * points[..., 1:] + matrix[..., 2]
 
 
 def compose_affine(outer: Tensor, inner: Tensor) -> Tensor:
     """``x -> outer(inner(x))`` for affines of shape (B, 2, 3)."""
-    linear = outer[:, :, :2] @ inner[:, :, :2]
-    shift = outer[:, :, :2] @ inner[:, :, 2:] + outer[:, :, 2:]
-    return torch.cat([linear, shift], 2)
+    product = outer[:, :, :1] * inner[:, :1] + outer[:, :, 1:2] * inner[:, 1:]
+    return torch.cat([product[:, :, :2], product[:, :, 2:] + outer[:, :, 2:]], 2)
 
 
 def sample_field(field: Tensor, grid: Tensor) -> Tensor:

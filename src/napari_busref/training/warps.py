@@ -59,7 +59,9 @@ class Warps:
 def invert_affine(theta: Tensor) -> Tensor:
     """``[A^-1 | -A^-1 d]`` for affines (B, 2, 3)."""
     inverse = torch.linalg.inv(theta[:, :, :2])
-    return torch.cat([inverse, -inverse @ theta[:, :, 2:]], 2)
+    # no matrix product: autocast would round it to bfloat16
+    shift = -(inverse * theta[:, None, :, 2]).sum(2, keepdim=True)
+    return torch.cat([inverse, shift], 2)
 
 
 def draw_warps(config: WarpConfig, batch: int, shape: tuple[int, int], like: Tensor) -> Warps:
