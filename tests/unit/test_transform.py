@@ -433,3 +433,18 @@ def test_bad_arguments():
 def test_no_points():
     assert WARP.points(np.empty((0, 2))).shape == (0, 2)
     assert WARP.points(np.empty((0, 2)), inverse=True).shape == (0, 2)
+
+
+def test_the_file_can_be_read_as_documented(tmp_path):
+    """The snippet of docs/formats.md."""
+    moving = texture((110, 170))
+    with h5py.File(WARP.save(tmp_path / "pair.busref.h5")) as file:
+        affine = file["affine"][...]
+        rows, cols = file.attrs["fixed_shape"]
+        grid = np.mgrid[:rows, :cols].astype(float)
+        if "displacement" in file:
+            grid += file["displacement"][...]
+    source = np.einsum("ij,jrc->irc", affine[:2, :2], grid) + affine[:2, 2, None, None]
+    warped = ndimage.map_coordinates(moving, source, order=1)
+    mask = WARP.mask()
+    np.testing.assert_allclose(warped[mask], WARP.apply(moving)[mask], atol=1e-6)
