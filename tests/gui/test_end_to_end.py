@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("napari")
-
 from napari_busref.models import card
 from napari_busref.samples import thermal_scene
 

@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("napari")
-
 import napari_busref
 from napari_busref.transform import Transform
 

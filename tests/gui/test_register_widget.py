@@ -7,12 +7,6 @@ import threading
 import numpy as np
 import pytest
 
-pytest.importorskip("napari")
-
-from napari.layers import Image, Labels, Vectors
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QApplication
-
 from napari_busref.transform import Transform
 
 KEY = "napari-busref"
@@ -87,7 +81,7 @@ def test_the_same_layer_twice_is_refused_in_words(viewer, panel, pair, fake, not
 
 def test_no_layers_and_one_layer_are_refused_in_words(viewer, panel, fake, notes, qtbot):
     for _ in range(2):
-        qtbot.mouseClick(panel.button, Qt.MouseButton.LeftButton)
+        panel.button.click()
         assert notes.pop() == (
             "error",
             "Register and fuse: open two image layers, an infrared and a visible one",
@@ -112,6 +106,8 @@ def test_models_and_devices_are_offered(panel):
 
 
 def test_a_run_adds_four_layers_on_the_fixed_one(viewer, panel, pair, fake, qtbot):
+    from napari.layers import Image, Labels, Vectors
+
     moving, fixed = pair
     fixed.scale, fixed.translate, fixed.rotate = (0.5, 0.25), (4, 6), 15
     fixed.units, fixed.axis_labels = ("um", "um"), ("y", "x")
@@ -305,7 +301,7 @@ def test_layers_that_do_not_overlap_are_refused(viewer, panel, pair, fake, notes
 def test_cancel_stops_and_changes_nothing(viewer, panel, pair, fake, notes, qtbot):
     hold(panel, fake, qtbot)
     with qtbot.waitSignal(panel.idle, timeout=5000):
-        qtbot.mouseClick(panel.button, Qt.MouseButton.LeftButton)
+        panel.button.click()
         assert panel.button.text() == "Cancelling…"
     assert fake.cancelled.is_set()
     assert names(viewer) == ["vis", "ir"]
@@ -361,6 +357,8 @@ def test_layers_removed_during_the_run(viewer, panel, pair, fake, notes, qtbot, 
 
 
 def test_closing_the_panel_stops_its_run(viewer, panel, pair, fake, qtbot):
+    from qtpy.QtWidgets import QApplication
+
     hold(panel, fake, qtbot)
     viewer.window.remove_dock_widget(panel)
     panel.deleteLater()
