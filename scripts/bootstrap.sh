@@ -78,14 +78,14 @@ pip() { "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
 if [ -n "${BUSREF_TORCH:-}" ]; then
     say "torch, as BUSREF_TORCH says"
     # shellcheck disable=SC2086 # the words of BUSREF_TORCH are pip's arguments
-    pip install -q $BUSREF_TORCH
+    pip install -qq $BUSREF_TORCH
 elif ! "$VENV/bin/python" -c 'from importlib.metadata import version; version("torch")' 2>/dev/null; then
     say "torch, CPU build (about 1 minute)"
     # a wheel in a folder that pip is set up to look in, else torch's own index of CPU builds
-    if ! pip install -q --no-index --no-deps torch 2>/dev/null; then
+    if ! pip install -qq --no-index --no-deps torch 2>/dev/null; then
         cpu=(--index-url https://download.pytorch.org/whl/cpu)
         if [ "$(uname)" = Darwin ]; then cpu=(); fi
-        pip install -q --retries 2 ${cpu[@]+"${cpu[@]}"} torch ||
+        pip install -qq --retries 2 ${cpu[@]+"${cpu[@]}"} torch ||
             fail "no CPU build of torch found; name one yourself, for example BUSREF_TORCH=torch"
     fi
 fi
@@ -96,7 +96,7 @@ PY
 
 # 4. napari-busref with all extras that a user or a tester needs
 say "napari-busref, napari and the test tools (about 3 minutes)"
-pip install -q -c "$VENV/constraints.txt" -e '.[all,train,testing]'
+pip install -qq -c "$VENV/constraints.txt" -e '.[all,train,testing]'
 
 printf '%s\n' "$wanted" >"$STAMP"
 say "Installed in $VENV, $(cat "$VENV/constraints.txt")"
