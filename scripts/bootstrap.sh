@@ -6,7 +6,7 @@
 #   BUSREF_TORCH="torch --index-url https://download.pytorch.org/whl/cu128"
 #                            what pip installs as torch (default: a CPU build)
 #
-# About 4 minutes on two cores and 2 GB of disk, nearly all of it torch and napari.
+# 2 to 5 minutes on two cores and 2 GB of disk, nearly all of it torch and napari.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -24,6 +24,7 @@ elif [ "$(uname)" = Linux ] && [ -z "${DISPLAY:-}" ]; then
 fi
 
 step "ruff" "$bin/ruff" check .
+step "ruff format" "$bin/ruff" format --check .
 step "mypy" "$bin/mypy"
 # without the Qt plugins: the core, the command line and the training must not need them
 step "tests without Qt" "$bin/python" -m pytest -p no:pytest-qt -p no:napari \

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from napari_busref.cli import app
+from napari_busref.models.weights import weights_path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -70,6 +72,19 @@ def test_the_model_of_the_docs_works(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(
         names["fused"].astype(int), np.maximum(visible, infrared).astype(int), atol=1
     )
+
+
+@pytest.mark.skipif(
+    not all(weights_path(name).exists() for name in ("busref", "gaf")),
+    reason="the weights busref and gaf are not in this checkout",
+)
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = [block for language, block in BLOCK.findall(PAGES[0].read_text("utf-8")) if language]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["found"].mask.shape == names["result"].fusion.fused.shape[:2]
+    assert (tmp_path / "pair.busref.h5").is_file()
 
 
 def test_unknown_commands_are_refused() -> None:
