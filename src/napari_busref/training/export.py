@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from napari_busref.device import describe
 from napari_busref.training.config import Recipe
@@ -41,7 +41,7 @@ def export(
         name: value.detach().half().cpu().contiguous()
         for name, value in stage.model.state_dict().items()
     }
-    save_file(state, weights)
+    weights.write_bytes(save(state))  # save_file would leave a file that only we can read
     card = {
         "name": stage.export_name,
         "kind": stage.kind,

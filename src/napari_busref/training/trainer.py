@@ -44,7 +44,7 @@ def run(
     recipe : path
         TOML file, see :class:`~napari_busref.training.config.Recipe`.
     output : path
-        Folder for ``checkpoint.ckpt``, ``metrics.csv`` and the weights.
+        Folder for ``checkpoint.ckpt``, ``logs/version_N/metrics.csv`` and the weights.
     resume : bool
         Go on from the checkpoint in ``output``, when there is one.
     device : str
@@ -95,7 +95,7 @@ class _Run:
             devices=recipe.processes if parallel or target.index is None else [target.index],
             strategy=DDPStrategy(find_unused_parameters=True) if parallel else "auto",
             precision=recipe.precision,  # type: ignore[arg-type]
-            loggers=CSVLogger(output.parent, name=output.name, version=""),
+            loggers=CSVLogger(output, name="logs"),  # a new version_N for every start
         )
         self.fabric.launch()
         torch.manual_seed(recipe.seed)
@@ -215,6 +215,7 @@ class _Run:
         self.fabric.save(partial, state)
         if self.fabric.is_global_zero:
             partial.replace(self.checkpoint)
+            self.fabric.logger.save()
         self.fabric.barrier()
 
     def _load(self) -> None:

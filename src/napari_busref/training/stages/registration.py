@@ -39,7 +39,7 @@ from napari_busref.training.warps import fixed_to_moving, invert_affine
 from napari_busref.transform import Transform
 
 _AFFINE_PASSES = 2
-_GUIDED = 4  # samples of a batch that the fusion guide looks at: it costs as much as all the rest
+_GUIDED = 4  # samples of a batch that the guide sees: all of them would double the time
 
 
 class RegistrationStage(Stage):
@@ -112,13 +112,20 @@ class RegistrationStage(Stage):
             + weights.smooth * parts["smooth"]
         )
         if self.guide is not None:
-            few = slice(0, _GUIDED)
-            fused = self.guide(batch.fixed[few], registered[few])
-            with torch.no_grad():
-                aligned = self.guide(batch.fixed[few], batch.aligned[few])
-            parts["guide"] = guide_loss(fused, aligned, mask[few])
+            parts["guide"] = self._guide_loss(batch, registered, mask)
             loss = loss + weights.guide * parts["guide"]
         return {"loss": loss, **parts}
+
+    def _guide_loss(self, batch: WarpedCrops, registered: Tensor, mask: Tensor) -> Tensor:
+        """``L_MG`` of a few samples, seen through a window of half their size."""
+        assert self.guide is not None
+        height, width = (n // 2 for n in registered.shape[-2:])
+        top, left = (int(torch.randint(n, ())) for n in (height, width))
+        window = (slice(_GUIDED), slice(None), slice(top, top + height), slice(left, left + width))
+        fused = self.guide(batch.fixed[window], registered[window])
+        with torch.no_grad():
+            aligned = self.guide(batch.fixed[window], batch.aligned[window])
+        return guide_loss(fused, aligned, mask[window])
 
     def _matching(
         self, described: tuple[Tensor, Tensor], theta: Tensor, truth: Tensor, mask: Tensor
@@ -156,9 +163,7 @@ class RegistrationStage(Stage):
                 estimate = self.model(fixed, moving, (moving > 0).float())
                 affine, displacement = estimate_to_pixels(estimate, infrared.shape)[0]
                 shape = infrared.shape
-                transform = Transform(
-                    affine, displacement, fixed_shape=shape, moving_shape=shape
-                )
+                transform = Transform(affine, displacement, fixed_shape=shape, moving_shape=shape)
                 identity = np.mgrid[: infrared.shape[0], : infrared.shape[1]]
                 rows.append(Scorer(pair)(identity + transform.flow()))
             scores[f"{dataset}_epe"] = float(np.mean([row["epe"] for row in rows]))
