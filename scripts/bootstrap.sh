@@ -27,7 +27,7 @@ may_apt() {
     [ "$(id -u)" -eq 0 ] || { command -v sudo >/dev/null && sudo -n true 2>/dev/null; }
 }
 apt_install() {
-    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" apt-get update -qq || echo "apt-get update failed; going on" >&2
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
@@ -68,7 +68,8 @@ if ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then
         fail "Python has no venv: sudo apt-get install python3-venv"
     fi
 fi
-if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+if [ "$("$VENV/bin/python" --version 2>&1)" != "$("$PYTHON" --version)" ] ||
+    ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
     say "Creating $VENV with $("$PYTHON" --version)"
     "$PYTHON" -m venv --clear "$VENV"
 fi
