@@ -1,0 +1,1 @@
+"""The shipped weights: NAME.safetensors, each with its card NAME.json. No code is here."""
