@@ -12,7 +12,12 @@ from napari_busref.models.bus import Bus
 from napari_busref.models.busref import BusRef, BusRefConfig, standardise
 from napari_busref.models.controls import Average, LaplacianPyramid
 from napari_busref.models.deformable_net import DeformableNet
-from napari_busref.models.descriptors import Descriptors, correlate, expected_match, local_window
+from napari_busref.models.descriptors import (
+    correlate,
+    fit_affine,
+    local_window,
+    voted_match,
+)
 from napari_busref.models.gaf import Gaf, GafConfig
 from napari_busref.models.geometry import Estimate, estimate_to_pixels
 
@@ -52,13 +57,21 @@ def test_dynamic_convolution_mixes_its_kernels() -> None:
         torch.testing.assert_close(layer(x)[i : i + 1], expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("matching", [True, False])
-def test_affine_net_starts_at_the_identity(matching: bool) -> None:
+def test_affine_net_starts_at_the_identity() -> None:
     features = [torch.randn(2, 16, 6, 7) for _ in range(8)]
-    describe = Descriptors(16, width=8, size=8)
-    described = (describe(features[:4]), describe(features[4:])) if matching else None
-    delta = AffineNet(16, width=16, matching=matching)(features[:4], features[4:], described)
+    delta = AffineNet(16, width=16, matching=False)(features[:4], features[4:])
     assert torch.equal(delta, torch.zeros(2, 2, 3))
+
+
+def test_affine_net_with_matching_starts_at_the_fit() -> None:
+    """Descriptors that agree two cells to the right: the untrained network says just that."""
+    fixed = torch.nn.functional.normalize(torch.randn(1, 4, 8, 10, 14), dim=2)
+    moving = fixed.roll(2, 4)
+    features = [torch.zeros(1, 16, 10, 14) for _ in range(8)]
+    net = AffineNet(16, width=16, radius=3)
+    delta = net(features[:4], features[4:], (fixed, moving))
+    expected = torch.tensor([[[0, 0, 2 * 2 / 10], [0, 0, 0]]])
+    torch.testing.assert_close(delta, expected, atol=0.05, rtol=0)
 
 
 def test_deformable_net_keeps_the_levels_apart() -> None:
@@ -91,17 +104,36 @@ def test_local_window_is_cut_from_the_correlation() -> None:
                     torch.testing.assert_close(window[0, :, dy, dx, r, c], expected)
 
 
-def test_expected_match_finds_a_shift() -> None:
-    height, width = 6, 7
+def test_voted_match_finds_a_shift_that_single_cells_do_not() -> None:
+    """Correlations drowned in noise: one cell is wrong more often than nine together."""
+    height, width, radius = 12, 14, 3
     fixed = torch.nn.functional.normalize(torch.randn(1, 1, 32, height, width), dim=2)
     moving = fixed.roll((1, 2), (3, 4))
-    match = expected_match(correlate(fixed, moving)[:, 0], height, width, torch.tensor(0.02))
-    inner = match[0, :, : height - 1, : width - 2]
-    torch.testing.assert_close(
-        inner[:2], torch.tensor([2.0, 1.0])[:, None, None].expand_as(inner[:2]), atol=0.05, rtol=0
+    correlation = correlate(fixed, moving)
+    window = local_window(
+        correlation + 0.45 * torch.randn_like(correlation), height, width, radius
     )
-    torch.testing.assert_close(inner[2:4], inner[:2], atol=0.2, rtol=0)
-    assert (inner[4] > 0.9).all()
+    inside = local_window(torch.ones_like(correlation), height, width, radius)
+    truth = torch.tensor([2.0, 1.0])[:, None, None]
+    wrong = {}
+    for reach in (1, 5):
+        cells, confidence = voted_match(window, inside, torch.tensor(0.01), reach)
+        assert confidence.shape == (1, 1, height, width)
+        error = (cells[0] - truth)[:, 2:-3, 2:-4].norm(dim=0)
+        wrong[reach] = float((error > 0.5).float().mean())
+    assert wrong[1] > 0.3
+    assert wrong[5] < 0.05
+
+
+def test_fit_affine_ignores_outliers() -> None:
+    position = torch.rand(300, 2) * 2 - 1
+    truth = torch.tensor([[[0.1, -0.05, 0.2], [0.05, 0.08, -0.1]]])
+    moves = (truth[:, :, :2] @ position.T + truth[:, :, 2:]).transpose(1, 2)
+    moves[:, ::4] = torch.randn(1, 75, 2)
+    fitted = fit_affine(moves, torch.ones(1, 300), position, rounds=6)
+    torch.testing.assert_close(fitted, truth, atol=0.02, rtol=0)
+    nothing = fit_affine(moves, torch.zeros(1, 300), position)
+    assert torch.isfinite(nothing).all() and nothing.abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("size", [(16, 16), (50, 37), (40, 200)])

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from napari_busref.models.descriptors import correlate, expected_match, local_window
+from napari_busref.models.descriptors import correlate, fit_affine, local_window, voted_match
 
 
 class DynamicConv2d(nn.Module):
@@ -80,10 +80,13 @@ class AffineNet(nn.Module):
         The pooling before the MLP keeps ``pooled`` x ``pooled`` cells: which way things moved says
         little about a rotation without where.
     matching : bool
-        Also show the network the correlation of trained descriptors (our addition); without it
-        the features of both images are only concatenated, as in the paper.
+        Our addition: correlate trained descriptors, let neighbours vote on displacements, fit an
+        affine to them with learned weights, and let the network correct that fit. Without it the
+        features of both images are only concatenated, as in the paper.
     radius : int
-        Window of correlations shown, in cells.
+        Window of correlations, in cells.
+    reaches : tuple of int
+        Over how many cells neighbours vote.
     """
 
     def __init__(
@@ -95,14 +98,18 @@ class AffineNet(nn.Module):
         kernels: int = 4,
         pooled: int = 4,
         matching: bool = True,
-        radius: int = 4,
+        radius: int = 5,
+        reaches: tuple[int, ...] = (3, 9),
     ) -> None:
         super().__init__()
-        self.matching, self.radius, self.pooled = matching, radius, pooled
+        self.matching, self.radius, self.pooled, self.reaches = matching, radius, pooled, reaches
         inputs = 8 * channels + 2
         if matching:
-            inputs += 5 + (2 * radius + 1) ** 2
+            inputs += (2 * radius + 1) ** 2 + 3 * len(reaches)
             self.log_temperature = nn.Parameter(torch.tensor(-2.3))
+            self.log_vote_temperatures = nn.Parameter(torch.full((len(reaches),), -3.5))
+            self.trust = nn.Conv2d(width, len(reaches), 1)
+            nn.init.zeros_(self.trust.weight)
         self.enter = nn.Conv2d(inputs, width, 1)
         self.stages = nn.ModuleList(AffineStage(width, kernels) for _ in range(stages))
         self.mlp = nn.Sequential(
@@ -122,6 +129,7 @@ class AffineNet(nn.Module):
         fixed: list[Tensor],
         moving: list[Tensor],
         described: tuple[Tensor, Tensor] | None = None,
+        moving_valid: Tensor | None = None,
     ) -> Tensor:
         """Departure from the identity in isotropic units (see ``isotropic_to_normalised``).
 
@@ -131,6 +139,8 @@ class AffineNet(nn.Module):
             F1..F4 of each image, (B, C, h, w).
         described : tuple of Tensor, optional
             Descriptors of both, (B, 4, D, h, w); needed when ``matching``.
+        moving_valid : Tensor, optional
+            (B, 1, h, w), 1 for cells that hold a picture.
 
         Returns
         -------
@@ -139,22 +149,45 @@ class AffineNet(nn.Module):
         """
         batch, _, height, width = fixed[0].shape
         side = min(height, width)
-        rows = torch.linspace(-height / side, height / side, height, device=fixed[0].device)
-        cols = torch.linspace(-width / side, width / side, width, device=fixed[0].device)
+        device = fixed[0].device
+        # cell centres and displacements in units of half the shorter side
+        rows = (torch.arange(height, device=device) - (height - 1) / 2) * (2 / side)
+        cols = (torch.arange(width, device=device) - (width - 1) / 2) * (2 / side)
         y, x = torch.meshgrid(rows, cols, indexing="ij")
-        parts = [*fixed, *moving, torch.stack([x, y]).expand(batch, -1, -1, -1).to(fixed[0].dtype)]
+        parts = [*fixed, *moving, torch.stack([x, y]).expand(batch, -1, -1, -1)]
+        voted: list[tuple[Tensor, Tensor]] = []
         if self.matching:
             if described is None:
                 raise ValueError("described must be given when matching is on")
-            correlation = correlate(*described).mean(1)
-            temperature = self.log_temperature.exp().clamp(1e-2, 1)
-            match = expected_match(correlation, height, width, temperature)
-            # cells -> half the shorter side
-            match = torch.cat([match[:, :4] * (2 / side), match[:, 4:]], 1)
-            window = local_window(correlation[:, None], height, width, self.radius)
-            parts += [match, window]
+            window, inside = self._window(described, moving_valid)
+            for reach, log_temperature in zip(
+                self.reaches, self.log_vote_temperatures, strict=True
+            ):
+                temperature = log_temperature.exp().clamp(3e-3, 1)
+                cells, confidence = voted_match(window, inside, temperature, reach)
+                voted.append((cells * (2 / side), confidence))
+            parts += [window, *(part for pair in voted for part in pair)]
         out = self.enter(torch.cat([part.to(fixed[0].dtype) for part in parts], 1))
+        delta = torch.zeros(batch, 2, 3, device=device)
+        if voted:
+            trust = torch.sigmoid(self.trust(out)).float()
+            weight = trust * torch.cat([confidence for _, confidence in voted], 1)
+            moves = torch.cat([cells.flatten(2).transpose(1, 2) for cells, _ in voted], 1)
+            position = torch.stack([x.flatten(), y.flatten()], 1).repeat(len(voted), 1)
+            with torch.autocast(device.type, enabled=False):
+                delta = fit_affine(moves, weight.flatten(1), position)
         for stage in self.stages:
             out = stage(out)
         out = F.adaptive_avg_pool2d(out, self.pooled).flatten(1)
-        return self.mlp(out).float().view(batch, 2, 3)
+        return delta + self.mlp(out).float().view(batch, 2, 3)
+
+    def _window(
+        self, described: tuple[Tensor, Tensor], moving_valid: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Correlations around each cell, and which of them lie on the moving picture."""
+        height, width = described[0].shape[-2:]
+        correlation = correlate(*described).mean(1, keepdim=True)
+        window = local_window(correlation, height, width, self.radius)
+        valid = torch.ones_like(window[:, :1]) if moving_valid is None else moving_valid.float()
+        spread = F.unfold(valid, 2 * self.radius + 1, padding=self.radius)
+        return window, spread.unflatten(2, (height, width))

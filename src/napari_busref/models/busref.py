@@ -14,7 +14,6 @@ from napari_busref.models.deformable_net import DeformableNet
 from napari_busref.models.descriptors import Descriptors
 from napari_busref.models.geometry import (
     Estimate,
-    base_grid,
     compose_affine,
     compose_displacement,
     identity_theta,
@@ -49,6 +48,25 @@ class BusRefConfig:
     deformable_passes: int = 2
 
 
+@dataclass(frozen=True)
+class Features:
+    """What the networks see of one image.
+
+    Attributes
+    ----------
+    levels : list of Tensor
+        F1..F4, each (B, C, h, w).
+    described : Tensor or None
+        Descriptors (B, 4, D, h, w), when matching is on.
+    known : Tensor or None
+        (B, 1, h, w), 1 for cells that hold a picture; None for all.
+    """
+
+    levels: list[Tensor]
+    described: Tensor | None
+    known: Tensor | None
+
+
 class BusRef(nn.Module):
     """Registration on one shared set of features (BusReF, section "registration").
 
@@ -78,31 +96,25 @@ class BusRef(nn.Module):
         cols = max(round(side * aspect**0.5 / 8), 4) * 8
         return rows, cols
 
-    def features(
-        self, image: Tensor, valid: Tensor | None = None
-    ) -> tuple[list[Tensor], Tensor | None]:
-        """F1..F4 of the standardised image, and descriptors when matching is on."""
-        encoded = self.bus.encode(standardise(image, valid))
-        return encoded, None if self.describe is None else self.describe(encoded)
+    def features(self, image: Tensor, valid: Tensor | None = None) -> Features:
+        """Features of the standardised image, whose sides are multiples of 8."""
+        levels = self.bus.encode(standardise(image, valid))
+        described = None if self.describe is None else self.describe(levels)
+        known = None
+        if valid is not None:
+            known = (F.avg_pool2d(valid, Bus.stride) > 0.9).to(valid.dtype)
+        return Features(levels, described, known)
 
-    def affine_step(
-        self,
-        fixed: tuple[list[Tensor], Tensor | None],
-        moving: tuple[list[Tensor], Tensor | None],
-        size: tuple[int, int],
-    ) -> Tensor:
+    def affine_step(self, fixed: Features, moving: Features, size: tuple[int, int]) -> Tensor:
         """One look of the Affine Net: theta (B, 2, 3) in normalised coordinates."""
-        delta = self.affine_net(fixed[0], moving[0], _pair(fixed[1], moving[1]))
+        described = _pair(fixed.described, moving.described)
+        delta = self.affine_net(fixed.levels, moving.levels, described, moving.known)
         return isotropic_to_normalised(delta, *size)
 
-    def deformable_step(
-        self,
-        fixed: tuple[list[Tensor], Tensor | None],
-        moving: tuple[list[Tensor], Tensor | None],
-        size: tuple[int, int],
-    ) -> Tensor:
+    def deformable_step(self, fixed: Features, moving: Features, size: tuple[int, int]) -> Tensor:
         """One look of the Deformable Net: phi (B, 2, h/8, w/8) in normalised coordinates."""
-        cells = self.deformable_net(fixed[0], moving[0], _pair(fixed[1], moving[1]))
+        described = _pair(fixed.described, moving.described)
+        cells = self.deformable_net(fixed.levels, moving.levels, described)
         scale = torch.tensor(
             [2 * Bus.stride / size[1], 2 * Bus.stride / size[0]], device=cells.device
         )
@@ -179,6 +191,3 @@ def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(image.shape[-2:]) == size:
         return image
     return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
-
-
-__all__ = ["BusRef", "BusRefConfig", "base_grid", "standardise"]

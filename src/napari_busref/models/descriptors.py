@@ -100,39 +100,88 @@ def local_window(correlation: Tensor, height: int, width: int, radius: int) -> T
     return window.transpose(2, 3).unflatten(3, (height, width)).flatten(1, 2)
 
 
-def expected_match(correlation: Tensor, height: int, width: int, temperature: Tensor) -> Tensor:
-    """Where each fixed cell finds its match, and how surely.
+def voted_match(
+    window: Tensor, inside: Tensor, temperature: Tensor, reach: int
+) -> tuple[Tensor, Tensor]:
+    """Where the cells around each fixed cell agree that it went.
+
+    One cell's correlations have many peaks. Averaged over ``reach`` x ``reach`` cells, offset by
+    offset, those that neighbours share remain.
 
     Parameters
     ----------
-    correlation : Tensor
-        (B, h*w, h*w), fixed cells first.
+    window : Tensor
+        (B, (2 r + 1)**2, h, w), correlations of ``local_window``.
+    inside : Tensor
+        The same shape, 1 where the window's cell lies on the moving picture.
     temperature : Tensor
-        Scalar; the softmax runs over ``correlation / temperature``.
+        Scalar of the softmax over the offsets.
+    reach : int
+        Odd number of cells.
+
+    Returns
+    -------
+    displacement : Tensor
+        (B, 2, h, w), (x, y) in cells.
+    confidence : Tensor
+        (B, 1, h, w), the largest probability.
+    """
+    votes = F.avg_pool2d(window * inside, reach, 1, reach // 2)
+    voters = F.avg_pool2d(inside, reach, 1, reach // 2)
+    probability = (votes / voters.clamp_min(0.3) / temperature).softmax(1)
+    radius = (round(window.shape[1] ** 0.5) - 1) // 2
+    offset = torch.arange(-radius, radius + 1, device=window.device, dtype=window.dtype)
+    y, x = (
+        axis.flatten()[:, None, None] for axis in torch.meshgrid(offset, offset, indexing="ij")
+    )
+    displacement = torch.stack([(probability * x).sum(1), (probability * y).sum(1)], 1)
+    return displacement, probability.amax(1, keepdim=True)
+
+
+def fit_affine(
+    displacement: Tensor, weight: Tensor, position: Tensor, *, rounds: int = 3, ridge: float = 1e-3
+) -> Tensor:
+    """Affine nearest to displacements, by weighted least squares that discount what disagrees.
+
+    Parameters
+    ----------
+    displacement : Tensor
+        (B, N, 2).
+    weight : Tensor
+        (B, N), at least 0.
+    position : Tensor
+        (N, 2), in the units of the displacements.
+    rounds : int
+        How often weights are lowered where the fit is off (Geman-McClure).
+    ridge : float
+        Pull towards no change, as a share of the weights.
 
     Returns
     -------
     Tensor
-        (B, 5, h, w): expected displacement (x, y) in cells, that of the best cell and its
-        neighbours, and the root of the best probability of a dual softmax.
+        (B, 2, 3), departure from the identity.
     """
-    batch = len(correlation)
-    logits = correlation / temperature
-    forward = logits.softmax(2)
-    sure = (forward * logits.softmax(1)).amax(2, keepdim=True).clamp_min(1e-8).sqrt()
-    rows = torch.arange(height, device=correlation.device)
-    cols = torch.arange(width, device=correlation.device)
-    y, x = (axis.flatten() for axis in torch.meshgrid(rows, cols, indexing="ij"))
-    position = torch.stack([x, y], 1).to(correlation.dtype)
-    with torch.autocast(correlation.device.type, enabled=False):
-        expected = forward @ position - position
-    # the best cell's neighbourhood: sharp where the expectation of a multi-modal row is not
-    best = forward.argmax(2, keepdim=True)
-    step = torch.tensor([-1, 0, 1], device=correlation.device)
-    near_x = (best % width + step.repeat(3)).clamp(0, width - 1)
-    near_y = (best // width + step.repeat_interleave(3)).clamp(0, height - 1)
-    weight = forward.gather(2, near_y * width + near_x)
-    weight = weight / weight.sum(2, keepdim=True).clamp_min(1e-6)
-    peak = torch.stack([(weight * near_x).sum(2), (weight * near_y).sum(2)], 2) - position
-    match = torch.cat([expected, peak, sure], 2)
-    return match.transpose(1, 2).reshape(batch, 5, height, width)
+    design = torch.cat([position, torch.ones_like(position[:, :1])], 1)
+    trust = weight
+    for index in range(rounds):
+        weighted = design * trust[..., None]
+        normal = (weighted[..., :, None] * design[:, None, :]).sum(1)
+        damping = ridge * trust.sum(1)[:, None, None] + 1e-6
+        normal = normal + damping * torch.eye(3, device=design.device)
+        moments = (weighted[..., :, None] * displacement[..., None, :]).sum(1)
+        solution = _solve3(normal, moments)
+        if index + 1 < rounds:
+            residual = (displacement - design @ solution).square().sum(2)
+            limit = 0.25 * 0.25**index  # squared, in units of half the shorter side
+            trust = weight / (1 + residual / limit).square()
+    return solution.transpose(1, 2)
+
+
+def _solve3(matrix: Tensor, right: Tensor) -> Tensor:
+    """Solve 3x3 systems by cofactors: not every device has a solver."""
+    a, b, c = matrix.unbind(1)
+    adjugate = torch.stack(
+        [torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], 2
+    )
+    determinant = (a * adjugate[:, :, 0]).sum(1)
+    return (adjugate[..., None] * right[:, None]).sum(2) / determinant[:, None, None]

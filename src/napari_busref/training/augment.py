@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from kornia.augmentation import (
     AugmentationSequential,
-    RandomBrightness,
-    RandomContrast,
     RandomGamma,
     RandomGaussianBlur,
     RandomGaussianNoise,
@@ -17,7 +15,7 @@ from napari_busref.training.config import AugmentConfig
 
 
 class Photometric(nn.Module):
-    """Gamma, gain, offset, noise and blur of both images; polarity of the infrared one.
+    """Gamma, gain, noise and blur of both images; polarity of the infrared one.
 
     Draws come from torch's global generator.
     """
@@ -28,8 +26,6 @@ class Photometric(nn.Module):
         def chain(polarity: float) -> AugmentationSequential:
             return AugmentationSequential(
                 RandomGamma(config.gamma, config.gain, p=0.8),
-                RandomContrast((0.7, 1.3), p=0.3),
-                RandomBrightness((0.85, 1.15), p=0.3),
                 RandomInvert(p=polarity),
                 RandomGaussianBlur((7, 7), (0.2, max(config.blur, 0.2)), p=0.3),
                 RandomGaussianNoise(std=config.noise, p=0.5),

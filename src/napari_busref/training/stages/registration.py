@@ -89,8 +89,10 @@ class RegistrationStage(Stage):
         for _ in range(_AFFINE_PASSES):
             grid = transform_points(theta, base)
             source = model.features(warp(moving, grid), warp(valid, grid))
-            if weights.matching and target[1] is not None and source[1] is not None:
-                matching = matching + self._matching((target[1], source[1]), theta, truth, mask)
+            if weights.matching and target.described is not None and source.described is not None:
+                matching = matching + self._matching(
+                    (target.described, source.described), theta, truth, mask
+                )
             total = compose_affine(theta, model.affine_step(target, source, size))
             endpoint = endpoint + endpoint_loss(transform_points(total, base), mask, truth, size)
             theta = total.detach()
