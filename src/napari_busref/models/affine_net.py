@@ -164,7 +164,9 @@ class AffineNet(nn.Module):
                 self.reaches, self.log_vote_temperatures, strict=True
             ):
                 temperature = log_temperature.exp().clamp(3e-3, 1)
-                cells, confidence = voted_match(window, inside, temperature, reach)
+                # detached: through the fit, the end-point error's noisy gradient would drown the
+                # matching loss that the descriptors learn from
+                cells, confidence = voted_match(window.detach(), inside, temperature, reach)
                 voted.append((cells * (2 / side), confidence))
             parts += [window, *(part for pair in voted for part in pair)]
         out = self.enter(torch.cat([part.to(fixed[0].dtype) for part in parts], 1))
