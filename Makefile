@@ -19,7 +19,9 @@ test:
 	@bash scripts/test.sh
 
 pictures: setup
-	@.venv/bin/python scripts/make_pictures.py
+	@if command -v xvfb-run >/dev/null; then \
+		xvfb-run -a -s "-screen 0 1600x1200x24" .venv/bin/python scripts/make_pictures.py; \
+	else .venv/bin/python scripts/make_pictures.py; fi
 
 clean:
 	rm -rf .venv demo-output build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks

@@ -19,6 +19,8 @@ from typer.testing import CliRunner, Result
 
 from napari_busref.cli import app
 from napari_busref.io import read_image, write_image
+from napari_busref.progress import check
+from napari_busref.registration import RegistrationResult, register
 from napari_busref.transform import Transform
 
 FAST = ["--model", "identity", "--device", "cpu"]
@@ -215,19 +217,19 @@ def test_bad_input_is_one_line_that_names_the_argument(
 ) -> None:
     fixed, moving = files
     out = tmp_path / "out"
-    register = ["register", "-o", out, *FAST]
-    assert "FIXED" in error_line(invoke(*register, tmp_path / "none.png", moving))
-    assert "MOVING" in error_line(invoke(*register, fixed, tmp_path / "none.png"))
-    assert "two folders" in error_line(invoke(*register, folders[0], moving))
+    command = ["register", "-o", out, *FAST]
+    assert "FIXED" in error_line(invoke(*command, tmp_path / "none.png", moving))
+    assert "MOVING" in error_line(invoke(*command, fixed, tmp_path / "none.png"))
+    assert "two folders" in error_line(invoke(*command, folders[0], moving))
 
     (tmp_path / "text.png").write_text("no picture")
-    assert "text.png" in error_line(invoke(*register, fixed, tmp_path / "text.png"))
+    assert "text.png" in error_line(invoke(*command, fixed, tmp_path / "text.png"))
     (tmp_path / "film.avi").write_bytes(b"0")
-    assert ".tif" in error_line(invoke(*register, fixed, tmp_path / "film.avi"))
+    assert ".tif" in error_line(invoke(*command, fixed, tmp_path / "film.avi"))
     np.save(tmp_path / "tiny.npy", np.ones((8, 8)))
-    assert "moving" in error_line(invoke(*register, fixed, tmp_path / "tiny.npy"))
+    assert "moving" in error_line(invoke(*command, fixed, tmp_path / "tiny.npy"))
     np.save(tmp_path / "pickle.npy", np.array([{}], dtype=object), allow_pickle=True)
-    assert "pickle" in error_line(invoke(*register, fixed, tmp_path / "pickle.npy"))
+    assert "pickle" in error_line(invoke(*command, fixed, tmp_path / "pickle.npy"))
 
     (tmp_path / "file").write_text("")
     assert "--output" in error_line(invoke("register", *files, "-o", tmp_path / "file", *FAST))
@@ -294,24 +296,31 @@ def test_out_of_memory_says_what_to_do(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one thread of a test")
-def test_ctrl_c_cancels_without_half_results(
+def test_ctrl_c_keeps_what_was_done_and_nothing_half(
     tmp_path: Path, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_busref.progress import check
-
-    def endless(*args: object, cancel: threading.Event, **options: object) -> None:
+    def second_is_endless(
+        *images: np.ndarray, cancel: threading.Event, **options: object
+    ) -> RegistrationResult:
+        if not list(out.glob("a_*")):
+            return register(*images, cancel=cancel, **options)
         os.kill(os.getpid(), signal.SIGINT)
         for _ in range(1000):
             check(cancel)
             time.sleep(0.01)
+        raise AssertionError("never cancelled")
 
-    monkeypatch.setattr("napari_busref.registration.register", endless)
+    monkeypatch.setattr("napari_busref.registration.register", second_is_endless)
     before = signal.getsignal(signal.SIGINT)
     out = tmp_path / "out"
-    result = invoke("register", *folders, "-o", out)
+    result = invoke("register", *folders, "-o", out, *FAST)
     assert result.exit_code == 130
     assert "cancelled" in result.stderr
-    assert not list(out.iterdir())
+    names = {path.name for path in out.iterdir()}
+    assert "a.busref.h5" in names
+    assert not [name for name in names if name.startswith(("b", "."))]
+    with (out / "summary.csv").open(newline="") as stream:
+        assert [row["name"] for row in csv.DictReader(stream)] == ["a"]
     assert signal.getsignal(signal.SIGINT) is before
 
 

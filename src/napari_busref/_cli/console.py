@@ -37,9 +37,9 @@ def err() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def warn(message: str) -> None:
-    """Print one warning to standard error."""
-    err().print(f"[yellow]Warning:[/] {escape(message)}")
+def warning(message: str) -> str:
+    """One warning as a line of markup."""
+    return f"[yellow]Warning:[/] {escape(message)}"
 
 
 def fail(message: str, code: int = EXIT_BAD_INPUT) -> NoReturn:
@@ -130,6 +130,9 @@ class Bars:
             console=console,
             transient=True,
             disable=not console.is_terminal,
+            # results must reach a redirected standard output, not the bars' console
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
 
     def __enter__(self) -> Bars:
@@ -139,9 +142,14 @@ class Bars:
     def __exit__(self, *exc: object) -> None:
         self._progress.stop()
 
-    def line(self, text: str) -> None:
-        """Print a line above the bars that stays."""
-        self._progress.console.print(escape(text))
+    def note(self, text: str) -> None:
+        """Print a line above the bars, to standard error."""
+        self._progress.console.print(text)
+
+    def result(self, text: str) -> None:
+        """Print a line to standard output; above the bars where that is the same terminal."""
+        console = out()
+        (self._progress.console if console.is_terminal else console).print(text)
 
     def add(self, name: str) -> ProgressCallback:
         """Add a bar and return the callback that moves it."""

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from napari_busref._cli.console import Bars, interruptible, out, warn
+from napari_busref._cli.console import Bars, err, interruptible, out, warning
 from napari_busref._cli.files import output_folder, write_json
 from napari_busref._cli.process import Device, FusionModel, Model
 
@@ -80,7 +80,8 @@ def demo(
     )
     out().print(table)
     if not quality.reliable:
-        warn(f"the registration may be wrong: {'; '.join(quality.reasons)}")
+        reasons = "; ".join(quality.reasons)
+        err().print(warning(f"the registration may be wrong: {reasons}"))
     out().print(f"Pictures in {escape(str(output.resolve()))}: {', '.join(written)}")
 
 

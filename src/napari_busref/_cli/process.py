@@ -20,7 +20,7 @@ from napari_busref._cli.console import (
     interruptible,
     one_line,
     out,
-    warn,
+    warning,
 )
 from napari_busref._cli.files import (
     Pair,
@@ -32,7 +32,7 @@ from napari_busref._cli.files import (
     refuse_existing,
     write_json,
 )
-from napari_busref.progress import Cancelled, Progress
+from napari_busref.progress import Cancelled
 
 if TYPE_CHECKING:
     from napari_busref.io import ImageFile
@@ -95,7 +95,7 @@ def register(
     """
     job = Job(output, overwrite, file_format, flow, _initial(initial))
 
-    def work(pair: Pair, progress: Progress, cancel: Event) -> dict[str, Any]:
+    def work(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
         from napari_busref.registration import register as register_images
 
         fixed_file, moving_file = _read(pair)
@@ -105,11 +105,11 @@ def register(
             model=model,
             device=device,
             initial=job.initial,
-            progress=progress,
+            progress=bars.add(pair.name),
             cancel=cancel,
         )
         paths = _write_registration(job, pair, fixed_file, moving_file, result)
-        return _report(job, pair, paths, result)
+        return _report(job, pair, bars, paths, result)
 
     _each_pair(job, fixed, moving, ["_warped", "_mask", ".busref.h5", "_report.json"], work)
 
@@ -129,7 +129,7 @@ def run(
     """Register MOVING to FIXED and fuse the two: what `register` writes, and STEM_fused."""
     job = Job(output, overwrite, file_format, flow, _initial(initial))
 
-    def work(pair: Pair, progress: Progress, cancel: Event) -> dict[str, Any]:
+    def work(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
         from napari_busref.pipeline import register_and_fuse
 
         fixed_file, moving_file = _read(pair)
@@ -140,13 +140,13 @@ def run(
             fusion_model=fusion_model,
             device=device,
             initial=job.initial,
-            progress=progress,
+            progress=bars.add(pair.name),
             cancel=cancel,
         )
         paths = _write_registration(job, pair, fixed_file, moving_file, both.registration)
         paths["fused"] = _write_image(job, pair, fixed_file, "fused", both.fusion.fused)
         fusion = {"timings": both.fusion.timings, "parameters": both.fusion.parameters}
-        return _report(job, pair, paths, both.registration, fusion=fusion)
+        return _report(job, pair, bars, paths, both.registration, fusion=fusion)
 
     suffixes = ["_warped", "_mask", "_fused", ".busref.h5", "_report.json"]
     _each_pair(job, fixed, moving, suffixes, work)
@@ -174,7 +174,7 @@ def fuse(
     """Fuse two images of the same grid into STEM_fused; outside the mask FIXED stays as it is."""
     job = Job(output, overwrite, file_format)
 
-    def work(pair: Pair, progress: Progress, cancel: Event) -> dict[str, Any]:
+    def work(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
         from napari_busref.fusion import fuse as fuse_images
 
         fixed_file, moving_file = _read(pair)
@@ -184,11 +184,11 @@ def fuse(
             model=model,
             device=device,
             mask=None if mask is None else _read_mask(mask, pair),
-            progress=progress,
+            progress=bars.add(pair.name),
             cancel=cancel,
         )
         path = _write_image(job, pair, fixed_file, "fused", result.fused)
-        out().print(f"{escape(pair.name)}: {escape(str(path))}")
+        bars.result(f"{escape(pair.name)}: {escape(str(path))}")
         return {"outputs": {"fused": path}}
 
     _each_pair(job, fixed, moving, ["_fused"], work)
@@ -298,7 +298,12 @@ def _write_registration(
 
 
 def _report(
-    job: Job, pair: Pair, paths: dict[str, Path], result: RegistrationResult, **more: Any
+    job: Job,
+    pair: Pair,
+    bars: Bars,
+    paths: dict[str, Path],
+    result: RegistrationResult,
+    **more: Any,
 ) -> dict[str, Any]:
     """Write the report of a pair and print its summary."""
     report = {
@@ -318,19 +323,20 @@ def _report(
     path = job.output / f"{pair.name}_report.json"
     write_json(path, report)
     quality = result.quality
-    out().print(
+    bars.result(
         f"{escape(pair.name)}: quality {quality.score:.2f}, overlap {quality.overlap:.0%}, "
         f"shift {quality.shift_px:.1f} px, rotation {quality.rotation_deg:.1f}°, "
         f"scale {quality.scale:.3f} -> {escape(str(paths['warped']))}"
     )
     if not quality.reliable:
-        warn(f"{pair.name}: the registration may be wrong: {'; '.join(quality.reasons)}")
+        reasons = "; ".join(quality.reasons)
+        bars.note(warning(f"{pair.name}: the registration may be wrong: {reasons}"))
     return report
 
 
 # -- all pairs ---------------------------------------------------------------------------------
 
-Work = Callable[[Pair, Progress, Event], dict[str, Any]]
+Work = Callable[[Pair, Bars, Event], dict[str, Any]]
 
 
 def _each_pair(job: Job, fixed: Path, moving: Path, suffixes: list[str], work: Work) -> None:
@@ -342,38 +348,47 @@ def _each_pair(job: Job, fixed: Path, moving: Path, suffixes: list[str], work: W
     summary = job.output / "summary.csv"
     refuse_existing([*expected, summary] if several else expected, job.overwrite)
     for path in alone:
-        warn(f"{path}: no partner of the same stem, left out")
+        err().print(warning(f"{path}: no partner of the same stem, left out"))
     rows: list[dict[str, Any]] = []
-    with interruptible() as cancel, Bars() as bars:
-        overall = bars.add("all pairs") if several else None
-        for number, pair in enumerate(pairs):
-            if overall is not None:
-                overall(f"{number + 1} of {len(pairs)}", number / len(pairs))
-            start = time.perf_counter()
-            try:
-                report = work(pair, bars.add(pair.name), cancel)
-            except Cancelled:
-                raise
-            except Exception as error:
-                if not several:
-                    raise
-                err().print(f"[red]{escape(pair.name)} failed:[/] {escape(one_line(error))}")
-                row = {"status": "failed", "message": one_line(error)}
-            else:
-                quality = report.get("quality")
-                row = {"status": "ok" if quality is None or quality.reliable else "doubtful"}
-                if quality is not None:
-                    row |= {"score": f"{quality.score:.4f}", "overlap": f"{quality.overlap:.4f}"}
-                    row["message"] = "; ".join(quality.reasons)
-            row |= {"name": pair.name, "seconds": f"{time.perf_counter() - start:.2f}"}
-            rows.append(row)
+    try:
+        with interruptible() as cancel, Bars() as bars:
+            overall = bars.add("all pairs") if several else None
+            for number, pair in enumerate(pairs):
+                if overall is not None:
+                    overall(f"{number + 1} of {len(pairs)}", number / len(pairs))
+                rows.append(_one_pair(pair, bars, cancel, work, may_raise=not several))
+    finally:
+        if several and rows:  # also of the pairs that were done before Ctrl+C
+            _write_summary(summary, rows)
     if several:
-        _write_summary(summary, rows)
         failed = [row["name"] for row in rows if row["status"] == "failed"]
         out().print(f"{len(rows) - len(failed)} of {len(rows)} pairs done, {escape(str(summary))}")
         if failed:
             err().print(f"[red]Failed:[/] {escape(', '.join(failed))}")
             raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _one_pair(
+    pair: Pair, bars: Bars, cancel: Event, work: Work, *, may_raise: bool
+) -> dict[str, Any]:
+    """Do `work` for one pair and return its row of the summary."""
+    row: dict[str, Any] = {"name": pair.name}
+    start = time.perf_counter()
+    try:
+        quality = work(pair, bars, cancel).get("quality")
+    except Cancelled:
+        raise
+    except Exception as error:
+        if may_raise:
+            raise
+        bars.note(f"[red]{escape(pair.name)} failed:[/] {escape(one_line(error))}")
+        row |= {"status": "failed", "message": one_line(error)}
+    else:
+        row["status"] = "ok" if quality is None or quality.reliable else "doubtful"
+        if quality is not None:
+            row |= {"score": f"{quality.score:.4f}", "overlap": f"{quality.overlap:.4f}"}
+            row["message"] = "; ".join(quality.reasons)
+    return row | {"seconds": f"{time.perf_counter() - start:.2f}"}
 
 
 def _existing(job: Job, pair: Pair, suffixes: list[str]) -> list[Path]:

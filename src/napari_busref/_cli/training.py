@@ -109,6 +109,6 @@ class _Display:
             return
         due = time.monotonic() - self._last > _SECONDS_BETWEEN_LINES
         if " val " in stage or (due and not self._terminal):
-            self._bars.line(stage)
+            self._bars.note(escape(stage))
             self._last = time.monotonic()
         self._update(stage, fraction)
