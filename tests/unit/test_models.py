@@ -19,7 +19,7 @@ from napari_busref.models.descriptors import (
     voted_match,
 )
 from napari_busref.models.gaf import Gaf, GafConfig
-from napari_busref.models.geometry import Estimate, estimate_to_pixels
+from napari_busref.models.geometry import estimate_to_pixels
 
 SMALL = BusRefConfig(channels=16, working_side=64, affine_passes=2, deformable_passes=2)
 
@@ -159,18 +159,21 @@ def test_busref_batch_elements_do_not_mix() -> None:
     torch.testing.assert_close(both.phi[1:], one.phi, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", [BusRef(SMALL), Gaf(GafConfig(bus_channels=16, width=8))])
-def test_bfloat16_autocast_stays_near_float32(model: torch.nn.Module) -> None:
-    model = model.eval()
-    a, b = torch.rand(1, 1, 48, 64), torch.rand(1, 1, 48, 64)
+def test_bfloat16_autocast_stays_near_float32() -> None:
+    """One look at a smooth pair: the estimates differ by what rounding explains, not more."""
+    coarse = torch.rand(1, 1, 8, 8)
+    image = torch.nn.functional.interpolate(coarse, (64, 64), mode="bicubic").clamp(0, 1)
+    register = BusRef(
+        BusRefConfig(16, working_side=64, affine_passes=1, deformable_passes=0)
+    ).eval()
+    fuse = Gaf(GafConfig(bus_channels=16, width=8)).eval()
     with torch.no_grad():
-        exact = model(a, b)
+        exact, fused = register(image, image).theta, fuse(image, 1 - image)
         with torch.autocast("cpu", torch.bfloat16):
-            rounded = model(a, b)
-    if isinstance(exact, Estimate):
-        exact, rounded = exact.theta, rounded.theta
-    assert torch.isfinite(rounded).all()
-    assert (exact - rounded.float()).abs().max() < 0.05
+            rounded, fused_rounded = register(image, image).theta, fuse(image, 1 - image)
+    assert rounded.dtype == torch.float32  # positions are never rounded to bfloat16
+    torch.testing.assert_close(rounded, exact, atol=0.05, rtol=0)
+    torch.testing.assert_close(fused_rounded.float(), fused, atol=0.02, rtol=0)
 
 
 def test_standardise_ignores_what_is_not_valid() -> None:
