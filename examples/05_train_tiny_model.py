@@ -34,7 +34,8 @@ batch = 4
 requires = "{(out / "bus").as_posix()}"
 data.crop_side = 64
 model.channels = 16
-model.working_side = 96
+model.affine_sides = [96, 96]
+model.deformable_sides = [96]
 loss.guide = 0.0  # no fusion network was trained
 log_every = 10
 """

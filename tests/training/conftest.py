@@ -44,7 +44,8 @@ log_every = 1
 crop_side = 48
 [model]
 channels = 16
-working_side = 48
+affine_sides = [48]
+deformable_sides = [48]
 """
 
 

@@ -21,7 +21,7 @@ from napari_busref.models.descriptors import (
 from napari_busref.models.gaf import Gaf, GafConfig
 from napari_busref.models.geometry import estimate_to_pixels
 
-SMALL = BusRefConfig(channels=16, working_side=64, affine_passes=2, deformable_passes=2)
+SMALL = BusRefConfig(channels=16, affine_sides=(48, 64), deformable_sides=(64, 64))
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +139,7 @@ def test_fit_affine_ignores_outliers() -> None:
 @pytest.mark.parametrize("size", [(16, 16), (50, 37), (40, 200)])
 @pytest.mark.parametrize("matching", [True, False])
 def test_busref_registers_any_size(size: tuple[int, int], matching: bool) -> None:
-    model = BusRef(BusRefConfig(channels=16, working_side=64, matching=matching)).eval()
+    model = BusRef(BusRefConfig(channels=16, affine_sides=(48, 64), matching=matching)).eval()
     with torch.no_grad():
         estimate = model(torch.rand(2, 1, *size), torch.rand(2, 1, *size))
     assert estimate.theta.shape == (2, 2, 3)
@@ -163,9 +163,7 @@ def test_bfloat16_autocast_stays_near_float32() -> None:
     """One look at a smooth pair: the estimates differ by what rounding explains, not more."""
     coarse = torch.rand(1, 1, 8, 8)
     image = torch.nn.functional.interpolate(coarse, (64, 64), mode="bicubic").clamp(0, 1)
-    register = BusRef(
-        BusRefConfig(16, working_side=64, affine_passes=1, deformable_passes=0)
-    ).eval()
+    register = BusRef(BusRefConfig(16, affine_sides=(64,), deformable_sides=())).eval()
     fuse = Gaf(GafConfig(bus_channels=16, width=8)).eval()
     with torch.no_grad():
         exact, fused = register(image, image).theta, fuse(image, 1 - image)

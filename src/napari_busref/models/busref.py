@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,18 +36,20 @@ class BusRefConfig:
         Channels of F1..F4.
     matching : bool
         Descriptors and their correlation (our addition); False is the paper's concatenation.
-    working_side : int
-        Images are registered at the aspect-preserving size whose area is that of a square with
-        this side, in pixels; a multiple of 8.
-    affine_passes, deformable_passes : int
-        How often each network looks again at the image resampled by what it found so far.
+    affine_sides, deformable_sides : tuple of int
+        One look of the Affine Net, then of the Deformable Net, for each: the images are shown at
+        the aspect-preserving size whose area is that of a square with this side, in pixels.
     """
 
     channels: int = 64
     matching: bool = True
-    working_side: int = 192
-    affine_passes: int = 3
-    deformable_passes: int = 2
+    affine_sides: tuple[int, ...] = (128, 128, 192, 288)
+    deformable_sides: tuple[int, ...] = (288, 288)
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> BusRefConfig:
+        """Build from a card or a recipe, where tuples are lists."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 @dataclass(frozen=True)
@@ -88,10 +92,11 @@ class BusRef(nn.Module):
         """The configuration as plain values, for the card."""
         return asdict(self.config)
 
-    def working_shape(self, height: int, width: int) -> tuple[int, int]:
-        """Size (h, w) at which images of the given size are registered, multiples of 8."""
+    def working_shape(self, height: int, width: int, side: int | None = None) -> tuple[int, int]:
+        """Size (h, w), multiples of 8, at which images are shown for ``side`` (the finest)."""
         aspect = min(max(width / height, 1 / 3), 3.0)
-        side = self.config.working_side
+        if side is None:
+            side = max(self.config.affine_sides + self.config.deformable_sides)
         rows = max(round(side / aspect**0.5 / 8), 4) * 8
         cols = max(round(side * aspect**0.5 / 8), 4) * 8
         return rows, cols
@@ -136,29 +141,29 @@ class BusRef(nn.Module):
         moving_valid : Tensor, optional
             (B, 1, H, W), non-zero where ``moving`` holds a picture.
         reporter : Reporter, optional
-            Told, and asked whether to stop, at every pass.
+            Told, and asked whether to stop, at every look.
 
         Returns
         -------
         Estimate
-            ``theta`` (B, 2, 3) and ``phi`` (B, 2, h, w) at an eighth of the working size.
+            ``theta`` (B, 2, 3) and ``phi`` (B, 2, h, w) at an eighth of the finest size.
         """
-        size = self.working_shape(fixed.shape[-2], fixed.shape[-1])
-        fixed = _resize(fixed, size)
         valid = torch.ones_like(moving) if moving_valid is None else moving_valid.to(moving.dtype)
-        valid = _resize(valid, size)
-        moving = _resize(moving, size)
-        passes = self.config.affine_passes + self.config.deformable_passes
-        target = self.features(fixed)
+        affine_sides, deformable_sides = self.config.affine_sides, self.config.deformable_sides
+        looks = len(affine_sides) + len(deformable_sides)
         estimate = Estimate(identity_theta(len(fixed), fixed))
-        for index in range(passes):
+        shown, target = -1, None
+        for index, side in enumerate((*affine_sides, *deformable_sides)):
+            affine = index < len(affine_sides)
             if reporter is not None:
-                reporter.step(
-                    "affine" if index < self.config.affine_passes else "deformable", index / passes
-                )
+                reporter.step("coarse: affine" if affine else "fine: displacement", index / looks)
+            size = self.working_shape(fixed.shape[-2], fixed.shape[-1], side)
+            if target is None or side != shown:
+                shown, target = side, self.features(_resize(fixed, size))
+                small, small_valid = _resize(moving, size), _resize(valid, size)
             grid = sampling_grid(estimate, *size)
-            source = self.features(warp(moving, grid), warp(valid, grid))
-            if index < self.config.affine_passes:
+            source = self.features(warp(small, grid), warp(small_valid, grid))
+            if affine:
                 theta = self.affine_step(target, source, size)
                 estimate = Estimate(compose_affine(estimate.theta, theta))
             else:

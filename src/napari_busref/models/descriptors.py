@@ -33,7 +33,7 @@ class Descriptors(nn.Module):
         *,
         width: int = 48,
         size: int = 32,
-        dilations: tuple[int, ...] = (1, 2, 3, 1),
+        dilations: tuple[int, ...] = (1, 1, 2, 1),
     ) -> None:
         super().__init__()
         groups = 4

@@ -137,7 +137,7 @@ def _check_kind(name: str, found: str, wanted: str | None) -> None:
 def _busref(config: dict[str, Any]) -> nn.Module:
     from napari_busref.models.busref import BusRef, BusRefConfig
 
-    return BusRef(BusRefConfig(**config))
+    return BusRef(BusRefConfig.from_plain(config))
 
 
 @register_model("identity", "registration", trained=False)

@@ -71,6 +71,10 @@ class WarpConfig:
     beyond: float = 0.3
 
 
+START = WarpConfig(rotation=12.0, scale=(0.88, 1.14), shear=0.0, shift=0.25)
+"""Default of where the registration's first look starts while training."""
+
+
 @dataclass(frozen=True)
 class AugmentConfig:
     """Photometric augmentation; probabilities and ranges.
@@ -159,6 +163,9 @@ class Recipe:
         Folder with the weights of the earlier stages; empty for the shipped ones.
     train_bus : bool
         Train the bus from scratch with the registration (ablation "no bus").
+    start : WarpConfig
+        Affine from which the registration's first look starts in training, so that descriptors
+        cannot pass by matching everything to its own place.
     model : dict
         Arguments of the stage's model configuration.
     """
@@ -182,6 +189,7 @@ class Recipe:
     train_bus: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     warp: WarpConfig = field(default_factory=WarpConfig)
+    start: WarpConfig = field(default_factory=lambda: START)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     model: dict[str, Any] = field(default_factory=dict)

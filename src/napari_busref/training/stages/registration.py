@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,13 @@ from torch import Tensor
 from napari_busref.datasets import load_pairs
 from napari_busref.metrics.registration import Scorer, make_pair
 from napari_busref.models import load_model
-from napari_busref.models.busref import BusRef, BusRefConfig
+from napari_busref.models.busref import BusRef, BusRefConfig, Features
 from napari_busref.models.descriptors import correlate
 from napari_busref.models.geometry import (
     Estimate,
     base_grid,
     compose_affine,
     estimate_to_pixels,
-    identity_theta,
     inside,
     sampling_grid,
     transform_points,
@@ -35,7 +35,7 @@ from napari_busref.training.losses import (
     smoothness_loss,
 )
 from napari_busref.training.stages.base import Stage
-from napari_busref.training.warps import fixed_to_moving, invert_affine
+from napari_busref.training.warps import draw_warps, fixed_to_moving, invert_affine
 from napari_busref.transform import Transform
 
 _AFFINE_PASSES = 2
@@ -49,7 +49,7 @@ class RegistrationStage(Stage):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
-        self.model: BusRef = BusRef(BusRefConfig(**recipe.model))
+        self.model: BusRef = BusRef(BusRefConfig.from_plain(recipe.model))
         if not recipe.train_bus:
             self.model.bus.load_state_dict(self.load_bus())
             self.freeze(self.model.bus)
@@ -80,30 +80,30 @@ class RegistrationStage(Stage):
         mask = inside(truth, *size).float() if weights.mask else torch.ones_like(batch.valid)
         base = base_grid(*size, fixed)
         target = model.features(fixed)
-        theta = identity_theta(len(fixed), fixed)
-        endpoint, matching = (
-            torch.zeros((), device=fixed.device),
-            torch.zeros((), device=fixed.device),
-        )
-        total = theta
-        for _ in range(_AFFINE_PASSES):
-            grid = transform_points(theta, base)
-            source = model.features(warp(moving, grid), warp(valid, grid))
-            if weights.matching and target.described is not None and source.described is not None:
-                matching = matching + self._matching(
-                    (target.described, source.described), theta, truth, mask
-                )
+        theta = self._start(len(fixed), size, fixed)
+        source = model.features(*self._look(moving, valid, theta, base))
+        matching = torch.zeros((), device=fixed.device)
+        if weights.matching and target.described is not None and source.described is not None:
+            described = (target.described, source.described)
+            matching = self._matching(described, theta, truth, mask)
+            # Descriptors learn from the far start alone. What the networks see afterwards lies
+            # nearly right, and "the same place" would be the best descriptor.
+            target = replace(target, described=target.described.detach())
+            source = replace(source, described=source.described.detach())
+        endpoint = torch.zeros((), device=fixed.device)
+        for index in range(_AFFINE_PASSES):
+            if index:
+                source = self._later_features(moving, valid, theta, base)
             total = compose_affine(theta, model.affine_step(target, source, size))
             endpoint = endpoint + endpoint_loss(transform_points(total, base), mask, truth, size)
             theta = total.detach()
-        grid = transform_points(theta, base)
-        source = model.features(warp(moving, grid), warp(valid, grid))
+        source = self._later_features(moving, valid, theta, base)
         phi = model.deformable_step(target, source, size)
         final = sampling_grid(Estimate(total, phi), *size)
         registered = warp(batch.moving, final)
         parts = {
             "endpoint": endpoint / _AFFINE_PASSES + endpoint_loss(final, mask, truth, size),
-            "matching": matching / _AFFINE_PASSES,
+            "matching": matching,
             "mncc": -masked_correlation(registered, batch.aligned, mask),
             "smooth": smoothness_loss(phi * _cells(size, phi)),
         }
@@ -117,6 +117,27 @@ class RegistrationStage(Stage):
             parts["guide"] = self._guide_loss(batch, registered, mask)
             loss = loss + weights.guide * parts["guide"]
         return {"loss": loss, **parts}
+
+    def _start(self, batch: int, size: tuple[int, int], like: Tensor) -> Tensor:
+        """Draw where the first look starts: so far that position tells little about content."""
+        start = self.recipe.start
+        return draw_warps(replace(start, elastic=(0.0, 0.0)), batch, size, like).theta
+
+    def _look(
+        self, moving: Tensor, valid: Tensor, theta: Tensor, base: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Resample the moving image and its valid pixels with what was found so far."""
+        grid = transform_points(theta, base)
+        return warp(moving, grid), warp(valid, grid)
+
+    def _later_features(
+        self, moving: Tensor, valid: Tensor, theta: Tensor, base: Tensor
+    ) -> Features:
+        looked = self._look(moving, valid, theta, base)
+        if not self.recipe.loss.matching:
+            return self.model.features(*looked)
+        with torch.no_grad():  # see forward: these descriptors are not learned from
+            return self.model.features(*looked)
 
     def _guide_loss(self, batch: WarpedCrops, registered: Tensor, mask: Tensor) -> Tensor:
         """``L_MG`` of a few samples, seen through a window of half their size."""
