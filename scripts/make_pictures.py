@@ -43,7 +43,7 @@ def sample_picture(name: str) -> None:
         "fused": "fused",
     }
     titled = [(title, pictures[key][1]) for key, title in named.items()]
-    save(f"{name}.png", overview(titled, columns=4, width=300))
+    save(f"{name}.jpg", overview(titled, columns=4, width=300))
     print(f"{name}: {before:.2f} px -> {after:.2f} px")
 
 
@@ -58,13 +58,12 @@ def napari_picture() -> None:
         subprocess.run([sys.executable, script, shot], check=True)
         picture = Image.open(shot).convert("RGB")
     picture.thumbnail((1200, 1200), Image.Resampling.LANCZOS)
-    save("napari.png", np.asarray(picture))
+    save("napari.jpg", np.asarray(picture))
 
 
 def save(name: str, picture: np.ndarray) -> None:
-    """Write with 256 colours: a quarter of the size, and no visible difference at this scale."""
-    image = Image.fromarray(picture).quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
-    image.save(IMAGES / name, optimize=True)
+    """Write a JPEG: a fifth of the size of a PNG."""
+    Image.fromarray(picture).save(IMAGES / name, quality=88, subsampling=0, optimize=True)
 
 
 if __name__ == "__main__":
