@@ -5,15 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_busref.models import card
 from napari_busref.samples import thermal_scene
-
-
-def weights_are_shipped():
-    try:
-        return bool(card("busref")) and bool(card("gaf"))
-    except (ValueError, OSError, KeyError):
-        return False
 
 
 def run_to_the_end(panel, qtbot):
@@ -62,7 +54,6 @@ def test_what_cannot_be_registered_is_notified(viewer, panel, notes, qtbot, data
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not weights_are_shipped(), reason="no trained weights are in this checkout")
 def test_the_panel_registers_and_fuses_with_the_shipped_weights(viewer, panel, qtbot):
     sample = thermal_scene(seed=0, shape=(192, 256))
     viewer.add_image(sample.fixed, name="visible", rgb=True)

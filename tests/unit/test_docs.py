@@ -13,7 +13,6 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from napari_busref.cli import app
-from napari_busref.models.weights import weights_path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -78,10 +77,6 @@ def test_the_model_of_the_docs_works(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.skipif(
-    not all(weights_path(name).exists() for name in ("busref", "gaf")),
-    reason="the weights busref and gaf are not in this checkout",
-)
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = [block for language, block in BLOCK.findall(PAGES[0].read_text("utf-8")) if language]
     monkeypatch.chdir(tmp_path)

@@ -9,14 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from napari_busref.models.weights import weights_path
 from napari_busref.transform import Transform
 
 ROOT = Path(__file__).resolve().parents[2]
-needs_weights = pytest.mark.skipif(
-    not all(weights_path(name).exists() for name in ("busref", "gaf")),
-    reason="the weights busref and gaf are not in this checkout",
-)
 
 
 def run_example(name: str, folder: Path) -> str:
@@ -35,20 +30,17 @@ def run_example(name: str, folder: Path) -> str:
     return done.stdout
 
 
-@needs_weights
 def test_two_arrays(tmp_path: Path) -> None:
     assert "quality" in run_example("01_two_arrays.py", tmp_path)
     assert len(list(tmp_path.rglob("*.png"))) == 2
 
 
-@needs_weights
 def test_two_files(tmp_path: Path) -> None:
     assert "transform kept: True" in run_example("02_two_files.py", tmp_path)
     (path,) = tmp_path.rglob("*.busref.h5")
     assert Transform.load(path).displacement is not None
 
 
-@needs_weights
 def test_apply_to_labels(tmp_path: Path) -> None:
     output = run_example("04_apply_to_labels.py", tmp_path)
     error = float(output.split("there and back:")[1].split("px")[0])

@@ -11,7 +11,6 @@ from skimage import color, data
 from torch import nn
 
 from napari_busref import Cancelled, fuse, list_models
-from napari_busref.models.weights import weights_path
 
 SHAPE = (90, 110)
 
@@ -248,7 +247,6 @@ def test_controls_by_name(name, device):
     assert name in list_models("fusion")
 
 
-@pytest.mark.skipif(not weights_path("gaf").is_file(), reason="no weights are shipped yet")
 def test_gaf_by_name(device):
     visible = data.astronaut()[:91, :111]
     fused = fuse(visible, texture(1, shape=(91, 111)), device=device).fused

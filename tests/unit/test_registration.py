@@ -11,7 +11,6 @@ from torch import nn
 
 from napari_busref import Cancelled, Transform, list_models, list_samples, load_sample, register
 from napari_busref.models.geometry import Estimate
-from napari_busref.models.weights import weights_path
 from napari_busref.transform import read_metadata
 
 SHAPE = (96, 120)
@@ -369,7 +368,6 @@ def test_identity_by_name():
     assert result.parameters["model"] == "identity"
 
 
-@pytest.mark.skipif(not weights_path("busref").is_file(), reason="no weights are shipped yet")
 @pytest.mark.parametrize("name", list_samples())
 def test_busref_by_name(device, name):
     sample = load_sample(name)

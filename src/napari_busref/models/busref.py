@@ -49,7 +49,11 @@ class BusRefConfig:
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> BusRefConfig:
         """Build from a card or a recipe, where tuples are lists."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**plain)
 
 
 @dataclass(frozen=True)
