@@ -43,8 +43,8 @@ class BusRefConfig:
 
     channels: int = 64
     matching: bool = True
-    affine_sides: tuple[int, ...] = (128, 128, 192, 288)
-    deformable_sides: tuple[int, ...] = (288, 288)
+    affine_sides: tuple[int, ...] = (128, 192, 288, 384)
+    deformable_sides: tuple[int, ...] = (384, 384)
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> BusRefConfig:

@@ -139,7 +139,7 @@ def voted_match(
 
 
 def fit_affine(
-    displacement: Tensor, weight: Tensor, position: Tensor, *, rounds: int = 3, ridge: float = 1e-3
+    displacement: Tensor, weight: Tensor, position: Tensor, *, rounds: int = 8, ridge: float = 1e-3
 ) -> Tensor:
     """Affine nearest to displacements, by weighted least squares that discount what disagrees.
 
@@ -152,7 +152,7 @@ def fit_affine(
     position : Tensor
         (N, 2), in the units of the displacements.
     rounds : int
-        How often weights are lowered where the fit is off (Geman-McClure).
+        How often it is fitted; in between, weights fall where the fit is off (Geman-McClure).
     ridge : float
         Pull towards no change, as a share of the weights.
 
@@ -172,8 +172,9 @@ def fit_affine(
         solution = _solve3(normal, moments)
         if index + 1 < rounds:
             residual = (displacement - design @ solution).square().sum(2)
-            limit = 0.25 * 0.25**index  # squared, in units of half the shorter side
-            trust = weight / (1 + residual / limit).square()
+            # squared, in units of half the shorter side: a quarter of it at first, 3 % in the end
+            limit = max(0.06 * 0.25**index, 0.001)
+            trust = weight / (1 + residual.detach() / limit).square()
     return solution.transpose(1, 2)
 
 

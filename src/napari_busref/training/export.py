@@ -26,6 +26,7 @@ def export(
     device: torch.device,
     step: int,
     seconds: float,
+    commit: str,
     scores: dict[str, float],
 ) -> Path:
     """Write ``NAME.safetensors`` (half precision) and ``NAME.json`` into ``folder``.
@@ -52,7 +53,7 @@ def export(
         "storage": "float16",
         "data": dict.fromkeys(recipe.data.datasets, "train split"),
         "recipe": dataclasses.asdict(recipe),
-        "commit": _commit(),
+        "commit": commit,
         "device": describe(device),
         "torch": version("torch"),
         "package": _package_version(),
@@ -69,7 +70,7 @@ def _settings(model: torch.nn.Module) -> dict[str, Any]:
     return dict(settings()) if callable(settings) else {}
 
 
-def _commit() -> str:
+def commit() -> str:
     """Commit of the checkout that trained, marked when it held changes; empty outside of one."""
     here = Path(__file__).resolve().parent
     try:

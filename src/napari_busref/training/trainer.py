@@ -18,7 +18,7 @@ from napari_busref.device import resolve_device
 from napari_busref.progress import Progress, Reporter
 from napari_busref.training.config import Recipe, load_recipe
 from napari_busref.training.data import PairStore
-from napari_busref.training.export import export
+from napari_busref.training.export import commit, export
 from napari_busref.training.stages import build_stage
 
 
@@ -111,6 +111,7 @@ class _Run:
         )
         self.module, self.optimiser = self.fabric.setup(self.stage, optimiser)
         self.step, self.seconds = 0, 0.0
+        self.commit = commit()  # of now: the checkout may move on while this runs
 
     @property
     def checkpoint(self) -> Path:
@@ -161,6 +162,7 @@ class _Run:
                 device=fabric.device,
                 step=self.step,
                 seconds=self.seconds,
+                commit=self.commit,
                 scores=scores,
             )
         fabric.barrier()
