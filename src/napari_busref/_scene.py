@@ -153,7 +153,8 @@ class _Canvas:
         heat = ndi.gaussian_filter(heat, 0.0022 * heat.shape[0])
         # automatic gain, as thermal cameras have it
         low, high = np.quantile(heat, (0.002, 0.998))
-        return np.clip((heat - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+        # a camera's black level: 0 is left for what lies outside the warped picture
+        return np.clip((heat - low) / max(high - low, 1e-6), 0.02, 1).astype(np.float32)
 
 
 class _Window:
