@@ -1,10 +1,11 @@
 """The paper's ablation, and that of our added terms, at one equal budget.
 
-    python training/ablation.py --output DIR [--steps 400] [--variants full,no-mask,...]
+    python training/ablation.py --output DIR [--steps 400] [--batch 8] [--variants full,...]
 
-Each variant trains the registration stage with the CPU recipe, shortened to ``--steps`` steps and
-otherwise changed only by its switch, on the shipped bus and fusion network, with one seed; then it
-is measured by the protocol. Runs resume; finished ones are not repeated.
+Each variant trains the registration stage with the CPU recipe, shortened to ``--steps`` steps of
+``--batch`` crops of ``--crop`` pixels and otherwise changed only by its switch, on the shipped bus
+and fusion network, with one seed; then it is measured by the protocol. Runs resume; finished ones
+are not repeated.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--crop", type=int, default=96)
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seeds", default="0")
@@ -41,7 +44,14 @@ def main() -> None:
     table = []
     for name in options.variants.split(","):
         folder = options.output / name
-        overrides = {"steps": options.steps, "validate_every": options.steps, **VARIANTS[name]}
+        overrides = {
+            "steps": options.steps,
+            "validate_every": options.steps,
+            "validation_pairs": 1,  # measured below
+            "batch": options.batch,
+            "data.crop_side": options.crop,
+            **VARIANTS[name],
+        }
         weights = folder / "busref.safetensors"
         if not weights.exists():
             run("registration", RECIPE, output=folder, resume=True, device=options.device,
