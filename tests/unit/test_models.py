@@ -155,8 +155,10 @@ def test_busref_batch_elements_do_not_mix() -> None:
     fixed, moving = torch.rand(2, 1, 48, 48), torch.rand(2, 1, 48, 48)
     with torch.no_grad():
         both, one = model(fixed, moving), model(fixed[1:], moving[1:])
-    torch.testing.assert_close(both.theta[1:], one.theta, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(both.phi[1:], one.phi, rtol=1e-3, atol=1e-5)
+    # rounding differs with the size of the batch and is passed on from look to look
+    torch.testing.assert_close(both.theta[1:], one.theta, rtol=0, atol=1e-3)
+    torch.testing.assert_close(both.phi[1:], one.phi, rtol=0, atol=1e-3)
+    assert (both.theta[0] - both.theta[1]).abs().max() > 1e-2
 
 
 def test_bfloat16_autocast_stays_near_float32() -> None:
