@@ -105,8 +105,6 @@ def load_model(
     if entry is not None and not entry.trained:
         _check_kind(name, entry.kind, kind)
         return entry.build({}).to(target).eval()
-    if weights_path(name_or_path).suffix != ".safetensors":
-        read_weights(name_or_path, {})  # refuses, and says why
     content = card(name_or_path)
     _check_kind(name, content["kind"], kind)
     architecture = _ARCHITECTURES.get(content["architecture"])

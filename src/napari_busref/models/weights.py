@@ -51,9 +51,14 @@ def card(name_or_path: str | Path) -> dict[str, Any]:
 def weights_path(name_or_path: str | Path) -> Path:
     """The file of shipped weights (a plain name) or of a user's (with a suffix or a folder)."""
     path = Path(name_or_path)
-    if len(path.parts) > 1 or path.suffix:
-        return path
-    return FOLDER / f"{path.name}.safetensors"
+    if len(path.parts) == 1 and not path.suffix:
+        return FOLDER / f"{path.name}.safetensors"
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"model {str(path)!r}: weights must be a .safetensors file; pickled checkpoints "
+            "(.pt, .pth, .ckpt, .pkl) are not opened, since loading one runs code"
+        )
+    return path
 
 
 def read_weights(name_or_path: str | Path, content: dict[str, Any]) -> dict[str, Tensor]:
@@ -69,11 +74,6 @@ def read_weights(name_or_path: str | Path, content: dict[str, Any]) -> dict[str,
     from safetensors.torch import load
 
     path = weights_path(name_or_path)
-    if path.suffix != ".safetensors":
-        raise ValueError(
-            f"model {str(path)!r}: weights must be a .safetensors file; pickled checkpoints "
-            "(.pt, .pth, .ckpt, .pkl) are not opened, since loading one runs code"
-        )
     try:
         data = path.read_bytes()
     except OSError as error:

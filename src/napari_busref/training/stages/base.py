@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from napari_busref.training.config import Recipe
 from napari_busref.training.data import PairStore
 
 
-class Stage(nn.Module):
+class Stage(nn.Module, ABC):
     """A model together with its batches, its loss and its validation.
 
     Subclasses set ``kind`` and ``export_name`` and build ``self.model``. ``forward`` takes what
@@ -30,17 +31,17 @@ class Stage(nn.Module):
         self.recipe = recipe
         self.photometric = Photometric(recipe.augment)
 
+    @abstractmethod
     def draw(self, store: PairStore) -> Any:
         """Draw one batch; all randomness of a step happens here or in ``forward``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, batch: Any) -> dict[str, Tensor]:
         """Losses of one batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def validate(self, device: torch.device) -> dict[str, float]:
         """Scores on held-out pairs."""
-        raise NotImplementedError
 
     def load_bus(self) -> dict[str, Tensor]:
         """State of the trained bus that this stage is mounted on."""

@@ -71,7 +71,7 @@ class RegistrationStage(Stage):
         weights, model = self.recipe.loss, self.model
         size = (batch.fixed.shape[-2], batch.fixed.shape[-1])
         fixed, moving = self.photometric(batch.fixed, batch.moving)
-        # half of the empty borders follow the augmentation, as grey ones do in practice
+        # three in ten of the empty borders follow the augmentation, as grey ones do in practice
         grey = torch.rand(len(moving), 1, 1, 1).to(moving.device) < 0.3
         moving = torch.where(grey, moving, moving * batch.valid)
         valid = torch.where(grey, torch.ones_like(batch.valid), batch.valid)
@@ -120,8 +120,7 @@ class RegistrationStage(Stage):
 
     def _start(self, batch: int, size: tuple[int, int], like: Tensor) -> Tensor:
         """Draw where the first look starts: so far that position tells little about content."""
-        start = self.recipe.start
-        return draw_warps(replace(start, elastic=(0.0, 0.0)), batch, size, like).theta
+        return draw_warps(self.recipe.start, batch, size, like).theta
 
     def _look(
         self, moving: Tensor, valid: Tensor, theta: Tensor, base: Tensor
