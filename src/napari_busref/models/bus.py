@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -71,14 +72,16 @@ class Bus(nn.Module):
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """F1..F4 of ``image`` (B, 1, H, W) in [0, 1]: four (B, C, ceil(H/8), ceil(W/8))."""
-        x = self._pad(image)
-        for module in self.down:
-            x = module(x)
-        features = []
-        for module in self.extract:
-            x = module(x)
-            features.append(x)
-        return features
+        return self._extract(self._scales(image)[-1])
+
+    def pyramid(self, image: Tensor) -> list[Tensor]:
+        """Activations of ``image`` (B, 1, H, W), fine to coarse.
+
+        (B, C/4, h/2, w/2), (B, C/2, h/4, w/4) and F1..F4 as one (B, 4 C, h/8, w/8), where h and w
+        are H and W rounded up to multiples of 8.
+        """
+        *finer, coarsest = self._scales(image)
+        return [*finer, torch.cat(self._extract(coarsest), 1)]
 
     def decode_features(self, deepest: Tensor, size: tuple[int, int]) -> Tensor:
         """Full-resolution features (B, C/4, H, W) from F4, before the last convolution."""
@@ -91,6 +94,19 @@ class Bus(nn.Module):
         """Reconstruct ``image`` (B, 1, H, W) -> (B, 1, H, W), not clipped."""
         size = (image.shape[-2], image.shape[-1])
         return self.head(self.decode_features(self.encode(image)[-1], size))
+
+    def _scales(self, image: Tensor) -> list[Tensor]:
+        scales = [self._pad(image)]
+        for module in self.down:
+            scales.append(module(scales[-1]))
+        return scales[1:]
+
+    def _extract(self, x: Tensor) -> list[Tensor]:
+        features = []
+        for module in self.extract:
+            x = module(x)
+            features.append(x)
+        return features
 
     def _pad(self, image: Tensor) -> Tensor:
         bottom, right = -image.shape[-2] % self.stride, -image.shape[-1] % self.stride

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-KINDS = ("registration", "fusion", "reconstruction")
+KINDS = ("registration", "fusion", "reconstruction", "features")
 """What a model can be for."""
 
 
@@ -59,7 +59,7 @@ def list_models(kind: str | None = None) -> list[str]:
     Parameters
     ----------
     kind : str, optional
-        ``"registration"``, ``"fusion"`` or ``"reconstruction"``; all by default.
+        One of ``KINDS``; all by default.
     """
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)} or None, got {kind!r}")
@@ -173,8 +173,16 @@ def _bus(config: dict[str, Any]) -> nn.Module:
     return Bus(**config)
 
 
+@register_model("matcher", "features")
+def _matcher(config: dict[str, Any]) -> nn.Module:
+    from napari_busref.models.matcher import Matcher
+
+    return Matcher(**config)
+
+
 _ARCHITECTURES: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "BusRef": _busref,
     "Gaf": _gaf,
     "Bus": _bus,
+    "Matcher": _matcher,
 }

@@ -1,4 +1,4 @@
-"""Training of every shipped weight, stage by stage: bus, gaf, registration."""
+"""Training of every shipped weight, stage by stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STAGES", "run"]
 
-STAGES = ("bus", "gaf", "registration")
+STAGES = ("bus", "gaf", "registration", "matcher")
 """The stages, in the order in which they build on each other."""
 
 

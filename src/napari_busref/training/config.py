@@ -85,6 +85,9 @@ class AugmentConfig:
         Ranges of exponent and factor.
     polarity : float
         Probability of an inverted infrared image.
+    remap : float
+        Probability that the visible image under a random intensity curve takes the place of the
+        infrared one (stage matcher): any image is a training pair of a modality not seen yet.
     noise : float
         Standard deviation of additive noise (probability one half).
     blur : float
@@ -94,6 +97,7 @@ class AugmentConfig:
     gamma: tuple[float, float] = (0.6, 1.7)
     gain: tuple[float, float] = (0.7, 1.2)
     polarity: float = 0.15
+    remap: float = 0.25
     noise: float = 0.03
     blur: float = 1.5
 
@@ -121,6 +125,8 @@ class LossConfig:
     endpoint, smooth, matching : float
         Our additions: end-point error against the known warp, smoothness of the displacement,
         cross-entropy of the descriptors' matches (0 turns each off).
+    votes : float
+        Cross-entropy of the votes in a local window (stage matcher).
     """
 
     ssim: float = 1.0
@@ -133,6 +139,7 @@ class LossConfig:
     endpoint: float = 1.0
     smooth: float = 0.05
     matching: float = 0.5
+    votes: float = 1.0
 
 
 @dataclass(frozen=True)

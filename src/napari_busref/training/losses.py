@@ -110,6 +110,62 @@ def matching_loss(
     return loss / total.clamp_min(1)
 
 
+def contrastive_loss(
+    first: Tensor,
+    second: Tensor,
+    temperature: Tensor,
+    known: Tensor,
+    places: tuple[Tensor, Tensor],
+    *,
+    apart: float = 2.0,
+) -> Tensor:
+    """Cross-entropy of N corresponding descriptors against each other, both ways (InfoNCE).
+
+    Parameters
+    ----------
+    first, second : Tensor
+        (B, N, D), unit length; row i of both shows the same place.
+    temperature : Tensor
+        Scalar.
+    known : Tensor
+        (B, N) bool, which rows count.
+    places : tuple of Tensor
+        (B, N, 2) positions of the rows in either image, in cells.
+    apart : float
+        Rows closer than this to each other are not told apart.
+    """
+    logits = first @ second.transpose(1, 2) / temperature
+    own = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
+    near = torch.stack([torch.cdist(p, p) < apart for p in places]).any(0)
+    left_out = (near | ~known[:, None] | ~known[:, :, None]) & ~own
+    logits = logits.masked_fill(left_out, -1e4)
+    loss = -(logits.log_softmax(2) + logits.log_softmax(1)).diagonal(dim1=1, dim2=2) / 2
+    return (loss * known).sum() / known.sum().clamp_min(1)
+
+
+def offset_loss(logits: Tensor, shift: Tensor, mask: Tensor, offsets: Tensor) -> Tensor:
+    """Cross-entropy of scores over a window of offsets against the true ones.
+
+    Parameters
+    ----------
+    logits : Tensor
+        (B, N, h, w), one score an offset.
+    shift : Tensor
+        (B, 2, h, w), true offset (x, y) in cells; between four offsets, these share it.
+    mask : Tensor
+        (B, 1, h, w); cells whose true offset lies outside the window are left out anyway.
+    offsets : Tensor
+        (N, 2), x and y.
+    """
+    share = torch.ones_like(logits)
+    for axis in range(2):
+        distance = shift[:, axis, None] - offsets[None, :, axis, None, None]
+        share = share * (1 - distance.abs()).clamp_min(0)
+    known = mask * (share.sum(1, keepdim=True) > 0.999)
+    loss = -(share * logits.log_softmax(1)).sum(1, keepdim=True)
+    return (loss * known).sum() / known.sum().clamp_min(1)
+
+
 def intensity_loss(fused: Tensor, visible: Tensor, infrared: Tensor) -> Tensor:
     """Our addition to the fusion loss: distance to the brighter of both sources."""
     return F.l1_loss(fused, torch.maximum(visible, infrared))

@@ -16,6 +16,10 @@ def build_stage(recipe: Recipe) -> Stage:
         from napari_busref.training.stages.gaf import GafStage
 
         return GafStage(recipe)
+    if recipe.stage == "matcher":
+        from napari_busref.training.stages.matcher import MatcherStage
+
+        return MatcherStage(recipe)
     from napari_busref.training.stages.registration import RegistrationStage
 
     return RegistrationStage(recipe)

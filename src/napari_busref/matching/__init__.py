@@ -1,0 +1,1 @@
+"""Matching two images by the features of `napari_busref.models.matcher`: search and refinement."""
