@@ -1,0 +1,67 @@
+"""What is compared: learned descriptors for range, directions of edges for precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from kornia.filters import gaussian_blur2d
+from torch import Tensor
+
+from napari_busref.matching.views import View
+from napari_busref.models.matcher import Matcher
+
+CELL = Matcher.stride
+"""Pixels of a cell."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """Features of one view, one cell for every second pixel.
+
+    Attributes
+    ----------
+    learned : Tensor or None
+        Descriptors of unit length, (B, D, h, w).
+    edges : Tensor or None
+        Directions of edges, (B, 2, h, w), of length below 1; see `edge_directions`.
+    known : Tensor
+        (B, 1, h, w), 1 for cells that hold a picture.
+    """
+
+    learned: Tensor | None
+    edges: Tensor | None
+    known: Tensor
+
+
+def describe(
+    matcher: Matcher | None, view: View, *, learned: bool = True, edges: bool = True
+) -> Described:
+    """Describe a view whose sides are multiples of 8."""
+    return Described(
+        matcher(view.image, view.valid) if learned and matcher is not None else None,
+        edge_directions(view) if edges else None,
+        (F.avg_pool2d(view.valid, CELL) > 0.99).to(view.valid.dtype),
+    )
+
+
+def edge_directions(view: View, sigma: float = 1.0) -> Tensor:
+    """Gradients doubled in angle and flattened, (B, 2, h, w) at half the resolution.
+
+    ``(gx² - gy², 2 gx gy) / (|g|² + mean |g|²)``: a bright and a dark side count the same, and
+    strong edges do not outweigh the rest. 0 where the view is not valid or next to that.
+    """
+    size = 2 * round(3 * sigma) + 1
+    smooth = gaussian_blur2d(view.image, (size, size), (sigma, sigma), "reflect")
+    padded = F.pad(smooth, (1, 1, 1, 1), mode="replicate")
+    gx = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
+    gy = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
+    border = round(2 * sigma) + 1
+    inner = 1 - F.max_pool2d(1 - view.valid, 2 * border + 1, 1, border)
+    power = (gx.square() + gy.square()) * inner
+    total = inner.sum((-2, -1), keepdim=True).clamp_min(1)
+    mean = power.sum((-2, -1), keepdim=True) / total
+    doubled = torch.cat([gx.square() - gy.square(), 2 * gx * gy], 1) * inner
+    # 1e-6: a thousandth of the grey range for one pixel is no edge
+    return F.avg_pool2d(doubled / (power + mean.clamp_min(1e-6)), CELL)
