@@ -91,7 +91,7 @@ class Matcher(nn.Module):
         self.bus = Bus(channels)
         self.head = MatchingHead(channels, width=width, size=size)
         # of all cells against all, then of the votes of each reach in a window
-        self.log_temperature = nn.Parameter(torch.tensor([0.1, 0.1, 0.03, 0.02]).log())
+        self.log_temperature = nn.Parameter(torch.tensor([0.1, 0.15, 0.07, 0.05]).log())
 
     def settings(self) -> dict[str, object]:
         """The configuration as plain values, for the card."""
