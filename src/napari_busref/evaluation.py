@@ -86,7 +86,8 @@ def evaluate_registration(
     -------
     list of dict
         One row a model, pair and seed: ``model``, ``dataset``, ``pair``, ``seed``, the scores of
-        `napari_busref.metrics.registration.Scorer`, ``seconds`` of the call (model loaded),
+        `napari_busref.metrics.registration.Scorer`, ``re`` (the reprojection error of the
+        estimate's inverse; none where it folds), ``seconds`` of the call (model loaded),
         ``quality``, ``reliable``, ``failed`` and ``error``. Where no estimate came out the pair
         is scored as it was left, unregistered, and counts as failed.
 
@@ -310,10 +311,15 @@ def _left_alone(result: RegistrationResult) -> bool:
 
 def _registration_scores(scorer: metrics.Scorer, result: RegistrationResult | None) -> Row:
     source = metrics.pixel_grid(scorer.pair.aligned.shape)
+    landmarks = scorer.landmarks()
     if result is None:
-        return dict(scorer(source))
-    quality = {"quality": result.quality.score, "reliable": result.quality.reliable}
-    return scorer(source + result.flow) | quality
+        return {**scorer(source), "re": scorer.reprojection_error(landmarks)}
+    row: Row = dict(scorer(source + result.flow))
+    try:
+        row["re"] = scorer.reprojection_error(result.transform.points(landmarks, inverse=True))
+    except ValueError:
+        row["re"] = None  # folded: there is no inverse
+    return row | {"quality": result.quality.score, "reliable": result.quality.reliable}
 
 
 def _fusion_scores(

@@ -107,6 +107,31 @@ def test_a_good_estimate_scores_better(data):
     assert rows[0]["epe"] < 0.7 * rows[1]["epe"]
 
 
+def test_reprojection_error_stands_beside_the_end_point_error(data):
+    class Right(nn.Module):
+        """The affine part of the true map from the fixed to the moving image."""
+
+        def forward(self, fixed: Tensor, *args: object, **kwargs: object) -> Estimate:
+            theta = identity_theta(len(fixed), fixed)
+            x, y = 2 / SHAPE[1], 2 / SHAPE[0]
+            to_normal = np.array([[0, x, x / 2 - 1], [y, 0, y / 2 - 1], [0, 0, 1]])
+            matrix = to_normal @ np.linalg.inv(pair.warp.affine) @ np.linalg.inv(to_normal)
+            return Estimate(theta.new_tensor(matrix[None, :2]))
+
+    infrared, visible = read(data, "a.png")
+    pair = make_pair(infrared / 255, visible, 2)
+    rows = evaluation.evaluate_registration(
+        [Right(), "identity"], dataset="tiny", data_root=data, seeds=[2], limit=1, device="cpu"
+    )
+    # what the affine leaves is the elastic part: at most 4 % of the side
+    assert 0 < rows[0]["re"] < 0.04 * SHAPE[0]
+    truth = pair.warp.points(Scorer(pair).landmarks().T).T
+    left = np.linalg.norm(truth - Scorer(pair).landmarks(), axis=1).mean()
+    assert rows[1]["re"] == pytest.approx(left)
+    summary = evaluation.summarise(rows)
+    assert [row["re_mean"] for row in summary] == [rows[0]["re"], rows[1]["re"]]
+
+
 def test_missing_estimates_count_as_failures_and_score_as_unregistered(data):
     rows = evaluation.evaluate_registration(
         [Broken(), "identity"], dataset="tiny", data_root=data, seeds=(0, 1), device="cpu"

@@ -96,6 +96,16 @@ def test_the_truth_scores_perfectly_and_the_identity_does_not(scene):
     assert identity["mncc"] < perfect["mncc"]
 
 
+def test_reprojection_error_is_the_distance_from_the_true_positions(scene):
+    scorer = Scorer(make_pair(scene, scene, 2))
+    landmarks = scorer.landmarks()
+    truth = scorer.pair.warp.points(landmarks.T).T
+    assert len(landmarks) > 100
+    assert (truth >= 0).all() and (truth <= np.array(SHAPE) - 1).all()
+    assert scorer.reprojection_error(truth) == 0
+    assert scorer.reprojection_error(truth + np.array([3, -4])) == pytest.approx(5)
+
+
 def test_draws_stay_in_the_protocol_ranges_and_do_not_fold():
     for seed in range(12):
         warp = draw_warp(SHAPE, seed)

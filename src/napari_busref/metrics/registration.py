@@ -35,6 +35,7 @@ __all__ = [
 FloatArray = NDArray[np.float64]
 #: End-point error limits, in pixels, of the shares that `summarise` reports.
 SHARE_LIMITS = (1, 3, 5)
+_LANDMARKS = 24  # about how many of them lie along the shorter side
 _AVERAGED = ("ncc", "mse", "mncc", "mmse", "seconds")
 
 
@@ -359,6 +360,29 @@ class Scorer:
         length: FloatArray = np.hypot(error[0], error[1])
         return length
 
+    def landmarks(self) -> FloatArray:
+        """Moving positions on a regular grid whose content is in the fixed image, ``(N, 2)``."""
+        shape = self.pair.warp.shape
+        step = max(min(shape) // _LANDMARKS, 1)
+        every = pixel_grid(shape)
+        for grid in (every[:, step // 2 :: step, step // 2 :: step], every):
+            shown = _inside(self.pair.warp.points(grid), self.pair.aligned.shape)
+            if shown.any():
+                break
+        return grid[:, shown].T
+
+    def reprojection_error(self, carried: ArrayLike) -> float:
+        """RE: mean distance, in fixed pixels, of carried landmarks from their true positions.
+
+        Parameters
+        ----------
+        carried : array_like
+            Where the estimate's inverse puts `landmarks` in the fixed image, ``(N, 2)``.
+        """
+        truth = self.pair.warp.points(self.landmarks().T)
+        error = np.asarray(carried, dtype=np.float64).T - truth
+        return float(np.hypot(error[0], error[1]).mean())
+
     def __call__(self, source: ArrayLike) -> dict[str, float]:
         """Score the estimate ``source``, see the class notes."""
         at = np.asarray(source, dtype=np.float64)
@@ -392,7 +416,8 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``n``, ``epe_mean``, ``epe_median`` (over pairs), ``share_below_1px`` / ``3px`` /
+        ``n``, ``epe_mean``, ``epe_median`` (over pairs), ``re_mean`` (None where no row has
+        ``re``), ``share_below_1px`` / ``3px`` /
         ``5px`` (of all pairs: a failed or missing estimate is never below), the means of
         ``ncc``, ``mse``, ``mncc``, ``mmse`` and ``seconds`` (None where no row has them) and
         ``failures``. Empty for no rows.
@@ -410,6 +435,8 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "epe_mean": float(errors.mean()) if errors.size else None,
         "epe_median": float(np.median(errors)) if errors.size else None,
     }
+    reprojected = [row["re"] for row in table if row.get("re") is not None]
+    summary["re_mean"] = float(np.mean(reprojected)) if reprojected else None
     for limit in SHARE_LIMITS:
         summary[f"share_below_{limit}px"] = float((good < limit).sum() / len(table))
     for key in _AVERAGED:

@@ -138,6 +138,12 @@ def _busref(config: dict[str, Any]) -> nn.Module:
     return BusRef(BusRefConfig.from_plain(config))
 
 
+def _superfusion(config: dict[str, Any]) -> nn.Module:
+    from napari_busref.models.superfusion import SuperFusionConfig, SuperFusionMatcher
+
+    return SuperFusionMatcher(SuperFusionConfig.from_plain(config))
+
+
 @register_model("identity", "registration", trained=False)
 def _identity(config: dict[str, Any]) -> nn.Module:
     from napari_busref.models.controls import Identity
@@ -182,6 +188,7 @@ def _matcher(config: dict[str, Any]) -> nn.Module:
 
 _ARCHITECTURES: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "BusRef": _busref,
+    "SuperFusionMatcher": _superfusion,
     "Gaf": _gaf,
     "Bus": _bus,
     "Matcher": _matcher,

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STAGES", "run"]
 
-STAGES = ("bus", "gaf", "registration", "matcher")
+STAGES = ("bus", "gaf", "registration", "matcher", "superfusion")
 """The stages, in the order in which they build on each other."""
 
 

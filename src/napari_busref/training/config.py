@@ -127,6 +127,16 @@ class LossConfig:
         cross-entropy of the descriptors' matches (0 turns each off).
     votes : float
         Cross-entropy of the votes in a local window (stage matcher).
+    photometric : float
+        SuperFusion: weight of 0.1 (L1 + L2) + 0.9 gradient, both directions.
+    edges : float
+        SuperFusion: how much more the end-point error counts where second-order gradients are
+        strong.
+    border : float
+        SuperFusion: weight of what is shown where the other image has nothing.
+    fuse, consistency : float
+        SuperFusion: weights of the fusion loss on the registered pair and of the distance between
+        the two fused images.
     """
 
     ssim: float = 1.0
@@ -140,6 +150,11 @@ class LossConfig:
     smooth: float = 0.05
     matching: float = 0.5
     votes: float = 1.0
+    photometric: float = 1.0
+    edges: float = 1.0
+    border: float = 0.5
+    fuse: float = 0.1
+    consistency: float = 0.1
 
 
 @dataclass(frozen=True)

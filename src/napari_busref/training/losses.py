@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from kornia.filters import laplacian, spatial_gradient
+from kornia.filters import laplacian, sobel, spatial_gradient
 from kornia.metrics import ssim
 from torch import Tensor
 
@@ -169,3 +169,38 @@ def offset_loss(logits: Tensor, shift: Tensor, mask: Tensor, offsets: Tensor) ->
 def intensity_loss(fused: Tensor, visible: Tensor, infrared: Tensor) -> Tensor:
     """Our addition to the fusion loss: distance to the brighter of both sources."""
     return F.l1_loss(fused, torch.maximum(visible, infrared))
+
+
+def photometric_loss(registered: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """SuperFusion: ``0.1 (L1 + L2) + 0.9 gradient`` of two images (B, 1, H, W), over the mask."""
+    difference = registered - target
+    gradient = spatial_gradient(difference).abs().mean(2)
+    near = difference.abs() + difference.square()
+    return masked_mean(0.1 * near + 0.9 * gradient, mask)
+
+
+def edge_weight(image: Tensor, amount: float) -> Tensor:
+    """``1 + amount * second-order gradients``, these brought to mean 1 in each (B, 1, H, W)."""
+    strength = spatial_gradient(image, order=2).abs().sum(2)
+    return 1 + amount * strength / strength.mean((1, 2, 3), keepdim=True).clamp_min(1e-4)
+
+
+def bending_loss(phi: Tensor) -> Tensor:
+    """Mean absolute second differences of a displacement (B, 2, h, w) given in cells.
+
+    An affine motion bends nothing, so turns and changes of scale cost nothing.
+    """
+    along_x = phi[..., 2:] - 2 * phi[..., 1:-1] + phi[..., :-2]
+    along_y = phi[..., 2:, :] - 2 * phi[..., 1:-1, :] + phi[..., :-2, :]
+    mixed = phi[..., 1:, 1:] - phi[..., 1:, :-1] - phi[..., :-1, 1:] + phi[..., :-1, :-1]
+    return along_x.abs().mean() + along_y.abs().mean() + 2 * mixed.abs().mean()
+
+
+def registered_fusion_loss(
+    fused: Tensor, visible: Tensor, infrared: Tensor, mask: Tensor
+) -> Tensor:
+    """SuperFusion's fusion loss over the mask: largest gradient, SSIM, largest intensity."""
+    gradient = sobel(fused) - torch.maximum(sobel(visible), sobel(infrared))
+    intensity = fused - torch.maximum(visible, infrared)
+    similarity = (ssim(fused, visible, 11) + ssim(fused, infrared, 11)) / 2
+    return masked_mean(gradient.abs() + intensity.abs() + 1 - similarity, mask)

@@ -40,7 +40,7 @@ def run(
     Parameters
     ----------
     stage : str
-        ``"bus"``, ``"gaf"`` or ``"registration"``; must be the recipe's.
+        One of ``STAGES``; must be the recipe's.
     recipe : path
         TOML file, see :class:`~napari_busref.training.config.Recipe`.
     output : path

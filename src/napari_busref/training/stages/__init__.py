@@ -20,6 +20,10 @@ def build_stage(recipe: Recipe) -> Stage:
         from napari_busref.training.stages.matcher import MatcherStage
 
         return MatcherStage(recipe)
+    if recipe.stage == "superfusion":
+        from napari_busref.training.stages.superfusion import SuperFusionStage
+
+        return SuperFusionStage(recipe)
     from napari_busref.training.stages.registration import RegistrationStage
 
     return RegistrationStage(recipe)

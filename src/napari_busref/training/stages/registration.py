@@ -5,13 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from skimage.color import rgb2gray
 from torch import Tensor
 
-from napari_busref.datasets import load_pairs
-from napari_busref.metrics.registration import Scorer, make_pair
 from napari_busref.models import load_model
 from napari_busref.models.busref import BusRef, BusRefConfig, Features
 from napari_busref.models.descriptors import correlate
@@ -19,7 +15,6 @@ from napari_busref.models.geometry import (
     Estimate,
     base_grid,
     compose_affine,
-    estimate_to_pixels,
     inside,
     sampling_grid,
     transform_points,
@@ -35,8 +30,8 @@ from napari_busref.training.losses import (
     smoothness_loss,
 )
 from napari_busref.training.stages.base import Stage
+from napari_busref.training.stages.synthetic import true_cells, validate_registration
 from napari_busref.training.warps import draw_warps, fixed_to_moving, invert_affine
-from napari_busref.transform import Transform
 
 _AFFINE_PASSES = 2
 _GUIDED = 4  # samples of a batch that the guide sees: all of them would double the time
@@ -153,44 +148,15 @@ class RegistrationStage(Stage):
         self, described: tuple[Tensor, Tensor], theta: Tensor, truth: Tensor, mask: Tensor
     ) -> Tensor:
         """Cross-entropy of the descriptors against the known positions in the resampled image."""
-        height, width = described[0].shape[-2:]
-        step = truth.shape[1] // height
-        position = transform_points(invert_affine(theta), truth)
-        # cell centres lie between the middle pixels of a cell
-        position = position.permute(0, 3, 1, 2)
-        position = torch.nn.functional.avg_pool2d(position, step).permute(0, 2, 3, 1)
-        known = torch.nn.functional.avg_pool2d(mask, step)[:, 0] > 0.99
-        size = torch.tensor([width, height], device=truth.device)
-        cells = ((position + 1) * size - 1) / 2
+        shape = (described[0].shape[-2], described[0].shape[-1])
+        cells, known = true_cells(transform_points(invert_affine(theta), truth), mask, shape)
         correlation = correlate(*described).mean(1)
         temperature = self.model.affine_net.log_temperature.exp().clamp(1e-2, 1)
         return matching_loss(correlation, temperature, cells, known)
 
-    @torch.no_grad()
     def validate(self, device: torch.device) -> dict[str, float]:
         """Mean EPE and MNCC on synthetic warps (seed 0) of each data set."""
-        scores: dict[str, float] = {}
-        data = self.recipe.data
-        for dataset in data.datasets:
-            rows = []
-            pairs = load_pairs(dataset, data.root or None, "val")[: self.recipe.validation_pairs]
-            for _, infrared, visible in pairs:
-                pair = make_pair(infrared / 255.0, rgb2gray(visible), seed=0)
-                moving = torch.from_numpy(pair.moving).float()[None, None].to(device)
-                fixed = (
-                    torch.from_numpy(np.ascontiguousarray(pair.fixed))
-                    .float()[None, None]
-                    .to(device)
-                )
-                estimate = self.model(fixed, moving, (moving > 0).float())
-                affine, displacement = estimate_to_pixels(estimate, infrared.shape)[0]
-                shape = infrared.shape
-                transform = Transform(affine, displacement, fixed_shape=shape, moving_shape=shape)
-                identity = np.mgrid[: infrared.shape[0], : infrared.shape[1]]
-                rows.append(Scorer(pair)(identity + transform.flow()))
-            scores[f"{dataset}_epe"] = float(np.mean([row["epe"] for row in rows]))
-            scores[f"{dataset}_mncc"] = float(np.mean([row["mncc"] for row in rows]))
-        return scores
+        return validate_registration(self.model, self.recipe, device)
 
 
 def _cells(size: tuple[int, int], like: Tensor) -> Tensor:

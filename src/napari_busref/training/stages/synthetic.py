@@ -1,0 +1,67 @@
+"""What the stages that learn from known warps share."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from skimage.color import rgb2gray
+from torch import Tensor, nn
+
+from napari_busref.datasets import load_pairs
+from napari_busref.metrics.registration import Scorer, make_pair
+from napari_busref.models.geometry import estimate_to_pixels
+from napari_busref.training.config import Recipe
+from napari_busref.transform import Transform
+
+
+@torch.no_grad()
+def validate_registration(
+    model: nn.Module, recipe: Recipe, device: torch.device
+) -> dict[str, float]:
+    """Mean EPE and MNCC on synthetic warps (seed 0) of each data set of a recipe."""
+    scores: dict[str, float] = {}
+    data = recipe.data
+    for dataset in data.datasets:
+        rows = []
+        pairs = load_pairs(dataset, data.root or None, "val")[: recipe.validation_pairs]
+        for _, infrared, visible in pairs:
+            pair = make_pair(infrared / 255.0, rgb2gray(visible), seed=0)
+            fixed, moving = (
+                torch.from_numpy(np.ascontiguousarray(image)).float()[None, None].to(device)
+                for image in (pair.fixed, pair.moving)
+            )
+            estimate = model(fixed, moving, (moving > 0).float())
+            shape = (infrared.shape[0], infrared.shape[1])
+            affine, displacement = estimate_to_pixels(estimate, shape)[0]
+            transform = Transform(affine, displacement, fixed_shape=shape, moving_shape=shape)
+            rows.append(Scorer(pair)(np.mgrid[: shape[0], : shape[1]] + transform.flow()))
+        scores[f"{dataset}_epe"] = float(np.mean([row["epe"] for row in rows]))
+        scores[f"{dataset}_mncc"] = float(np.mean([row["mncc"] for row in rows]))
+    return scores
+
+
+def true_cells(truth: Tensor, mask: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """True positions in cells, and which are known, for the cells of a grid of ``shape``.
+
+    Parameters
+    ----------
+    truth : Tensor
+        (B, H, W, 2), normalised positions at every pixel.
+    mask : Tensor
+        (B, 1, H, W).
+    shape : tuple of int
+        (h, w), H and W divided by one whole number.
+
+    Returns
+    -------
+    cells : Tensor
+        (B, h, w, 2), (x, y).
+    known : Tensor of bool
+        (B, h, w).
+    """
+    step = truth.shape[1] // shape[0]
+    # cell centres lie between the middle pixels of a cell
+    position = F.avg_pool2d(truth.permute(0, 3, 1, 2), step).permute(0, 2, 3, 1)
+    size = torch.tensor([shape[1], shape[0]], device=truth.device)
+    return ((position + 1) * size - 1) / 2, F.avg_pool2d(mask, step)[:, 0] > 0.99
