@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from numpy.typing import ArrayLike
 
@@ -41,10 +41,13 @@ def register_and_fuse(
     fixed: ArrayLike,
     moving: ArrayLike,
     *,
-    model: str | os.PathLike[str] | nn.Module = "busref",
+    model: str | os.PathLike[str] | nn.Module = "auto",
     fusion_model: str | os.PathLike[str] | nn.Module = "gaf",
+    search: Literal["near", "wide", "none"] | None = None,
+    refine: Literal["dense", "affine", "none"] | None = None,
+    transform: Literal["affine", "homography"] = "affine",
     device: str | torch.device = "auto",
-    initial: Transform | None = None,
+    initial: Transform | tuple[ArrayLike, ArrayLike] | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> RegistrationAndFusionResult:
@@ -60,10 +63,10 @@ def register_and_fuse(
         For the registration, see `napari_busref.register`.
     fusion_model : str, path or torch.nn.Module
         For the fusion, see `napari_busref.fuse`.
+    search, refine, transform, initial
+        For the registration, see `napari_busref.register`.
     device : str or torch.device
         For both.
-    initial : Transform, optional
-        Where to start, from the fixed to the moving image.
     progress : Progress, optional
         Called with the stage and the fraction of both steps done.
     cancel : threading.Event, optional
@@ -85,6 +88,9 @@ def register_and_fuse(
         fixed,
         moving,
         model=model,
+        search=search,
+        refine=refine,
+        transform=transform,
         device=device,
         initial=initial,
         progress=reporter.part(0.0, 0.7).step,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,14 +13,18 @@ from scipy import ndimage
 
 from napari_busref._inference import Runner, Stopwatch, runner, versions
 from napari_busref.device import describe
+from napari_busref.matching import REFINEMENTS, SEARCHES, TRANSFORMS
 from napari_busref.preprocess import Prepared, as_image, as_mask, fill_invalid, prepare
 from napari_busref.progress import Progress, Reporter
-from napari_busref.quality import Quality, assess, unregistered
+from napari_busref.quality import HOPELESS, Evidence, Quality, assess, unregistered
 from napari_busref.transform import Transform
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from napari_busref.matching.views import View
+    from napari_busref.models.geometry import Estimate
 
 __all__ = ["RegistrationResult", "register"]
 
@@ -79,11 +83,15 @@ def register(
     fixed: ArrayLike,
     moving: ArrayLike,
     *,
-    model: str | os.PathLike[str] | nn.Module = "busref",
+    model: str | os.PathLike[str] | nn.Module = "auto",
+    search: Literal["near", "wide", "none"] | None = None,
+    refine: Literal["dense", "affine", "none"] | None = None,
+    transform: Literal["affine", "homography"] = "affine",
     device: str | torch.device = "auto",
-    initial: Transform | None = None,
+    initial: Transform | tuple[ArrayLike, ArrayLike] | None = None,
     fixed_mask: ArrayLike | None = None,
     moving_mask: ArrayLike | None = None,
+    on_cancel: Literal["raise", "best"] = "raise",
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> RegistrationResult:
@@ -98,16 +106,33 @@ def register(
         The infrared image, of any other size. Not changed.
     model : str, path or torch.nn.Module
         A name of ``list_models("registration")``, a ``.safetensors`` file with its card, or a
-        module that returns a `napari_busref.models.geometry.Estimate`.
+        module that returns a `napari_busref.models.geometry.Estimate`. ``"auto"`` takes the best
+        of the start, the networks and the search, and refines it.
+    search : str, optional
+        Look for the place before refining: ``"near"`` (within 15°, sizes from 0.8 to 1.25, shifts
+        to 30 % of the image), ``"wide"`` (any rotation, sizes from 0.4 to 2.5, overlaps down to
+        30 %; takes seconds) or ``"none"``. By default ``"near"`` with the model ``"auto"`` and
+        ``"none"`` with another.
+    refine : str, optional
+        ``"dense"`` (affine, then a smooth displacement field), ``"affine"`` or ``"none"``. By
+        default ``"dense"`` with the model ``"auto"`` and ``"none"`` with another.
+    transform : str
+        What the refinement fits before the displacement field: ``"affine"``, or ``"homography"``
+        for a flat scene seen from two places. A homography's departure from its affine is part
+        of the displacement field.
     device : str or torch.device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. A module stays where it is with
         ``"auto"`` and is moved otherwise.
-    initial : Transform, optional
-        Where to start, from the fixed to the moving image. By default the identity, or
+    initial : Transform or (fixed points, moving points), optional
+        Where to start, from the fixed to the moving image: a transform, or two arrays (N, 2) of
+        three or more corresponding (row, col) positions. By default the identity, or
         `Transform.equal_field_of_view` when the sizes differ.
     fixed_mask, moving_mask : array_like of bool, optional
         Pixels that hold content, of the shape of their image. NaN, infinite and transparent
         pixels and empty borders of the moving image are left out anyway.
+    on_cancel : str
+        ``"raise"`` ends with `Cancelled`; ``"best"`` ends with what the refinement has reached,
+        if it has begun.
     progress : Progress, optional
         Called with the stage and the fraction done.
     cancel : threading.Event, optional
@@ -116,9 +141,9 @@ def register(
     Returns
     -------
     RegistrationResult
-        When there is nothing to go by (an image without texture) or the model finds nothing
-        usable, the result is the starting position, `Quality.reliable` is False and the reason is
-        given.
+        When there is nothing to go by (an image without texture, a mask of nothing) or nothing
+        usable is found, the result is the starting position, `Quality.reliable` is False and the
+        reason is given.
 
     Raises
     ------
@@ -137,32 +162,45 @@ def register(
     >>> bool((result.warped == image).all())
     True
     """
+    for name, value, accepted in (
+        ("search", search, (*SEARCHES, None)),
+        ("refine", refine, (*REFINEMENTS, None)),
+        ("transform", transform, TRANSFORMS),
+        ("on_cancel", on_cancel, ("raise", "best")),
+    ):
+        if value not in accepted:
+            raise ValueError(f"{name}: got {value!r}, need one of {accepted}")
     reporter = Reporter(progress, cancel)
     reporter.step("checking the images", 0.0)
     watch = Stopwatch()
     moving_array = as_image(moving, "moving")
-    ready_fixed = _prepare(fixed, "fixed", fixed_mask)
-    ready_moving = _prepare(moving_array, "moving", moving_mask)
+    ready_fixed, nothing_fixed = _prepare(fixed, "fixed", fixed_mask)
+    ready_moving, nothing_moving = _prepare(moving_array, "moving", moving_mask)
     fixed_shape, moving_shape = _shape(ready_fixed), _shape(ready_moving)
     start, kind = _start(initial, fixed_shape, moving_shape)
     before, before_mask = _resample(ready_moving, start)
-    if not before_mask.any():
-        raise ValueError(
-            "initial: the moving image covers no pixel of the fixed image there; give a starting "
-            "position where they overlap"
-        )
     watch.lap("prepare")
 
-    reporter.step("loading the model", 0.05)
+    reporter.step("loading the model", 0.02)
     with runner(model, "registration", device) as run:
+        job = _Job(run, start, search, refine, transform, on_cancel == "best")
         watch.lap("load")
-        estimate: Transform | str | None = _without_texture(ready_fixed, before, before_mask)
-        if estimate is None:
-            reporter.step("registering", 0.15)
-            estimate = _estimate(run, ready_fixed, before, before_mask, reporter.part(0.15, 0.7))
+        problem = (
+            nothing_fixed
+            or nothing_moving
+            or _without_texture(ready_fixed, ready_moving)
+            or job.out_of_sight(before_mask)
+        )
+        outcome = _Outcome(start, problem=problem)
+        if problem is None:
+            part = reporter.part(0.05, 0.8)
+            outcome = job.run(ready_fixed, ready_moving, part, watch)
         parameters = {
             "function": "register",
             "model": run.name,
+            "search": job.options.search,
+            "refine": job.options.refine,
+            "transform": transform,
             "device": describe(run.device),
             "initial": kind,
             "masks": [
@@ -174,43 +212,147 @@ def register(
             "working_shape": _working_shape(run, fixed_shape),
             "versions": versions(),
         }
-    watch.lap("model")
 
-    reporter.step("resampling", 0.7)
-    if isinstance(estimate, Transform):
-        transform = estimate.compose(start)
-        mask = transform.mask(ready_moving.valid)
-        if not mask.any():
-            estimate = "the model moved the images apart; this is the starting position"
-    if isinstance(estimate, str):
-        transform, mask = start, before_mask
-    lost = moving_array.dtype.kind == "f" and not np.isfinite(moving_array).all()
-    warped = transform.apply(moving_array, cval=np.nan if lost else 0.0)
-    flow = transform.flow()
-    watch.lap("resample")
-
-    reporter.step("judging the result", 0.85)
-    if isinstance(estimate, str):
-        quality = unregistered(mask, estimate)
-    else:
+    reporter.step("judging the result", 0.8)
+    mask = outcome.transform.mask(ready_moving.valid)
+    if outcome.problem is None and not mask.any():
+        outcome = _Outcome(start, problem="the images came out apart")
+    if outcome.problem is None:
         quality = assess(
             ready_fixed.grey,
-            transform.apply(ready_moving.grey),
+            outcome.transform.apply(ready_moving.grey),
             mask,
-            estimate,
+            outcome.transform,
+            outcome.evidence or Evidence(0.0, float("inf")),
+            start=start,
             before=before,
             before_mask=before_mask,
             fixed_valid=ready_fixed.valid,
+            wide=job.options.search == "wide",
         )
+        if job.matches and quality.score < HOPELESS:  # no wild transform
+            outcome = _Outcome(start, problem="; ".join(quality.reasons) or "nothing fits")
+    if outcome.problem is not None:
+        mask = start.mask(ready_moving.valid)
+        quality = unregistered(mask, f"{outcome.problem}; this is the starting position")
     watch.lap("quality")
+
+    reporter.step("resampling", 0.9)
+    lost = moving_array.dtype.kind == "f" and not np.isfinite(moving_array).all()
+    warped = outcome.transform.apply(moving_array, cval=np.nan if lost else 0.0)
+    flow = outcome.transform.flow()
+    watch.lap("resample")
     reporter.step("registered", 1.0)
-    return RegistrationResult(warped, mask, flow, transform, quality, watch.total(), parameters)
+    return RegistrationResult(
+        warped, mask, flow, outcome.transform, quality, watch.total(), parameters
+    )
 
 
-def _prepare(image: Any, name: str, mask: ArrayLike | None) -> Prepared:
+@dataclass
+class _Outcome:
+    """What was found, or why nothing was."""
+
+    transform: Transform
+    problem: str | None = None
+    evidence: Evidence | None = None
+
+
+class _Job:
+    """What is to be run on one pair.
+
+    Attributes
+    ----------
+    matches : bool
+        Whether search or refinement take part, and not one network alone.
+    """
+
+    def __init__(
+        self,
+        run: Runner,
+        start: Transform,
+        search: str | None,
+        refine: str | None,
+        transform: str,
+        keep_best: bool,
+    ) -> None:
+        from napari_busref.matching.find import Options
+        from napari_busref.models import load_model
+        from napari_busref.models.auto import Auto
+        from napari_busref.models.matcher import Matcher
+
+        auto = isinstance(run.module, Auto)
+        self.device, self.start = run.device, start
+        self.one_shot: dict[str, nn.Module] = {run.name: run.module}
+        if isinstance(run.module, Auto):
+            self.matcher = run.module.matcher
+            self.one_shot = dict(run.module.one_shot.items())
+        else:
+            matcher = load_model("matcher", device=run.device)
+            assert isinstance(matcher, Matcher)
+            self.matcher = matcher
+        self.options = Options(
+            search=search or ("near" if auto else "none"),
+            refine=refine or ("dense" if auto else "none"),
+            transform=transform,
+            start=auto,
+            keep_best=keep_best,
+        )
+        self.matches = auto or self.options.search != "none" or self.options.refine != "none"
+
+    def out_of_sight(self, before_mask: NDArray[np.bool_]) -> str | None:
+        """Why there is nothing to start from, if so."""
+        if before_mask.any() or self.options.search != "none":
+            return None
+        return "the moving image covers no pixel of the fixed image there"
+
+    def run(
+        self,
+        fixed: Prepared,
+        moving: Prepared,
+        reporter: Reporter,
+        watch: Stopwatch,
+    ) -> _Outcome:
+        """Register a pair that can be registered."""
+        from napari_busref.matching.agreement import agreement
+        from napari_busref.matching.find import find
+        from napari_busref.models.geometry import pixels_to_estimate
+
+        shapes = (_shape(fixed), _shape(moving))
+        target, source = (_view(ready, self.device) for ready in (fixed, moving))
+        start = pixels_to_estimate(
+            self.start.affine, self.start.displacement, *shapes, self.device
+        )
+        found = find(
+            self.one_shot, self.matcher, target, source, start, self.options, reporter, watch
+        )
+        result = _as_transform(found.estimate, *shapes)
+        if isinstance(result, str):
+            return _Outcome(self.start, problem=result)
+        rough = _as_transform(found.rough, *shapes)
+        reporter.step("cross-checking", 1.0)
+        seen = agreement(self.matcher, target, source, found.estimate)
+        evidence = Evidence(
+            local=seen.local,
+            round_trip_px=seen.round_trip * min(shapes[0]),
+            refined_px=0.0 if isinstance(rough, str) else _mean_distance(rough, result),
+            chosen=found.chosen,
+            candidates=found.scores,
+            cancelled=found.cancelled,
+        )
+        watch.lap("agreement")
+        return _Outcome(result, evidence=evidence)
+
+
+def _prepare(image: Any, name: str, mask: ArrayLike | None) -> tuple[Prepared, str | None]:
+    """The image as the models see it, and what stands against registering it."""
     array = as_image(image, name)
-    checked = None if mask is None else as_mask(mask, f"{name}_mask", array.shape[:2])
-    return prepare(array, name, mask=checked, find_border=True)
+    if mask is None:
+        return prepare(array, name, find_border=True), None
+    checked = as_mask(mask, f"{name}_mask", array.shape[:2])
+    whole = prepare(array, name, find_border=True)
+    if not (checked & whole.valid).any():
+        return whole, f"{name}_mask leaves nothing of the {name} image"
+    return prepare(array, name, mask=checked, find_border=True), None
 
 
 def _shape(ready: Prepared) -> tuple[int, int]:
@@ -218,14 +360,25 @@ def _shape(ready: Prepared) -> tuple[int, int]:
 
 
 def _start(
-    initial: Transform | None, fixed: tuple[int, int], moving: tuple[int, int]
+    initial: Transform | tuple[ArrayLike, ArrayLike] | None,
+    fixed: tuple[int, int],
+    moving: tuple[int, int],
 ) -> tuple[Transform, str]:
     """The starting position and what to call it."""
     if initial is None:
         kind = "identity" if fixed == moving else "equal field of view"
         return Transform.equal_field_of_view(fixed, moving), kind
+    if isinstance(initial, tuple | list) and len(initial) == 2:
+        try:
+            points = Transform.from_points(*initial, fixed_shape=fixed, moving_shape=moving)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"initial: {error}") from None
+        return points, "points"
     if not isinstance(initial, Transform):
-        raise TypeError(f"initial: got {type(initial).__name__}, need a Transform")
+        raise TypeError(
+            f"initial: got {type(initial).__name__}, need a Transform or (fixed points, moving "
+            "points)"
+        )
     if (initial.fixed_shape, initial.moving_shape) != (fixed, moving):
         raise ValueError(
             f"initial: made for images of shape {initial.fixed_shape} and {initial.moving_shape}, "
@@ -249,50 +402,50 @@ def _resample(moving: Prepared, start: Transform) -> tuple[NDArray[np.float32], 
     return resampled, mask
 
 
-def _without_texture(
-    fixed: Prepared, before: NDArray[np.float32], before_mask: NDArray[np.bool_]
-) -> str | None:
-    for name, values in (("fixed", fixed.grey[fixed.valid]), ("moving", before[before_mask])):
-        if values.std(dtype=np.float64) < _NO_TEXTURE:
-            return f"the {name} image has no texture to register; this is the starting position"
+def _without_texture(fixed: Prepared, moving: Prepared) -> str | None:
+    for name, ready in (("fixed", fixed), ("moving", moving)):
+        if ready.grey[ready.valid].std(dtype=np.float64) < _NO_TEXTURE:
+            return f"the {name} image has no texture to register"
     return None
 
 
-def _estimate(
-    run: Runner,
-    fixed: Prepared,
-    before: NDArray[np.float32],
-    before_mask: NDArray[np.bool_],
-    reporter: Reporter,
-) -> Transform | str:
-    """What the model finds, from the fixed grid to the resampled moving image, or why not."""
-    from napari_busref.models.geometry import Estimate, estimate_to_pixels
+def _mean_distance(first: Transform, second: Transform) -> float:
+    """How far apart both put a grid of fixed positions, in fixed pixels."""
+    grid = np.stack(np.meshgrid(*(np.linspace(0, n - 1, 12) for n in first.fixed_shape)), -1)
+    apart = first.points(grid.reshape(-1, 2)) - second.points(grid.reshape(-1, 2))
+    back = np.linalg.inv(second.affine[:2, :2])
+    return float(np.hypot(*(back @ apart.T)).mean())
 
-    valid = None if before_mask.all() else run.tensor(before_mask)
-    answer = run.module(
-        run.tensor(fill_invalid(fixed.grey, fixed.valid)),
-        run.tensor(before),
-        valid,
-        reporter=reporter,
-    )
-    if not isinstance(answer, Estimate):
-        raise TypeError(
-            f"model: {run.name} returned {type(answer).__name__}, a registration model returns "
-            "napari_busref.models.geometry.Estimate"
-        )
-    shape = _shape(fixed)
+
+def _view(ready: Prepared, device: torch.device) -> View:
+    """The whole image as search and refinement see it."""
+    import torch
+
+    from napari_busref.matching.views import View
+
+    def tensor(values: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(values.astype(np.float32))[None, None].to(device)
+
+    return View(tensor(fill_invalid(ready.grey, ready.valid)), tensor(ready.valid))
+
+
+def _as_transform(
+    estimate: Estimate, fixed: tuple[int, int], moving: tuple[int, int]
+) -> Transform | str:
+    """The estimate in pixels, or why it is of no use."""
+    from napari_busref.models.geometry import estimate_to_pixels
+
     with np.errstate(over="ignore", invalid="ignore"):  # looked at below
-        affine, displacement = estimate_to_pixels(answer, shape)[0]
+        affine, displacement = estimate_to_pixels(estimate, fixed, moving)[0]
     affine[2] = (0.0, 0.0, 1.0)
-    nothing = "the model found no usable transform ({}); this is the starting position"
     if not np.isfinite(affine).all() or not (
         displacement is None or np.isfinite(displacement).all()
     ):
-        return nothing.format("values that are not finite")
+        return "no usable transform was found (values that are not finite)"
     try:
-        return Transform(affine, displacement, fixed_shape=shape, moving_shape=shape)
+        return Transform(affine, displacement, fixed_shape=fixed, moving_shape=moving)
     except ValueError as error:
-        return nothing.format(error)
+        return f"no usable transform was found ({error})"
 
 
 def _working_shape(run: Runner, shape: tuple[int, int]) -> list[int] | None:

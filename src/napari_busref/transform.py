@@ -124,6 +124,45 @@ class Transform:
         return cls(fixed_shape=fixed_shape, moving_shape=moving_shape or fixed_shape)
 
     @classmethod
+    def from_points(
+        cls,
+        fixed_points: ArrayLike,
+        moving_points: ArrayLike,
+        *,
+        fixed_shape: tuple[int, int],
+        moving_shape: tuple[int, int],
+    ) -> Transform:
+        """The affine nearest to corresponding points, by least squares.
+
+        Parameters
+        ----------
+        fixed_points, moving_points : array_like, shape (N, 2)
+            (row, col) positions of the same N >= 3 places, not all on one line.
+        fixed_shape, moving_shape : tuple of int
+            Shapes of both images.
+
+        Raises
+        ------
+        ValueError
+            When the points do not determine an affine.
+        """
+        first, second = (np.asarray(p, float) for p in (fixed_points, moving_points))
+        if first.shape != second.shape or first.ndim != 2 or first.shape[1] != 2:
+            raise ValueError(
+                f"points: got shapes {first.shape} and {second.shape}, need twice the same (N, 2)"
+            )
+        if not (np.isfinite(first).all() and np.isfinite(second).all()):
+            raise ValueError("points: some are not finite")
+        design = np.column_stack([first, np.ones(len(first))])
+        if len(first) < 3 or np.linalg.matrix_rank(design - design.mean(0)) < 2:
+            raise ValueError(
+                f"points: got {len(first)}, need at least three that do not lie on one line"
+            )
+        affine = np.eye(3)
+        affine[:2] = np.linalg.lstsq(design, second, rcond=None)[0].T
+        return cls(affine, fixed_shape=fixed_shape, moving_shape=moving_shape)
+
+    @classmethod
     def equal_field_of_view(
         cls, fixed_shape: tuple[int, int], moving_shape: tuple[int, int]
     ) -> Transform:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from napari_busref.quality import assess, edge_agreement, unregistered
+from napari_busref.quality import Evidence, assess, edge_agreement, unregistered
 from napari_busref.transform import Transform
 
 SHAPE = (160, 200)
@@ -33,7 +33,10 @@ def moved(row=0.0, col=0.0, angle=0.0, scale=1.0, displacement=None, shape=SHAPE
     return Transform(matrix, displacement, fixed_shape=shape, moving_shape=shape)
 
 
-def judge(estimate, fixed=None, moving=None, **keywords):
+GOOD = Evidence(local=0.9, round_trip_px=0.3)
+
+
+def judge(estimate, fixed=None, moving=None, evidence=GOOD, **keywords):
     fixed = picture() if fixed is None else fixed
     moving = picture() if moving is None else moving
     return assess(
@@ -41,6 +44,8 @@ def judge(estimate, fixed=None, moving=None, **keywords):
         estimate.apply(moving),
         estimate.mask(),
         estimate,
+        evidence,
+        start=Transform.identity(SHAPE),
         before=moving,
         before_mask=everywhere(moving.shape),
         **keywords,
@@ -101,7 +106,7 @@ def test_a_good_result():
     quality = judge(truth, picture(smooth=4), 1 - moving)
     assert quality.reliable
     assert quality.reasons == ()
-    assert 0.6 < quality.score <= 1
+    assert 0.9 < quality.score <= 1
     assert quality.edge_agreement > 0.8 > quality.edge_agreement_before
     assert 0.8 < quality.overlap < 1
     assert quality.min_jacobian == pytest.approx(1, abs=1e-4)
@@ -127,7 +132,53 @@ def test_reasons(estimate, reason):
     quality = judge(estimate)
     assert any(reason in text for text in quality.reasons)
     assert not quality.reliable
-    assert quality.score < 0.5
+
+
+@pytest.mark.parametrize(
+    ("evidence", "reason"),
+    [
+        (Evidence(0.06, 0.3), "an error below 5 px is unlikely"),
+        (Evidence(0.9, 20.0), "the way there and the way back disagree by 20 px"),
+        (Evidence(0.9, float("inf")), "there is no way back"),
+        (Evidence(0.9, 0.3, refined_px=40.0), "search and refinement disagree by 40 px"),
+        (Evidence(0.9, 0.3, cancelled=True), "was cancelled"),
+    ],
+)
+def test_reasons_from_the_evidence(evidence, reason):
+    quality = judge(moved(), evidence=evidence)
+    assert any(reason in text for text in quality.reasons)
+    assert not quality.reliable
+    assert quality.evidence == evidence
+    json.dumps(quality.as_dict(), allow_nan=False)
+
+
+def test_the_score_falls_with_the_evidence():
+    scores = [
+        judge(moved(), evidence=Evidence(local, trip)).score
+        for local, trip in ((0.9, 0.2), (0.5, 1.0), (0.2, 4.0), (0.06, 30.0))
+    ]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > 0.9 and scores[-1] < 0.1
+
+
+def test_a_wide_search_may_turn_and_scale():
+    quality = judge(moved(angle=-60), wide=True)
+    assert not any("rotation" in text for text in quality.reasons)
+
+
+def test_numbers_count_from_the_start():
+    start = moved(10, 20)
+    quality = assess(
+        picture(),
+        picture(),
+        everywhere(),
+        moved(13, 24),
+        GOOD,
+        start=start,
+        before=picture(),
+        before_mask=everywhere(),
+    )
+    assert quality.shift_px == pytest.approx(5)
 
 
 def test_mirrored():

@@ -27,7 +27,7 @@ def demo(
         Literal["thermal", "stain"],
         typer.Option(help="A street at dusk (thermal) or two stains of a tissue (stain)."),
     ] = "thermal",
-    model: Model = "busref",
+    model: Model = "auto",
     fusion_model: FusionModel = "gaf",
     device: Device = "auto",
 ) -> None:

@@ -52,6 +52,21 @@ Model = Annotated[
     str, typer.Option(help="Registered model (see `models`) or a .safetensors file.")
 ]
 FusionModel = Annotated[str, typer.Option(help="Fusion model or a .safetensors file.")]
+Search = Annotated[
+    Literal["near", "wide", "none"] | None,
+    typer.Option(
+        help="Look for the place first: near (15°, 0.8 to 1.25, shifts to 30 %), wide (any "
+        "rotation, 0.4 to 2.5; slower) or none. Default: near with the model auto, else none.",
+    ),
+]
+Refine = Annotated[
+    Literal["dense", "affine", "none"] | None,
+    typer.Option(help="Default: dense with the model auto, else none."),
+]
+Kind = Annotated[
+    Literal["affine", "homography"],
+    typer.Option("--transform", help="What the refinement fits before the displacement field."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
 Initial = Annotated[Path | None, typer.Option(help="Transform file (.busref.h5) to start from.")]
 WriteFlow = Annotated[
@@ -80,7 +95,10 @@ def register(
     fixed: Fixed,
     moving: Moving,
     output: Output,
-    model: Model = "busref",
+    model: Model = "auto",
+    search: Search = None,
+    refine: Refine = None,
+    transform: Kind = "affine",
     device: Device = "auto",
     initial: Initial = None,
     flow: WriteFlow = False,
@@ -103,6 +121,9 @@ def register(
             fixed_file.data,
             moving_file.data,
             model=model,
+            search=search,
+            refine=refine,
+            transform=transform,
             device=device,
             initial=job.initial,
             progress=bars.add(pair.name),
@@ -118,7 +139,10 @@ def run(
     fixed: Fixed,
     moving: Moving,
     output: Output,
-    model: Model = "busref",
+    model: Model = "auto",
+    search: Search = None,
+    refine: Refine = None,
+    transform: Kind = "affine",
     fusion_model: FusionModel = "gaf",
     device: Device = "auto",
     initial: Initial = None,
@@ -138,6 +162,9 @@ def run(
             moving_file.data,
             model=model,
             fusion_model=fusion_model,
+            search=search,
+            refine=refine,
+            transform=transform,
             device=device,
             initial=job.initial,
             progress=bars.add(pair.name),

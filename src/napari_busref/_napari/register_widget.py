@@ -41,7 +41,7 @@ __all__ = ["RegisterAndFuse"]
 _log = logging.getLogger(__name__)
 
 _DEVICES = ("auto", "cpu", "cuda", "mps")
-_DEFAULT_MODELS = {"registration": "busref", "fusion": "gaf"}
+_DEFAULT_MODELS = {"registration": "auto", "fusion": "gaf"}
 _STEPS = 1000  # of the progress bar
 _RELIABLE, _UNRELIABLE, _FAILED = "#3fa34d", "#e3a008", "#d64545"
 
@@ -53,7 +53,7 @@ class _Request:
     fixed: Plane
     moving: Plane
     initial: Transform | None
-    options: dict[str, str]
+    options: dict[str, Any]
     layers: tuple[Layer, Layer]
     start: float  # perf_counter
 

@@ -63,7 +63,7 @@ _CHUNK = 1 << 19  # pixels of the moving images that are described at once
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Place:
     """A place where the images may fit.
 
     Attributes
@@ -87,7 +87,7 @@ def search(
     *,
     keep: int = 3,
     reporter: Reporter | None = None,
-) -> list[Candidate]:
+) -> list[Place]:
     """Look for the moving image's place in the whole range.
 
     Parameters
@@ -107,10 +107,10 @@ def search(
 
     Returns
     -------
-    list of Candidate
+    list of Place
         Best first; empty when the images overlap too little everywhere.
     """
-    found: list[Candidate] = []
+    found: list[Place] = []
     for index, scale in enumerate(within.scales):
         if reporter is not None:
             reporter.step("searching", index / len(within.scales))
@@ -185,7 +185,7 @@ def _best_shifts(
     thetas: Tensor,
     canvas: tuple[int, int],
     within: SearchRange,
-) -> list[Candidate]:
+) -> list[Place]:
     """The best shift of each turned and scaled moving image."""
     size, device = target.size, thetas.device
     home = _centre(thetas)
@@ -227,13 +227,13 @@ def _best_shifts(
         shift = 2 * torch.stack([dx[number, 0, col], dy[number, row, 0]])
         linear = thetas[number, :, :2]
         offset = thetas[number, :, 2] - linear @ shift
-        found.append(Candidate(torch.cat([linear, offset[:, None]], 1)[None], top))
+        found.append(Place(torch.cat([linear, offset[:, None]], 1)[None], top))
     return found
 
 
-def _distinct(candidates: list[Candidate], keep: int) -> list[Candidate]:
+def _distinct(candidates: list[Place], keep: int) -> list[Place]:
     """The best ones that lie apart."""
-    kept: list[Candidate] = []
+    kept: list[Place] = []
     for candidate in candidates:
         corners = _corners(candidate.theta)
         if all((corners - _corners(k.theta)).abs().max() > _ALIKE for k in kept):

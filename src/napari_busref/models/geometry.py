@@ -110,9 +110,18 @@ def isotropic_to_normalised(delta: Tensor, height: int, width: int) -> Tensor:
 
 
 def estimate_to_pixels(
-    estimate: Estimate, shape: tuple[int, int]
+    estimate: Estimate, shape: tuple[int, int], moving_shape: tuple[int, int] | None = None
 ) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """Convert to (row, col) pixels of images of one ``shape``, one entry a batch element.
+    """Convert to (row, col) pixels, one entry a batch element.
+
+    Parameters
+    ----------
+    estimate : Estimate
+        Fixed -> moving.
+    shape : tuple of int
+        Of the fixed image.
+    moving_shape : tuple of int, optional
+        Of the moving image; by default that of the fixed one.
 
     Returns
     -------
@@ -121,11 +130,7 @@ def estimate_to_pixels(
         source of fixed pixel ``p`` is ``affine @ [p + displacement(p), 1]``.
     """
     height, width = shape
-    # normalised (x, y) -> pixel (row, col)
-    to_pixel = np.array(
-        [[0, height / 2, (height - 1) / 2], [width / 2, 0, (width - 1) / 2], [0, 0, 1]]
-    )
-    to_normal = np.linalg.inv(to_pixel)
+    to_pixel, to_normal = _to_pixel(moving_shape or shape), np.linalg.inv(_to_pixel(shape))
     result: list[tuple[np.ndarray, np.ndarray | None]] = []
     theta = estimate.theta.detach().double().cpu().numpy()
     phi: np.ndarray | None = None
@@ -142,3 +147,41 @@ def estimate_to_pixels(
             displacement = np.stack([y * (height / 2), x * (width / 2)]).astype(np.float32)
         result.append((affine, displacement))
     return result
+
+
+def pixels_to_estimate(
+    affine: np.ndarray,
+    displacement: np.ndarray | None,
+    shape: tuple[int, int],
+    moving_shape: tuple[int, int],
+    device: torch.device,
+) -> Estimate:
+    """The inverse of `estimate_to_pixels`, a batch of one."""
+    theta = np.linalg.inv(_to_pixel(moving_shape)) @ affine @ _to_pixel(shape)
+    phi = None
+    if displacement is not None:
+        rows, cols = displacement
+        normalised = np.stack([cols / (shape[1] / 2), rows / (shape[0] / 2)])[None]
+        phi = torch.tensor(normalised, dtype=torch.float32, device=device)
+    return Estimate(torch.tensor(theta[None, :2], dtype=torch.float32, device=device), phi)
+
+
+def compose(outer: Estimate, inner: Estimate) -> Estimate:
+    """``x -> outer(inner(x))``, one interpolation of the outer displacement."""
+    theta = compose_affine(outer.theta, inner.theta)
+    if outer.phi is None:
+        return Estimate(theta, inner.phi)
+    # outer.theta(q + phi(q)) with q = inner(x): what phi adds, seen from before inner's affine
+    size = outer.phi.shape[-2:] if inner.phi is None else inner.phi.shape[-2:]
+    added = sample_field(outer.phi, sampling_grid(inner, size[0], size[1]))
+    linear = torch.linalg.inv(inner.theta[:, :, :2])
+    phi = (linear[..., None, None] * added[:, None]).sum(2)
+    return Estimate(theta, phi if inner.phi is None else inner.phi + phi)
+
+
+def _to_pixel(shape: tuple[int, int]) -> np.ndarray:
+    """Normalised (x, y) -> pixel (row, col)."""
+    height, width = shape
+    return np.array(
+        [[0, height / 2, (height - 1) / 2], [width / 2, 0, (width - 1) / 2], [0, 0, 1]]
+    )

@@ -1,0 +1,81 @@
+"""How far a registration holds when the places are asked one by one, and the other way round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from napari_busref.matching.features import describe
+from napari_busref.matching.refine import Look, refined
+from napari_busref.matching.views import View, resample, working_size
+from napari_busref.matching.votes import offsets, pool_votes, window_correlation
+from napari_busref.models.geometry import Estimate, base_grid, transform_points
+from napari_busref.models.matcher import Matcher
+
+_SIDE = 192
+_RADIUS = 6
+_REACH = 5
+_CLOSE = 1.5  # cells
+CHANCE = 9 / (2 * _RADIUS + 1) ** 2
+"""Share of the offsets of the window that count as agreement."""
+_BACK = (Look("affine", 128), Look("affine", 192))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Evidence for a registration.
+
+    Attributes
+    ----------
+    local : float
+        Share of the places in the overlap whose own best match, within a window of 12 cells,
+        lies where the registration says; about `CHANCE` for images that share nothing.
+    round_trip : float
+        Mean distance, as a share of the fixed image's shorter side, by which the way there and an
+        independent estimate of the way back miss each other. Infinite where there is none.
+    """
+
+    local: float
+    round_trip: float
+
+
+def agreement(matcher: Matcher, fixed: View, moving: View, estimate: Estimate) -> Agreement:
+    """Measure both for an estimate fixed -> moving; images (1, 1, H, W) of any sizes."""
+    size = working_size(fixed.shape, _SIDE)
+    target = describe(matcher, fixed.resized(size), edges=False)
+    source = describe(matcher, resample(moving, estimate, size), edges=False)
+    assert target.learned is not None and source.learned is not None
+    both = target.known * source.known
+    votes = pool_votes(window_correlation(target.learned, source.learned, _RADIUS), both, _REACH)
+    offset = offsets(_RADIUS, votes)[votes.argmax(1)]
+    close = (offset.abs().amax(-1) <= _CLOSE).float()[:, None]
+    inner = (F.avg_pool2d(both, _REACH, 1, _REACH // 2) > 0.9).float()
+    total = float(inner.sum())
+    local = float((close * inner).sum()) / total if total >= 64 else 0.0
+    return Agreement(local, _round_trip(matcher, fixed, moving, estimate))
+
+
+def _round_trip(matcher: Matcher, fixed: View, moving: View, estimate: Estimate) -> float:
+    """Register the other way round from a start that is off, and compare."""
+    theta = estimate.theta
+    inverse = torch.linalg.inv(theta[:, :, :2])
+    back = torch.cat([inverse, -inverse @ theta[:, :, 2:]], 2)
+    # a start that is off by some pixels must find its way home
+    off = torch.eye(2, 3, device=theta.device)[None].clone()
+    off[:, 0, 2], off[:, 1, 2] = 0.03, -0.03
+    start = Estimate(torch.cat([back[:, :, :2], back[:, :, 2:] + off[:, :, 2:]], 2))
+    final = start
+    for estimated in refined(matcher, moving, fixed, start, _BACK):
+        final = estimated
+    points = base_grid(16, 16, theta) * 0.9
+    there = transform_points(theta, points)
+    inside = (there.abs() <= 1).all(-1)
+    if not bool(inside.any()):
+        return float("inf")
+    home = transform_points(final.theta, there)
+    height, width = fixed.shape
+    scale = torch.tensor([width / 2, height / 2], device=theta.device)
+    distance = ((home - points) * scale).square().sum(-1).sqrt()[inside]
+    return float(distance.mean()) / min(height, width)

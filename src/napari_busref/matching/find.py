@@ -1,0 +1,196 @@
+"""From candidates to the best one, refined: what `register` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from napari_busref._inference import Stopwatch
+from napari_busref.matching.features import edge_directions
+from napari_busref.matching.refine import Look, looks, refined
+from napari_busref.matching.search import RANGES, search
+from napari_busref.matching.views import View, resample, working_size
+from napari_busref.models.geometry import Estimate, compose
+from napari_busref.models.matcher import Matcher
+from napari_busref.progress import Cancelled, Reporter
+
+_POLISH = (Look("affine", 128),)
+_JUDGED_AT = 256
+_KEPT = 3  # places that the search hands over
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is run.
+
+    Attributes
+    ----------
+    search, refine, transform : str
+        As of `napari_busref.register`.
+    start : bool
+        Whether the start is a candidate too.
+    learned, edges : bool
+        What search and refinement compare; switches of the ablation.
+    keep_best : bool
+        On cancelling a refinement, keep what it had.
+    """
+
+    search: str = "near"
+    refine: str = "dense"
+    transform: str = "affine"
+    start: bool = True
+    learned: bool = True
+    edges: bool = True
+    keep_best: bool = False
+
+
+@dataclass
+class Found:
+    """What came out.
+
+    Attributes
+    ----------
+    estimate : Estimate
+        Fixed -> moving.
+    chosen : str
+        Name of the candidate that it grew from.
+    scores : dict
+        What each candidate was judged by: the agreement of edges, in [-1, 1]; empty when there
+        was only one.
+    rough : Estimate
+        The candidate before its refinement.
+    cancelled : bool
+        The refinement was cut short.
+    """
+
+    estimate: Estimate
+    chosen: str
+    rough: Estimate
+    scores: dict[str, float] = field(default_factory=dict)
+    cancelled: bool = False
+
+
+def find(
+    one_shot: Mapping[str, nn.Module],
+    matcher: Matcher | None,
+    fixed: View,
+    moving: View,
+    start: Estimate,
+    options: Options,
+    reporter: Reporter,
+    watch: Stopwatch,
+) -> Found:
+    """Collect candidates, judge them, refine the best.
+
+    Parameters
+    ----------
+    one_shot : mapping
+        Registration models by name: ``(fixed, moving, valid, reporter=...) -> Estimate``.
+    matcher : Matcher, optional
+        Needed for search and refinement.
+    fixed, moving : View
+        (1, 1, H, W), of any sizes.
+    start : Estimate
+        Fixed -> moving.
+    options : Options
+        What is run.
+    reporter, watch
+        Told about every stage.
+    """
+    candidates = {"start": start} if options.start else {}
+    count = len(one_shot)
+    if count:
+        before = resample(moving, start, fixed.shape)
+        valid = None if bool(before.valid.all()) else before.valid
+        image = before.image * before.valid  # empty where there is no picture, as in training
+    for index, (name, module) in enumerate(one_shot.items()):
+        part = reporter.part(0.5 * index / count, 0.5 * (index + 1) / count)
+        part.step(name, 0.0)
+        dtype = _float_type(module)
+        answer = module(
+            fixed.image.to(dtype),
+            image.to(dtype),
+            None if valid is None else valid.to(dtype),
+            reporter=part,
+        )
+        if not isinstance(answer, Estimate):
+            raise TypeError(
+                f"model: {name} returned {type(answer).__name__}, a registration model returns "
+                "napari_busref.models.geometry.Estimate"
+            )
+        phi = None if answer.phi is None else answer.phi.float()
+        candidates[name] = compose(start, Estimate(answer.theta.float(), phi))
+        watch.lap(name)
+    if options.search != "none" and matcher is not None:
+        part = reporter.part(0.5, 0.6)
+        part.step("searching", 0.0)
+        places = search(
+            matcher, fixed, moving, start.theta, RANGES[options.search], keep=_KEPT, reporter=part
+        )
+        names = ("search", *(f"search {index}" for index in range(2, _KEPT + 1)))
+        candidates |= {
+            name: Estimate(place.theta) for name, place in zip(names, places, strict=False)
+        }
+        watch.lap("search")
+
+    reporter.step("judging", 0.6)
+    scores: dict[str, float] = {}
+    chosen = next(iter(candidates))
+    if len(candidates) > 1 and matcher is not None:
+        for name, candidate in candidates.items():
+            for polished in refined(matcher, fixed, moving, candidate, _POLISH):
+                candidates[name] = polished
+            scores[name] = edge_score(fixed, moving, candidates[name])
+        chosen = max(scores, key=lambda name: scores[name])
+        watch.lap("judge")
+    found = Found(candidates[chosen], chosen, candidates[chosen], scores)
+    if options.refine != "none" and matcher is not None:
+        plan = looks(options.refine, options.transform)
+        steps = refined(
+            matcher,
+            fixed,
+            moving,
+            found.estimate,
+            plan,
+            learned=options.learned,
+            edges=options.edges,
+        )
+        try:
+            for index, estimate in enumerate(steps):
+                found.estimate = estimate
+                reporter.step(f"refining: {plan[index].kind}", 0.6 + 0.4 * (index + 1) / len(plan))
+        except Cancelled:
+            if not options.keep_best:
+                raise
+            found.cancelled = True
+        watch.lap("refine")
+    return found
+
+
+def _float_type(module: nn.Module) -> torch.dtype:
+    types = (p.dtype for p in module.parameters() if p.is_floating_point())
+    return next(types, torch.float32)
+
+
+def edge_score(fixed: View, moving: View, estimate: Estimate, side: int = _JUDGED_AT) -> float:
+    """How far the directions of the edges agree in the overlap, in [-1, 1].
+
+    No network has seen it and neither candidate maximised it, so it can judge between them.
+    """
+    size = working_size(fixed.shape, side)
+    target, source = fixed.resized(size), resample(moving, estimate, size)
+    both = target.valid * source.valid
+    first, second = (
+        edge_directions(View(view.image, both), sigma=2.0) for view in (target, source)
+    )
+    norm = (first.square().sum() * second.square().sum()).sqrt()
+    if float(norm) < 1e-3:
+        return -1.0
+    # a small overlap agrees by chance more easily
+    share = float(F.avg_pool2d(both, 2).mean())
+    agreement: Tensor = (first * second).sum() / norm
+    return float(agreement) * share**0.5

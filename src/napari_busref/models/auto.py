@@ -1,0 +1,56 @@
+"""The default way to register: several candidates, a judge, refinement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from napari_busref.models.geometry import Estimate, identity_theta
+from napari_busref.models.matcher import Matcher
+from napari_busref.progress import Reporter
+
+
+class Auto(nn.Module):
+    """Networks that propose where the images fit, and the features that search and refine.
+
+    `napari_busref.register` runs `napari_busref.matching.find` on its parts; called as a module
+    it does the same on images of one size.
+
+    Parameters
+    ----------
+    one_shot : mapping
+        Registration networks by name.
+    matcher : Matcher
+        For search, judgement and refinement.
+    """
+
+    def __init__(self, one_shot: Mapping[str, nn.Module], matcher: Matcher) -> None:
+        super().__init__()
+        self.one_shot = nn.ModuleDict(one_shot)
+        self.matcher = matcher
+
+    def forward(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        moving_valid: Tensor | None = None,
+        reporter: Reporter | None = None,
+    ) -> Estimate:
+        """Register a pair (1, 1, H, W) in [0, 1] of one size."""
+        from napari_busref._inference import Stopwatch
+        from napari_busref.matching.find import Options, find
+        from napari_busref.matching.views import View
+
+        ones = fixed.new_ones(fixed.shape)
+        valid = ones if moving_valid is None else moving_valid
+        return find(
+            dict(self.one_shot.items()),
+            self.matcher,
+            View(fixed, ones),
+            View(moving, valid),
+            Estimate(identity_theta(1, fixed)),
+            Options(),
+            reporter or Reporter(),
+            Stopwatch(),
+        ).estimate
