@@ -49,7 +49,7 @@ _FUSION_FIRST = ("qabf", "vif", "scd", "ssim", "nabf")
 
 
 def evaluate_registration(
-    models: Sequence[str | os.PathLike[str] | nn.Module] = ("busref", "identity"),
+    models: Sequence[str | os.PathLike[str] | nn.Module] = ("auto", "busref", "identity"),
     *,
     dataset: str = "roadscene",
     data_root: str | os.PathLike[str] | None = None,

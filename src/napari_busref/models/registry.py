@@ -131,6 +131,16 @@ def _check_kind(name: str, found: str, wanted: str | None) -> None:
         )
 
 
+@register_model("auto", "registration", trained=False)
+def _auto(config: dict[str, Any]) -> nn.Module:
+    from napari_busref.models.auto import Auto
+    from napari_busref.models.matcher import Matcher
+
+    matcher = load_model("matcher")
+    assert isinstance(matcher, Matcher)
+    return Auto({name: load_model(name) for name in ("busref",)}, matcher)
+
+
 @register_model("busref", "registration")
 def _busref(config: dict[str, Any]) -> nn.Module:
     from napari_busref.models.busref import BusRef, BusRefConfig
