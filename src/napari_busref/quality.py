@@ -43,7 +43,7 @@ _LIKELY = 0.5  # score from which on a registration is called reliable
 HOPELESS = 0.02
 """Score below which a search's result is worth less than its start."""
 
-# Logistic regression of "mean error below 5 px" on `_signs`: fitted by
+# Logistic regression of "mean error below 5 px" on `signs_of`: fitted by
 # benchmarks/calibrate_quality.py.
 _WEIGHTS = (1.0, 0.3, -1.0)
 _BIAS = -2.0
@@ -108,8 +108,9 @@ class Quality:
         degrees.
     scale : float
         Change of size of the affine from the starting position (geometric mean of both axes).
-    edge_chance : float
-        Mean `edge_agreement` of copies shifted by large amounts: what chance achieves here.
+    edge_excess : float
+        Standard deviations by which `edge_agreement` exceeds that of copies shifted by large
+        amounts, which is what chance achieves here.
     evidence : Evidence or None
         What else the score rests on; None where nothing was registered.
     """
@@ -124,7 +125,7 @@ class Quality:
     shift_px: float
     rotation_deg: float
     scale: float
-    edge_chance: float = 0.0
+    edge_excess: float = 0.0
     evidence: Evidence | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -294,7 +295,7 @@ def assess(
         shift_px=shift,
         rotation_deg=rotation,
         scale=scale,
-        edge_chance=0.0 if after is None else after.chance,
+        edge_excess=excess,
         evidence=evidence,
     )
 
@@ -314,13 +315,23 @@ def unregistered(mask: NDArray[np.bool_], *reasons: str) -> Quality:
 
 
 def _probability(evidence: Evidence, excess: float, side: int) -> float:
-    signs = _signs(evidence, excess, side)
+    signs = signs_of(evidence, excess, side)
     logit = _BIAS + sum(w * s for w, s in zip(_WEIGHTS, signs, strict=True))
     return float(1 / (1 + np.exp(-logit)))
 
 
-def _signs(evidence: Evidence, excess: float, side: int) -> tuple[float, float, float]:
-    """What speaks for a registration: each rises or falls evenly with how good it is."""
+def signs_of(evidence: Evidence, excess: float, side: int) -> tuple[float, float, float]:
+    """What the score is computed from: logit of the local share, root of the excess, log trip.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        Of the registration.
+    excess : float
+        `Quality.edge_excess`.
+    side : int
+        Shorter side of the fixed image, in pixels.
+    """
     local = min(max(evidence.local, 0.005), 0.995)
     trip = min(evidence.round_trip_px / side, 1.0)
     return (

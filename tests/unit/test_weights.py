@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from napari_busref.models import card, list_models, load_model
 from napari_busref.models.bus import Bus
+from napari_busref.models.registry import KINDS
 from napari_busref.models.weights import FOLDER
 
 SHIPPED = sorted(FOLDER.glob("*.safetensors"))
@@ -36,11 +37,10 @@ def own(tmp_path: Path) -> Path:
 
 
 def test_every_kind_has_its_models() -> None:
-    assert {"busref", "identity"} <= set(list_models("registration"))
+    assert {"auto", "busref", "identity"} <= set(list_models("registration"))
     assert {"gaf", "average", "laplacian"} <= set(list_models("fusion"))
-    assert set(list_models()) == {
-        name for kind in ("registration", "fusion", "reconstruction") for name in list_models(kind)
-    }
+    assert "matcher" in list_models("features")
+    assert set(list_models()) == {name for kind in KINDS for name in list_models(kind)}
     with pytest.raises(ValueError, match="kind must be one of"):
         list_models("segmentation")
 

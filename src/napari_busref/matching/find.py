@@ -137,14 +137,17 @@ def find(
         }
         watch.lap("search")
 
+    def judge(estimate: Estimate) -> float:
+        return edge_score(fixed, moving, estimate)
+
     reporter.step("judging", 0.6)
     scores: dict[str, float] = {}
     chosen = next(iter(candidates))
     if len(candidates) > 1 and matcher is not None:
         for name, candidate in candidates.items():
-            for polished in refined(matcher, fixed, moving, candidate, _POLISH):
+            for polished in refined(matcher, fixed, moving, candidate, _POLISH, judge=judge):
                 candidates[name] = polished
-            scores[name] = edge_score(fixed, moving, candidates[name])
+            scores[name] = judge(candidates[name])
         chosen = max(scores, key=lambda name: scores[name])
         watch.lap("judge")
     found = Found(candidates[chosen], chosen, candidates[chosen], scores)
@@ -158,6 +161,7 @@ def find(
             plan,
             learned=options.learned,
             edges=options.edges,
+            judge=judge,
         )
         try:
             for index, estimate in enumerate(steps):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,7 +39,9 @@ class Look:
     edge_weight : float
         As of `measure`; 0 looks at the descriptors alone.
     limits : tuple of float
-        Residuals beyond which measurements are discounted, in cells.
+        Residuals beyond which measurements are discounted, one a round, in units of half the
+        shorter side. Not below what the elastic part of a warp adds to an affine: else the fit
+        settles on a part of the picture.
     spacing : float
         Of the field's control points, in units of half the shorter side.
     bend : float
@@ -52,7 +54,7 @@ class Look:
     reach: int = 11
     stride: int = 4
     edge_weight: float = 0.0
-    limits: tuple[float, ...] = (6.0, 3.0, 2.0, 1.5, 1.0)
+    limits: tuple[float, ...] = (0.3, 0.15, 0.08, 0.06)
     spacing: float = 0.3
     bend: float = 0.02
 
@@ -60,11 +62,14 @@ class Look:
 LARGEST = 2048
 """Side of the largest working size; larger images are refined at that."""
 
+_FEWEST = 12  # measured places that a fit needs
+_TOLERATED = 0.01  # fall of the judge's score
+
 _AFFINE = (
     Look("affine", 128),
     Look("affine", 192),
     Look("affine", 288, edge_weight=2.0),
-    Look("affine", LARGEST, radius=4, edge_weight=4.0, limits=(4.0, 2.0, 1.0, 0.7, 0.5)),
+    Look("affine", LARGEST, radius=4, edge_weight=4.0),
 )
 _DENSE = (
     Look("dense", 192, radius=5),
@@ -92,6 +97,7 @@ def refined(
     *,
     learned: bool = True,
     edges: bool = True,
+    judge: Callable[[Estimate], float] | None = None,
 ) -> Iterator[Estimate]:
     """Improve an estimate look by look.
 
@@ -105,6 +111,8 @@ def refined(
         See `looks`.
     learned, edges : bool
         What to compare; switches of the ablation.
+    judge : callable, optional
+        Gives every estimate a score; a look that lowers it by more than a little is forgotten.
 
     Yields
     ------
@@ -112,6 +120,7 @@ def refined(
         The best so far, after every look. Displacement fields are free of folds.
     """
     estimate = start
+    score = judge(start) if judge is not None else 0.0
     target: Described | None = None
     shown: tuple[tuple[int, int], bool] | None = None
     for look in plan:
@@ -133,8 +142,11 @@ def refined(
             stride=look.stride,
             edge_weight=look.edge_weight,
         )
-        if len(measured.index) >= 12:
-            estimate = _fitted(estimate, measured, look, size)
+        if len(measured.index) >= _FEWEST:
+            fitted = _fitted(estimate, measured, look, size)
+            reached = judge(fitted) if judge is not None else 0.0
+            if reached > score - _TOLERATED:
+                estimate, score = fitted, reached
         yield estimate
 
 
@@ -147,10 +159,9 @@ def _fitted(estimate: Estimate, measured: Measured, look: Look, size: tuple[int,
     # squares of voters that overlap count one vote several times
     shared = max((look.reach / look.stride) ** 2, 1.0)
     data = Displaced(position, measured.shift * cell, measured.information / cell**2 / shared)
-    limits = tuple(limit * cell for limit in look.limits)
     device = estimate.theta.device
     if look.kind == "affine":
-        delta = torch.tensor(fit_affine(data, limits)[None, :2], dtype=torch.float32)
+        delta = torch.tensor(fit_affine(data, look.limits)[None, :2], dtype=torch.float32)
         delta = (delta - torch.eye(2, 3)).to(device)
         theta = isotropic_to_normalised(delta, *size)
         return Estimate(compose_affine(estimate.theta, theta), estimate.phi)
@@ -161,12 +172,12 @@ def _fitted(estimate: Estimate, measured: Measured, look: Look, size: tuple[int,
         ((np.arange(n) + 0.5) * 2 / n - 1) * h for n, h in zip((rows, cols), half, strict=True)
     )
     if look.kind == "homography":
-        matrix = fit_homography(total, limits)
+        matrix = fit_homography(total, look.limits)
         place = np.stack([*np.meshgrid(x, y), np.ones((rows, cols))])
         u, v, w = np.tensordot(matrix, place, 1)
         field = np.stack([u / w, v / w], -1) - place[:2].transpose(1, 2, 0)
     else:
-        field = fit_field(total, half, look.spacing, look.bend, limits).on_grid(y, x)
+        field = fit_field(total, half, look.spacing, look.bend, look.limits).on_grid(y, x)
     scale = np.array(half[::-1])
     phi = torch.tensor((field / scale).transpose(2, 0, 1)[None], dtype=torch.float32)
     return Estimate(estimate.theta, unfolded(phi.to(device)))

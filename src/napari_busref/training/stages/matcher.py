@@ -146,7 +146,7 @@ class MatcherStage(Stage):
             torch.manual_seed(0)
             for _ in range(draws):
                 for name, value in self(self.draw(store)).items():
-                    totals[f"val_{name}"] = totals.get(f"val_{name}", 0.0) + float(value) / draws
+                    totals[name] = totals.get(name, 0.0) + float(value) / draws
         return totals
 
 

@@ -1,0 +1,137 @@
+"""What each part of ``register(model="auto")`` is worth, on the val sets of the protocol.
+
+    python benchmarks/ablation.py --out runs/ablation
+
+Search only; with affine, with dense refinement; that without the learned features, without the
+edges; the one-shot network as the start instead of the search; and all candidates together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from napari_busref._inference import Stopwatch
+from napari_busref.datasets import load_pairs
+from napari_busref.evaluation import write_table
+from napari_busref.matching.find import Options, find
+from napari_busref.matching.views import View
+from napari_busref.metrics.registration import Scorer, make_pair, pixel_grid
+from napari_busref.models import load_model
+from napari_busref.models.geometry import Estimate, estimate_to_pixels
+from napari_busref.preprocess import Prepared, fill_invalid, luma, prepare
+from napari_busref.progress import Reporter
+from napari_busref.transform import Transform
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table."""
+
+    name: str
+    options: Options
+    one_shot: bool = False
+
+
+VARIANTS = (
+    Variant("search", Options(refine="none", start=False)),
+    Variant("search + affine", Options(refine="affine", start=False)),
+    Variant("search + affine + dense", Options(start=False)),
+    Variant("  without learned features", Options(start=False, learned=False)),
+    Variant("  without edges", Options(start=False, edges=False)),
+    Variant("busref", Options(search="none", refine="none", start=False), one_shot=True),
+    Variant("busref + affine + dense", Options(search="none", start=False), one_shot=True),
+    Variant("all candidates + affine + dense (auto)", Options(), one_shot=True),
+)
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for rows.csv.")],
+    dataset: Annotated[list[str], typer.Option()] = ["roadscene", "vis-nir"],  # noqa: B006
+    seeds: Annotated[list[int], typer.Option()] = [0],  # noqa: B006
+    limit: int | None = None,
+    threads: int = 2,
+) -> None:
+    torch.set_num_threads(threads)
+    out.mkdir(parents=True, exist_ok=True)
+    auto = load_model("auto")
+    rows: list[dict[str, object]] = []
+    for name in dataset:
+        pairs = load_pairs(name, None, "val")[:limit]
+        jobs = [(pair, seed) for pair in pairs for seed in seeds]
+        for (pair, infrared, visible), seed in track(jobs, name, console=Console(stderr=True)):
+            drawn = make_pair(infrared / 255.0, luma(visible / 255.0), seed)
+            scorer = Scorer(drawn)
+            for variant in VARIANTS:
+                begin = perf_counter()
+                estimate = _found(auto, variant, drawn.fixed, drawn.moving)
+                seconds = perf_counter() - begin
+                affine, field = estimate_to_pixels(estimate, infrared.shape)[0]
+                shape = infrared.shape
+                transform = Transform(affine, field, fixed_shape=shape, moving_shape=shape)
+                scores = scorer(pixel_grid(shape) + transform.flow())
+                rows.append(
+                    {"variant": variant.name, "dataset": name, "pair": pair, "seed": seed}
+                    | {"epe": scores["epe"], "mncc": scores["mncc"], "seconds": seconds}
+                )
+            write_table(rows, out / "rows.csv")
+    _report(rows, dataset)
+
+
+def _found(
+    auto: torch.nn.Module, variant: Variant, fixed: np.ndarray, moving: np.ndarray
+) -> Estimate:
+    views = [
+        _view(prepare(image.astype(np.float32), name, find_border=True))
+        for image, name in ((fixed, "fixed"), (moving, "moving"))
+    ]
+    with torch.inference_mode():
+        return find(
+            dict(auto.one_shot.items()) if variant.one_shot else {},
+            auto.matcher,
+            *views,
+            Estimate(torch.eye(2, 3)[None]),
+            variant.options,
+            Reporter(),
+            Stopwatch(),
+        ).estimate
+
+
+def _view(ready: Prepared) -> View:
+    image = fill_invalid(ready.grey, ready.valid)
+    return View(
+        *(torch.from_numpy(x.astype(np.float32))[None, None] for x in (image, ready.valid))
+    )
+
+
+def _report(rows: list[dict[str, object]], datasets: list[str]) -> None:
+    for name in datasets:
+        table = Table(title=f"{name} val", title_justify="left")
+        for heading in ("", "EPE mean", "median", "< 3 px", "< 5 px", "MNCC", "seconds"):
+            table.add_column(heading)
+        for variant in VARIANTS:
+            own = [r for r in rows if r["variant"] == variant.name and r["dataset"] == name]
+            epe = np.array([r["epe"] for r in own], float)
+            table.add_row(
+                variant.name,
+                f"{epe.mean():.2f}",
+                f"{np.median(epe):.2f}",
+                f"{(epe < 3).mean():.0%}",
+                f"{(epe < 5).mean():.0%}",
+                f"{np.mean([r['mncc'] for r in own]):.3f}",
+                f"{np.mean([r['seconds'] for r in own]):.2f}",
+            )
+        Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,142 @@
+"""The stage that trains the matching head: its losses and what they reward."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from napari_busref.matching.votes import offsets
+from napari_busref.models import load_model
+from napari_busref.models.geometry import base_grid, inside, warp
+from napari_busref.training import run
+from napari_busref.training.config import load_recipe
+from napari_busref.training.data import PairStore
+from napari_busref.training.losses import contrastive_loss, offset_loss
+from napari_busref.training.stages.matcher import MatcherStage, random_curve
+from napari_busref.training.warps import fixed_to_moving
+
+RECIPE = """
+stage = "matcher"
+steps = 4
+batch = 2
+threads = 1
+log_every = 1
+[data]
+crop_side = 96
+aspects = [1.0]
+[model]
+channels = 16
+width = 8
+size = 8
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "matcher.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture
+def bus(store: PairStore, recipes: dict[str, Path], tmp_path: Path) -> Path:
+    folder = tmp_path / "weights"
+    run("bus", recipes["bus"], output=folder, store=store, device="cpu")
+    return folder
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_trains_on_the_bus(
+    bus: Path, recipe: Path, store: PairStore, tmp_path: Path, joint: bool
+) -> None:
+    weights = run(
+        "matcher",
+        recipe,
+        output=tmp_path / "matcher",
+        store=store,
+        device="cpu",
+        overrides={"requires": str(bus), "train_bus": joint},
+    )
+    model = load_model(weights, kind="features")
+    trained = dict(model.state_dict())
+    kept = [
+        torch.equal(trained[f"bus.{name}"], value)
+        for name, value in load_model(bus / "bus.safetensors").state_dict().items()
+        if name.startswith(("down", "extract"))
+    ]
+    assert all(kept) is not joint
+    described = model(torch.rand(2, 1, 48, 64))
+    assert described.shape == (2, 8, 24, 32)
+    torch.testing.assert_close(described.norm(dim=1), torch.ones(2, 24, 32))
+
+
+def test_losses_are_small_for_features_that_know(
+    bus: Path, recipe: Path, store: PairStore
+) -> None:
+    """Features that are a picture of their own, warped as the image is, leave little unclear."""
+    stage = MatcherStage(load_recipe(recipe, {"requires": str(bus), "batch": 4}))
+    torch.manual_seed(0)
+    batch = stage.draw(store)
+    size = (batch.fixed.shape[-2], batch.fixed.shape[-1])
+    code = torch.nn.functional.interpolate(torch.randn(4, 16, 24, 24), size, mode="bicubic")
+
+    def features(image: torch.Tensor) -> torch.Tensor:
+        return normalize(torch.nn.functional.avg_pool2d(image, 2), dim=1)
+
+    points = batch.warps.aligned_points(base_grid(*size, code))
+    truth = fixed_to_moving(batch.warps, size)
+    mask = inside(truth, *size).float()
+    moved = features(warp(code, points, padding="border"))
+    with torch.no_grad():
+        right = stage._contrast(features(code), moved, truth, mask)
+        wrong = stage._contrast(features(code), moved.flip(2), truth, mask)
+        assert right < 0.6 < 2 < wrong
+        still = base_grid(*size, code).expand(4, -1, -1, -1)
+        alike = stage._votes(features(code), features(code), still, torch.ones_like(mask))
+        apart = stage._votes(
+            features(code), features(code).roll(4, 3), still, torch.ones_like(mask)
+        )
+        assert alike < 0.5 < 3 < apart
+
+
+def test_contrast_tells_places_apart_but_not_neighbours() -> None:
+    descriptors = torch.eye(6)[None]
+    places = torch.tensor([[[0.0, 0], [9, 0], [18, 0], [27, 0], [36, 0], [45, 0]]])
+    known = torch.ones(1, 6, dtype=torch.bool)
+    sharp = torch.tensor(0.05)
+    right = contrastive_loss(descriptors, descriptors, sharp, known, (places, places))
+    wrong = contrastive_loss(descriptors, descriptors.roll(1, 1), sharp, known, (places, places))
+    assert right < 1e-3 < 5 < wrong
+    # the same descriptor twice is no mistake where both lie within two cells
+    twin = descriptors.clone()
+    twin[:, 1] = twin[:, 0]
+    far = contrastive_loss(twin, twin, sharp, known, (places, places))
+    places[0, 1] = torch.tensor([1.0, 0])
+    near = contrastive_loss(twin, twin, sharp, known, (places, places))
+    assert near < 1e-3 < 0.1 < far
+
+
+def test_offsets_between_cells_are_shared() -> None:
+    table = offsets(2, torch.zeros(1))
+    shift = torch.zeros(1, 2, 1, 1)
+    shift[0, 0] = 0.5  # between (0, 0) and (1, 0)
+    mask = torch.ones(1, 1, 1, 1)
+    logits = torch.full((1, 25, 1, 1), -20.0)
+    logits[0, (table == torch.tensor([0.0, 0])).all(1)] = 0
+    logits[0, (table == torch.tensor([1.0, 0])).all(1)] = 0
+    assert offset_loss(logits, shift, mask, table) == pytest.approx(0.693, abs=1e-3)
+    outside = torch.full((1, 2, 1, 1), 7.0)
+    assert offset_loss(logits, outside, mask, table) == 0
+
+
+def test_random_curves_keep_the_range_and_differ() -> None:
+    torch.manual_seed(0)
+    ramp = torch.linspace(0, 1, 200).expand(5, 1, 1, 200)
+    curved = random_curve(ramp)
+    assert curved.min() >= 0 and curved.max() <= 1
+    assert (curved[0] - curved[1]).abs().max() > 0.1
+    falling = (curved.diff(dim=3) < 0).any(3)
+    assert falling.any()  # not monotone
