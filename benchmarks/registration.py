@@ -445,6 +445,8 @@ def main(
 ) -> None:
     """Measure our models and the installable registration tools; go on where a run stopped."""
     console = Console(soft_wrap=True, highlight=False)
+    if not console.is_terminal:  # the table in a file or pipe is not folded at 80 columns
+        console.width = max(console.width, 180)
     try:
         drawn = [int(seed) for seed in seeds.replace(",", " ").split()]
         if not report_only:
