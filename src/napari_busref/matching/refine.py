@@ -55,26 +55,27 @@ class Look:
     stride: int = 4
     edge_weight: float = 0.0
     limits: tuple[float, ...] = (0.3, 0.15, 0.08, 0.06)
-    spacing: float = 0.3
-    bend: float = 0.02
+    spacing: float = 0.2
+    bend: float = 0.01
 
 
 LARGEST = 2048
 """Side of the largest working size; larger images are refined at that."""
 
+_CLOSER = (0.15, 0.08, 0.05, 0.04)
 _FEWEST = 12  # measured places that a fit needs
 _TOLERATED = 0.01  # fall of the judge's score
 
 _AFFINE = (
     Look("affine", 128),
-    Look("affine", 192),
-    Look("affine", 288, edge_weight=2.0),
-    Look("affine", LARGEST, radius=4, edge_weight=4.0),
+    Look("affine", 192, edge_weight=4.0),
+    Look("affine", 288, edge_weight=10.0),
+    Look("affine", LARGEST, radius=4, edge_weight=20.0),
 )
 _DENSE = (
-    Look("dense", 192, radius=5),
-    Look("dense", 288, radius=5, edge_weight=2.0),
-    Look("dense", LARGEST, radius=4, edge_weight=4.0),
+    Look("dense", 192, radius=5, edge_weight=4.0, limits=_CLOSER),
+    Look("dense", 288, radius=5, edge_weight=20.0, limits=_CLOSER),
+    Look("dense", LARGEST, radius=5, edge_weight=20.0, limits=_CLOSER),
 )
 
 
