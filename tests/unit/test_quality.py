@@ -137,7 +137,7 @@ def test_reasons(estimate, reason):
 @pytest.mark.parametrize(
     ("evidence", "reason"),
     [
-        (Evidence(0.06, 0.3), "an error below 5 px is unlikely"),
+        (Evidence(0.06, 12.0), "an error below 5 px is unlikely"),
         (Evidence(0.9, 20.0), "the way there and the way back disagree by 20 px"),
         (Evidence(0.9, float("inf")), "there is no way back"),
         (Evidence(0.9, 0.3, refined_px=40.0), "search and refinement disagree by 40 px"),

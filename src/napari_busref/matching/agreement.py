@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from napari_busref.matching.features import describe
+from napari_busref.matching.features import Reference, describe
 from napari_busref.matching.refine import Look, refined
 from napari_busref.matching.views import View, resample, working_size
 from napari_busref.matching.votes import offsets, pool_votes, window_correlation
@@ -67,7 +67,7 @@ def _round_trip(matcher: Matcher, fixed: View, moving: View, estimate: Estimate)
     off[:, 0, 2], off[:, 1, 2] = 0.03, -0.03
     start = Estimate(torch.cat([back[:, :, :2], back[:, :, 2:] + off[:, :, 2:]], 2))
     final = start
-    for estimated in refined(matcher, moving, fixed, start, _BACK):
+    for estimated in refined(Reference(matcher, moving), fixed, start, _BACK):
         final = estimated
     points = base_grid(16, 16, theta) * 0.9
     there = transform_points(theta, points)

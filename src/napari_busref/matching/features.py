@@ -42,8 +42,60 @@ def describe(
     return Described(
         matcher(view.image, view.valid) if learned and matcher is not None else None,
         edge_directions(view) if edges else None,
-        (F.avg_pool2d(view.valid, CELL) > 0.99).to(view.valid.dtype),
+        known_cells(view),
     )
+
+
+class Reference:
+    """The fixed image, described once at each working size.
+
+    Parameters
+    ----------
+    matcher : Matcher, optional
+        Describes it.
+    view : View
+        (1, 1, H, W).
+    """
+
+    def __init__(self, matcher: Matcher | None, view: View) -> None:
+        self.matcher, self.view = matcher, view
+        self._views: dict[tuple[int, int], View] = {}
+        self._learned: dict[tuple[int, int], Tensor | None] = {}
+        self._edges: dict[tuple[tuple[int, int], float], Tensor] = {}
+
+    def resized(self, size: tuple[int, int]) -> View:
+        """The image at a working size."""
+        if size not in self._views:
+            self._views[size] = self.view.resized(size)
+        return self._views[size]
+
+    def edges(self, size: tuple[int, int], sigma: float = 1.0) -> Tensor:
+        """`edge_directions` at a working size."""
+        if (size, sigma) not in self._edges:
+            self._edges[size, sigma] = edge_directions(self.resized(size), sigma)
+        return self._edges[size, sigma]
+
+    def described(
+        self, size: tuple[int, int], *, learned: bool = True, edges: bool = True
+    ) -> Described:
+        """Features at a working size."""
+        view = self.resized(size)
+        if learned and size not in self._learned:
+            self._learned[size] = None if self.matcher is None else self.matcher(*_parts(view))
+        return Described(
+            self._learned[size] if learned else None,
+            self.edges(size) if edges else None,
+            known_cells(view),
+        )
+
+
+def known_cells(view: View) -> Tensor:
+    """1 for cells that hold a picture, (B, 1, h, w)."""
+    return (F.avg_pool2d(view.valid, CELL) > 0.99).to(view.valid.dtype)
+
+
+def _parts(view: View) -> tuple[Tensor, Tensor]:
+    return view.image, view.valid
 
 
 def edge_directions(view: View, sigma: float = 1.0) -> Tensor:
@@ -58,7 +110,9 @@ def edge_directions(view: View, sigma: float = 1.0) -> Tensor:
     gx = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
     gy = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
     border = round(2 * sigma) + 1
-    inner = 1 - F.max_pool2d(1 - view.valid, 2 * border + 1, 1, border)
+    inner = view.valid
+    if not bool(inner.all()):
+        inner = 1 - F.max_pool2d(1 - inner, 2 * border + 1, 1, border)
     power = (gx.square() + gy.square()) * inner
     total = inner.sum((-2, -1), keepdim=True).clamp_min(1)
     mean = power.sum((-2, -1), keepdim=True) / total

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_busref._inference import Stopwatch
-from napari_busref.matching.features import edge_directions
+from napari_busref.matching.features import Reference, edge_directions, known_cells
 from napari_busref.matching.refine import Look, looks, refined
 from napari_busref.matching.search import RANGES, search
 from napari_busref.matching.views import View, resample, working_size
@@ -20,6 +19,7 @@ from napari_busref.progress import Cancelled, Reporter
 
 _POLISH = (Look("affine", 128),)
 _JUDGED_AT = 256
+_BLUR = 2.0  # px at that size
 _KEPT = 3  # places that the search hands over
 
 
@@ -137,15 +137,17 @@ def find(
         }
         watch.lap("search")
 
+    reference = Reference(matcher, fixed)
+
     def judge(estimate: Estimate) -> float:
-        return edge_score(fixed, moving, estimate)
+        return edge_score(reference, moving, estimate)
 
     reporter.step("judging", 0.6)
     scores: dict[str, float] = {}
     chosen = next(iter(candidates))
     if len(candidates) > 1 and matcher is not None:
         for name, candidate in candidates.items():
-            for polished in refined(matcher, fixed, moving, candidate, _POLISH, judge=judge):
+            for polished in refined(reference, moving, candidate, _POLISH, judge=judge):
                 candidates[name] = polished
             scores[name] = judge(candidates[name])
         chosen = max(scores, key=lambda name: scores[name])
@@ -154,8 +156,7 @@ def find(
     if options.refine != "none" and matcher is not None:
         plan = looks(options.refine, options.transform)
         steps = refined(
-            matcher,
-            fixed,
+            reference,
             moving,
             found.estimate,
             plan,
@@ -180,21 +181,26 @@ def _float_type(module: nn.Module) -> torch.dtype:
     return next(types, torch.float32)
 
 
-def edge_score(fixed: View, moving: View, estimate: Estimate, side: int = _JUDGED_AT) -> float:
+def edge_score(
+    fixed: Reference, moving: View, estimate: Estimate, side: int = _JUDGED_AT
+) -> float:
     """How far the directions of the edges agree in the overlap, in [-1, 1].
 
     No network has seen it and neither candidate maximised it, so it can judge between them.
     """
-    size = working_size(fixed.shape, side)
-    target, source = fixed.resized(size), resample(moving, estimate, size)
-    both = target.valid * source.valid
-    first, second = (
-        edge_directions(View(view.image, both), sigma=2.0) for view in (target, source)
-    )
+    size = working_size(fixed.view.shape, _JUDGED_AT)
+    source = resample(moving, estimate, size)
+    first, second = fixed.edges(size, _BLUR), edge_directions(source, _BLUR)
+    # only where both have edges to compare: not next to a border of either
+    both = (_compared(first) * _compared(second)).to(first.dtype)
+    first, second = first * both, second * both
     norm = (first.square().sum() * second.square().sum()).sqrt()
     if float(norm) < 1e-3:
         return -1.0
-    # a small overlap agrees by chance more easily
-    share = float(F.avg_pool2d(both, 2).mean())
     agreement: Tensor = (first * second).sum() / norm
-    return float(agreement) * share**0.5
+    # a small overlap agrees by chance more easily
+    return float(agreement) * float(known_cells(source).mean()) ** 0.5
+
+
+def _compared(edges: Tensor) -> Tensor:
+    return (edges != 0).any(1, keepdim=True)

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from napari_busref.matching.features import Described
 from napari_busref.matching.votes import offsets, pool_votes, window_correlation
@@ -62,16 +61,15 @@ def measure(
         How much the edges' directions count against the descriptors.
     """
     weight = fixed.known * moving.known
-    logits = torch.zeros((), device=weight.device)
+    window = torch.zeros((), device=weight.device)
     if fixed.learned is not None and moving.learned is not None and matcher is not None:
-        window = window_correlation(fixed.learned, moving.learned, radius)
-        number = 1 + Matcher.reaches.index(reach)
-        votes = _strided(pool_votes(window, weight, reach), stride)
-        logits = logits + votes / matcher.temperature(number)
+        temperature = matcher.temperature(1 + Matcher.reaches.index(reach))
+        window = window_correlation(fixed.learned, moving.learned, radius) / temperature
     if fixed.edges is not None and moving.edges is not None:
-        window = window_correlation(fixed.edges, moving.edges, radius)
-        logits = logits + edge_weight * reach * _strided(pool_votes(window, weight, reach), stride)
-    share = _strided(F.avg_pool2d(weight, reach, 1, reach // 2), stride)[0, 0]
+        found = window_correlation(fixed.edges, moving.edges, radius)
+        window = window + edge_weight * reach * found
+    logits = pool_votes(window, weight, reach, stride)
+    share = F.avg_pool2d(weight, reach, stride, reach // 2)[0, 0]
     probability = logits.softmax(1)[0].flatten(1).double().cpu().numpy()
     offset = offsets(radius, weight).double().cpu().numpy()
 
@@ -90,17 +88,7 @@ def measure(
 
     rows, cols = share.shape
     index = np.stack(np.unravel_index(np.arange(rows * cols), (rows, cols)), 1) * stride
-    index += _first(stride)
     voters = share.flatten().double().cpu().numpy()
     kept = voters > _FEW
     information = information * voters[:, None, None]
     return Measured(index[kept], shift[kept], information[kept])
-
-
-def _first(stride: int) -> int:
-    return stride // 2
-
-
-def _strided(values: Tensor, stride: int) -> Tensor:
-    first = _first(stride)
-    return values[..., first::stride, first::stride]

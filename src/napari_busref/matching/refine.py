@@ -11,7 +11,7 @@ from kornia.filters import gaussian_blur2d
 from numpy.typing import NDArray
 from torch import Tensor
 
-from napari_busref.matching.features import Described, describe
+from napari_busref.matching.features import Reference, describe
 from napari_busref.matching.fit import Displaced, fit_affine, fit_field, fit_homography
 from napari_busref.matching.measure import Measured, measure
 from napari_busref.matching.views import View, resample, working_size
@@ -90,8 +90,7 @@ def looks(refine: str, transform: str) -> tuple[Look, ...]:
 
 
 def refined(
-    matcher: Matcher,
-    fixed: View,
+    fixed: Reference,
     moving: View,
     start: Estimate,
     plan: tuple[Look, ...],
@@ -104,8 +103,10 @@ def refined(
 
     Parameters
     ----------
-    fixed, moving : View
-        (1, 1, H, W), of any sizes.
+    fixed : Reference
+        The fixed image with its descriptions.
+    moving : View
+        (1, 1, H, W), of any size.
     start : Estimate
         Fixed -> moving.
     plan : tuple of Look
@@ -122,20 +123,15 @@ def refined(
     """
     estimate = start
     score = judge(start) if judge is not None else 0.0
-    target: Described | None = None
-    shown: tuple[tuple[int, int], bool] | None = None
     for look in plan:
         with_edges = edges and (look.edge_weight > 0 or not learned)
-        size = working_size(fixed.shape, look.side)
-        if shown != (size, with_edges):
-            target = describe(matcher, fixed.resized(size), learned=learned, edges=with_edges)
-            shown = (size, with_edges)
-        assert target is not None
+        size = working_size(fixed.view.shape, look.side)
+        target = fixed.described(size, learned=learned, edges=with_edges)
         source = describe(
-            matcher, resample(moving, estimate, size), learned=learned, edges=with_edges
+            fixed.matcher, resample(moving, estimate, size), learned=learned, edges=with_edges
         )
         measured = measure(
-            matcher,
+            fixed.matcher,
             target,
             source,
             radius=look.radius,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-from napari_busref.matching.features import CELL
+from napari_busref.matching.features import known_cells
 from napari_busref.matching.views import View, pixel_scale, reduced, working_size
 from napari_busref.models.geometry import base_grid, transform_points
 from napari_busref.models.matcher import Matcher
@@ -148,7 +148,7 @@ class _Target:
 
 def _centred(matcher: Matcher, view: View) -> tuple[Tensor, Tensor]:
     """Descriptors that average to nothing over the known cells and are 0 elsewhere; the cells."""
-    known = (F.avg_pool2d(view.valid, CELL) > 0.99).to(view.valid.dtype)
+    known = known_cells(view)
     described = matcher(view.image, view.valid)
     total = known.sum((-2, -1), keepdim=True).clamp_min(1)
     mean = (described * known).sum((-2, -1), keepdim=True) / total
