@@ -1,0 +1,347 @@
+"""The same call of `register` on modalities that it was not made for, in one table.
+
+    python benchmarks/modalities.py --out FOLDER [--model auto] [--seeds 0,1,2] [--limit 2]
+        [--case mri-pet]
+
+The cases: the built-in pair of stains, MRI-PET and MRI-CT, single photographs against their
+inverted, gamma-bent and blurred selves, and pixels of half and of twice the size. The second
+image is altered, then warped as ``docs/protocol.md`` says, then resized, and everything is scored
+in pixels of the fixed image. An empty border of the second image, the black around a head, holds
+nothing to register and is not scored. ``FOLDER`` gets ``rows.csv`` (every pair), ``table.csv``
+and ``table.md``. Data that is not there is left out and named.
+"""
+
+# Only what does not load numpy is imported here: threads are set before anything else.
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice, product
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from napari_busref.metrics.registration import SyntheticPair
+
+Row = dict[str, Any]
+Aligned = tuple[str, "NDArray[Any]", "NDArray[Any]"]
+
+PHOTOGRAPHS = ("camera", "astronaut", "immunohistochemistry")  # of scikit-image's wheel
+HEADINGS = {
+    "case": "case",
+    "n": "pairs",
+    "before": "EPE before",
+    "epe_mean": "EPE mean",
+    "epe_median": "EPE median",
+    "share_below_5px": "< 5 px, %",
+    "share_reliable": "reliable, %",
+    "seconds": "seconds",
+    "failures": "failures",
+}
+
+
+def stains(data_root: Path | None) -> Iterator[Aligned]:
+    """The two stains of a tissue section."""
+    from napari_busref.samples import stain_pair
+
+    sample = stain_pair()
+    yield "stains", sample.fixed, sample.aligned
+
+
+def slices(kind: str, data_root: Path | None) -> Iterator[Aligned]:
+    """Slices of a head: MRI, and PET or CT, as they are stored."""
+    from imageio.v3 import imread
+
+    folder = _root(data_root) / "medical" / kind
+    files = sorted((folder / "mri").glob("*.png"))
+    if not files:
+        raise ValueError(f"{folder / 'mri'} holds no pictures")
+    for file in files:
+        yield file.stem, imread(file), imread(folder / "source" / file.name)
+
+
+def photographs(data_root: Path | None) -> Iterator[Aligned]:
+    """Single photographs, twice each: some of scikit-image, and RoadScene's where it is."""
+    import numpy as np
+    from skimage import data
+
+    from napari_busref.preprocess import luma
+
+    found = [(name, getattr(data, name)()) for name in PHOTOGRAPHS]
+    with contextlib.suppress(ValueError):  # `main` says so
+        found += [(name, visible) for name, visible, _ in roadscene(data_root)]
+    for name, image in found:
+        grey = image if image.ndim == 2 else np.rint(luma(image.astype(float))).astype(np.uint8)
+        yield name, image, grey
+
+
+def roadscene(data_root: Path | None) -> Iterator[Aligned]:
+    """RoadScene's visible and thermal images."""
+    from napari_busref.datasets import load_pairs
+
+    for name, infrared, visible in load_pairs("roadscene", data_root):
+        yield name, visible, infrared
+
+
+def invert(image: NDArray[Any]) -> NDArray[Any]:
+    """Bright becomes dark."""
+    return 1 - image
+
+
+def bend(gamma: float, image: NDArray[Any]) -> NDArray[Any]:
+    """Grey values to a power."""
+    return image**gamma
+
+
+def blur(image: NDArray[Any]) -> NDArray[Any]:
+    """Gaussian, sigma 2 px."""
+    from scipy import ndimage
+
+    blurred: NDArray[Any] = ndimage.gaussian_filter(image, (2, 2) + (0,) * (image.ndim - 2))
+    return blurred
+
+
+def everything(image: NDArray[Any]) -> NDArray[Any]:
+    """Inverted, bent and blurred."""
+    return blur(bend(0.4, invert(image)))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A line of the table.
+
+    Attributes
+    ----------
+    title : str
+        How the table calls it.
+    images : callable
+        Gives the aligned images.
+    alter : callable, optional
+        What is done to the second of them, in [0, 1].
+    pixels : float
+        Pixels of the moving image along one of the fixed image.
+    """
+
+    title: str
+    images: Callable[[Path | None], Iterator[Aligned]]
+    alter: Callable[[NDArray[Any]], NDArray[Any]] | None = None
+    pixels: float = 1.0
+
+
+CASES = {
+    "stains": Case("two stains of a tissue section", stains),
+    "mri-pet": Case("MRI, PET", partial(slices, "mri-pet")),
+    "mri-ct": Case("MRI, CT", partial(slices, "mri-ct")),
+    "itself": Case("photograph, itself", photographs),
+    "inverted": Case("photograph, inverted", photographs, invert),
+    "gamma-0.4": Case("photograph, gamma 0.4", photographs, partial(bend, 0.4)),
+    "gamma-2.5": Case("photograph, gamma 2.5", photographs, partial(bend, 2.5)),
+    "blurred": Case("photograph, blurred by 2 px", photographs, blur),
+    "everything": Case("photograph, inverted, gamma 0.4, blurred", photographs, everything),
+    "finer": Case("photograph, pixels of half the size", photographs, pixels=2.0),
+    "coarser": Case("photograph, pixels of twice the size", photographs, pixels=0.5),
+    "thermal-finer": Case("visible, thermal, pixels of half the size", roadscene, pixels=2.0),
+    "thermal-coarser": Case("visible, thermal, pixels of twice the size", roadscene, pixels=0.5),
+}
+
+
+def _root(data_root: Path | None) -> Path:
+    from napari_busref.datasets import default_root
+
+    root = data_root or default_root()
+    if root is None:
+        raise ValueError("no ../shared/data lies beside this checkout")
+    return root
+
+
+def draw(case: Case, aligned: Aligned, seed: int) -> tuple[SyntheticPair, NDArray[Any]]:
+    """Warp the second image: the pair to be scored, in grey, and the moving image itself."""
+    import numpy as np
+    from scipy import ndimage
+    from skimage.transform import resize
+
+    from napari_busref.metrics.registration import make_pair
+    from napari_busref.preprocess import empty_border, luma
+
+    _, fixed, second = aligned
+    altered = second.astype(np.float64) / 255
+    if case.alter is not None:
+        altered = case.alter(altered)
+    pair = make_pair(altered if altered.ndim == 2 else luma(altered), fixed, seed)
+    seen = pair.mask & ~empty_border(second, "second")
+    if not seen.any():
+        raise ValueError(f"{case.title}: nothing of the second image is left to be scored")
+    pair = replace(pair, mask=seen)
+    moving = pair.moving
+    if altered.ndim == 3:
+        planes = [
+            ndimage.map_coordinates(altered[..., channel], pair.warp.g, order=1)
+            for channel in range(altered.shape[2])
+        ]
+        moving = np.stack(planes, -1)
+    if case.pixels != 1:
+        size = [round(case.pixels * side) for side in moving.shape[:2]]
+        moving = resize(moving, size, order=1, anti_aliasing=case.pixels < 1)
+    return pair, moving.astype(np.float32)
+
+
+def as_warped(source: NDArray[Any], moving: Sequence[int], warped: Sequence[int]) -> NDArray[Any]:
+    """Positions in the resized moving image as those before it was resized.
+
+    Both span the same field, so the pixels' outer borders agree and not the first centres.
+    """
+    import numpy as np
+
+    shrink = (np.asarray(warped[:2]) / moving[:2])[:, None, None]
+    there: NDArray[Any] = (source + 0.5) * shrink - 0.5
+    return there
+
+
+def measure(case: str, aligned: Aligned, seed: int, model: nn.Module, device: str) -> Row:
+    """Register one pair as a user does and score it."""
+    from registration import score
+
+    from napari_busref import Transform, register
+    from napari_busref.metrics.registration import Scorer, pixel_grid
+
+    pair, moving = draw(CASES[case], aligned, seed)
+    shape, size = pair.fixed.shape[:2], moving.shape[:2]
+    scorer, grid = Scorer(pair), pixel_grid(shape)
+    start = grid + Transform.equal_field_of_view(shape, size).flow()
+    before = scorer(as_warped(start, size, shape))["epe"]
+
+    def call() -> tuple[NDArray[Any], Row]:
+        result = register(pair.fixed, moving, model=model, device=device)
+        facts = {"quality": result.quality.score, "reliable": result.quality.reliable}
+        return as_warped(grid + result.flow, size, shape), facts
+
+    key = {"case": case, "pair": aligned[0], "seed": seed, "before": before, "reliable": False}
+    return key | score(scorer, call)
+
+
+def summary(rows: Sequence[Row]) -> list[Row]:
+    """One line a case, in the order in which they were measured."""
+    import numpy as np
+
+    from napari_busref.metrics.registration import summarise
+
+    table = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        group = [row for row in rows if row["case"] == case]
+        line = summarise(group) | {
+            "case": CASES[case].title,
+            "before": float(np.mean([row["before"] for row in group])),
+            "share_reliable": float(np.mean([row["reliable"] for row in group])),
+        }
+        table.append({name: line[name] for name in HEADINGS})
+    return table
+
+
+def _cell(name: str, value: Any) -> str:
+    if name.startswith("share"):
+        return f"{100 * value:.0f}"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def report(rows: Sequence[Row], heading: str, out: Path) -> Table:
+    """Write rows.csv, table.csv and table.md; the table to be printed."""
+    from napari_busref.evaluation import write_table
+
+    table = summary(rows)
+    lines = [
+        heading,
+        "",
+        "| " + " | ".join(HEADINGS.values()) + " |",
+        "|---" * len(HEADINGS) + "|",
+    ]
+    shown = Table(*HEADINGS.values())
+    for line in table:
+        cells = [_cell(name, value) for name, value in line.items()]
+        shown.add_row(*map(escape, cells))
+        lines.append("| " + " | ".join(cells) + " |")
+    write_table(rows, out / "rows.csv")
+    write_table(table, out / "table.csv")
+    (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return shown
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder of the tables.")],
+    model: Annotated[str, typer.Option(help="As of napari_busref.register.")] = "auto",
+    case: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Case; repeat for more (default: all of {', '.join(CASES)})."),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of the warps, with commas.")] = "0,1,2",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of every library.")] = 2,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "cpu",
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets (default: ../shared/data).")
+    ] = None,
+) -> None:
+    """Register pairs of many modalities with one call and score them."""
+    from registration import set_threads, surroundings
+
+    console = Console(highlight=False)
+    if not console.is_terminal:  # the table in a file or pipe is not folded at 80 columns
+        console.width = max(console.width, 180)
+    rows: list[Row] = []
+    missing: list[str] = []
+    try:
+        drawn = [int(seed) for seed in seeds.replace(",", " ").split()]
+        if unknown := set(case or ()) - set(CASES):
+            raise ValueError(f"--case: need some of {', '.join(CASES)}, got {min(unknown)!r}")
+        set_threads(threads)
+        from napari_busref import load_model
+
+        images: dict[str, list[Aligned]] = {}
+        for name in case or CASES:
+            try:
+                images[name] = list(islice(CASES[name].images(data_root), limit))
+            except ValueError as error:
+                missing.append(f"{name} ({error})")
+                continue
+            if (
+                CASES[name].images is photographs
+                and len(images[name]) == len(PHOTOGRAPHS) != limit
+            ):
+                missing.append(f"{name}: RoadScene's photographs")
+        absent = "; ".join(missing)
+        if not images or not drawn:
+            raise ValueError(f"nothing to measure: {absent or 'no seeds'}")
+        where = surroundings(threads)
+        heading = (
+            f"{model}, seeds {', '.join(map(str, drawn))}; {where['machine']}, {threads} threads; "
+            f"commit {where['commit']}" + (f". Left out: {absent}" if absent else "")
+        )
+        loaded = load_model(model, kind="registration", device=device)
+        out.mkdir(parents=True, exist_ok=True)
+        for name, group in images.items():
+            for aligned, seed in product(group, drawn):
+                row = measure(name, aligned, seed, loaded, device)
+                rows.append(row)
+                console.print(
+                    f"{name} {row['pair']} warp {seed}: EPE {row['before']:.1f} -> "
+                    f"{row['epe']:.2f} px {row['error']}",
+                    markup=False,
+                )
+            shown = report(rows, heading, out)  # there if the run is ended early
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    console.print(escape(heading))
+    console.print(shown)
+
+
+if __name__ == "__main__":
+    typer.run(main)

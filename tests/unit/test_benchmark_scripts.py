@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import csv
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import typer
+from imageio.v3 import imread
+from PIL import Image
+from scipy import ndimage
+
+from napari_busref.metrics.registration import Scorer
+from napari_busref.samples import thermal_scene
+
+SHAPE = (64, 96)
+
+
+@pytest.fixture(scope="module")
+def folder():
+    """The folder of benchmarks on the path, as for a script that runs there."""
+    path = Path(__file__).resolve().parents[2] / "benchmarks"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(path))
+        yield path
+
+
+@pytest.fixture(scope="module")
+def handheld(folder) -> ModuleType:
+    return importlib.import_module("handheld")
+
+
+@pytest.fixture
+def modalities(folder, monkeypatch) -> ModuleType:
+    # the other tests keep their threads
+    monkeypatch.setattr(importlib.import_module("registration"), "set_threads", lambda count: None)
+    return importlib.import_module("modalities")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Two pairs of cameras with different sizes, and one slice of a head."""
+    root = tmp_path_factory.mktemp("data")
+    pictures = {}
+    for seed, name in enumerate(("a.jpg", "b.jpg")):
+        sample = thermal_scene(seed, SHAPE)
+        pictures[f"metu-vistir/visible/{name}"] = sample.fixed
+        pictures[f"metu-vistir/infrared/{name}"] = sample.aligned[:, 10:-10]
+    rows, cols = np.indices((64, 64)) - 31.5
+    head = np.uint8(200 * (np.hypot(rows, cols) < 20))
+    colours = np.stack([head, head // 2, head // 4], -1)
+    pictures["medical/mri-pet/mri/1.png"] = colours
+    pictures["medical/mri-pet/source/1.png"] = colours
+    for name, picture in pictures.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(root / name)
+    return root
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def smooth(shape: tuple[int, int]) -> np.ndarray:
+    """A picture that survives being made smaller."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).random(shape), 5)
+    low, high = noise.min(), noise.max()
+    return np.uint8(255 * (0.2 + 0.8 * (noise - low) / (high - low)))
+
+
+def counts(picture: np.ndarray) -> dict[str, int]:
+    colours = {"red": (255, 0, 0), "green": (0, 255, 0), "yellow": (255, 255, 0)}
+    return {name: int((picture == value).all(-1).sum()) for name, value in colours.items()}
+
+
+def test_edges_that_coincide_are_yellow(handheld):
+    square = np.full(SHAPE, 0.2, np.float32)
+    square[20:44, 30:66] = 0.7
+    square[21:43, 31:65] = 0.8  # steepest at one pixel and not between two
+    everywhere = np.ones(SHAPE, bool)
+    same = counts(handheld.draw(square, 1 - square, everywhere, SHAPE[1]))
+    assert same["yellow"] > 90 and same["red"] == same["green"] == 0
+    moved = counts(handheld.draw(square, np.roll(square, (6, 6), (0, 1)), everywhere, SHAPE[1]))
+    assert moved["red"] > 80 and moved["green"] > 80 and moved["yellow"] < 10
+
+
+def test_nothing_is_drawn_of_what_was_not_registered(handheld):
+    visible = np.full(SHAPE, 0.5, np.float32)
+    thermal = smooth(SHAPE).astype(np.float32) / 255
+    mask = np.zeros(SHAPE, bool)
+    picture = handheld.draw(visible, thermal, mask, SHAPE[1])
+    assert (picture[:, SHAPE[1] :] == 128).all() and counts(picture)["red"] == 0
+    mask[:, 48:] = True
+    picture = handheld.draw(visible, thermal, mask, SHAPE[1])
+    left, right = picture[:, : SHAPE[1]], picture[:, SHAPE[1] :]
+    assert (right[:, :48] == 128).all() and (right[:, 48:] != 128).any()
+    red = (left == (255, 0, 0)).all(-1)
+    assert red.any() and not red[:, :50].any()  # the border of the mask is no edge
+
+
+def test_real_pairs_are_registered_drawn_and_listed(handheld, data, tmp_path):
+    options = {"search": "none", "refine": "none", "transform": "affine"}
+    handheld.main(tmp_path, model="identity", data_root=data, **options)
+    rows = read(tmp_path / "table.csv")
+    assert [row["pair"] for row in rows] == ["a", "b"]
+    assert all(float(row["scale"]) == 1 and float(row["shift_px"]) < 0.1 for row in rows)
+    assert imread(tmp_path / "a.jpg").shape == (SHAPE[0], 2 * SHAPE[1], 3)
+    assert imread(tmp_path / "all.jpg").shape[1] == 2 * 2 * handheld.SHEET_WIDTH
+
+
+def test_handheld_says_what_it_cannot_use(handheld, data, tmp_path):
+    with pytest.raises(typer.BadParameter, match="visible holds no pictures"):
+        handheld.main(tmp_path, model="identity", data_root=tmp_path)
+    with pytest.raises(typer.BadParameter, match="search: got 'far'"):
+        handheld.main(tmp_path, model="identity", search="far", data_root=data)
+
+
+@pytest.mark.parametrize("pixels", [2.0, 0.5])
+def test_pixels_of_another_size_are_scored_where_they_are(modalities, pixels):
+    image = smooth((81, 120))  # odd, so that half of it is not exact
+    case = modalities.Case("", lambda root: iter(()), pixels=pixels)
+    pair, moving = modalities.draw(case, ("", image, image), 1)
+    assert moving.shape == (round(81 * pixels), 120 * pixels)
+    truth = pair.warp.true_source()
+    factor = np.array(moving.shape)[:, None, None] / np.array([81, 120])[:, None, None]
+    there = (truth + 0.5) * factor - 0.5
+    inside = ndimage.binary_erosion(pair.mask, iterations=8)  # the warp leaves a black border
+
+    def difference(at):
+        return np.abs(ndimage.map_coordinates(moving, at, order=1) - pair.aligned)[inside].mean()
+
+    # the content lies there, and half a pixel beside it does not
+    assert difference(there) < 0.01 and difference(there) < 0.5 * difference(there + 0.5)
+    back = modalities.as_warped(there, moving.shape, pair.aligned.shape)
+    assert Scorer(pair)(back)["epe"] < 0.02
+
+
+def test_second_image_is_altered_before_it_is_warped(modalities):
+    aligned = ("", smooth(SHAPE), smooth(SHAPE))
+    plain = modalities.draw(modalities.CASES["itself"], aligned, 2)[1]
+    inverted = modalities.draw(modalities.CASES["inverted"], aligned, 2)[1]
+    seen = (plain > 0) & (inverted > 0)
+    seen = ndimage.binary_erosion(seen, iterations=2)
+    np.testing.assert_allclose(inverted[seen], 1 - plain[seen], atol=1e-6)
+    assert (inverted[plain == 0] == 0).all()  # what the warp left empty is not inverted
+    gamma = modalities.draw(modalities.CASES["gamma-0.4"], aligned, 2)[0].aligned
+    np.testing.assert_allclose(gamma, (aligned[2] / 255) ** 0.4)
+    both = modalities.draw(modalities.CASES["everything"], aligned, 2)[0].aligned
+    expected = ndimage.gaussian_filter((1 - aligned[2] / 255) ** 0.4, 2)
+    np.testing.assert_allclose(both, expected)
+
+
+def test_a_slice_of_a_head_is_scored_without_the_black_around_it(modalities, data, tmp_path):
+    aligned = next(modalities.slices("mri-pet", data))
+    pair, moving = modalities.draw(modalities.CASES["mri-pet"], aligned, 0)
+    assert moving.shape == (64, 64, 3) and not pair.mask[:8].any() and pair.mask[32, 32]
+    cases = ["mri-pet", "mri-ct"]
+    modalities.main(tmp_path, model="identity", case=cases, seeds="0,1", threads=1, data_root=data)
+    rows = read(tmp_path / "rows.csv")
+    assert [row["seed"] for row in rows] == ["0", "1"]
+    assert all(row["epe"] == row["before"] and float(row["epe"]) > 0.5 for row in rows)
+    (line,) = read(tmp_path / "table.csv")
+    mean = np.mean([float(row["epe"]) for row in rows])
+    assert line["n"] == "2" and float(line["epe_mean"]) == pytest.approx(mean)
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert f"| MRI, PET | 2 | {mean:.2f} | {mean:.2f} |" in text
+    assert "Left out: mri-ct (" in text
+
+
+def test_modalities_says_what_it_cannot_use(modalities, tmp_path):
+    with pytest.raises(typer.BadParameter, match="--case: need some of"):
+        modalities.main(tmp_path, model="identity", case=["x-ray"])
+    with pytest.raises(typer.BadParameter, match="nothing to measure: mri-ct"):
+        modalities.main(tmp_path, model="identity", case=["mri-ct"], data_root=tmp_path)
