@@ -325,7 +325,11 @@ class _Job:
         found = find(
             self.one_shot, self.matcher, target, source, start, self.options, reporter, watch
         )
-        result = _as_transform(found.estimate, *shapes)
+        still = found.estimate.phi is start.phi and bool(
+            (found.estimate.theta == start.theta).all()
+        )
+        # where nothing moved, the start itself and not what float32 made of it
+        result = self.start if still else _as_transform(found.estimate, *shapes)
         if isinstance(result, str):
             return _Outcome(self.start, problem=result)
         rough = _as_transform(found.rough, *shapes)

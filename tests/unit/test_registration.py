@@ -175,7 +175,7 @@ def test_initial_is_composed():
     blurred = ndimage.gaussian_filter(moving, 0.5)
     inner = ndimage.binary_erosion(start.mask(), iterations=2)
     seen, valid = (image[0, 0].numpy() for image in model.seen[1:])
-    np.testing.assert_allclose(seen[inner], start.apply(blurred)[inner], atol=0.05)
+    np.testing.assert_allclose(seen[inner], start.apply(blurred)[inner], atol=0.08)
     assert valid[inner].all()
     assert not valid[~start.mask()].any()
 
@@ -269,12 +269,12 @@ def test_nothing_to_go_by_leaves_the_start():
     fixed, moving = pair()
     outside = Transform([[1, 0, 500], [0, 1, 0], [0, 0, 1]], fixed_shape=SHAPE, moving_shape=SHAPE)
     for change, reason, start in (
-        ({"moving_mask": np.zeros(SHAPE)}, "moving_mask leaves nothing", Transform.identity(SHAPE)),
-        ({"fixed_mask": np.zeros(SHAPE)}, "fixed_mask leaves nothing", Transform.identity(SHAPE)),
+        ({"moving_mask": np.zeros(SHAPE)}, "moving_mask leaves nothing", None),
+        ({"fixed_mask": np.zeros(SHAPE)}, "fixed_mask leaves nothing", None),
         ({"initial": outside}, "covers no pixel", outside),
     ):
         result = register(fixed, moving, model=Known(AFFINE), device="cpu", **change)
-        assert result.transform == start
+        assert result.transform == (start or Transform.identity(SHAPE))
         assert not result.quality.reliable
         assert result.quality.score == 0
         assert reason in result.quality.reasons[0]
