@@ -182,8 +182,13 @@ def elastix(fixed: Image, moving: Image) -> Source:
     method.SetParameterObject(parameters)
     method.SetLogToConsole(False)
     method.UpdateLargestPossibleRegion()
-    field = itk.transformix_deformation_field(other, method.GetTransformParameterObject())
-    return _displaced(itk.array_from_image(field))
+    # without a folder of its own it leaves deformationField.nii where it is run
+    with tempfile.TemporaryDirectory() as folder:
+        field = itk.transformix_deformation_field(
+            other, method.GetTransformParameterObject(), output_directory=folder
+        )
+        displacement = itk.array_from_image(field).copy()
+    return _displaced(displacement)
 
 
 def ants(fixed: Image, moving: Image) -> Source:
