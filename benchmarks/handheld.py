@@ -205,10 +205,11 @@ def main(
             whole = draw(fixed, warped, result.mask, fixed.shape[1])
             Image.fromarray(whole).save(out / f"{name}.jpg", quality=90)
             pictures.append(labelled(draw(fixed, warped, result.mask, SHEET_WIDTH), row))
+            # after every pair: they are there if the run is ended early
+            sheet(pictures).save(out / "all.jpg", quality=90)
+            write_table(rows, out / "table.csv")
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    sheet(pictures).save(out / "all.jpg", quality=90)
-    write_table(rows, out / "table.csv")
     report(rows, console)
 
 
