@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -135,6 +136,25 @@ class Quality:
         if self.evidence is not None and not np.isfinite(self.evidence.round_trip_px):
             values["evidence"]["round_trip_px"] = None  # JSON knows no infinity
         return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Quality:
+        """What `as_dict` gave, also by way of JSON.
+
+        Raises
+        ------
+        TypeError
+            When the values are those of another version.
+        """
+        plain: dict[str, Any] = {
+            key: np.nan if value is None else value for key, value in values.items()
+        }
+        plain["reasons"] = tuple(values.get("reasons") or ())
+        evidence = values.get("evidence")
+        if evidence is not None:
+            trip = evidence.get("round_trip_px")
+            evidence = Evidence(**{**evidence, "round_trip_px": np.inf if trip is None else trip})
+        return cls(**{**plain, "evidence": evidence})
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def test_models_and_devices_are_offered(panel):
 
     assert panel.model.choices == tuple(list_models("registration"))
     assert panel.fusion_model.choices == tuple(list_models("fusion"))
-    assert (panel.model.value, panel.fusion_model.value) == ("busref", "gaf")
+    assert (panel.model.value, panel.fusion_model.value) == ("auto", "gaf")
     assert panel.device.choices == ("auto", "cpu", "cuda", "mps")
     for control in (panel.moving, panel.fixed, panel.model, panel.fusion_model, panel.device):
         assert control.tooltip

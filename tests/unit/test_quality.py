@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from napari_busref.quality import Evidence, assess, edge_agreement, unregistered
+from napari_busref.quality import Evidence, Quality, assess, edge_agreement, unregistered
 from napari_busref.transform import Transform
 
 SHAPE = (160, 200)
@@ -149,7 +149,8 @@ def test_reasons_from_the_evidence(evidence, reason):
     assert any(reason in text for text in quality.reasons)
     assert not quality.reliable
     assert quality.evidence == evidence
-    json.dumps(quality.as_dict(), allow_nan=False)
+    stored = json.dumps(quality.as_dict(), allow_nan=False)
+    assert Quality.from_dict(json.loads(stored)) == quality
 
 
 def test_the_score_falls_with_the_evidence():

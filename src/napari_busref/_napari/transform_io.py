@@ -143,12 +143,8 @@ def _quality(stored: Any) -> Any:
 
     if not isinstance(stored, Mapping):
         return stored
-    values: dict[str, Any] = {
-        key: tuple(one) if isinstance(one, list) else np.nan if one is None else one
-        for key, one in stored.items()
-    }
     try:
-        return Quality(**values)
+        return Quality.from_dict(stored)
     except TypeError:  # of another version
         return dict(stored)
 
