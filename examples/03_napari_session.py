@@ -20,7 +20,7 @@ from qtpy.QtTest import QTest
 parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
 parser.add_argument("screenshot", nargs="?", default="example-output/napari.png", type=Path)
 parser.add_argument("--sample", default="thermal", help="thermal or stain")
-parser.add_argument("--model", default="busref", help="registration model")
+parser.add_argument("--model", default="auto", help="registration model")
 parser.add_argument("--fusion-model", default="gaf", help="fusion model")
 parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 parser.add_argument("--stay", action="store_true", help="leave the window open")
