@@ -11,7 +11,7 @@ from napari_busref.matching.features import Reference, describe
 from napari_busref.matching.refine import Look, refined
 from napari_busref.matching.views import View, resample, working_size
 from napari_busref.matching.votes import offsets, pool_votes, window_correlation
-from napari_busref.models.geometry import Estimate, base_grid, transform_points
+from napari_busref.models.geometry import Estimate, base_grid, invert_affine, transform_points
 from napari_busref.models.matcher import Matcher
 
 _SIDE = 192
@@ -20,6 +20,7 @@ _REACH = 5
 _CLOSE = 1.5  # cells
 CHANCE = 9 / (2 * _RADIUS + 1) ** 2
 """Share of the offsets of the window that count as agreement."""
+_OFF = ((0.0, 0.0, 0.03), (0.0, 0.0, -0.03))
 _BACK = (Look("affine", 128), Look("affine", 192))
 
 
@@ -60,12 +61,8 @@ def agreement(matcher: Matcher, fixed: View, moving: View, estimate: Estimate) -
 def _round_trip(matcher: Matcher, fixed: View, moving: View, estimate: Estimate) -> float:
     """Register the other way round from a start that is off, and compare."""
     theta = estimate.theta
-    inverse = torch.linalg.inv(theta[:, :, :2])
-    back = torch.cat([inverse, -inverse @ theta[:, :, 2:]], 2)
     # a start that is off by some pixels must find its way home
-    off = torch.eye(2, 3, device=theta.device)[None].clone()
-    off[:, 0, 2], off[:, 1, 2] = 0.03, -0.03
-    start = Estimate(torch.cat([back[:, :, :2], back[:, :, 2:] + off[:, :, 2:]], 2))
+    start = Estimate(invert_affine(theta) + torch.tensor(_OFF, device=theta.device))
     final = start
     for estimated in refined(Reference(matcher, moving), fixed, start, _BACK):
         final = estimated

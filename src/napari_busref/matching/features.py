@@ -81,7 +81,9 @@ class Reference:
         """Features at a working size."""
         view = self.resized(size)
         if learned and size not in self._learned:
-            self._learned[size] = None if self.matcher is None else self.matcher(*_parts(view))
+            self._learned[size] = (
+                None if self.matcher is None else self.matcher(view.image, view.valid)
+            )
         return Described(
             self._learned[size] if learned else None,
             self.edges(size) if edges else None,
@@ -92,10 +94,6 @@ class Reference:
 def known_cells(view: View) -> Tensor:
     """1 for cells that hold a picture, (B, 1, h, w)."""
     return (F.avg_pool2d(view.valid, CELL) > 0.99).to(view.valid.dtype)
-
-
-def _parts(view: View) -> tuple[Tensor, Tensor]:
-    return view.image, view.valid
 
 
 def edge_directions(view: View, sigma: float = 1.0) -> Tensor:

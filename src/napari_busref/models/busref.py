@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 
 from napari_busref.models.affine_net import AffineNet
 from napari_busref.models.bus import Bus
+from napari_busref.models.config import PlainConfig
 from napari_busref.models.deformable_net import DeformableNet
 from napari_busref.models.descriptors import Descriptors
 from napari_busref.models.geometry import (
@@ -27,7 +26,7 @@ from napari_busref.progress import Reporter
 
 
 @dataclass(frozen=True)
-class BusRefConfig:
+class BusRefConfig(PlainConfig):
     """Architecture of :class:`BusRef`; stored on the weights' card.
 
     Attributes
@@ -45,15 +44,6 @@ class BusRefConfig:
     matching: bool = True
     affine_sides: tuple[int, ...] = (128, 192, 288, 384)
     deformable_sides: tuple[int, ...] = (384, 384)
-
-    @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> BusRefConfig:
-        """Build from a card or a recipe, where tuples are lists."""
-        plain: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
-        return cls(**plain)
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,14 @@ def sample_field(field: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(field, grid, padding_mode="border", align_corners=False)
 
 
+def invert_affine(theta: Tensor) -> Tensor:
+    """``[A^-1 | -A^-1 d]`` for affines (B, 2, 3)."""
+    inverse = torch.linalg.inv(theta[:, :, :2])
+    # no matrix product: autocast would round it to bfloat16
+    shift = -(inverse * theta[:, None, :, 2]).sum(2, keepdim=True)
+    return torch.cat([inverse, shift], 2)
+
+
 def compose_displacement(outer: Tensor, inner: Tensor) -> Tensor:
     """``x -> inner(x) + outer(x + inner(x))`` for fields (B, 2, h, w) of one size."""
     grid = base_grid(inner.shape[-2], inner.shape[-1], inner) + inner.permute(0, 2, 3, 1)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +10,7 @@ from kornia.filters import filter2d_separable, get_gaussian_kernel1d
 from torch import Tensor, nn
 
 from napari_busref.models.busref import standardise
+from napari_busref.models.config import PlainConfig
 from napari_busref.models.geometry import (
     Estimate,
     base_grid,
@@ -32,7 +31,7 @@ _FIELD_SIGMAS = {2: 5.0, 4: 2.5, 8: 1.5}
 
 
 @dataclass(frozen=True)
-class SuperFusionConfig:
+class SuperFusionConfig(PlainConfig):
     """Architecture of :class:`SuperFusionMatcher`; stored on the weights' card.
 
     Attributes
@@ -54,15 +53,6 @@ class SuperFusionConfig:
     dilation: int = 4
     sigma: float = 3.0
     expectation: bool = True
-
-    @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> SuperFusionConfig:
-        """Build from a card or a recipe, where tuples are lists."""
-        plain: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
-        return cls(**plain)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,12 @@ import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
-from napari_busref.models.geometry import base_grid, sample_field, transform_points
+from napari_busref.models.geometry import (
+    base_grid,
+    invert_affine,
+    sample_field,
+    transform_points,
+)
 from napari_busref.training.config import WarpConfig
 
 # The elastic field is smooth (sigma is 8 % of the side): an eighth of the pixels carries it.
@@ -54,14 +59,6 @@ class Warps:
         points = points.expand(len(self.theta), -1, -1, -1)
         residual = sample_field(self.elastic, transform_points(invert_affine(self.theta), points))
         return transform_points(invert_affine(self.theta), points - residual.permute(0, 2, 3, 1))
-
-
-def invert_affine(theta: Tensor) -> Tensor:
-    """``[A^-1 | -A^-1 d]`` for affines (B, 2, 3)."""
-    inverse = torch.linalg.inv(theta[:, :, :2])
-    # no matrix product: autocast would round it to bfloat16
-    shift = -(inverse * theta[:, None, :, 2]).sum(2, keepdim=True)
-    return torch.cat([inverse, shift], 2)
 
 
 def draw_warps(config: WarpConfig, batch: int, shape: tuple[int, int], like: Tensor) -> Warps:

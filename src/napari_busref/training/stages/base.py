@@ -49,6 +49,14 @@ class Stage(nn.Module, ABC):
         source = str(Path(folder) / "bus.safetensors") if folder else "bus"
         return load_model(source, device="cpu", kind="reconstruction").state_dict()
 
+    def load_fusion(self) -> nn.Module:
+        """The trained fusion network, frozen, that guides this stage."""
+        folder = self.recipe.requires
+        source = str(Path(folder) / "gaf.safetensors") if folder else "gaf"
+        fusion = load_model(source, device="cpu", kind="fusion")
+        self.freeze(fusion)
+        return fusion
+
     def freeze(self, module: nn.Module) -> None:
         """Keep ``module`` out of the optimiser."""
         module.requires_grad_(False)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from napari_busref.models import load_model
 from napari_busref.models.busref import BusRef, BusRefConfig, Features
 from napari_busref.models.descriptors import correlate
 from napari_busref.models.geometry import (
@@ -16,6 +14,7 @@ from napari_busref.models.geometry import (
     base_grid,
     compose_affine,
     inside,
+    invert_affine,
     sampling_grid,
     transform_points,
     warp,
@@ -31,7 +30,7 @@ from napari_busref.training.losses import (
 )
 from napari_busref.training.stages.base import Stage
 from napari_busref.training.stages.synthetic import true_cells, validate_registration
-from napari_busref.training.warps import draw_warps, fixed_to_moving, invert_affine
+from napari_busref.training.warps import draw_warps, fixed_to_moving
 
 _AFFINE_PASSES = 2
 _GUIDED = 4  # samples of a batch that the guide sees: all of them would double the time
@@ -53,9 +52,7 @@ class RegistrationStage(Stage):
         self.freeze(self.model.bus.head)
         self.guide: torch.nn.Module | None = None
         if recipe.loss.guide:
-            source = str(Path(recipe.requires) / "gaf.safetensors") if recipe.requires else "gaf"
-            self.guide = load_model(source, device="cpu", kind="fusion")
-            self.freeze(self.guide)
+            self.guide = self.load_fusion()
 
     def draw(self, store: PairStore) -> WarpedCrops:
         """Draw crops whose moving image is warped."""

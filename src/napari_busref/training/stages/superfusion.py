@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_busref.models import load_model
 from napari_busref.models.geometry import base_grid, inside, warp
 from napari_busref.models.superfusion import (
     FlowEstimator,
@@ -88,9 +86,7 @@ class SuperFusionStage(Stage):
         )
         self.fusion: torch.nn.Module | None = None
         if recipe.loss.fuse or recipe.loss.consistency:
-            source = str(Path(recipe.requires) / "gaf.safetensors") if recipe.requires else "gaf"
-            self.fusion = load_model(source, device="cpu", kind="fusion")
-            self.freeze(self.fusion)
+            self.fusion = self.load_fusion()
 
     def draw(self, store: PairStore) -> WarpedCrops:
         """Draw crops whose moving image is warped."""
