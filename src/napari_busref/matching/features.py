@@ -10,6 +10,7 @@ from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
 from napari_busref.matching.views import View
+from napari_busref.models.field_net import Local
 from napari_busref.models.matcher import Matcher
 
 CELL = Matcher.stride
@@ -44,6 +45,12 @@ def describe(
         edge_directions(view) if edges else None,
         known_cells(view),
     )
+
+
+def describe_local(matcher: Matcher, view: View) -> Local:
+    """What the field network compares of a view whose sides are multiples of 8."""
+    learned, finest = matcher.describe(view.image, view.valid)
+    return Local(learned, finest, edge_directions(view), known_cells(view))
 
 
 class Reference:

@@ -116,4 +116,9 @@ class Matcher(nn.Module):
         Tensor
             (B, D, H/2, W/2), unit length in D, float32.
         """
-        return self.head(self.bus.pyramid(standardise(image, valid)))
+        return self.describe(image, valid)[0]
+
+    def describe(self, image: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What ``forward`` returns, and the first scale of the bus, (B, C / 4, H / 2, W / 2)."""
+        pyramid = self.bus.pyramid(standardise(image, valid))
+        return self.head(pyramid), pyramid[0]

@@ -196,10 +196,18 @@ def _matcher(config: dict[str, Any]) -> nn.Module:
     return Matcher(**config)
 
 
+@register_model("field", "features")
+def _field(config: dict[str, Any]) -> nn.Module:
+    from napari_busref.models.field_net import FieldNet
+
+    return FieldNet(**config)
+
+
 _ARCHITECTURES: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "BusRef": _busref,
     "SuperFusionMatcher": _superfusion,
     "Gaf": _gaf,
     "Bus": _bus,
     "Matcher": _matcher,
+    "FieldNet": _field,
 }

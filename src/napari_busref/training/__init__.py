@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STAGES", "run"]
 
-STAGES = ("bus", "gaf", "registration", "matcher", "superfusion")
+STAGES = ("bus", "gaf", "registration", "matcher", "superfusion", "field")
 """The stages, in the order in which they build on each other."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from kornia.augmentation import (
     AugmentationSequential,
     RandomGamma,
@@ -38,3 +39,14 @@ class Photometric(nn.Module):
     def forward(self, visible: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor]:
         """Augment (B, 1, H, W) images in [0, 1], each on its own; results stay in [0, 1]."""
         return self.visible(visible).clamp(0, 1), self.infrared(infrared).clamp(0, 1)
+
+
+def random_curve(image: Tensor, knots: int = 6) -> Tensor:
+    """Pass images (B, 1, H, W) in [0, 1] through a random curve each, often not monotone."""
+    values = torch.rand(len(image), knots).to(image.device)
+    position = image.clamp(0, 1) * (knots - 1)
+    lower = position.floor().clamp(max=knots - 2)
+    index = lower.long().flatten(1)
+    below = values.gather(1, index).view_as(image)
+    above = values.gather(1, index + 1).view_as(image)
+    return below + (above - below) * (position - lower)

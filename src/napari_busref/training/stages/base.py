@@ -43,19 +43,33 @@ class Stage(nn.Module, ABC):
     def validate(self, device: torch.device) -> dict[str, float]:
         """Scores on held-out pairs."""
 
+    def load_earlier(self, name: str, kind: str) -> nn.Module:
+        """What an earlier stage trained, from the folder that the recipe requires or as shipped."""
+        folder = self.recipe.requires
+        source = str(Path(folder) / f"{name}.safetensors") if folder else name
+        return load_model(source, device="cpu", kind=kind)
+
     def load_bus(self) -> dict[str, Tensor]:
         """State of the trained bus that this stage is mounted on."""
-        folder = self.recipe.requires
-        source = str(Path(folder) / "bus.safetensors") if folder else "bus"
-        return load_model(source, device="cpu", kind="reconstruction").state_dict()
+        return self.load_earlier("bus", "reconstruction").state_dict()
 
     def load_fusion(self) -> nn.Module:
         """The trained fusion network, frozen, that guides this stage."""
-        folder = self.recipe.requires
-        source = str(Path(folder) / "gaf.safetensors") if folder else "gaf"
-        fusion = load_model(source, device="cpu", kind="fusion")
+        fusion = self.load_earlier("gaf", "fusion")
         self.freeze(fusion)
         return fusion
+
+    @torch.no_grad()
+    def mean_losses(self, device: torch.device, draws: int = 6) -> dict[str, float]:
+        """The losses on the validation pairs, under warps of a fixed seed."""
+        store = PairStore.from_config(self.recipe.data, "val").to(device)
+        totals: dict[str, float] = {}
+        with torch.random.fork_rng(devices=[] if device.type == "cpu" else None):
+            torch.manual_seed(0)
+            for _ in range(draws):
+                for name, value in self(self.draw(store)).items():
+                    totals[name] = totals.get(name, 0.0) + float(value) / draws
+        return totals
 
     def freeze(self, module: nn.Module) -> None:
         """Keep ``module`` out of the optimiser."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from napari_busref.matching.votes import offsets, pool_votes, window_correlation
 from napari_busref.models.geometry import base_grid, inside, sample_field, warp
 from napari_busref.models.matcher import Matcher
+from napari_busref.training.augment import random_curve
 from napari_busref.training.config import Recipe, WarpConfig
 from napari_busref.training.data import PairStore, WarpedCrops
 from napari_busref.training.losses import contrastive_loss, offset_loss
@@ -135,30 +136,9 @@ class MatcherStage(Stage):
         ]
         return torch.stack(losses).mean()
 
-    @torch.no_grad()
     def validate(self, device: torch.device) -> dict[str, float]:
         """The losses on the validation pairs, under warps of a fixed seed."""
-        data = self.recipe.data
-        store = PairStore.from_config(data, "val").to(device)
-        totals: dict[str, float] = {}
-        draws = 6
-        with torch.random.fork_rng(devices=[] if device.type == "cpu" else None):
-            torch.manual_seed(0)
-            for _ in range(draws):
-                for name, value in self(self.draw(store)).items():
-                    totals[name] = totals.get(name, 0.0) + float(value) / draws
-        return totals
-
-
-def random_curve(image: Tensor, knots: int = 6) -> Tensor:
-    """Pass images (B, 1, H, W) in [0, 1] through a random curve each, often not monotone."""
-    values = torch.rand(len(image), knots).to(image.device)
-    position = image.clamp(0, 1) * (knots - 1)
-    lower = position.floor().clamp(max=knots - 2)
-    index = lower.long().flatten(1)
-    below = values.gather(1, index).view_as(image)
-    above = values.gather(1, index + 1).view_as(image)
-    return below + (above - below) * (position - lower)
+        return self.mean_losses(device)
 
 
 def _to_cells(points: Tensor) -> Tensor:
