@@ -12,10 +12,11 @@ from napari_busref.matching.votes import offsets
 from napari_busref.models import load_model
 from napari_busref.models.geometry import base_grid, inside, warp
 from napari_busref.training import run
+from napari_busref.training.augment import random_curve
 from napari_busref.training.config import load_recipe
 from napari_busref.training.data import PairStore
 from napari_busref.training.losses import contrastive_loss, offset_loss
-from napari_busref.training.stages.matcher import MatcherStage, random_curve
+from napari_busref.training.stages.matcher import MatcherStage
 from napari_busref.training.warps import fixed_to_moving
 
 RECIPE = """

@@ -44,7 +44,7 @@ class Stage(nn.Module, ABC):
         """Scores on held-out pairs."""
 
     def load_earlier(self, name: str, kind: str) -> nn.Module:
-        """What an earlier stage trained, from the folder that the recipe requires or as shipped."""
+        """What an earlier stage trained, from the folder that the recipe names or as shipped."""
         folder = self.recipe.requires
         source = str(Path(folder) / f"{name}.safetensors") if folder else name
         return load_model(source, device="cpu", kind=kind)
