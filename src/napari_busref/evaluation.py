@@ -22,7 +22,7 @@ from napari_busref import datasets
 from napari_busref.fusion import fuse
 from napari_busref.io import check_writable
 from napari_busref.metrics import registration as metrics
-from napari_busref.metrics.fusion import HIGHER_IS_BETTER, fusion_scores
+from napari_busref.metrics.fusion import METRICS, fusion_scores
 from napari_busref.progress import Cancelled, Progress, Reporter
 from napari_busref.registration import RegistrationResult, register
 
@@ -40,12 +40,17 @@ __all__ = [
 
 Row = dict[str, Any]
 
-#: What every fusion result is printed beside: two classical fusions and the bare sources.
-FUSION_CONTROLS = ("average", "laplacian", "infrared only", "visible only")
+#: What every fusion result is printed beside: classical fusions and the bare sources.
+FUSION_CONTROLS = (
+    "average",
+    "maximum",
+    "laplacian",
+    "guided-filter",
+    "infrared only",
+    "visible only",
+)
 
 _BT601 = np.array([0.299, 0.587, 0.114])
-# Judge by these together, nabf as a ceiling; the rest rises with noise or favours copying.
-_FUSION_FIRST = ("qabf", "vif", "scd", "ssim", "nabf")
 
 
 def evaluate_registration(
@@ -206,8 +211,9 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     Returns
     -------
     list of dict
-        Registration: `napari_busref.metrics.registration.summarise`. Fusion: means of all
-        scores. Both with ``n`` and ``failures``, in the order in which the models first appear.
+        Registration: `napari_busref.metrics.registration.summarise`. Fusion: the mean or the
+        median of every score, as `napari_busref.metrics.fusion.METRICS` says. Both with ``n`` and
+        ``failures``, in the order in which the models first appear.
     """
     groups: dict[tuple[Any, Any], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -218,10 +224,10 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
         if any("seed" in row for row in group):
             summary.append(head | metrics.summarise(group))
             continue
-        names = [*_FUSION_FIRST, *(n for n in HIGHER_IS_BETTER if n not in _FUSION_FIRST)]
-        means = {name: _mean(group, name) for name in [*names, "seconds"]}
+        scores = {name: _middle(group, name, metric.summary) for name, metric in METRICS.items()}
+        scores["seconds"] = _middle(group, "seconds", "mean")
         failures = sum(bool(row.get("failed")) for row in group)
-        summary.append(head | {"n": len(group)} | means | {"failures": failures})
+        summary.append(head | {"n": len(group)} | scores | {"failures": failures})
     return summary
 
 
@@ -328,9 +334,11 @@ def _fusion_scores(
     return dict(fusion_scores(fused, grey, infrared))
 
 
-def _mean(rows: Iterable[Mapping[str, Any]], key: str) -> float | None:
+def _middle(rows: Iterable[Mapping[str, Any]], key: str, how: str) -> float | None:
     values = [row[key] for row in rows if row.get(key) is not None]
-    return float(np.mean(values)) if values else None
+    if not values:
+        return None
+    return float(np.median(values) if how == "median" else np.mean(values))
 
 
 def _in_order(rows: list[Row], labels: list[str]) -> list[Row]:

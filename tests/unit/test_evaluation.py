@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from napari_busref import evaluation
-from napari_busref.metrics.fusion import HIGHER_IS_BETTER, fusion_scores
+from napari_busref.metrics.fusion import METRICS, fusion_scores
 from napari_busref.metrics.registration import Scorer, make_pair, pixel_grid
 from napari_busref.models.geometry import Estimate, identity_theta
 from napari_busref.progress import Cancelled
@@ -148,7 +148,7 @@ def test_missing_estimates_count_as_failures_and_score_as_unregistered(data):
 
 def test_fusion_rows_and_controls(data):
     rows = evaluation.evaluate_fusion([Brighter()], dataset="tiny", data_root=data, device="cpu")
-    labels = ["Brighter", "average", "laplacian", "infrared only", "visible only"]
+    labels = ["Brighter", *evaluation.FUSION_CONTROLS]
     assert [row["model"] for row in rows] == [label for label in labels for _ in NAMES]
     infrared, visible = read(data, "b.png")
     grey = np.rint(visible @ np.array([0.299, 0.587, 0.114]))
@@ -156,6 +156,7 @@ def test_fusion_rows_and_controls(data):
     by_hand = {
         "Brighter": np.clip(0.73 * (grey + source), 0, 255),
         "average": (grey + source) / 2,
+        "maximum": np.maximum(grey, source),
         "infrared only": source,
         "visible only": grey,
     }
@@ -172,12 +173,15 @@ def test_fusion_rows_and_controls(data):
             assert row[key] == pytest.approx(value, rel=0.01, abs=0.01), (label, key)
     summary = {row["model"]: row for row in evaluation.summarise(rows)}
     assert list(summary) == labels
+    values = {key: [r[key] for r in rows if r["model"] == "maximum"] for key in ("q_cv", "scd")}
+    assert summary["maximum"]["q_cv"] == pytest.approx(np.median(values["q_cv"]))
+    assert summary["maximum"]["scd"] == pytest.approx(np.mean(values["scd"]))
     assert summary["average"]["nabf"] < 0.01
     assert summary["infrared only"]["nabf"] == 0
     assert summary["laplacian"]["qabf"] > summary["average"]["qabf"]
     assert summary["infrared only"]["seconds"] is None
     assert summary["Brighter"]["seconds"] > 0
-    assert set(HIGHER_IS_BETTER) <= set(summary["average"])
+    assert set(METRICS) <= set(summary["average"])
 
 
 def test_fusion_without_controls_and_with_failures(data):

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import ndimage as ndi
+from scipy import stats
+from skimage.filters import sobel
+from skimage.measure import shannon_entropy
 
 from napari_busref.metrics import fusion
+from napari_busref.metrics.fusion import features
 
 SHAPE = (60, 76)
 
@@ -41,8 +46,9 @@ def test_edge_intensity_of_a_ramp_is_eight_times_its_slope():
 
 
 def test_spatial_frequency_of_a_checkerboard():
-    board = 10.0 * (np.indices((20, 20)).sum(axis=0) % 2)
-    assert fusion.spatial_frequency(board) == pytest.approx(math.sqrt(200))
+    board = 10.0 * (np.indices((20, 25)).sum(axis=0) % 2)
+    differences = 19 * 25 + 20 * 24  # each of 10, over 20 x 25 pixels
+    assert fusion.spatial_frequency(board) == pytest.approx(math.sqrt(100 * differences / 500))
 
 
 def test_entropy_and_deviation_in_closed_form():
@@ -207,13 +213,214 @@ def test_edge_scores_of_the_extremes(visible):
 
 def test_all_scores_together(visible, infrared, average):
     scores = fusion.fusion_scores(average, visible, infrared)
-    assert scores.keys() == fusion.HIGHER_IS_BETTER.keys()
+    assert list(scores) == list(fusion.METRICS)
     assert scores["scd"] == fusion.scd(average, visible, infrared)
     assert scores["nabf"] == fusion.nabf(average, visible, infrared)
     assert all(np.isfinite(value) for value in scores.values())
     as_bytes = fusion.fusion_scores(*(np.uint8(image) for image in (visible, visible, infrared)))
     as_floats = fusion.fusion_scores(visible, visible, infrared)
     assert as_bytes == as_floats
+
+
+def slow_fmi(first: np.ndarray, second: np.ndarray) -> float:
+    """Mean score of all windows of two feature images, as Fast-FMI describes it."""
+    scores = []
+    for row in range(first.shape[0] - 2):
+        for col in range(first.shape[1] - 2):
+            window = np.s_[row : row + 3, col : col + 3]
+            pair = [image[window].ravel(order="F") for image in (first, second)]
+            if np.array_equal(*pair):
+                scores.append(1.0)
+                continue
+            shares = []
+            for values in pair:
+                flat = values.max() == values.min()
+                values = np.ones(9) if flat else (values - values.min()) / np.ptp(values)
+                shares.append(values / values.sum())
+            p, q = shares
+            constant = np.ptp(p) == 0 or np.ptp(q) == 0
+            rho = 0.0 if constant else float(np.corrcoef(p, q)[0, 1])
+            places = np.arange(9)
+
+            def joint_of(weight, bound, p=p, q=q):
+                table = np.empty((9, 9))
+                for i in range(9):
+                    for j in range(9):
+                        corner = [
+                            bound(p[: i + 1 - a].sum(), q[: j + 1 - b].sum())
+                            for a, b in ((0, 0), (1, 0), (0, 1), (1, 1))
+                        ]
+                        extreme = corner[0] - corner[1] - corner[2] + corner[3]
+                        table[i, j] = weight * extreme + (1 - weight) * p[i] * q[j]
+                return table
+
+            bound = min if rho >= 0 else lambda a, b: max(a + b - 1, 0)
+            extreme = joint_of(1.0, bound)
+            means = [shares[k] @ places for k in (0, 1)]
+            spreads = [math.sqrt(shares[k] @ (places - means[k]) ** 2) for k in (0, 1)]
+            reach = (places - means[0]) @ extreme @ (places - means[1])
+            weight = rho * spreads[0] * spreads[1] / reach if abs(reach) > 1e-12 else 0.0
+            bits = [
+                -sum(x * math.log2(abs(x)) for x in table.ravel() if x)
+                for table in (p, q, joint_of(weight, bound))
+            ]
+            information = bits[0] + bits[1] - bits[2]
+            scores.append(2 * information / (bits[0] + bits[1]) if information else 0.0)
+    return float(np.mean(scores))
+
+
+@pytest.mark.parametrize("kind", ["average", "inverted", "flat parts"])
+def test_fmi_against_the_written_method(kind):
+    rng = np.random.default_rng(3)
+    visible, infrared = rng.integers(0, 256, (2, 18, 16)).astype(float)
+    fused = {
+        "average": (visible + infrared) / 2,
+        "inverted": 255 - visible,
+        "flat parts": np.where(np.arange(16) < 8, 90.0, visible),
+    }[kind]
+    got = [features._features(image) for image in (fused, visible)]
+    assert got[0].shape == (2 * ((18 + 61) // 2), 2 * ((16 + 61) // 2))
+    small = [image[26:40, 28:42] for image in got]  # some of every band
+    assert features._mean_score(*small) == pytest.approx(slow_fmi(*small), abs=1e-9)
+    both = [features._features(infrared), got[1]]
+    expected = sum(features._mean_score(got[0], other) for other in both) / 2
+    assert fusion.fmi_w(fused, visible, infrared) == pytest.approx(expected)
+
+
+def test_fmi_of_the_extremes(visible, infrared, average):
+    assert fusion.fmi_w(visible, visible, visible) == pytest.approx(1.0)
+    flat = np.full(SHAPE, 9.0)
+    assert np.isfinite(fusion.fmi_w(flat, visible, infrared))
+    noise = 255 * np.random.default_rng(0).random(SHAPE)
+    assert fusion.fmi_w(noise, visible, infrared) < fusion.fmi_w(average, visible, infrared)
+    # a pitfall: copying one source beats every fusion
+    assert fusion.fmi_w(infrared, visible, infrared) > fusion.fmi_w(average, visible, infrared)
+
+
+def test_meyer_filters_are_orthogonal_and_keep_polynomials():
+    low = features._meyer()
+    shifted = [low[2 * k :] @ low[: len(low) - 2 * k] for k in range(8)]
+    np.testing.assert_allclose(shifted, [1, 0, 0, 0, 0, 0, 0, 0], atol=2e-3)
+    ramp = np.arange(200.0)[None].repeat(2, 0)
+    smooth, detail = features._split(ramp, 1)
+    np.testing.assert_allclose(detail[:, 40:-40], 0, atol=1e-2)
+    np.testing.assert_allclose(np.diff(smooth[0, 40:-40]), 2 * math.sqrt(2), atol=1e-2)
+
+
+def test_wavelet_against_pywavelets(visible):
+    pywt = pytest.importorskip("pywt", reason="needs PyWavelets")
+    smooth, (lying, standing, corners) = pywt.dwt2(visible, "dmey", mode="symmetric")
+    expected = np.block([[smooth, lying], [standing, corners]])
+    # its taps are of another origin and add up to 1.1 per mille more
+    np.testing.assert_allclose(features._features(visible), expected, rtol=3e-3, atol=3)
+
+
+def slow_q_cv(fused, sources, vifb=False) -> float:
+    """Chen and Varshney's metric, region by region and frequency by frequency."""
+
+    def stretch(image):
+        return np.round(255 * (image - image.min()) / np.ptp(image)) if vifb else image
+
+    fused = stretch(fused)
+    height, width = fused.shape
+    kernel = np.array([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+    weighed = weights = 0.0
+    for source in map(stretch, sources):
+        spectrum = np.fft.fft2(source - fused)
+        for k in range(height):
+            for m in range(width):
+                cycles = [min(k, height - k), min(m, width - m)]
+                r = math.hypot(cycles[0] / 4, cycles[1] / 4)
+                spectrum[k, m] *= 2.6 * (0.0192 + 0.144 * r) * math.exp(-((0.144 * r) ** 1.1))
+        seen = np.fft.ifft2(spectrum).real
+        padded = np.pad(source, 1, mode="constant" if vifb else "edge")
+        for top in range(0, height, 16):
+            for left in range(0, width, 16):
+                saliency, squares, pixels = 0.0, 0.0, 0
+                for row in range(top, min(top + 16, height)):
+                    for col in range(left, min(left + 16, width)):
+                        patch = padded[row : row + 3, col : col + 3]
+                        gradient = math.hypot((kernel * patch).sum(), (kernel.T * patch).sum())
+                        saliency += gradient**5
+                        squares += seen[row, col] ** 2
+                        pixels += 1
+                weighed += saliency * squares / (256 if vifb else pixels)
+                weights += saliency
+    return weighed / weights
+
+
+@pytest.mark.parametrize("vifb", [False, True])
+@pytest.mark.parametrize("shape", [(48, 32), (37, 51)])
+def test_q_cv_against_the_written_method(visible, infrared, shape, vifb):
+    rows, cols = shape
+    visible, infrared = visible[:rows, :cols], infrared[:rows, :cols]
+    fused = np.rint(0.7 * visible + 0.3 * infrared)
+    expected = slow_q_cv(fused, [visible, infrared], vifb)
+    assert fusion.q_cv(fused, visible, infrared, vifb=vifb) == pytest.approx(expected)
+
+
+def test_q_cv_of_the_extremes(visible, infrared):
+    assert fusion.q_cv(visible, visible, visible) == pytest.approx(0)
+    flat = np.full(SHAPE, 9.0)
+    assert fusion.q_cv(flat, flat, flat) == 0
+    assert fusion.q_cv(visible, flat, flat) == 0  # nothing in the sources is worth keeping
+    inverted = 255 - visible
+    better, worse = (fusion.q_cv(image, visible, visible) for image in (infrared, inverted))
+    assert 0 < better < worse
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+def test_against_torchmetrics(visible, infrared, average):
+    pytest.importorskip("torchmetrics", reason="needs torchmetrics (extra: train)")
+    import torch
+    from torchmetrics.functional import pearson_corrcoef
+    from torchmetrics.functional.clustering import mutual_info_score
+    from torchmetrics.functional.image import (
+        structural_similarity_index_measure,
+        visual_information_fidelity,
+    )
+
+    fused = np.rint(average)
+    tensors = [torch.tensor(image)[None, None] for image in (fused, visible, infrared)]
+    pairs = [(tensors[0], source) for source in tensors[1:]]
+    ours = [
+        f(fused, visible, infrared)
+        for f in (fusion.correlation, fusion.mutual_information, fusion.vif, fusion.ssim)
+    ]
+    correlation = sum(pearson_corrcoef(a.ravel(), b.ravel()) for a, b in pairs) / 2
+    assert ours[0] == pytest.approx(float(correlation), abs=1e-9)
+    nats = sum(mutual_info_score(a.ravel().long(), b.ravel().long()) for a, b in pairs)
+    assert ours[1] == pytest.approx(float(nats) / math.log(2), abs=1e-5)
+    vif = sum(visual_information_fidelity(a, b) for a, b in pairs)
+    assert ours[2] == pytest.approx(float(vif), rel=1e-4)
+    # it also averages windows that reach over the edge; ours, like the paper's, do not
+    maps = [
+        structural_similarity_index_measure(a, b, data_range=255.0, return_full_image=True)[1]
+        for a, b in pairs
+    ]
+    ssim = sum(values[..., 5:-5, 5:-5].mean() for values in maps) / 2
+    assert ours[3] == pytest.approx(float(ssim), abs=1e-6)
+
+
+def test_against_scikit_image_and_scipy(visible, infrared, average):
+    image = np.rint(average)
+    assert fusion.entropy(image) == pytest.approx(shannon_entropy(image))
+    # skimage divides the kernel by 4 and the sum of squares by 2
+    expected = 4 * math.sqrt(2) * sobel(image, mode="nearest").mean()
+    assert fusion.edge_intensity(image) == pytest.approx(expected)
+    coarse = [np.clip(i // 32, 2, 5) for i in (image, visible)]  # every level is used
+    shares = [np.bincount(i.astype(int).ravel())[2:] for i in coarse]
+    assert all(share.all() for share in shares)
+    expected = stats.entropy(shares[1], shares[0], base=2)
+    assert fusion.cross_entropy(coarse[0], coarse[1], coarse[1]) == pytest.approx(expected)
+
+
+def test_every_metric_is_described():
+    page = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+    text = page.read_text(encoding="utf-8")
+    for name, metric in fusion.METRICS.items():
+        assert f"| {metric.symbol} |" in text, metric.symbol
+        assert f"`{name}`" in text, name
 
 
 def test_bad_images_are_named(visible):

@@ -1,9 +1,10 @@
-"""What the trained models are held against: doing nothing, and two classical fusions."""
+"""What the trained models are held against: doing nothing, and classical fusions."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from kornia.filters import box_blur, gaussian_blur2d, guided_blur, laplacian
 from kornia.geometry.transform import pyrdown
 from torch import Tensor, nn
 
@@ -28,9 +29,53 @@ class Identity(nn.Module):
 class Average(nn.Module):
     """Fusion by the mean of both images."""
 
+    reach = 0
+
     def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
         """Mean of two (B, 1, H, W) images."""
         return (visible + infrared) / 2
+
+
+class Maximum(nn.Module):
+    """Fusion by the brighter pixel."""
+
+    reach = 0
+
+    def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
+        """Larger of two (B, 1, H, W) images."""
+        return torch.maximum(visible, infrared)
+
+
+class GuidedFilter(nn.Module):
+    """Fusion by guided filtering in two scales (Li, Kang and Hu, IEEE TIP 2013).
+
+    A mean filter of 31 pixels splits each image into base and detail. Where its smoothed absolute
+    Laplacian is the larger one, an image has the weight 1, else 0; this map is guided-filtered
+    with the image as guide, once coarsely for the base (radius 45, eps 0.3) and once finely for
+    the detail (radius 7, eps 1e-6), the paper's settings for images in [0, 1].
+    """
+
+    base_size = 31
+    coarse = (2 * 45 + 1, 0.3)
+    fine = (2 * 7 + 1, 1e-6)
+    #: Two mean filters of the coarse guided filter, the Gaussian of the saliency, the Laplacian.
+    reach = 2 * 45 + 5 + 1
+
+    def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
+        """Fuse two (B, 1, H, W) images in [0, 1]; the result is clipped."""
+        images = torch.cat([visible, infrared])  # one batch: all filters are the same for both
+        base = box_blur(images, self.base_size, "replicate", separable=True)
+        change = laplacian(images, 3, "replicate", normalized=False).abs()
+        salience = gaussian_blur2d(change, (11, 11), (5.0, 5.0), "replicate")
+        first, second = salience.chunk(2)
+        chosen = torch.cat([first >= second, first < second]).to(images.dtype)
+        fused = torch.zeros_like(visible)
+        for part, (size, eps) in ((base, self.coarse), (images - base, self.fine)):
+            weights = guided_blur(images, chosen, size, eps, "replicate", separable=True)
+            weights = weights.clamp(1e-6, 1)
+            parts, shares = (part * weights).chunk(2), weights.chunk(2)
+            fused = fused + (parts[0] + parts[1]) / (shares[0] + shares[1])
+        return fused.clamp(0, 1)
 
 
 class LaplacianPyramid(nn.Module):

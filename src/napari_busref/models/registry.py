@@ -175,11 +175,25 @@ def _average(config: dict[str, Any]) -> nn.Module:
     return Average()
 
 
+@register_model("maximum", "fusion", trained=False)
+def _maximum(config: dict[str, Any]) -> nn.Module:
+    from napari_busref.models.controls import Maximum
+
+    return Maximum()
+
+
 @register_model("laplacian", "fusion", trained=False)
 def _laplacian(config: dict[str, Any]) -> nn.Module:
     from napari_busref.models.controls import LaplacianPyramid
 
     return LaplacianPyramid()
+
+
+@register_model("guided-filter", "fusion", trained=False)
+def _guided_filter(config: dict[str, Any]) -> nn.Module:
+    from napari_busref.models.controls import GuidedFilter
+
+    return GuidedFilter()
 
 
 @register_model("bus", "reconstruction")

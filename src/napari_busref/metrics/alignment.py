@@ -1,0 +1,215 @@
+"""How well two images of different modalities lie on each other. Neither torch, napari nor Qt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from skimage.metrics import normalized_mutual_information
+
+from napari_busref.metrics.registration import normalised_cross_correlation
+from napari_busref.preprocess import as_image, as_mask, luma, prepare
+from napari_busref.quality import edge_agreement
+from napari_busref.transform import Transform
+
+__all__ = ["ALIGNMENT_METRICS", "AlignmentMetric", "alignment_scores", "end_point_error"]
+
+_BINS = 64
+_FEWEST = 64  # pixels in which two images must overlap
+_SAMPLES = 200  # places along the longer side at which end points are compared
+
+
+@dataclass(frozen=True)
+class AlignmentMetric:
+    """What a number means.
+
+    Attributes
+    ----------
+    title : str
+        Short name with its unit.
+    higher_is_better : bool
+    meaning : str
+        A sentence.
+    """
+
+    title: str
+    higher_is_better: bool
+    meaning: str
+
+
+#: The scores of `alignment_scores` and `end_point_error`, in the order of a table.
+ALIGNMENT_METRICS: dict[str, AlignmentMetric] = {
+    "nmi": AlignmentMetric(
+        "NMI",
+        True,
+        "Normalised mutual information of the two images where both have content: 1 for "
+        "images that know nothing of each other, 2 for equal ones.",
+    ),
+    "ncc": AlignmentMetric(
+        "NCC",
+        True,
+        "Normalised cross correlation of the two images where both have content, from -1 to 1. "
+        "Of two modalities it may be low, or negative, even where they fit exactly.",
+    ),
+    "edge_agreement": AlignmentMetric(
+        "Edge agreement",
+        True,
+        "Agreement of the directions of edges, whatever the sign of their contrast, from -1 to 1.",
+    ),
+    "mncc": AlignmentMetric(
+        "MNCC",
+        True,
+        "Normalised cross correlation with the truth in the area that can be reconstructed, "
+        "from -1 to 1.",
+    ),
+    "mmse": AlignmentMetric(
+        "MMSE",
+        False,
+        "Mean squared error against the truth in the area that can be reconstructed, on the "
+        "scale 0 to 1.",
+    ),
+    "epe": AlignmentMetric(
+        "EPE (px)",
+        False,
+        "End-point error: how far pixels of the reference are from where they truly belong, "
+        "mean, in pixels of the reference.",
+    ),
+}
+
+
+def alignment_scores(
+    reference: ArrayLike,
+    tested: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    truth: ArrayLike | None = None,
+    truth_mask: ArrayLike | None = None,
+) -> dict[str, float]:
+    """Score how well an image lies on a reference.
+
+    Parameters
+    ----------
+    reference, tested : array_like, shape (H, W) or (H, W, 3 or 4)
+        On one grid; grey or colour, any real number type.
+    mask : array_like of bool, shape (H, W), optional
+        Where `tested` has content; an empty border is found without it.
+    truth : array_like, shape (H, W) or (H, W, 3 or 4), optional
+        What `tested` should look like, in the same values.
+    truth_mask : array_like of bool, shape (H, W), optional
+        Where `tested` can look like the truth: the reconstructible area. `mask` when left out.
+
+    Returns
+    -------
+    dict of str to float
+        ``nmi`` (Studholme, Hill and Hawkes, Pattern Recognition 1999, in [1, 2], 64 bins),
+        ``ncc``, ``edge_agreement``; with `truth` also ``mncc`` and ``mmse``. NaN where an image
+        has nothing to compare. `ALIGNMENT_METRICS` says how each is to be read.
+
+    Raises
+    ------
+    TypeError
+        When an image holds no real numbers.
+    ValueError
+        When sizes differ, an image is empty, or the two overlap in fewer than 64 pixels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.random.default_rng(0).random((32, 32))
+    >>> scores = alignment_scores(image, image, truth=image)
+    >>> round(scores["nmi"], 3), round(scores["mncc"], 3), scores["mmse"]
+    (2.0, 1.0, 0.0)
+    """
+    first = prepare(reference, "reference")
+    shape = first.grey.shape
+    _check(tested, "tested", shape)
+    given = None if mask is None else as_mask(mask, "mask", shape)
+    second = prepare(tested, "tested", mask=given, find_border=given is None)
+    both = first.valid & second.valid
+    if both.sum() < _FEWEST:
+        raise ValueError(
+            f"tested: has content in only {both.sum()} pixels of the reference, need {_FEWEST}"
+        )
+    one, other = first.grey[both], second.grey[both]
+    varied = np.ptp(one) > 0 and np.ptp(other) > 0
+    edges = edge_agreement(first.grey, second.grey, both)
+    scores = {
+        "nmi": float(normalized_mutual_information(one, other, bins=_BINS)) if varied else np.nan,
+        "ncc": normalised_cross_correlation(one, other) if varied else np.nan,
+        "edge_agreement": np.nan if edges is None else edges.value,
+    }
+    if truth is not None:
+        area = second.valid if truth_mask is None else as_mask(truth_mask, "truth_mask", shape)
+        scores |= _against_truth(tested, truth, area)
+    return scores
+
+
+def end_point_error(
+    estimate: Transform, truth: Transform, mask: NDArray[np.bool_] | None = None
+) -> float:
+    """Return the mean end-point error of a transform whose truth is known.
+
+    At a fixed pixel p it is ``|truth⁻¹(estimate(p)) - p|``, as in the measuring protocol: how far
+    from p the content belongs that the estimate puts there.
+
+    Parameters
+    ----------
+    estimate, truth : Transform
+        From the same fixed to the same moving image.
+    mask : ndarray of bool, shape (H, W), optional
+        Fixed pixels that count; those whose true source is in the moving image when left out.
+        About 200 x 200 of them are looked at.
+
+    Returns
+    -------
+    float
+        In pixels of the fixed image; NaN when no pixel counts.
+
+    Raises
+    ------
+    ValueError
+        When the shapes differ, or the truth folds over itself.
+    """
+    for name in ("fixed_shape", "moving_shape"):
+        if getattr(estimate, name) != getattr(truth, name):
+            raise ValueError(
+                f"truth: was made for {name} {getattr(truth, name)}, need "
+                f"{getattr(estimate, name)} as the estimate"
+            )
+    area = truth.mask() if mask is None else as_mask(mask, "mask", truth.fixed_shape)
+    step = -(-max(area.shape) // _SAMPLES)
+    places = step * np.argwhere(area[::step, ::step])
+    if not len(places):
+        return float("nan")
+    error = truth.points(estimate.points(places), inverse=True) - places
+    return float(np.hypot(*error.T).mean())
+
+
+def _against_truth(
+    tested: ArrayLike, truth: ArrayLike, area: NDArray[np.bool_]
+) -> dict[str, float]:
+    """MNCC and MMSE; what the tested image lacks inside the area counts as 0."""
+    _check(truth, "truth", area.shape)
+    images = as_image(tested, "tested"), as_image(truth, "truth")
+    true = prepare(images[1], "truth")
+    grey = prepare(images[0], "tested").grey
+    if images[0].dtype == images[1].dtype and true.high > true.low:
+        # the values of both mean the same, so they are brought to one scale
+        values = images[0].astype(np.float64)
+        values = luma(values[..., :3]) if values.ndim == 3 else values
+        scaled = (values - true.low) / (true.high - true.low)
+        grey = np.where(np.isfinite(scaled), np.clip(scaled, 0, 1), 0).astype(np.float32)
+    inside = area & true.valid
+    if inside.sum() < _FEWEST:
+        return {"mncc": np.nan, "mmse": np.nan}
+    return {
+        "mncc": normalised_cross_correlation(grey[inside], true.grey[inside]),
+        "mmse": float(np.mean((grey[inside] - true.grey[inside]) ** 2, dtype=np.float64)),
+    }
+
+
+def _check(image: ArrayLike, name: str, shape: tuple[int, ...]) -> None:
+    found = np.shape(image)[:2]
+    if found != shape:
+        raise ValueError(f"{name}: got {found} pixels, need the size of reference, {shape}")

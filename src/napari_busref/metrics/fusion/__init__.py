@@ -1,0 +1,129 @@
+"""Scores of a fused image against the two images it was made of.
+
+All functions take real grey images ``(H, W)`` on the scale 0..255. Nothing is stretched or
+rounded here except where a histogram needs whole grey levels. No score is to be used alone:
+edge intensity, spatial frequency, standard deviation and entropy rise with noise and
+over-sharpening; copying one source wins VIF, mutual information, FMI_w and Q_AB/F; averaging wins
+SSIM and correlation. ``docs/metrics.md`` has the definitions, the ranges and what misleads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from numpy.typing import ArrayLike
+
+from napari_busref.metrics.fusion._images import images
+from napari_busref.metrics.fusion.edges import nabf, qabf
+from napari_busref.metrics.fusion.features import fmi_w
+from napari_busref.metrics.fusion.information import cross_entropy, entropy, mutual_information
+from napari_busref.metrics.fusion.perception import MIN_SIDE, q_cv, vif
+from napari_busref.metrics.fusion.sharpness import (
+    edge_intensity,
+    spatial_frequency,
+    standard_deviation,
+)
+from napari_busref.metrics.fusion.similarity import correlation, scd, ssim
+
+__all__ = [
+    "HIGHER_IS_BETTER",
+    "METRICS",
+    "MIN_SIDE",
+    "Metric",
+    "correlation",
+    "cross_entropy",
+    "edge_intensity",
+    "entropy",
+    "fmi_w",
+    "fusion_scores",
+    "mutual_information",
+    "nabf",
+    "q_cv",
+    "qabf",
+    "scd",
+    "spatial_frequency",
+    "ssim",
+    "standard_deviation",
+    "vif",
+]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a score of `fusion_scores` is to be read.
+
+    Attributes
+    ----------
+    symbol : str
+        How papers call it.
+    higher_is_better : bool
+        Its direction.
+    summary : str
+        What summarises several images: ``"mean"`` or ``"median"``.
+    """
+
+    symbol: str
+    higher_is_better: bool = True
+    summary: Literal["mean", "median"] = "mean"
+
+
+#: Every score of `fusion_scores`: first those to judge by together, with N_AB/F as a ceiling.
+METRICS: dict[str, Metric] = {
+    "qabf": Metric("Q_AB/F"),
+    "vif": Metric("VIF"),
+    "scd": Metric("SCD"),
+    "ssim": Metric("SSIM"),
+    "q_cv": Metric("Q_cv", higher_is_better=False, summary="median"),
+    "nabf": Metric("N_AB/F", higher_is_better=False),
+    "edge_intensity": Metric("EI"),
+    "spatial_frequency": Metric("SF"),
+    "cross_entropy": Metric("CE", higher_is_better=False),
+    "fmi_w": Metric("FMI_w"),
+    "entropy": Metric("EN"),
+    "standard_deviation": Metric("SD"),
+    "mutual_information": Metric("MI"),
+    "correlation": Metric("CC"),
+}
+
+#: Direction of every score in `fusion_scores`.
+HIGHER_IS_BETTER: dict[str, bool] = {
+    name: metric.higher_is_better for name, metric in METRICS.items()
+}
+
+
+def fusion_scores(fused: ArrayLike, visible: ArrayLike, infrared: ArrayLike) -> dict[str, float]:
+    """Return all fusion scores of this module.
+
+    Parameters
+    ----------
+    fused, visible, infrared : array_like
+        Grey images ``(H, W)`` on the scale 0..255, sides of at least `MIN_SIDE` pixels.
+
+    Returns
+    -------
+    dict
+        The keys of `METRICS`, which says how each is to be read.
+
+    Raises
+    ------
+    ValueError
+        If an image is not grey, not finite or too small, or the sizes differ.
+    """
+    image, first, second = images(fused=fused, visible=visible, infrared=infrared)
+    return {
+        "qabf": qabf(image, first, second),
+        "vif": vif(image, first, second),
+        "scd": scd(image, first, second),
+        "ssim": ssim(image, first, second),
+        "q_cv": q_cv(image, first, second),
+        "nabf": nabf(image, first, second),
+        "edge_intensity": edge_intensity(image),
+        "spatial_frequency": spatial_frequency(image),
+        "cross_entropy": cross_entropy(image, first, second),
+        "fmi_w": fmi_w(image, first, second),
+        "entropy": entropy(image),
+        "standard_deviation": standard_deviation(image),
+        "mutual_information": mutual_information(image, first, second),
+        "correlation": correlation(image, first, second),
+    }
