@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_busref.fusion import FusionResult, fuse
+    from napari_busref.interchange import ImageGrid, TransformFile, read_transform, write_transform
     from napari_busref.io import read_image, write_image
+    from napari_busref.landmarks import LandmarkFit, fit_landmarks
     from napari_busref.models import list_models, load_model
     from napari_busref.pipeline import RegistrationAndFusionResult, register_and_fuse
     from napari_busref.progress import Cancelled
@@ -25,38 +27,50 @@ if TYPE_CHECKING:
 __all__ = [
     "Cancelled",
     "FusionResult",
+    "ImageGrid",
+    "LandmarkFit",
     "Quality",
     "RegistrationAndFusionResult",
     "RegistrationResult",
     "Transform",
+    "TransformFile",
     "__version__",
+    "fit_landmarks",
     "fuse",
     "list_models",
     "list_samples",
     "load_model",
     "load_sample",
     "read_image",
+    "read_transform",
     "register",
     "register_and_fuse",
     "write_image",
+    "write_transform",
 ]
 
 _HOME = {
     "Cancelled": "progress",
     "FusionResult": "fusion",
+    "ImageGrid": "interchange",
+    "LandmarkFit": "landmarks",
     "Quality": "quality",
     "RegistrationAndFusionResult": "pipeline",
     "RegistrationResult": "registration",
     "Transform": "transform",
+    "TransformFile": "interchange",
+    "fit_landmarks": "landmarks",
     "fuse": "fusion",
     "list_models": "models",
     "list_samples": "samples",
     "load_model": "models",
     "load_sample": "samples",
     "read_image": "io",
+    "read_transform": "interchange",
     "register": "registration",
     "register_and_fuse": "pipeline",
     "write_image": "io",
+    "write_transform": "interchange",
 }
 
 
