@@ -51,7 +51,8 @@ def plugin(npe2pm):
 
 
 @pytest.fixture
-def viewer(plugin, make_napari_viewer_proxy):
+def viewer(plugin, plugin_settings, make_napari_viewer_proxy):
+    """A viewer that remembers nothing of other tests, nor of the user."""
     return make_napari_viewer_proxy()
 
 
@@ -77,9 +78,10 @@ def notes(monkeypatch):
 
 
 class FakePipeline:
-    """Stands in for `pipeline.register_and_fuse`: no model, a known shift.
+    """Stands in for `register` and `fuse`: no model, a known shift.
 
-    Set `hold` to make it wait, after its first stage, until `go` is set or it is cancelled.
+    Set `hold` to make it wait, after its first stage, until `go` is set or it is cancelled;
+    `deaf` keeps it from noticing that.
     """
 
     shift = (2.0, -3.0)
@@ -87,6 +89,7 @@ class FakePipeline:
     error: BaseException | None = None
     warning: str | None = None
     hold = False
+    deaf = False
 
     def __init__(self):
         self.calls = []
@@ -95,50 +98,40 @@ class FakePipeline:
         self.go = threading.Event()
         self.cancelled = threading.Event()
 
-    def __call__(
-        self,
-        fixed,
-        moving,
-        *,
-        model="busref",
-        fusion_model="gaf",
-        device="auto",
-        initial=None,
-        progress=None,
-        cancel=None,
-    ):
+    def register(self, fixed, moving, *, progress=None, cancel=None, **options):
         self.threads.append(threading.current_thread())
-        self.calls.append(
-            {
-                "fixed": fixed,
-                "moving": moving,
-                "model": model,
-                "fusion_model": fusion_model,
-                "device": device,
-                "initial": initial,
-            }
-        )
+        self.calls.append({"fixed": fixed, "moving": moving, **options})
         reporter = progress_module.Reporter(progress, cancel)
+        stopped = False
         try:
             reporter.step("aligning", 0.25)
             if self.hold:
                 self.holding.set()
                 while not self.go.wait(0.005):
-                    reporter.check()
-            reporter.step("fusing", 0.75)
+                    if not self.deaf:
+                        reporter.check()
         except progress_module.Cancelled:
             self.cancelled.set()
-            raise
+            if options["on_cancel"] != "best":
+                raise
+            stopped = True
         if self.warning:
             warnings.warn(self.warning, UserWarning, stacklevel=1)
         if self.error is not None:
             raise self.error
-        return self.result(fixed, moving, initial)
+        return self.result(fixed, moving, options["initial"], stopped)
 
-    def result(self, fixed, moving, initial):
+    def fuse(self, fixed, moving, *, model, device, mask, progress=None, cancel=None):
         from napari_busref.fusion import FusionResult
-        from napari_busref.pipeline import RegistrationAndFusionResult
-        from napari_busref.quality import Quality
+
+        progress_module.Reporter(progress, cancel).step("fusing", 0.5)
+        self.calls[-1]["fusion_model"] = model
+        return FusionResult(
+            fused=fixed.copy(), parameters={"model": "fake"}, timings={"network": 0.01}
+        )
+
+    def result(self, fixed, moving, initial, stopped=False):
+        from napari_busref.quality import Evidence, Quality
         from napari_busref.registration import RegistrationResult
 
         shapes = fixed.shape[:2], moving.shape[:2]
@@ -160,8 +153,9 @@ class FakePipeline:
             shift_px=3.6,
             rotation_deg=0.0,
             scale=1.0,
+            evidence=Evidence(local=0.5, round_trip_px=1.0, cancelled=stopped),
         )
-        registration = RegistrationResult(
+        return RegistrationResult(
             warped=transform.apply(moving),
             mask=mask,
             flow=transform.flow(),
@@ -170,15 +164,12 @@ class FakePipeline:
             timings={"network": 0.01},
             parameters={"model": "fake"},
         )
-        fusion = FusionResult(
-            fused=fixed.copy(), parameters={"model": "fake"}, timings={"network": 0.01}
-        )
-        return RegistrationAndFusionResult(registration=registration, fusion=fusion)
 
 
 @pytest.fixture
 def fake(monkeypatch):
     pipeline = FakePipeline()
-    monkeypatch.setattr("napari_busref.pipeline.register_and_fuse", pipeline)
+    monkeypatch.setattr("napari_busref.registration.register", pipeline.register)
+    monkeypatch.setattr("napari_busref.fusion.fuse", pipeline.fuse)
     yield pipeline
     pipeline.go.set()

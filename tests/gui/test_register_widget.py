@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
 from napari_busref.transform import Transform
+
+pytest.importorskip("napari")
+from qtpy.QtCore import Qt, QThreadPool
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication
+
+from napari_busref._napari.settings import Settings
 
 KEY = "napari-busref"
 RESULTS = ["ir warped", "ir mask", "vis fused", "ir displacement"]
@@ -58,25 +66,25 @@ def test_layers_are_guessed_and_never_the_same(viewer, panel):
 
 def test_what_the_user_chose_is_kept_when_layers_come_and_go(viewer, panel, pair):
     moving, fixed = pair
-    panel.moving.value, panel.fixed.value = fixed, moving
+    panel.swap.click()
+    assert (panel.moving.value, panel.fixed.value) == (fixed, moving)
     third = viewer.add_image(picture((24, 36, 3)), name="visible rgb", rgb=True)
     assert (panel.moving.value, panel.fixed.value) == (fixed, moving)
+    panel.moving.value = moving  # the fixed one's place: they swap
+    assert (panel.moving.value, panel.fixed.value) == (moving, fixed)
+    panel.fixed.value = moving
+    assert (panel.moving.value, panel.fixed.value) == (fixed, moving)
+    panel.moving.value = third
+    assert (panel.moving.value, panel.fixed.value) == (third, moving)
+    panel.moving.value = fixed
     viewer.layers.remove(fixed)
     assert (panel.moving.value, panel.fixed.value) == (third, moving)
     moving.name = "renamed"
     assert panel.fixed.value == moving
-
-
-def test_the_same_layer_twice_is_refused_in_words(viewer, panel, pair, fake, notes):
-    panel.moving.value = pair[1]
-    assert "'vis' is chosen as the infrared and as the visible layer" in panel.hint.text()
-    assert not panel.run()
-    assert notes[-1][0] == "error"
-    assert "choose two different layers" in notes[-1][1]
-    assert names(viewer) == ["vis", "ir"]
-    assert not fake.calls
-    panel.moving.value = pair[0]
-    assert panel.hint.text() == ""
+    viewer.layers.remove(third)
+    assert (panel.moving.value, panel.fixed.value) == (None, moving)
+    assert "two image layers" in panel.hint.text()
+    assert not panel.swap.isEnabled()
 
 
 def test_no_layers_and_one_layer_are_refused_in_words(viewer, panel, fake, notes, qtbot):
@@ -90,16 +98,67 @@ def test_no_layers_and_one_layer_are_refused_in_words(viewer, panel, fake, notes
         viewer.add_image(picture(), name="vis")
 
 
-def test_models_and_devices_are_offered(panel):
+def test_settings_are_folded_explained_and_reached_by_the_keyboard(viewer, panel):
+    from qtpy.QtWidgets import QLabel
+
     from napari_busref.models import list_models
 
+    assert not panel.advanced.isExpanded()
+    assert panel.settings == Settings()
     assert panel.model.choices == tuple(list_models("registration"))
     assert panel.fusion_model.choices == tuple(list_models("fusion"))
-    assert (panel.model.value, panel.fusion_model.value) == ("auto", "gaf")
     assert panel.device.choices == ("auto", "cpu", "cuda", "mps")
-    for control in (panel.moving, panel.fixed, panel.model, panel.fusion_model, panel.device):
-        assert control.tooltip
-        assert control.native.toolTip()
+    controls = panel.advanced.controls
+    assert set(controls) == {field.name for field in fields(Settings)}
+    natives = [control.native for control in (panel.moving, panel.fixed, *controls.values())]
+    natives += [panel.swap, panel.button, panel.undo_button, panel.advanced.toggleButton()]
+    for native in natives:
+        assert native.toolTip(), native
+        assert native.focusPolicy() & Qt.FocusPolicy.TabFocus
+    buddies = {label.buddy() for label in panel.findChildren(QLabel)}
+    assert {controls["search"].native, panel.moving.native} <= buddies
+    following, ahead = panel.moving.native, []
+    for _ in range(40):
+        following = following.nextInFocusChain()
+        if following in natives:
+            ahead.append(following)
+    wanted = [panel.fixed.native, panel.swap, panel.advanced.toggleButton()]
+    assert ahead[:3] == wanted
+    assert ahead.index(panel.button) == ahead.index(panel.undo_button) - 1
+
+    panel.model.value = "identity"
+    assert not controls["transform"].enabled
+    assert not controls["on_cancel"].enabled
+    controls["refine"].value = "affine"
+    assert controls["transform"].enabled
+    controls["fused"].value = False
+    assert not panel.fusion_model.enabled
+    assert panel.button.text() == "&Register"
+
+
+def test_the_preferences_remember_what_the_user_chose(viewer, panel):
+    from napari.settings import get_plugin_settings
+
+    remembered = get_plugin_settings("napari-busref").registration
+    controls = panel.advanced.controls
+    panel.device.value = "cuda"  # a script: only for this panel
+    assert remembered.device == "auto"
+    panel.device.value = "auto"
+    controls["mask"].native.click()
+    search = controls["search"].native
+    search.setFocus()
+    QTest.keyClick(search, Qt.Key.Key_End)
+    assert controls["search"].value == "wide"
+    assert (remembered.mask, remembered.search) == (False, "wide")
+    remembered.device = "cpu"  # in the Preferences
+    remembered.model = "no longer there"
+    assert panel.settings == Settings(device="cpu", mask=False, search="wide")
+    _, other = viewer.window.add_plugin_dock_widget("napari-busref", "Register and fuse")
+    from napari_busref._napari.register_widget import RegisterAndFuse
+
+    other = RegisterAndFuse(viewer)
+    assert other.settings == panel.settings
+    other.deleteLater()
 
 
 # -- a run ------------------------------------------------------------------------------------
@@ -150,23 +209,35 @@ def test_a_run_adds_four_layers_on_the_fixed_one(viewer, panel, pair, fake, qtbo
 def test_the_work_runs_beside_the_main_thread_with_the_chosen_options(
     viewer, panel, pair, fake, qtbot
 ):
-    panel.model.value, panel.fusion_model.value, panel.device.value = "identity", "average", "cpu"
+    panel.settings = Settings(
+        model="identity",
+        search="near",
+        refine="affine",
+        transform="homography",
+        fusion_model="average",
+        device="cpu",
+    )
     hold(panel, fake, qtbot)
     assert fake.threads[0] is not threading.main_thread()
     qtbot.waitUntil(lambda: panel.stage.text().startswith("aligning"), timeout=5000)
-    assert panel.bar.value() == 250
-    assert panel.button.text() == "Cancel"
+    assert panel.bar.value() == 175  # a quarter of the registration
+    assert panel.button.text() == "&Cancel"
+    assert panel.bar.isVisibleTo(panel)
     assert panel.running
+    assert not panel.undo_button.isEnabled()
+    qtbot.waitUntil(lambda: panel.stage.text().endswith("1 s"), timeout=5000)  # the clock runs
     assert names(viewer) == ["vis", "ir"]
     with qtbot.waitSignal(panel.idle, timeout=30_000):
         fake.go.set()
     call = fake.calls[0]
     assert (call["model"], call["fusion_model"], call["device"]) == ("identity", "average", "cpu")
+    assert (call["search"], call["refine"]) == ("near", "affine")
+    assert (call["transform"], call["on_cancel"]) == ("homography", "raise")
     np.testing.assert_array_equal(call["fixed"], pair[1].data)
     np.testing.assert_array_equal(call["moving"], pair[0].data)
     assert call["initial"] == Transform.identity((24, 36))
-    assert panel.button.text() == "Register and fuse"
-    assert panel.bar.value() == panel.bar.maximum()
+    assert panel.button.text() == "&Register and fuse"
+    assert not panel.bar.isVisibleTo(panel)
     assert panel.stage.text().startswith("done")
 
 
@@ -188,6 +259,9 @@ def test_the_quality_is_said_in_words(viewer, panel, pair, fake, notes, qtbot):
     run_to_the_end(panel, qtbot)
     assert "looks right" in panel.quality.text()
     assert "0.20 → 0.50" in panel.quality.text()
+    assert "an error below 5 px is likely" in panel.quality.text()
+    for number in ("3.6 px", "0.00°", "1.000", " % of the fixed image"):
+        assert number in panel.quality.text()
     reliable = panel.quality.styleSheet()
     assert not [note for note in notes if note[0] == "warning"]
     fake.reliable = False
@@ -227,6 +301,52 @@ def test_the_shown_plane_of_a_stack_and_of_a_pyramid(viewer, panel, fake, qtbot)
     viewer.dims.ndisplay = 3
     assert not panel.run()
     assert "switch it to 2D" in panel.quality.text()
+
+
+def test_outputs_and_new_layers_and_undo(viewer, panel, pair, fake, qtbot):
+    assert not panel.undo_button.isEnabled()
+    run_to_the_end(panel, qtbot)
+    warped, _, _, arrows = list(viewer.layers)[2:]
+    before = warped.data, warped.metadata[KEY]["quality"], arrows.data.copy()
+    colours = arrows.edge_color.copy()
+    fake.shift, fake.reliable = (0.0, 4.0), False
+    run_to_the_end(panel, qtbot)
+    assert not np.array_equal(arrows.data, before[2])
+    mine = viewer.add_image(picture(), name="mine")
+    warped.colormap = "viridis"
+    panel.undo_button.click()  # updated layers get their content back
+    assert names(viewer) == ["vis", "ir", *RESULTS, "mine"]
+    assert np.array_equal(warped.data, before[0])
+    assert warped.metadata[KEY]["quality"] == before[1]
+    assert warped.colormap.name == "viridis"
+    np.testing.assert_array_equal(arrows.data, before[2])
+    np.testing.assert_allclose(arrows.edge_color, colours)
+    assert panel.result is None
+    assert not panel.quality.isVisibleTo(panel)
+    assert not panel.undo_button.isEnabled()
+
+    panel.settings = Settings(mask=False, fused=False, results="add")
+    run_to_the_end(panel, qtbot)
+    assert names(viewer)[7:] == ["ir warped [1]", "ir displacement [1]"]
+    assert "fusion_model" not in fake.calls[-1]
+    assert panel.result.fusion is None
+    viewer.layers.remove("ir displacement [1]")  # is not brought back
+    panel.undo()
+    assert viewer.layers[-1] == mine
+
+    viewer.layers.remove("ir")
+    colour = viewer.add_image(picture((24, 36, 3)), name="ir", rgb=True)  # warped no longer fits
+    panel.moving.value, panel.settings = colour, Settings()
+    run_to_the_end(panel, qtbot)
+    assert warped not in viewer.layers
+    assert viewer.layers["ir warped"].rgb
+    panel.undo()
+    assert names(viewer) == ["vis", *RESULTS, "mine", "ir"]
+    assert viewer.layers["ir warped"] == warped
+
+    panel.settings = Settings(warped=False, mask=False, displacement=False, fused=False)
+    assert not panel.run()
+    assert "no output is chosen" in panel.quality.text()
 
 
 # -- what goes wrong --------------------------------------------------------------------------
@@ -274,10 +394,11 @@ def test_an_error_while_layers_are_added_is_notified(
     def broken(*args):
         raise OSError("disk")
 
-    monkeypatch.setattr("napari_busref._napari.register_widget.result_layers", broken)
+    monkeypatch.setattr("napari_busref._napari.register_widget.update_layers", broken)
     run_to_the_end(panel, qtbot)
     assert notes[-1] == ("error", "Register and fuse: disk")
     assert names(viewer) == ["vis", "ir"]
+    assert not panel.undo_button.isEnabled()
 
 
 def test_a_warning_in_the_worker_becomes_a_notification(viewer, panel, pair, fake, notes, qtbot):
@@ -303,9 +424,10 @@ def test_cancel_stops_and_changes_nothing(viewer, panel, pair, fake, notes, qtbo
     with qtbot.waitSignal(panel.idle, timeout=5000):
         panel.button.click()
         assert panel.button.text() == "Cancelling…"
+        assert not panel.button.isEnabled()
     assert fake.cancelled.is_set()
     assert names(viewer) == ["vis", "ir"]
-    assert panel.button.text() == "Register and fuse"
+    assert panel.button.text() == "&Register and fuse"
     assert panel.button.isEnabled()
     assert "cancelled" in panel.stage.text()
     assert not [note for note in notes if note[0] == "error"]
@@ -314,22 +436,47 @@ def test_cancel_stops_and_changes_nothing(viewer, panel, pair, fake, notes, qtbo
     assert len(viewer.layers) == 6
 
 
-def test_cancel_that_comes_too_late_still_adds_nothing(viewer, panel, pair, fake, qtbot):
-    """The call returns a result although it was asked to stop."""
-    fake.hold = True
-    original = fake.result
-
-    def slow(*args):
-        panel._stopper.job.cancel.wait(10)
-        return original(*args)
-
-    fake.result = slow
+def test_cancel_frees_the_panel_though_the_work_goes_on(viewer, panel, pair, fake, qtbot):
+    """The call does not look at `cancel`, and returns a result in the end."""
+    fake.deaf = True
     hold(panel, fake, qtbot)
-    fake.go.set()
     with qtbot.waitSignal(panel.idle, timeout=5000):
         panel.cancel()
-    assert names(viewer) == ["vis", "ir"]
+    assert not fake.go.is_set()  # it still works
+    assert not panel.running
     assert "cancelled" in panel.stage.text()
+    first, fake.hold = fake.go, False
+    run_to_the_end(panel, qtbot)
+    assert len(viewer.layers) == 6
+    assert panel.stage.text().startswith("done")
+    done = panel.stage.text()
+    first.set()
+    assert QThreadPool.globalInstance().waitForDone(5000)
+    QApplication.processEvents()
+    assert len(fake.calls) == 2
+    assert len(viewer.layers) == 6  # the first run comes to nothing
+    assert panel.stage.text() == done
+
+
+def test_cancel_can_keep_the_best_so_far(viewer, panel, pair, fake, notes, qtbot):
+    panel.settings = Settings(on_cancel="best")
+    hold(panel, fake, qtbot)
+    with qtbot.waitSignal(panel.idle, timeout=5000):
+        panel.button.click()
+        assert panel.button.text() == "&Discard"
+    assert fake.calls[0]["on_cancel"] == "best"
+    assert names(viewer) == ["vis", "ir", "ir warped", "ir mask", "ir displacement"]
+    assert panel.stage.text().startswith("cancelled after")
+    assert "best so far was kept" in panel.stage.text()
+    assert panel.result.cancelled
+    fake.deaf = True
+    fake.holding.clear()
+    hold(panel, fake, qtbot)
+    panel.button.click()
+    with qtbot.waitSignal(panel.idle, timeout=5000):
+        panel.button.click()  # discard
+    assert "no layer was changed" in panel.stage.text()
+    fake.go.set()
 
 
 def test_a_second_press_does_not_start_a_second_run(viewer, panel, pair, fake, notes, qtbot):
@@ -357,8 +504,6 @@ def test_layers_removed_during_the_run(viewer, panel, pair, fake, notes, qtbot, 
 
 
 def test_closing_the_panel_stops_its_run(viewer, panel, pair, fake, qtbot):
-    from qtpy.QtWidgets import QApplication
-
     hold(panel, fake, qtbot)
     viewer.window.remove_dock_widget(panel)
     panel.deleteLater()

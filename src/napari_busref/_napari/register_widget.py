@@ -3,59 +3,49 @@
 from __future__ import annotations
 
 import logging
-import threading
-from dataclasses import dataclass
+from itertools import pairwise
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import ComboBox
 from napari.layers import Image
 from napari.utils.notifications import show_error, show_info, show_warning
-from qtpy.QtCore import QEventLoop, Qt, Signal
+from qtpy.QtCore import QEventLoop, QSize, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
-    QComboBox,
-    QFormLayout,
+    QFrame,
+    QGridLayout,
+    QHBoxLayout,
     QLabel,
     QProgressBar,
     QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
-from napari_busref._napari.layers import Plane, guess_pair, initial_transform, shown_plane
-from napari_busref._napari.results import result_layers, update_layers
+from napari_busref._napari.layers import guess_pair, shown_plane
+from napari_busref._napari.results import update_layers
+from napari_busref._napari.run import Outcome, Request, run
+from napari_busref._napari.settings import Settings
+from napari_busref._napari.settings_group import SettingsGroup, narrow
+from napari_busref._napari.start import start_transform
+from napari_busref._napari.undo import Undo
 from napari_busref._napari.words import error_text, quality_html
 from napari_busref._napari.worker import Job, start_job
-from napari_busref.models import list_models
-from napari_busref.transform import Transform
 
 if TYPE_CHECKING:
     import napari
-    from napari.layers import Layer
-
-    from napari_busref.pipeline import RegistrationAndFusionResult
-    from napari_busref.progress import Progress
 
 __all__ = ["RegisterAndFuse"]
 
 _log = logging.getLogger(__name__)
 
-_DEVICES = ("auto", "cpu", "cuda", "mps")
-_DEFAULT_MODELS = {"registration": "auto", "fusion": "gaf"}
 _STEPS = 1000  # of the progress bar
 _RELIABLE, _UNRELIABLE, _FAILED = "#3fa34d", "#e3a008", "#d64545"
-
-
-@dataclass(frozen=True, eq=False)
-class _Request:
-    """All that a run needs, fixed when the button was pressed."""
-
-    fixed: Plane
-    moving: Plane
-    initial: Transform | None
-    options: dict[str, Any]
-    layers: tuple[Layer, Layer]
-    start: float  # perf_counter
+_GRACE = 400  # ms that a cancelled run has to end by itself
+_TICK = 100  # ms between two looks at the clock
 
 
 class _Stopper:
@@ -63,15 +53,16 @@ class _Stopper:
 
     job: Job | None = None
 
-    def quit(self) -> None:
+    def let_go(self) -> None:
         if self.job is not None:
-            self.job.quit()
+            self.job.let_go()
+            self.job = None
 
 
 class RegisterAndFuse(QWidget):
     """Register an infrared layer to a visible one and fuse the two.
 
-    The work is done in another thread. When it succeeds four layers are added, or those of an
+    The work is done in another thread. When it succeeds, layers are added, or those of an
     earlier run on the same two layers are updated: see
     `napari_busref._napari.results.result_layers`. When it fails or is cancelled, none is touched.
 
@@ -84,11 +75,12 @@ class RegisterAndFuse(QWidget):
     Attributes
     ----------
     moving, fixed : magicgui.widgets.ComboBox
-        The infrared and the visible layer; read and set ``value``.
-    model, fusion_model, device : magicgui.widgets.ComboBox
-        Names; read and set ``value``.
-    result : RegistrationAndFusionResult or None
-        Of the last run; None while one is running and when it failed.
+        The infrared and the visible layer; read and set ``value``. They are never the same:
+        choosing the other's layer swaps the two.
+    advanced : SettingsGroup
+        The folded settings.
+    result : Outcome or None
+        Of the last run; None while one is running, when it failed and after Undo.
     idle : Signal
         Emitted at the end of every run, however it ended.
 
@@ -97,6 +89,7 @@ class RegisterAndFuse(QWidget):
     >>> _, panel = viewer.window.add_plugin_dock_widget(
     ...     "napari-busref", "Register and fuse"
     ... )  # doctest: +SKIP
+    >>> panel.settings = Settings(search="wide", fused=False)  # doctest: +SKIP
     >>> panel.run()  # doctest: +SKIP
     >>> panel.wait()  # doctest: +SKIP
     """
@@ -106,73 +99,96 @@ class RegisterAndFuse(QWidget):
     def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._viewer = napari_viewer
-        self._request: _Request | None = None
+        self._request: Request | None = None
+        self._inputs: tuple[Image, ...] = ()  # layers of the run
+        self._started = 0.0  # perf_counter
+        self._report = ("", 0.0)
+        self._undo: Undo | None = None
         self._choosing = False  # True while the program and not the user changes the choosers
         self._user_chose = False
-        self.result: RegistrationAndFusionResult | None = None
+        self._pair: tuple[Image | None, Image | None] = (None, None)
+        self.result: Outcome | None = None
 
-        self.moving = self._layer_chooser(
-            "infrared layer", "The layer that is resampled: infrared, thermal, another stain …"
+        self.moving = _layer_chooser(
+            "infrared layer",
+            "The layer that is resampled: infrared, thermal, another stain …",
+            self._moving_choices,
         )
-        self.fixed = self._layer_chooser(
-            "visible layer", "The reference, which stays as it is: the results lie exactly on it"
+        self.fixed = _layer_chooser(
+            "visible layer",
+            "The reference, which stays as it is: the results lie exactly on it",
+            self._image_layers,
         )
-        self.model = _chooser(
-            list_models("registration"),
-            _DEFAULT_MODELS["registration"],
-            "registration model",
-            "Finds where the infrared image lies on the visible one",
-        )
-        self.fusion_model = _chooser(
-            list_models("fusion"),
-            _DEFAULT_MODELS["fusion"],
-            "fusion model",
-            "Merges the registered infrared image into the visible one; colours are kept",
-        )
-        self.device = _chooser(
-            _DEVICES,
-            "auto",
-            "device",
-            "Where to compute. auto takes a GPU if there is one",
-        )
+        self.swap = QToolButton()
+        self.swap.setObjectName("swap")
+        self.swap.setText("⇅")
+        self.swap.setToolTip("Swap the infrared and the visible layer")
+        self.swap.setAccessibleName("Swap")
+        self.swap.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.swap.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Expanding)
+        self.advanced = SettingsGroup()
         self.hint = _text_label("hint")
         self.hint.setStyleSheet(_edge(_UNRELIABLE))
         self.button = QPushButton()
         self.button.setObjectName("run")
+        self.undo_button = QPushButton("&Undo")
+        self.undo_button.setObjectName("undo")
+        self.undo_button.setToolTip(
+            "Put the layers back to where they were before the last run: layers that it added\n"
+            "go, layers that it updated get their content back"
+        )
         self.bar = QProgressBar()
         self.bar.setRange(0, _STEPS)
         self.bar.setTextVisible(False)
+        self.bar.setToolTip("How much of the run is done")
         self.stage = _text_label("stage")
         self.quality = _text_label("quality")
+        self._lay_out()
 
-        form = QFormLayout()
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        for text, chooser in (
-            ("&Infrared (moving)", self.moving),
-            ("&Visible (fixed)", self.fixed),
-            ("&Registration", self.model),
-            ("&Fusion", self.fusion_model),
-            ("&Device", self.device),
-        ):
-            label = QLabel(text)
-            label.setBuddy(chooser.native)
-            label.setToolTip(chooser.tooltip)
-            form.addRow(label, chooser.native)
-        layout = QVBoxLayout(self)
-        layout.addLayout(form)
-        for widget in (self.hint, self.button, self.bar, self.stage, self.quality):
-            layout.addWidget(widget)
-        layout.addStretch()
-
+        self._clock = QTimer(self)
+        self._clock.setInterval(_TICK)
+        self._clock.timeout.connect(self._show_stage)
+        self._grace = QTimer(self)
+        self._grace.setInterval(_GRACE)
+        self._grace.setSingleShot(True)
+        self._grace.timeout.connect(self._let_go)
         self._stopper = _Stopper()
-        self.destroyed.connect(self._stopper.quit)
+        self.destroyed.connect(self._stopper.let_go)
         self.button.clicked.connect(self._button_clicked)
+        self.undo_button.clicked.connect(self.undo)
+        self.swap.clicked.connect(self._swap_clicked)
         self.moving.changed.connect(self._layer_chosen)
         self.fixed.changed.connect(self._layer_chosen)
+        self.advanced.changed.connect(self._show_idle)
+        self._show_quality("", None)
         self._show_idle()
         self.reset_choices()
 
     # -- for scripts ----------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        """What is set; assign another to set all at once."""
+        return self.advanced.settings
+
+    @settings.setter
+    def settings(self, settings: Settings) -> None:
+        self.advanced.settings = settings
+
+    @property
+    def model(self) -> ComboBox:
+        """The registration model; read and set ``value``."""
+        return self.advanced.controls["model"]
+
+    @property
+    def fusion_model(self) -> ComboBox:
+        """The fusion model; read and set ``value``."""
+        return self.advanced.controls["fusion_model"]
+
+    @property
+    def device(self) -> ComboBox:
+        """Where to compute; read and set ``value``."""
+        return self.advanced.controls["device"]
 
     @property
     def running(self) -> bool:
@@ -193,17 +209,17 @@ class RegisterAndFuse(QWidget):
         self.result = None
         self._show_quality("", None)
         try:
-            self._request = request = self._make_request()
+            self._request, self._inputs = self._make_request()
         except (ValueError, TypeError) as error:
             self._show_failure(error)
             return False
-        self.bar.setValue(0)
-        self.bar.show()
-        self.stage.setText("starting")
-        self.button.setText("Cancel")
+        self._started = perf_counter()
+        self._report = ("starting", 0.0)
+        self._show_stage()
+        self._clock.start()
         self._stopper.job = start_job(
-            _register_and_fuse,
-            request,
+            run,
+            self._request,
             connect={
                 "yielded": self._on_progress,
                 "returned": self._on_result,
@@ -212,14 +228,27 @@ class RegisterAndFuse(QWidget):
                 "finished": self._on_finished,
             },
         )
+        self._show_running("&Cancel", "Stop the run")
         return True
 
     def cancel(self) -> None:
-        """Ask the run to stop; it ends at the next place where that is possible."""
-        if self.running:
-            self._stopper.quit()
-            self.button.setText("Cancelling…")
-            self.button.setEnabled(False)
+        """Stop the run.
+
+        To keep nothing takes less than half a second, whatever the run is doing. To keep the best
+        so far takes until that is judged and resampled; cancel again to do without it.
+        """
+        job, request = self._stopper.job, self._request
+        if job is None or request is None:
+            return
+        settings = request.settings
+        if settings.on_cancel == "best" and settings.refines and not job.cancel.is_set():
+            job.stop()
+            self._show_running("&Discard", "Do without the best so far, and stop at once")
+            return
+        job.quit()
+        self._show_running("Cancelling…", "")
+        self.button.setEnabled(False)
+        self._grace.start()
 
     def wait(self) -> None:
         """Serve the window until the run has ended."""
@@ -229,85 +258,98 @@ class RegisterAndFuse(QWidget):
             self.destroyed.connect(loop.quit)
             loop.exec()
 
+    def undo(self) -> None:
+        """Put the layers back to where they were before the last run."""
+        if self._undo is None or self.running:
+            return
+        undo, self._undo = self._undo, None
+        self.result = None
+        try:
+            undo.restore(self._viewer.layers)
+        except Exception as error:  # whatever it is, it must not be lost in a slot
+            self._show_failure(error)
+            return
+        finally:
+            self._show_idle()
+        self._show_quality("", None)
+        self.stage.setText("undone: the layers are as they were before the run")
+
     def reset_choices(self, event: Any = None) -> None:
         """Offer the image layers that there are now; napari calls this when they change."""
-        before = self.moving.value, self.fixed.value
+        before = self._pair
         self._choosing = True
         try:
             self.moving.reset_choices()
             self.fixed.reset_choices()
             offered = self.moving.choices
-            if not self._user_chose or any(layer not in offered for layer in before):
-                self._choose(*before)
+            kept = self._user_chose and all(layer in offered for layer in before)
+            moving, fixed = before if kept else self._guess(*before)
+            for chooser, layer in ((self.moving, moving), (self.fixed, fixed)):
+                if layer is not None:
+                    chooser.value = layer
         finally:
             self._choosing = False
+        self._pair = (self.moving.value, self.fixed.value)
         self._update_hint()
 
     # -- choosing -------------------------------------------------------------------------------
 
-    def _layer_chooser(self, name: str, tooltip: str) -> ComboBox:
-        chooser = ComboBox(name=name, tooltip=tooltip, choices=self._image_layers)
-        _narrow(chooser)
-        return chooser
-
     def _image_layers(self, _: Any = None) -> list[Image]:
         return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
 
-    def _choose(self, moving: Image | None, fixed: Image | None) -> None:
-        """Fill both choosers by a guess, but keep what the user chose and is still there."""
+    def _moving_choices(self, _: Any = None) -> list[Image]:
+        images = self._image_layers()
+        return images if len(images) > 1 else []  # a single one is the fixed layer
+
+    def _guess(
+        self, moving: Image | None, fixed: Image | None
+    ) -> tuple[Image | None, Image | None]:
+        """Guess both layers, but keep what the user chose and is still there."""
         offered = self.moving.choices
         guessed_moving, guessed_fixed = guess_pair(self._viewer.layers)
         if self._user_chose and fixed in offered:
-            guessed_moving = guessed_moving if guessed_moving != fixed else guessed_fixed
-            guessed_fixed = fixed
-        elif self._user_chose and moving in offered:
-            guessed_fixed = guessed_fixed if guessed_fixed != moving else guessed_moving
-            guessed_moving = moving
-        for chooser, layer in ((self.moving, guessed_moving), (self.fixed, guessed_fixed)):
-            if layer is not None:
-                chooser.value = layer
+            return (guessed_moving if guessed_moving != fixed else guessed_fixed), fixed
+        if self._user_chose and moving in offered:
+            return moving, (guessed_fixed if guessed_fixed != moving else guessed_moving)
+        return guessed_moving, guessed_fixed
 
     def _layer_chosen(self, _: Any = None) -> None:
-        if not self._choosing:
+        if self._choosing:
+            return
+        self._user_chose = True
+        if self.moving.value == self.fixed.value:  # not `is`: plugins see layers through proxies
+            self._exchange()
+        self._pair = (self.moving.value, self.fixed.value)
+        self._update_hint()
+
+    def _swap_clicked(self) -> None:
+        if None not in self._pair:
             self._user_chose = True
-            self._update_hint()
+            self._exchange()
+            self._pair = (self.moving.value, self.fixed.value)
+
+    def _exchange(self) -> None:
+        self._choosing = True
+        try:
+            self.fixed.value, self.moving.value = self._pair
+        finally:
+            self._choosing = False
 
     def _update_hint(self) -> None:
-        try:
-            self._chosen_layers()
-        except ValueError as error:
-            self.hint.setText(str(error))
-        else:
-            self.hint.setText("")
-        self.hint.setVisible(bool(self.hint.text()))
+        enough = len(self._image_layers()) > 1
+        self.hint.setText("" if enough else "Open two image layers, an infrared and a visible one")
+        self.hint.setVisible(not enough)
+        self.swap.setEnabled(enough)
 
-    def _chosen_layers(self) -> tuple[Image, Image]:
+    def _make_request(self) -> tuple[Request, tuple[Image, ...]]:
         moving, fixed = self.moving.value, self.fixed.value
-        if len(self.moving.choices) < 2:
+        if moving is None or fixed is None:
             raise ValueError("open two image layers, an infrared and a visible one")
-        if moving == fixed:  # not `is`: plugins see layers through proxies
-            raise ValueError(
-                f"{fixed.name!r} is chosen as the infrared and as the visible layer; choose two "
-                "different layers"
-            )
-        return moving, fixed
-
-    def _make_request(self) -> _Request:
-        moving_layer, fixed_layer = self._chosen_layers()
-        moving = shown_plane(moving_layer, self._viewer)
-        fixed = shown_plane(fixed_layer, self._viewer)
-        return _Request(
-            fixed=fixed,
-            moving=moving,
-            initial=initial_transform(fixed, moving),
-            options={
-                "model": self.model.value,
-                "fusion_model": self.fusion_model.value,
-                "device": self.device.value,
-            },
-            layers=(fixed_layer, moving_layer),
-            start=perf_counter(),
-        )
+        if not self.settings.roles:
+            raise ValueError("no output is chosen; tick one of them in the advanced settings")
+        planes = shown_plane(fixed, self._viewer), shown_plane(moving, self._viewer)
+        request = Request(*planes, start_transform(moving, *planes), self.settings)
+        return request, (fixed, moving)
 
     # -- running (all of this in the main thread) -----------------------------------------------
 
@@ -318,56 +360,94 @@ class RegisterAndFuse(QWidget):
             self.run()
 
     def _on_progress(self, report: tuple[str, float]) -> None:
-        stage, fraction = report
-        self.bar.setValue(round(_STEPS * fraction))
-        self.stage.setText(f"{stage} ({100 * fraction:.0f} %)")
+        self._report = report
+        self._show_stage()
 
-    def _on_result(self, result: RegistrationAndFusionResult) -> None:
+    def _on_result(self, outcome: Outcome) -> None:
         request = self._request
         if request is None:
             return
+        undo = Undo(self._viewer.layers)
         try:
-            new = result_layers(result, request.fixed, request.moving, request.initial)
-            update_layers(self._viewer.layers, new)
+            if request.settings.results == "add":
+                self._viewer.layers.extend(outcome.layers)
+            else:
+                update_layers(self._viewer.layers, outcome.layers)
+            undo.done(self._viewer.layers)
         except Exception as error:  # whatever it is, it must not be lost in a slot
+            undo.done(self._viewer.layers)
+            undo.restore(self._viewer.layers)
             self._show_failure(error)
             return
-        self.result = result
-        for layer in request.layers:
+        self._undo, self.result = undo, outcome
+        for layer in self._inputs:
             if layer not in self._viewer.layers:
                 show_info(
                     f"Register and fuse: layer {layer.name!r} was removed meanwhile; the results "
                     "lie where it was"
                 )
-        self.bar.setValue(_STEPS)
-        self.stage.setText(f"done in {perf_counter() - request.start:.1f} s")
-        quality = result.registration.quality
-        self._show_quality(quality_html(quality), _RELIABLE if quality.reliable else _UNRELIABLE)
+        self._clock.stop()
+        seconds = perf_counter() - self._started
+        self.stage.setText(
+            f"cancelled after {seconds:.1f} s; the best so far was kept, not refined further"
+            if outcome.cancelled
+            else f"done in {seconds:.1f} s"
+        )
+        quality = outcome.registration.quality
+        self._show_quality(
+            quality_html(quality, outcome.largest_px),
+            _RELIABLE if quality.reliable else _UNRELIABLE,
+        )
         if not quality.reliable:
             reasons = "; ".join(quality.reasons) or "its score is low"
             show_warning(f"Register and fuse: check the result, it may be wrong: {reasons}")
 
     def _on_cancelled(self) -> None:
-        self.bar.setValue(0)
         self.stage.setText("cancelled; no layer was changed")
 
+    def _let_go(self) -> None:
+        """End a cancelled run for the user; its thread ends when it next looks."""
+        if self.running:
+            self._stopper.let_go()
+            self._on_cancelled()
+            self._on_finished()
+
     def _on_finished(self) -> None:
-        self._request = None
+        self._grace.stop()
+        self._clock.stop()
+        self._request, self._inputs = None, ()
         self._stopper.job = None
         self._show_idle()
         self.idle.emit()
 
     # -- showing --------------------------------------------------------------------------------
 
+    def _show_running(self, text: str, tooltip: str) -> None:
+        self.button.setText(text)
+        self.button.setToolTip(tooltip)
+        self.undo_button.setEnabled(False)
+        self.bar.show()
+
+    def _show_stage(self) -> None:
+        stage, fraction = self._report
+        seconds = perf_counter() - self._started
+        self.bar.setValue(round(_STEPS * fraction))
+        self.stage.setText(f"{stage} · {100 * fraction:.0f} % · {seconds:.0f} s")
+
     def _show_idle(self) -> None:
+        if self.running:
+            return
         self.bar.hide()  # a full one looks like a second button
-        self.button.setText("Register and fuse")
+        fuses = self.settings.fused
+        self.button.setText("&Register and fuse" if fuses else "&Register")
+        self.button.setToolTip("Start; the viewer can be used meanwhile")
         self.button.setEnabled(True)
+        self.undo_button.setEnabled(self._undo is not None)
 
     def _show_failure(self, error: Exception) -> None:
         text = error_text(error)
         _log.debug("register and fuse failed", exc_info=error)
-        self.bar.setValue(0)
+        self._clock.stop()
         self.stage.setText("failed; no layer was changed")
         self._show_quality(text, _FAILED)
         show_error(f"Register and fuse: {text}")
@@ -380,38 +460,69 @@ class RegisterAndFuse(QWidget):
         self.quality.setVisible(bool(text))
         self.quality.setStyleSheet(_edge(colour) if colour else "")
 
+    def _lay_out(self) -> None:
+        choosers = QGridLayout()
+        for row, (text, chooser) in enumerate(
+            (("&Infrared (moving)", self.moving), ("Vi&sible (fixed)", self.fixed))
+        ):
+            label = QLabel(text)
+            label.setBuddy(chooser.native)
+            label.setToolTip(chooser.tooltip)
+            choosers.addWidget(label, row, 0)
+            choosers.addWidget(chooser.native, row, 1)
+        choosers.addWidget(self.swap, 0, 2, 2, 1)
+        choosers.setColumnStretch(1, 1)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.button, 1)
+        buttons.addWidget(self.undo_button)
+        content = QWidget()
+        layout = QVBoxLayout(content)
+        layout.addLayout(choosers)
+        layout.addWidget(self.hint)
+        layout.addWidget(self.advanced)
+        layout.addLayout(buttons)
+        for widget in (self.bar, self.stage, self.quality):
+            layout.addWidget(widget)
+        layout.addStretch()
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(_Scroll(content))
+        chain = [
+            self.moving.native,
+            self.fixed.native,
+            self.swap,
+            *self.advanced.tab_order(),
+            self.button,
+            self.undo_button,
+        ]
+        for first, second in pairwise(chain):
+            QWidget.setTabOrder(first, second)
 
-def _register_and_fuse(
-    request: _Request, *, progress: Progress, cancel: threading.Event
-) -> RegistrationAndFusionResult:
-    """Do the work, in the worker thread; only here is torch loaded."""
-    progress("loading", 0.0)
-    from napari_busref import pipeline
 
-    return pipeline.register_and_fuse(
-        request.fixed.read(),
-        request.moving.read(),
-        initial=request.initial,
-        progress=progress,
-        cancel=cancel,
-        **request.options,
-    )
+class _Scroll(QScrollArea):
+    """Scrolls up and down only: with the settings open the panel is higher than a small screen."""
+
+    def __init__(self, content: QWidget) -> None:
+        super().__init__()
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidget(content)
+
+    def minimumSizeHint(self) -> QSize:
+        """As wide as the content, and a few rows high."""
+        bar = self.verticalScrollBar().sizeHint().width()
+        return QSize(self.widget().minimumSizeHint().width() + bar, 150)
+
+    def sizeHint(self) -> QSize:
+        """As large as the content."""
+        return self.widget().sizeHint().expandedTo(self.minimumSizeHint())
 
 
-def _chooser(choices: Any, default: str, name: str, tooltip: str) -> ComboBox:
-    choices = list(choices)
+def _layer_chooser(name: str, tooltip: str, choices: Any) -> ComboBox:
     chooser = ComboBox(name=name, tooltip=tooltip, choices=choices)
-    if default in choices:
-        chooser.value = default
-    _narrow(chooser)
+    narrow(chooser)
     return chooser
-
-
-def _narrow(chooser: ComboBox) -> None:
-    """Keep long layer names from making the panel wide."""
-    box = chooser.native
-    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(12)
 
 
 def _edge(colour: str) -> str:

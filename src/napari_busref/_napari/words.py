@@ -10,27 +10,32 @@ import numpy as np
 if TYPE_CHECKING:
     from napari_busref.quality import Quality
 
-__all__ = ["error_text", "quality_html"]
+__all__ = ["error_text", "found", "quality_html"]
 
 
-def quality_html(quality: Quality) -> str:
+def quality_html(quality: Quality, largest_px: float) -> str:
     """Say how a registration went, as rich text for a label.
 
     Parameters
     ----------
     quality : Quality
+    largest_px : float
+        The largest displacement from the start, in pixels of the fixed image.
 
     Returns
     -------
     str
         A headline, the reasons for doubt if there are any, and the numbers.
     """
-    score = f"score {quality.score:.2f} of 1"
     if quality.reliable:
-        head = f"<b>✓ The registration looks right</b> ({score})"
+        head = "✓ The registration looks right"
+    elif found(quality):
+        head = "⚠ Check the result, it may be wrong"
     else:
-        head = f"<b>⚠ Check the result, it may be wrong</b> ({score})"
-    lines = [head]
+        head = "⚠ Nothing was found: this is the start"
+    lines = [f"<b>{head}</b>"]
+    if found(quality):
+        lines.append(f"score {quality.score:.2f} of 1: an error below 5 px is {_likely(quality)}")
     if quality.reasons:
         items = "".join(f"<li>{escape(reason)}</li>" for reason in quality.reasons)
         lines.append(f"<ul style='margin: 2px 0 2px -22px'>{items}</ul>")
@@ -38,6 +43,7 @@ def quality_html(quality: Quality) -> str:
         ("shift", _number(quality.shift_px, "{:.1f} px")),
         ("rotation", _number(quality.rotation_deg, "{:.2f}°")),
         ("scale", _number(quality.scale, "{:.3f}")),
+        ("largest displacement", _number(largest_px, "{:.1f} px")),
         ("overlap", _number(100 * quality.overlap, "{:.0f} % of the fixed image")),
         (
             "edge agreement",
@@ -51,6 +57,11 @@ def quality_html(quality: Quality) -> str:
     )
     lines.append(f"<table>{cells}</table>")
     return "".join(f"<div>{line}</div>" for line in lines)
+
+
+def found(quality: Quality) -> bool:
+    """Whether a registration found anything, and did not end where it started."""
+    return quality.evidence is not None
 
 
 def error_text(error: BaseException) -> str:
@@ -73,6 +84,11 @@ def error_text(error: BaseException) -> str:
     if isinstance(error, ValueError | TypeError | OSError):
         return message
     return f"{name}: {message}"
+
+
+def _likely(quality: Quality) -> str:
+    bounds = ((0.95, "very likely"), (0.8, "likely"), (0.5, "more likely than not"))
+    return next((words for bound, words in bounds if quality.score >= bound), "unlikely")
 
 
 def _number(value: float, form: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -28,9 +29,14 @@ class Job(WorkerBase):
     Parameters
     ----------
     function : callable
-        Raises `Cancelled` soon after its ``cancel`` event is set.
+        Raises `Cancelled` soon after its ``cancel`` event is set, or returns what it has.
     *args, **kwargs
         Passed on.
+
+    Attributes
+    ----------
+    listening : bool
+        Whether what `start_job` connected is still called.
     """
 
     def __init__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
@@ -42,11 +48,21 @@ class Job(WorkerBase):
             kwargs,
         )
         self._last = ("", -1.0)
+        self.listening = True
+
+    def stop(self) -> None:
+        """Ask the call to stop; if it then returns something, that counts."""
+        self.cancel.set()
 
     def quit(self) -> None:
-        """Ask the call to stop; the window also calls this when it is closed."""
+        """Ask the call to stop, for nothing; the window also calls this when it is closed."""
         super().quit()
         self.cancel.set()
+
+    def let_go(self) -> None:
+        """Quit, and call nobody any more: the thread ends when it comes to it."""
+        self.listening = False
+        self.quit()
 
     def work(self) -> Any:
         """Make the call; for the worker thread."""
@@ -92,15 +108,25 @@ def start_job(
     -------
     Job
     """
-    return create_worker(
-        function,
-        *args,
-        _worker_class=Job,
-        _ignore_errors=True,
-        _connect={"warned": _relay_warning} | connect,
-        _start_thread=True,
-        **kwargs,
+    job: Job = create_worker(
+        function, *args, _worker_class=Job, _ignore_errors=True, _start_thread=False, **kwargs
     )
+    for signal, slot in ({"warned": _relay_warning} | connect).items():
+        getattr(job, signal).connect(_while_listening(job, slot))
+    job.start()
+    return job
+
+
+def _while_listening(job: Job, slot: Callable[..., Any]) -> Callable[..., None]:
+    # a queued call would come even after its signal was disconnected
+    listener = weakref.ref(job)
+
+    def call(*args: Any) -> None:
+        there = listener()
+        if there is not None and there.listening:
+            slot(*args)
+
+    return call
 
 
 def _relay_warning(arguments: tuple[Any, ...]) -> None:

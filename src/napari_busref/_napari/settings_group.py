@@ -1,0 +1,139 @@
+"""The folded part of the panel: a control for each of the settings."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from magicgui.widgets import CheckBox, ComboBox
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QComboBox, QFormLayout, QGridLayout, QLabel, QWidget
+from superqt import QCollapsible
+
+from napari_busref._napari.settings import OPTIONS, Option, Remembered, Settings
+
+__all__ = ["SettingsGroup", "narrow"]
+
+_OUTPUTS = ("warped", "mask", "displacement", "fused")
+
+
+class SettingsGroup(QCollapsible):
+    """Advanced settings, folded away at first.
+
+    What the user changes is remembered in napari's Preferences, and what is changed there shows
+    here. What a script sets holds for this panel only.
+
+    Parameters
+    ----------
+    parent : QWidget, optional
+
+    Attributes
+    ----------
+    controls : dict of str to magicgui widget
+        By name of the setting; read and set ``value``.
+    changed : Signal
+        Emitted when any value has changed.
+    """
+
+    changed = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__("&Advanced settings", parent, expandedIcon="▾", collapsedIcon="▸")
+        self.setDuration(150)
+        # flat, and no napari highlight while open; underlined where the keyboard's focus is
+        self.toggleButton().setStyleSheet(
+            "QPushButton, QPushButton:checked { text-align: left; border: none; padding: 4px 0;"
+            " background: transparent; }"
+            "QPushButton:focus { text-decoration: underline; }"
+        )
+        self.layout().setContentsMargins(0, 0, 0, 0)
+        self.toggleButton().setToolTip(
+            "Models, search, refinement, device and outputs.\nRemembered in File › Preferences"
+        )
+        self._remembered = Remembered()
+        self.controls: dict[str, Any] = {option.name: _control(option) for option in OPTIONS}
+        self._labels: dict[str, QLabel] = {}
+        self.addWidget(self._form())
+        self.settings = self._remembered.load()
+        for name, control in self.controls.items():
+            control.changed.connect(self._on_changed)
+            signal = (
+                control.native.activated if name not in _switches() else control.native.clicked
+            )
+            signal.connect(self._on_user)
+        self._remembered.connect(self._on_preferences)
+        remembered, callback = self._remembered, self._on_preferences
+        self.destroyed.connect(lambda: remembered.disconnect(callback))
+        self.collapse(animate=False)
+
+    @property
+    def settings(self) -> Settings:
+        """What is chosen."""
+        return Settings(**{name: control.value for name, control in self.controls.items()})
+
+    @settings.setter
+    def settings(self, settings: Settings) -> None:
+        for name, control in self.controls.items():
+            control.value = getattr(settings, name)
+        self._show_unused()
+
+    def tab_order(self) -> list[QWidget]:
+        """The controls from first to last."""
+        return [self.toggleButton(), *(control.native for control in self.controls.values())]
+
+    def _form(self) -> QWidget:
+        form = QWidget()
+        layout = QFormLayout(form)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        grid = QGridLayout()
+        for index, name in enumerate(_OUTPUTS):
+            grid.addWidget(self.controls[name].native, index // 2, index % 2)
+        for option in OPTIONS:
+            if option.name == _OUTPUTS[0]:
+                label = QLabel("Outputs")
+                label.setToolTip("The layers that a run adds")
+                layout.addRow(label, grid)
+            elif option.name not in _OUTPUTS:
+                label = QLabel(option.label)
+                label.setBuddy(self.controls[option.name].native)
+                label.setToolTip(option.tooltip)
+                layout.addRow(label, self.controls[option.name].native)
+                self._labels[option.name] = label
+        return form
+
+    def _on_changed(self, _: Any = None) -> None:
+        self._show_unused()
+        self.changed.emit()
+
+    def _on_user(self, _: Any = None) -> None:
+        self._remembered.keep(self.settings)
+
+    def _on_preferences(self, _: Any = None) -> None:
+        self.settings = self._remembered.load()
+
+    def _show_unused(self) -> None:
+        unused = self.settings.unused
+        for name, control in self.controls.items():
+            control.enabled = name not in unused
+            if name in self._labels:
+                self._labels[name].setEnabled(name not in unused)
+
+
+def narrow(chooser: ComboBox) -> None:
+    """Keep long names from making the panel wide."""
+    box = chooser.native
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(12)
+
+
+def _control(option: Option) -> ComboBox | CheckBox:
+    if option.choices is None:
+        return CheckBox(name=option.name, text=option.label, tooltip=option.tooltip)
+    chooser = ComboBox(name=option.name, choices=option.choices(), tooltip=option.tooltip)
+    narrow(chooser)
+    return chooser
+
+
+def _switches() -> set[str]:
+    return {field.name for field in fields(Settings) if isinstance(field.default, bool)}

@@ -1,0 +1,102 @@
+"""Undo of a run: the layers as they were before. Needs neither Qt nor a viewer."""
+
+from __future__ import annotations
+
+from collections.abc import MutableSequence, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+from napari.layers import Image, Labels, Layer, Vectors
+
+from napari_busref._napari.layers import METADATA_KEY
+
+__all__ = ["Undo"]
+
+_SPATIAL = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+_CONTENT = {
+    Image: (*_SPATIAL, "contrast_limits_range", "contrast_limits"),
+    Labels: _SPATIAL,
+    Vectors: (*_SPATIAL, "features", "edge_contrast_limits", "edge_width"),
+}
+
+
+class Undo:
+    """What a run changes in a viewer, and the way back.
+
+    Make one before the results are put into the viewer, and call `done` after that.
+
+    Parameters
+    ----------
+    layers : LayerList
+        ``viewer.layers``. Arrays are kept and not copied: a run puts others in their place.
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._before = list(layers)
+        self._states = [_State.of(layer) for layer in layers if METADATA_KEY in layer.metadata]
+        self._added: list[Layer] = []
+        self._removed: list[Layer] = []
+
+    def done(self, layers: Sequence[Layer]) -> None:
+        """Take note of the layers that the run has added and removed."""
+        self._added = [layer for layer in layers if layer not in self._before]
+        self._removed = [layer for layer in self._before if layer not in layers]
+
+    def restore(self, layers: MutableSequence[Layer]) -> None:
+        """Remove what the run added, bring back what it removed, give the others their content.
+
+        Layers that came or went since then stay as they are, and so does how the user has made
+        layers look.
+
+        Parameters
+        ----------
+        layers : LayerList
+            ``viewer.layers``.
+        """
+        for layer in self._added:
+            if layer in layers:
+                layers.remove(layer)
+        for layer in self._removed:
+            if layer not in layers:
+                layers.insert(min(self._before.index(layer), len(layers)), layer)
+        for state in self._states:
+            if state.layer in layers:
+                state.restore(layers)
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """One layer of an earlier run."""
+
+    layer: Layer
+    data: Any
+    attributes: dict[str, Any]
+    metadata: dict[str, Any]
+    whole: tuple[Any, dict[str, Any], str] | None
+    """To make the layer anew, where its content cannot be exchanged."""
+
+    @classmethod
+    def of(cls, layer: Layer) -> _State:
+        names = next((n for kind, n in _CONTENT.items() if isinstance(layer, kind)), None)
+        return cls(
+            layer,
+            layer.data,
+            {name: copy(getattr(layer, name)) for name in names or () if hasattr(layer, name)},
+            dict(layer.metadata[METADATA_KEY]),
+            layer.as_layer_data_tuple() if names is None else None,
+        )
+
+    def restore(self, layers: MutableSequence[Layer]) -> None:
+        if self.whole is not None:
+            position = layers.index(self.layer)
+            layers.remove(self.layer)
+            layers.insert(position, Layer.create(*self.whole))
+            return
+        self.layer.data = self.data
+        for name, value in self.attributes.items():
+            setattr(self.layer, name, value)
+            if name == "features" and "magnitude" in value:
+                self.layer.edge_color = "magnitude"  # the colours were those of the other arrows
+        self.layer.metadata[METADATA_KEY] = dict(self.metadata)
+        self.layer.refresh()
