@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from napari_busref._cli import demo, measure, process, training
+from napari_busref._cli import convert, demo, measure, process, training
 from napari_busref._cli.console import FriendlyGroup, out
 
 app = typer.Typer(
@@ -49,6 +49,7 @@ for command in (
     process.fuse,
     process.run,
     process.apply,
+    convert.convert,
     measure.evaluate,
     training.train,
     measure.models,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import subprocess
 import sys
@@ -70,11 +71,55 @@ def test_menus_are_open_to_plugins(manifest):
     assert "napari/layers/register" in manifest.contributions.menus
 
 
-def test_reader_and_writer_claim_only_the_own_extension(manifest):
+def test_reader_and_writers_leave_the_files_of_others_alone(manifest):
+    from napari_busref.interchange.files import WRITABLE
+
     (reader,) = manifest.contributions.readers
     assert reader.filename_patterns == ["*.busref.h5"]
     for writer in manifest.contributions.writers:
-        assert writer.filename_extensions == [".busref.h5"]
+        extensions = set(writer.filename_extensions)
+        if writer.command == "napari-busref.write_ome_tiff":
+            assert extensions == {".ome.tif", ".ome.tiff"}
+        elif writer.layer_types == ["vectors"]:
+            assert extensions <= set(WRITABLE)
+        else:  # of an image these would be image formats
+            assert extensions == {".busref.h5"}
+
+
+def test_every_command_is_found_without_qt(manifest):
+    """Readers, writers and samples are imported where there is no Qt, panels are looked up."""
+    contributions = manifest.contributions
+    panels = {widget.command for widget in contributions.widgets}
+    names = {command.id: command.python_name for command in contributions.commands}
+    code = """
+import importlib, sys
+class NoQt:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("qtpy", "PyQt5", "PyQt6", "PySide2", "PySide6"):
+            raise ModuleNotFoundError(f"no Qt here: {name}", name=name)
+sys.meta_path.insert(0, NoQt())
+for name in sys.argv[1:]:
+    module, attribute = name.split(":")
+    assert callable(getattr(importlib.import_module(module), attribute)), name
+"""
+    imported = [name for command, name in names.items() if command not in panels]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *imported],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=_environment(),
+    )
+    assert result.returncode == 0, result.stderr
+    for command in panels:
+        module, attribute = names[command].split(":")
+        path = MANIFEST.parents[1].joinpath(*module.split(".")).with_suffix(".py")
+        defined = {
+            node.name
+            for node in ast.parse(path.read_text("utf-8")).body
+            if isinstance(node, ast.ClassDef | ast.FunctionDef)
+        }
+        assert attribute in defined, names[command]
 
 
 def test_discovering_the_manifest_loads_nothing_heavy():

@@ -1,4 +1,4 @@
-"""Transform files as layers: napari's reader and writer for ``.busref.h5``."""
+"""Transforms in napari's open and save: readers, writers, and how a transform becomes a layer."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from napari.layers import Vectors
 
+from napari_busref._napari.image_grids import grid_of_layer, placement
 from napari_busref._napari.layers import METADATA_KEY
 from napari_busref._napari.results import displacement_layer
-from napari_busref.transform import EXTENSION, Transform, read_metadata
+from napari_busref.interchange import ImageGrid, TransformFile, files
+from napari_busref.transform import EXTENSION, Transform
 
-__all__ = ["get_reader", "read_transform", "write_transform"]
+__all__ = ["get_reader", "read_transform", "transform_layer", "write_transform"]
 
 _SPATIAL = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 _KEPT = ("parameters", "timings", "fixed", "moving")
@@ -44,21 +47,28 @@ def read_transform(path: str | Sequence[str]) -> list[tuple[Any, dict[str, Any],
     Parameters
     ----------
     path : str or sequence of str
-        Files that `Transform.save` or `write_transform` wrote.
+        Files of the extension ``.busref.h5``.
 
     Returns
     -------
     list of LayerData
-        Arrows of the displacement, where the fixed layer was when the file was saved from napari.
+        Arrows of the displacement, where the fixed layer was when the file was saved from napari,
+        else where the file says that the fixed image lies.
         ``metadata["napari-busref"]["transform"]`` is the `Transform`; what else was known is there
-        too (``quality``, ``parameters``, ``timings``, ``initial``, ``fixed``, ``moving``).
+        too (``quality``, ``parameters``, ``timings``, ``initial``, ``fixed``, ``moving``,
+        ``fixed_grid``, ``moving_grid``).
 
     Raises
     ------
     ValueError, OSError
         When a file is missing, damaged or of another program.
     """
-    return [_read(Path(one)) for one in _paths(path)]
+    return [
+        transform_layer(
+            files.read_transform(one), Path(one).name[: -len(EXTENSION)]
+        ).as_layer_data_tuple()
+        for one in _paths(path)
+    ]
 
 
 def write_transform(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
@@ -67,7 +77,7 @@ def write_transform(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     Parameters
     ----------
     path : str
-        Must end in ``.busref.h5``.
+        Its extension chooses the format, see `napari_busref.write_transform`.
     data : array_like
         Not used: the dense field is in the layer's metadata.
     meta : dict
@@ -81,7 +91,11 @@ def write_transform(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     Raises
     ------
     ValueError
-        When the layer carries no transform, or the name does not end in ``.busref.h5``.
+        When the layer carries no transform, or the name has none of the extensions.
+
+    Notes
+    -----
+    A table (``.csv``) holds the affine part only; napari warns when a displacement is left out.
     """
     known = meta.get("metadata", {}).get(METADATA_KEY, {})
     transform = known.get("transform") if isinstance(known, Mapping) else None
@@ -94,17 +108,53 @@ def write_transform(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     if isinstance(initial := known.get("initial"), Transform):
         stored["initial"] = initial.affine
     spatial = {key: meta[key] for key in _SPATIAL if meta.get(key) is not None}
+    axes = known.get("axes", (0, 1))
     if spatial:
         spatial["units"] = [str(unit) for unit in spatial.get("units", ())]
-        stored["napari"] = spatial | {"axes": known.get("axes", (0, 1))}
-    return [str(transform.save(path, _plain(stored)))]
+        stored["napari"] = spatial | {"axes": axes}
+    fixed = _stored_grid(known.get("fixed_grid"), transform.fixed_shape)
+    if fixed is None:
+        fixed = grid_of_layer(transform.fixed_shape, spatial, axes)
+    affine_only = path.lower().endswith(".csv") and transform.displacement is not None
+    written = files.write_transform(
+        path,
+        transform,
+        fixed=fixed,
+        moving=_stored_grid(known.get("moving_grid"), transform.moving_shape),
+        metadata=_plain(stored),
+        affine_only=affine_only,
+    )
+    if affine_only:
+        from napari.utils.notifications import show_warning
+
+        show_warning(
+            f"{written.name} holds the affine part; the displacement field is left out. Save as "
+            f"{EXTENSION}, .tfm or .nrrd to keep it."
+        )
+    return [str(written)]
 
 
-def _read(path: Path) -> tuple[Any, dict[str, Any], str]:
-    transform = Transform.load(path)
-    stored = read_metadata(path)
+def transform_layer(file: TransformFile, name: str, **kwargs: Any) -> Vectors:
+    """A transform as arrows that know it, in no viewer yet.
+
+    Parameters
+    ----------
+    file : TransformFile
+        The transform and what is known of it.
+    name : str
+        Of the layer.
+    **kwargs
+        Where it lies and what its metadata says, instead of what the file says: ``scale``,
+        ``translate``, ``rotate``, ``shear``, ``affine``, ``units``, ``axis_labels``, and ``axes``
+        (the layer's axes that are the rows and the columns).
+
+    Returns
+    -------
+    Vectors
+        As `read_transform` says.
+    """
+    transform, stored = file.transform, file.metadata
     known: dict[str, Any] = {key: stored[key] for key in _KEPT if key in stored}
-    name = path.name[: -len(EXTENSION)]
     initial = None
     if "initial" in stored:
         initial = Transform(
@@ -112,29 +162,35 @@ def _read(path: Path) -> tuple[Any, dict[str, Any], str]:
             fixed_shape=transform.fixed_shape,
             moving_shape=transform.moving_shape,
         )
-    spatial = dict(stored.get("napari", {}))
+    spatial = kwargs or dict(stored.get("napari", {})) or placement(file.fixed)
     axes = tuple(spatial.pop("axes", (0, 1)))
     if "units" in spatial:
         spatial["units"] = spatial["units"] or None
-    layer = displacement_layer(
+    known |= {
+        "transform": transform,
+        "quality": _quality(stored.get("quality")),
+        "initial": initial,
+        "axes": axes,
+        "fixed_grid": file.fixed.as_dict(),
+        "moving_grid": file.moving.as_dict(),
+    }
+    return displacement_layer(
         transform,
         initial,
         transform.mask(),
         axes=axes,
         name=name,
-        metadata={
-            METADATA_KEY: known
-            | {
-                "transform": transform,
-                "quality": _quality(stored.get("quality")),
-                "initial": initial,
-                "axes": axes,
-            }
-        },
+        metadata={METADATA_KEY: known},
         **spatial,
     )
-    data, meta, kind = layer.as_layer_data_tuple()
-    return data, meta, kind
+
+
+def _stored_grid(stored: Any, shape: tuple[int, int]) -> ImageGrid | None:
+    """The grid in a layer's metadata, if it is of the transform's image."""
+    if not isinstance(stored, Mapping):
+        return None
+    grid = ImageGrid.from_dict(stored)
+    return grid if grid.shape == shape else None
 
 
 def _quality(stored: Any) -> Any:

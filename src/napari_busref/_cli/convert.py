@@ -1,0 +1,93 @@
+"""The command convert: transforms from and to the formats of other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from napari_busref._cli.console import fail, one_line, out
+from napari_busref._cli.files import refuse_existing
+from napari_busref._cli.process import Overwrite
+
+if TYPE_CHECKING:
+    from napari_busref.interchange import ImageGrid, TransformFile
+
+_OPTIONAL = ("SimpleITK", "zarr")
+
+
+def convert(
+    transform: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT",
+            help="Transform: .busref.h5; ITK's .tfm, .txt, .mat, .h5; a displacement field .nrrd, "
+            ".nii, .nii.gz, .mha; an affine .csv.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUTPUT", help="File to write: the same, or .ome.zarr (OME-NGFF 0.6)."
+        ),
+    ],
+    fixed: Annotated[
+        Path | None,
+        typer.Option(
+            help="The fixed image, for its size and pixel size. Not needed for .busref.h5."
+        ),
+    ] = None,
+    moving: Annotated[Path | None, typer.Option(help="The moving image, likewise.")] = None,
+    inverse: Annotated[
+        bool, typer.Option("--inverse", help="Write the way from the moving to the fixed image.")
+    ] = False,
+    affine_only: Annotated[
+        bool, typer.Option("--affine-only", help="Leave the displacement field out.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a transform in the format of another program, or read one of it.
+
+    Pixel sizes and units come from the transform file or from the images. ITK's files are in
+    millimetres, the others in the images' own units.
+    """
+    from napari_busref.interchange import read_transform, write_transform
+
+    refuse_existing([output], overwrite)
+    try:
+        found = read_transform(transform, fixed=_grid(fixed), moving=_grid(moving))
+        if inverse:
+            found = _inverse(found)
+        path = write_transform(
+            output,
+            found.transform,
+            fixed=found.fixed,
+            moving=found.moving,
+            metadata=found.metadata,
+            affine_only=affine_only,
+        )
+    except ModuleNotFoundError as error:
+        if error.name not in _OPTIONAL:
+            raise
+        fail(one_line(error))
+    out().print(escape(str(path)))
+
+
+def _grid(image: Path | None) -> ImageGrid | None:
+    if image is None:
+        return None
+    from napari_busref.interchange import ImageGrid
+    from napari_busref.io import read_image
+
+    return ImageGrid.from_image(read_image(image))
+
+
+def _inverse(found: TransformFile) -> TransformFile:
+    """The way back; what was measured of the way there does not hold for it and is left out."""
+    from napari_busref.interchange import TransformFile
+
+    names = {"fixed": "moving", "moving": "fixed"}
+    metadata = {new: found.metadata[old] for new, old in names.items() if old in found.metadata}
+    return TransformFile(found.transform.inverse(), found.moving, found.fixed, metadata)

@@ -1,0 +1,178 @@
+"""What napari's open and save call, on layers without a viewer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+
+from napari.layers import Image, Labels, Points
+
+from napari_busref import (
+    ImageGrid,
+    Quality,
+    Transform,
+    read_image,
+    read_transform,
+    write_transform,
+)
+from napari_busref._napari import image_io, transform_io
+from napari_busref._napari.image_grids import grid_of_layer, placement
+from napari_busref._napari.layers import METADATA_KEY as KEY
+
+FIXED, MOVING = (20, 30), (12, 18)
+AFFINE = np.array([[0.5, 0.1, 3.0], [-0.1, 0.6, -2.0], [0.0, 0.0, 1.0]])
+PLACES = [
+    {},
+    {"scale": (2, 3), "translate": (5, -7), "units": ("um", "um")},
+    {"scale": (2, 3), "rotate": 30, "shear": [0.2], "affine": [[0, 1, 4], [-2, 0, 1], [0, 0, 1]]},
+]
+
+
+@pytest.fixture
+def transform():
+    field = np.random.default_rng(0).normal(size=(2, *FIXED))
+    return Transform(AFFINE, field, fixed_shape=FIXED, moving_shape=MOVING)
+
+
+def layer_of(transform, **options):
+    known = {"transform": transform, "axes": (0, 1), "fixed": "vis", "moving": "ir"}
+    return Image(np.zeros(FIXED), metadata={KEY: known | options.pop("known", {})}, **options)
+
+
+def save(layer, path, writer=transform_io.write_transform):
+    data, meta, _ = layer.as_layer_data_tuple()
+    return writer(str(path), data, meta)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_grid_is_where_the_layer_draws_its_pixels(place):
+    layer = Points(np.zeros((1, 2)), **place)
+    grid = grid_of_layer(FIXED, layer.as_layer_data_tuple()[1], (0, 1))
+    for pixel in [(0, 0), (3, 4), (19, 29)]:
+        np.testing.assert_allclose((grid.matrix @ (*pixel, 1))[:2], layer.data_to_world(pixel))
+    assert grid.unit == ("micrometer" if "units" in place else "pixel")
+    again = Points(np.zeros((1, 2)), **placement(grid))
+    np.testing.assert_allclose(again.data_to_world((3, 4)), layer.data_to_world((3, 4)))
+
+
+def test_grid_of_two_axes_of_a_stack():
+    layer = Image(
+        np.zeros((3, *FIXED)), scale=(9, 2, 4), translate=(1, 5, 6), units=("s", "um", "nm")
+    )
+    grid = grid_of_layer(FIXED, layer.as_layer_data_tuple()[1], (-2, -1))
+    assert grid == ImageGrid(FIXED, (2.0, 0.004), (5.0, 0.006), unit="um")
+    layer.units = ("s", "um", "pixel")  # drawn as plain numbers
+    grid = grid_of_layer(FIXED, layer.as_layer_data_tuple()[1], (1, 2))
+    assert grid == ImageGrid(FIXED, (2.0, 4.0), (5.0, 6.0))
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_layer_is_saved_with_its_grids_and_comes_back(tmp_path, transform, place):
+    quality = Quality(0.9, True, (), 0.8, 0.9, 0.5, 0.2, 3.0, 1.0, 1.0)
+    moving = ImageGrid(MOVING, (4.0, 5.0), unit="mm")
+    layer = layer_of(
+        transform, **place, known={"quality": quality, "moving_grid": moving.as_dict()}
+    )
+    path = tmp_path / "a.busref.h5"
+    assert save(layer, path) == [str(path)]
+    stored = read_transform(path)
+    assert stored.moving == moving
+    np.testing.assert_allclose((stored.fixed.matrix @ (3, 4, 1))[:2], layer.data_to_world((3, 4)))
+    ((data, meta, kind),) = transform_io.get_reader(str(path))(str(path))
+    assert kind == "vectors" and data.shape[1:] == (2, 2)
+    known = meta["metadata"][KEY]
+    assert known["transform"] == transform and known["quality"] == quality
+    assert (known["fixed"], known["moving"]) == ("vis", "ir")
+    np.testing.assert_allclose(meta["scale"], layer.scale)
+    np.testing.assert_allclose(meta["translate"], layer.translate)
+    again = tmp_path / "again.busref.h5"
+    assert transform_io.write_transform(str(again), data, meta) == [str(again)]
+    assert read_transform(again).moving == moving
+    assert read_transform(again).metadata["quality"] == quality.as_dict()
+
+
+def test_files_made_without_napari_lie_where_they_say(tmp_path, transform):
+    upright = ImageGrid(FIXED, (0.5, 0.25), (7.0, -3.0), unit="µm")
+    turned = ImageGrid(FIXED, (0.5, 0.25), direction=((0.8, -0.6), (0.6, 0.8)))
+    for grid in (upright, turned):
+        path = write_transform(tmp_path / "a.busref.h5", transform, fixed=grid)
+        ((data, meta, _),) = transform_io.read_transform(str(path))
+        layer = Points(data[:, 0], **{key: meta[key] for key in ("scale", "translate", "affine")})
+        np.testing.assert_allclose(
+            layer.data_to_world((3, 4)), (grid.matrix @ (3, 4, 1))[:2], atol=1e-9
+        )
+        assert str(meta["units"][0]) == grid.unit
+
+
+@pytest.mark.parametrize("name", ["a.tfm", "a.nrrd", "a.nii.gz"])
+def test_itk_files_are_saved_in_millimetres(tmp_path, transform, name):
+    pytest.importorskip("SimpleITK")
+    layer = layer_of(transform, scale=(2, 3), units=("um", "um"))
+    save(layer, tmp_path / name)
+    fixed = ImageGrid(FIXED, (0.002, 0.003), unit="mm")
+    found = read_transform(tmp_path / name, fixed=fixed, moving=MOVING).transform
+    np.testing.assert_allclose(found.points((3, 4)), transform.points((3, 4)), atol=1e-4)
+
+
+def test_a_table_warns_of_what_it_leaves_out(tmp_path, transform, monkeypatch):
+    notes = []
+    monkeypatch.setattr("napari.utils.notifications.show_warning", notes.append)
+    save(layer_of(transform, scale=(2, 3)), tmp_path / "a.csv")
+    assert "displacement field is left out" in notes[0]
+    found = read_transform(
+        tmp_path / "a.csv", fixed=ImageGrid(FIXED, (2.0, 3.0)), moving=MOVING
+    ).transform
+    np.testing.assert_allclose(found.affine, AFFINE, atol=1e-12)
+
+
+def test_layers_without_a_transform_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="'plain' carries no transform"):
+        save(Image(np.zeros(FIXED), name="plain"), tmp_path / "a.busref.h5")
+    assert transform_io.get_reader("a.tif") is None
+
+
+# -- OME-TIFF ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Image(np.arange(12, dtype=np.uint16).reshape(3, 4)),
+        Image(np.arange(36, dtype=np.uint8).reshape(3, 4, 3), rgb=True),
+        Image(np.arange(12, dtype=np.float16).reshape(3, 4)),
+        Image(np.arange(12, dtype=np.float32).reshape(1, 3, 4)),
+        Image([np.arange(12, dtype=np.uint8).reshape(3, 4), np.zeros((2, 2), np.uint8)]),
+        Labels(np.arange(12, dtype=np.int64).reshape(3, 4)),
+        Labels(np.arange(24, dtype=np.int64).reshape(2, 3, 4)),
+    ],
+    ids=["grey", "rgb", "half", "plane", "pyramid", "labels", "stack"],
+)
+def test_ome_tiff_keeps_values_and_pixel_size(tmp_path, layer):
+    layer.scale = (*[1] * (layer.ndim - 2), 0.5, 0.25)
+    layer.units = (*["pixel"] * (layer.ndim - 2), "um", "um")
+    layer.affine = np.diag([*[1] * (layer.ndim - 2), 2, 2, 1])
+    path = tmp_path / "a.ome.tif"
+    assert save(layer, path, image_io.write_ome_tiff) == [str(path)]
+    found = read_image(path)
+    data = np.asarray(layer.data[0] if getattr(layer, "multiscale", False) else layer.data)
+    np.testing.assert_array_equal(found.data, np.squeeze(data))
+    assert (found.metadata["spacing"], found.metadata["unit"]) == ((1.0, 0.5), "µm")
+
+
+def test_ome_tiff_without_units_says_no_size(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    save(Image(np.zeros((3, 4), np.uint8), scale=(2, 2)), path, image_io.write_ome_tiff)
+    assert "spacing" not in read_image(path).metadata
+
+
+def test_what_ome_tiff_cannot_hold_is_refused(tmp_path):
+    huge = Labels(np.array([[0, 2**40]], np.int64))
+    many = Image(np.zeros((2, 2, 3, 4), np.uint8))
+    for layer, message in ((huge, "integers of 32 bits"), (many, "one stack of planes")):
+        with pytest.raises(ValueError, match=message):
+            save(layer, tmp_path / "a.ome.tif", image_io.write_ome_tiff)
+    with pytest.raises(ValueError, match=r"ends in \.ome\.tif"):
+        save(many, tmp_path / "a.png", image_io.write_ome_tiff)
+    assert not list(tmp_path.iterdir())
