@@ -1,0 +1,483 @@
+"""What "Look and judge" compares: pixels of two layers on the grid of the reference.
+
+Needs `napari.layers` but neither Qt nor a viewer.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image
+from napari.utils.transforms import Affine
+from numpy.typing import NDArray
+
+from napari_busref._napari.grids import Grid, Rescaled
+from napari_busref._napari.layers import METADATA_KEY, expand, guess_pair, initial_transform
+from napari_busref._napari.lazy import Source, warp_window
+from napari_busref._napari.planes import Plane, shown_plane
+from napari_busref._napari.reading import PIXEL_BUDGET, level_grid, read_window
+from napari_busref.comparison import grey_picture, stretch
+from napari_busref.transform import Transform
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+
+__all__ = [
+    "Part",
+    "Pixels",
+    "Side",
+    "Sides",
+    "choose_part",
+    "find_sides",
+    "guess_sides",
+    "offered",
+    "place_on",
+    "view_window",
+]
+
+_SHADES = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """How a viewer colours the values of a layer."""
+
+    colours: NDArray[np.uint8] | None
+    """``(256, 3)`` over the contrast limits; None for a colour image."""
+    limits: tuple[float, float] = (0.0, 1.0)
+
+    @classmethod
+    def of(cls, layer: Image) -> Look:
+        """Copy it, so that a worker need not touch the layer."""
+        if layer.rgb:
+            return cls(None)
+        shades = np.linspace(0, 1, _SHADES) ** layer.gamma
+        colours = np.asarray(layer.colormap.map(shades))[:, :3]
+        low, high = layer.contrast_limits
+        return cls(np.rint(255 * colours).astype(np.uint8), (float(low), float(high)))
+
+    def picture(self, image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """The image in its colours, uint8 (H, W, 3), black where there is no content."""
+        kept = np.where(valid if image.ndim == 2 else valid[..., None], image, 0)
+        if self.colours is None:
+            picture = _colour_bytes(kept[..., :3])
+        else:
+            low, high = self.limits
+            work = np.dtype(np.float32 if kept.dtype.itemsize <= 2 else np.float64)
+            shade = kept.astype(work) - work.type(low)
+            shade *= work.type((_SHADES - 1) / max(high - low, 1e-30))
+            picture = self.colours[np.clip(np.rint(shade), 0, _SHADES - 1).astype(np.uint8)]
+        picture[~valid] = 0
+        return picture
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One of the images to compare, not read yet.
+
+    Parameters
+    ----------
+    plane : Plane
+    look : Look
+    placed : Transform
+        From the pixels of the reference plane to those of `plane`.
+    content : Transform or None
+        From the reference to the image that `plane` was resampled from: there is content where
+        that has a source.
+    """
+
+    plane: Plane
+    look: Look
+    placed: Transform
+    content: Transform | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """The reference, what is under test, and what is known about how it should be.
+
+    Parameters
+    ----------
+    reference, after : Side
+    before : Side or None
+        The moving layer where the registration started.
+    no_before : str
+        Why there is none.
+    estimate : Transform or None
+        What brings moving pixels onto the reference in `after`.
+    start : Transform or None
+        The same in `before`.
+    truth : Side or None
+        What `after` should look like.
+    true : Transform or None
+        What `estimate` should be.
+    """
+
+    reference: Side
+    after: Side
+    before: Side | None = None
+    no_before: str = ""
+    estimate: Transform | None = None
+    start: Transform | None = None
+    truth: Side | None = None
+    true: Transform | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of the reference plane that is compared, and how finely.
+
+    Parameters
+    ----------
+    level, step : int
+        Level of the reference, and its pixels that become one.
+    grid : Grid
+        Those pixels over the whole plane.
+    window : tuple of slice
+        Rows and columns of `grid`.
+    """
+
+    level: int
+    step: int
+    grid: Grid
+    window: tuple[slice, slice]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(H, W)`` of the pictures."""
+        rows, cols = self.window
+        return rows.stop - rows.start, cols.stop - cols.start
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the whole plane with all its pixels."""
+        return self.grid.full and self.shape == self.grid.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """One side's pixels on a part of the reference.
+
+    Attributes
+    ----------
+    image : ndarray, shape (H, W) or (H, W, C)
+        The values themselves.
+    covered : ndarray of bool, shape (H, W)
+        Where there may be content.
+    """
+
+    image: NDArray[Any]
+    covered: NDArray[np.bool_]
+    look: Look
+    name: str
+
+    @classmethod
+    def read(cls, side: Side, part: Part, cancel: threading.Event | None = None) -> Pixels:
+        """Read and resample; for a worker.
+
+        Raises
+        ------
+        Cancelled
+            When `cancel` was set.
+        """
+        plane = side.plane
+        placed = Rescaled.of(side.placed)
+        identity = side.placed.displacement is None and np.array_equal(
+            side.placed.affine, np.eye(3)
+        )
+        same = part.level < len(plane.levels) and part.grid == _grid(plane, part.level, part.step)
+        if identity and same:
+            image = read_window(plane, part.level, part.window, part.step, cancel=cancel)
+        else:
+            image = warp_window(Source(plane), placed, part.grid, part.window)
+        content = side.content or side.placed
+        known = Rescaled.of(content)
+        covered = known.onto(part.grid, known.moving, part.window).mask()
+        return cls(image, covered, side.look, plane.name)
+
+    @cached_property
+    def _stretched(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        return stretch(self.image, f"layer {self.name!r}", mask=self.covered, find_border=True)
+
+    @property
+    def grey(self) -> NDArray[np.float32]:
+        """Grey values that fill [0, 1], float32 (H, W)."""
+        return self._stretched[0]
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """Where there is content, (H, W)."""
+        return self._stretched[1]
+
+    @cached_property
+    def coloured(self) -> NDArray[np.uint8]:
+        """As the viewer shows it, uint8 (H, W, 3)."""
+        finite = self.covered
+        if self.image.dtype.kind == "f":
+            usable = np.isfinite(self.image)
+            finite = finite & (usable if self.image.ndim == 2 else usable.all(-1))
+        return self.look.picture(self.image, finite)
+
+    @cached_property
+    def uncoloured(self) -> NDArray[np.uint8]:
+        """In grey, uint8 (H, W, 3)."""
+        return grey_picture(self.grey)
+
+
+def offered(layers: Iterable[Layer]) -> list[Image]:
+    """The image layers that can be compared: all but the comparison itself."""
+    return [
+        layer
+        for layer in layers
+        if isinstance(layer, Image) and _knowledge(layer).get("role") != "comparison"
+    ]
+
+
+def guess_sides(layers: Iterable[Layer]) -> tuple[Image | None, Image | None]:
+    """Guess what is to be compared.
+
+    Parameters
+    ----------
+    layers : iterable of Layer
+        ``viewer.layers``.
+
+    Returns
+    -------
+    reference, tested : Image or None
+        The topmost warped layer and its fixed one; without any, what would be registered.
+    """
+    listed = list(layers)
+    images = offered(listed)
+    for layer in reversed(images):
+        known = _knowledge(layer)
+        if known.get("role") != "warped":
+            continue
+        for other in images:
+            if other.name == known.get("fixed"):
+                return other, layer
+    moving, fixed = guess_pair(listed)
+    return fixed, moving
+
+
+def find_sides(
+    viewer: ViewerModel, reference: Image, tested: Image, truth: Layer | None = None
+) -> Sides:
+    """Find out where the layers lie, and where the tested one comes from.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer or napari.components.ViewerModel
+    reference, tested : Image
+    truth : Layer, optional
+        An image that `tested` should look like, or any layer that carries a transform which
+        should have been found. Left out, the moving layer may know its truth (samples do).
+
+    Returns
+    -------
+    Sides
+        Nothing of the data is read.
+
+    Raises
+    ------
+    ValueError
+        When both are the same layer, one is not seen in the viewer, or they do not overlap.
+    """
+    if reference == tested:
+        raise ValueError(
+            f"{reference.name!r} is chosen as the reference and as the layer under test; choose "
+            "two different layers"
+        )
+    plane = shown_plane(reference, viewer)
+    own = Transform.identity(plane.shape)
+    after = _side(plane, tested, viewer)
+    sides = Sides(Side(plane, Look.of(reference), own), after)
+    known = _knowledge(tested)
+    transform = known.get("transform")
+    if not isinstance(transform, Transform):
+        moving: Image | None = tested
+        sides = replace(
+            sides, estimate=after.placed, no_before="it was not made by Register and fuse"
+        )
+    elif transform.fixed_shape != plane.shape:
+        moving = None
+        sides = replace(sides, no_before="it was registered to another layer or plane")
+    else:
+        after = replace(after, content=transform)
+        moving = _named(viewer.layers, known.get("moving"))
+        sides = replace(sides, after=after, estimate=transform)
+        sides = _with_start(sides, viewer, moving, known)
+    return _with_truth(sides, viewer, moving, truth)
+
+
+def choose_part(
+    plane: Plane, window: tuple[slice, slice] | None = None, pixels: int = PIXEL_BUDGET
+) -> Part:
+    """Choose how finely to read a plane, or a part of it.
+
+    Parameters
+    ----------
+    plane : Plane
+        Of the reference.
+    window : tuple of slice, optional
+        Rows and columns at full resolution. The whole plane when left out.
+    pixels : int
+        At most so many are read of a level; a plane of fewer is read whole.
+
+    Returns
+    -------
+    Part
+    """
+    if window is None or math.prod(plane.shape) <= pixels:
+        window = slice(0, plane.shape[0]), slice(0, plane.shape[1])
+    wanted = math.prod(part.stop - part.start for part in window)
+    full = math.prod(plane.shape)
+    for level in range(len(plane.levels)):
+        if wanted * math.prod(level_grid(plane, level).shape) <= pixels * full:
+            return _at_full(plane, level, 1, window)
+    last = len(plane.levels) - 1
+    step = math.ceil(math.sqrt(wanted * math.prod(level_grid(plane, last).shape) / full / pixels))
+    return _at_full(plane, last, min(step, *level_grid(plane, last).shape), window)
+
+
+def view_window(layer: Image, plane: Plane) -> tuple[slice, slice] | None:
+    """Return the part of a plane that is in view, with a margin, as napari last drew it.
+
+    Parameters
+    ----------
+    layer : Image
+        Whose `plane` it is; it may be hidden.
+    plane : Plane
+
+    Returns
+    -------
+    tuple of slice or None
+        Rows and columns at full resolution; None when nothing was drawn yet.
+    """
+    corners = np.asarray(layer.corner_pixels, dtype=float)[:, list(plane.axes)]
+    factors = np.ones(2)
+    if layer.multiscale:
+        factors = np.asarray(layer.downsample_factors, float)[layer.data_level][list(plane.axes)]
+    first, last = corners[0] * factors, (corners[1] + 1) * factors
+    if (last - first < 2).any():
+        return None
+    margin = (last - first) / 8
+    shape = np.array(plane.shape)
+    first = np.clip(np.floor(first - margin), 0, shape - 1).astype(int)
+    last = np.clip(np.ceil(last + margin), first + 1, shape).astype(int)
+    return slice(int(first[0]), int(last[0])), slice(int(first[1]), int(last[1]))
+
+
+def place_on(
+    picture: NDArray[np.uint8], plane: Plane, part: Part
+) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    """Return data and keyword arguments of an RGB layer that lies on a part of a plane.
+
+    Parameters
+    ----------
+    picture : ndarray of uint8, shape (H, W, 3)
+        A view of it is returned.
+    plane : Plane
+        Of the reference.
+    part : Part
+    """
+    spatial = plane.spatial
+    linear = Affine(
+        scale=spatial["scale"], rotate=spatial["rotate"], shear=spatial["shear"]
+    ).linear_matrix
+    first, step = np.zeros(plane.ndim), np.ones(plane.ndim)
+    corner = np.array([part.window[0].start, part.window[1].start, 1.0])
+    first[list(plane.axes)] = (part.grid.matrix @ corner)[:2]
+    step[list(plane.axes)] = part.grid.step
+    spatial["translate"] = spatial["translate"] + linear @ first
+    spatial["scale"] = spatial["scale"] * step
+    return expand(picture, plane), spatial
+
+
+def _side(reference: Plane, layer: Image, viewer: ViewerModel) -> Side:
+    plane = shown_plane(layer, viewer)
+    placed = initial_transform(reference, plane)
+    if placed is None:
+        placed = Transform.equal_field_of_view(reference.shape, plane.shape)
+    return Side(plane, Look.of(layer), placed)
+
+
+def _with_start(
+    sides: Sides, viewer: ViewerModel, moving: Image | None, known: Mapping[str, Any]
+) -> Sides:
+    """Add where the registration started."""
+    if moving is None:
+        return replace(sides, no_before=f"layer {known.get('moving')!r} is not there any more")
+    plane = shown_plane(moving, viewer)
+    estimate = sides.estimate
+    if estimate is None or plane.shape != estimate.moving_shape:
+        return replace(sides, no_before=f"layer {moving.name!r} has another size by now")
+    start = known.get("initial")
+    shapes = estimate.fixed_shape, estimate.moving_shape
+    if not isinstance(start, Transform) or (start.fixed_shape, start.moving_shape) != shapes:
+        start = Transform.equal_field_of_view(*shapes)
+    return replace(sides, before=Side(plane, Look.of(moving), start), start=start)
+
+
+def _with_truth(
+    sides: Sides, viewer: ViewerModel, moving: Image | None, truth: Layer | None
+) -> Sides:
+    """Add what should have come out."""
+    reference = sides.reference.plane
+    true = None if moving is None else _knowledge(moving).get("truth")
+    image = None
+    if truth is not None:
+        if isinstance(truth, Image) and truth != moving:
+            image = _side(reference, truth, viewer)
+        elif isinstance(found := _knowledge(truth).get("transform"), Transform):
+            true = found
+        else:
+            raise ValueError(f"truth: layer {truth.name!r} is no image and carries no transform")
+    if isinstance(true, Transform) and moving is not None:
+        plane = shown_plane(moving, viewer)
+        if (true.fixed_shape, true.moving_shape) == (reference.shape, plane.shape):
+            sides = replace(sides, true=true)
+            image = image or Side(plane, Look.of(moving), true)
+    return replace(sides, truth=image)
+
+
+def _grid(plane: Plane, level: int, step: int) -> Grid:
+    """The pixels of a level, `step` x `step` of them in one."""
+    whole = level_grid(plane, level)
+    shape = (whole.shape[0] // step, whole.shape[1] // step)
+    return Grid(shape, (whole.step[0] * step, whole.step[1] * step))
+
+
+def _at_full(plane: Plane, level: int, step: int, window: tuple[slice, slice]) -> Part:
+    """A part whose window is given at full resolution."""
+    grid = _grid(plane, level, step)
+    reduced = []
+    for lines, size, pace in zip(window, grid.shape, grid.step, strict=True):
+        start = min(int(lines.start / pace), size - 1)
+        reduced.append(slice(start, max(start + 1, min(math.ceil(lines.stop / pace), size))))
+    return Part(level, step, grid, (reduced[0], reduced[1]))
+
+
+def _colour_bytes(colours: NDArray[Any]) -> NDArray[np.uint8]:
+    """Colours as napari takes them: floats in [0, 1], integers over their whole range."""
+    if colours.dtype == np.uint8:
+        return np.ascontiguousarray(colours)
+    if colours.dtype.kind == "f":
+        return np.rint(255 * np.clip(colours, 0, 1)).astype(np.uint8)
+    top = 1 if colours.dtype.kind == "b" else np.iinfo(colours.dtype).max
+    return np.rint(np.clip(colours / top, 0, 1) * 255).astype(np.uint8)
+
+
+def _named(layers: Iterable[Layer], name: Any) -> Image | None:
+    return next((one for one in layers if one.name == name and isinstance(one, Image)), None)
+
+
+def _knowledge(layer: Layer) -> Mapping[str, Any]:
+    known = layer.metadata.get(METADATA_KEY)
+    return known if isinstance(known, Mapping) else {}

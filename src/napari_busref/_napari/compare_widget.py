@@ -1,0 +1,719 @@
+"""The panel "Look and judge"."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magicgui.widgets import ComboBox
+from napari.layers import Image
+from napari.utils.notifications import show_error, show_info
+from qtpy.QtCore import QEvent, QEventLoop, Qt, QTimer, Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QSlider,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_busref._napari.compare_draw import MODES, Options, Prepared, Request, draw_comparison
+from napari_busref._napari.compare_metrics import Measured, measure
+from napari_busref._napari.compare_source import (
+    Part,
+    Pixels,
+    Sides,
+    choose_part,
+    find_sides,
+    guess_sides,
+    offered,
+    view_window,
+)
+from napari_busref._napari.compare_view import ComparisonView
+from napari_busref._napari.layers import METADATA_KEY
+from napari_busref._napari.metrics_table import MetricsTable
+from napari_busref._napari.words import error_text
+from napari_busref._napari.worker import Job, start_job
+from napari_busref.transform import Transform
+
+if TYPE_CHECKING:
+    import napari
+    from napari.layers import Layer
+
+__all__ = ["LookAndJudge"]
+
+_LEGENDS = {
+    "checkerboard": "Squares show {reference} and {tested} in turn: follow lines across borders",
+    "swipe": "{reference}, then {tested}: drag the yellow edge in the picture, or the slider",
+    "blink": "{reference} and {tested} in turn: what jumps does not fit",
+    "overlay": (
+        "<font color='#f0f'>■</font> {reference}<br><font color='#0f0'>■</font> {tested}<br>"
+        "<font color='#999'>■</font> both are equally bright"
+    ),
+    "edges": (
+        "<font color='#f00'>■</font> edges of {reference}<br>"
+        "<font color='#0f0'>■</font> edges of {tested}<br>"
+        "<font color='#ff0'>■</font> edges that coincide"
+    ),
+    "difference": (
+        "<font color='#f22'>■</font> {tested} is brighter<br>"
+        "<font color='#44f'>■</font> {tested} is darker<br>"
+        "<font color='#fff'>■</font> no difference"
+    ),
+}
+
+_SETTLE = 150  # ms without a further change before the comparison follows the viewer
+_POSITIONS = 1000  # of the slider
+_LAYER_EVENTS = (
+    *("data", "contrast_limits", "gamma", "colormap"),
+    *("scale", "translate", "rotate", "shear", "affine", "units"),
+)
+_WRONG = "#e3a008"
+
+
+class _Keeper:
+    """Holds what must end with the panel, and outlives it to see to that."""
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        self.view = ComparisonView(viewer, on_moved=self._moved, on_gone=self._gone)
+        self.jobs: dict[str, Job] = {}
+        self._panel: Callable[[], LookAndJudge | None] = lambda: None
+        self._connections: list[tuple[Any, Callable[..., None]]] = []
+
+    def listen(self, emitters: list[Any], callback: Callable[..., None]) -> None:
+        for emitter in emitters:
+            emitter.connect(callback)
+            self._connections.append((emitter, callback))
+
+    def deafen(self) -> None:
+        for emitter, callback in self._connections:
+            emitter.disconnect(callback)
+        self._connections.clear()
+
+    def serve(self, panel: LookAndJudge) -> None:
+        self._panel = weakref.ref(panel)  # a strong one would keep the panel alive
+
+    def close(self) -> None:
+        self._panel = lambda: None
+        for job in self.jobs.values():
+            job.let_go()
+        self.jobs.clear()
+        self.deafen()
+        self.view.clear()
+
+    def changed(self, event: Any = None) -> None:
+        if (panel := self._panel()) is not None:
+            panel.follow()
+
+    def looked_elsewhere(self, event: Any = None) -> None:
+        if (panel := self._panel()) is not None:
+            panel.follow_camera()
+
+    def _moved(self, position: float) -> None:
+        if (panel := self._panel()) is not None:
+            panel.position.setValue(round(position * _POSITIONS))
+
+    def _gone(self) -> None:
+        if (panel := self._panel()) is not None:
+            panel.clear()
+
+
+class LookAndJudge(QWidget):
+    """Compare a registered layer with its reference, by eye and in numbers.
+
+    All that is shown is one layer, ``comparison``, on the grid of the reference; other images are
+    hidden meanwhile, and shown again by `clear`, or when the panel is closed. It follows the
+    layers, the sliders and, where a plane is too large to be read at full resolution, the camera.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+        Given by napari.
+    parent : QWidget, optional
+
+    Attributes
+    ----------
+    reference, tested, truth, mode, direction : magicgui.widgets.ComboBox
+        Read and set ``value``. `mode` takes the keys of `MODES`.
+    tile, sigma, rate, position, coloured, before
+        The Qt controls of the modes.
+    table : MetricsTable
+        ``table.measured`` holds the numbers.
+    idle : Signal
+        Emitted when nothing more is under way.
+
+    Examples
+    --------
+    >>> _, panel = viewer.window.add_plugin_dock_widget(
+    ...     "napari-busref", "Look and judge"
+    ... )  # doctest: +SKIP
+    >>> panel.mode.value = "edges"  # doctest: +SKIP
+    >>> panel.compare()  # doctest: +SKIP
+    >>> panel.wait()  # doctest: +SKIP
+    """
+
+    idle = Signal()
+
+    def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._viewer = napari_viewer
+        self._keeper = _Keeper(napari_viewer)
+        self._choosing = False  # True while the program and not the user changes the choosers
+        self._user_chose = False
+        self._showing: tuple[Layer, ...] = ()  # the layers that are compared
+        self._shown: Prepared | None = None
+        self._pixels: dict[str, Pixels] = {}
+        self._pixels_of: Part | None = None
+        self._again = False
+        self._complaint = ""
+        self._make_controls()
+        self._lay_out()
+        self._settle = QTimer(self)
+        self._settle.setSingleShot(True)
+        self._settle.setInterval(_SETTLE)
+        self._settle.timeout.connect(self._prepare)
+        self._blink = QTimer(self)
+        self._blink.timeout.connect(self._blink_once)
+        self._connect()
+        self.reset_choices()
+        self._show_mode()
+
+    # -- for scripts ----------------------------------------------------------------------------
+
+    @property
+    def showing(self) -> bool:
+        """Whether a comparison is shown, or will be in a moment."""
+        return bool(self._showing)
+
+    @property
+    def layer(self) -> Image | None:
+        """The layer of the comparison, once it is there."""
+        return self._keeper.view.layer
+
+    def compare(self) -> bool:
+        """Show the comparison that is chosen, and keep it up to date until `clear`.
+
+        Returns
+        -------
+        bool
+            False when it cannot be shown; a notification says why.
+        """
+        self.clear()
+        self._complaint = ""
+        try:
+            sides = self._sides()
+        except (ValueError, TypeError) as error:
+            self._complain(error)
+            return False
+        self._showing = (self.reference.value, self.tested.value)
+        watched = [*self._showing]
+        if sides.before is not None:
+            watched += [one for one in self._viewer.layers if one.name == sides.before.plane.name]
+        viewer = self._viewer
+        emitters = [getattr(layer.events, name) for layer in watched for name in _LAYER_EVENTS]
+        emitters += [getattr(viewer.dims.events, name) for name in ("point", "order", "ndisplay")]
+        self._keeper.listen(emitters, self._keeper.changed)
+        camera = viewer.camera.events
+        self._keeper.listen([camera.zoom, camera.center], self._keeper.looked_elsewhere)
+        self._show_state()
+        self._prepare()
+        return True
+
+    def clear(self) -> None:
+        """Remove the comparison and show the other layers as they were."""
+        self._blink.stop()
+        self._settle.stop()
+        self._again = False
+        self._showing = ()
+        self._shown = None
+        self._forget()
+        if (job := self._keeper.jobs.get("picture")) is not None:
+            job.quit()
+        self._keeper.deafen()
+        self._keeper.view.clear()
+        self._show_state()
+
+    def measure(self) -> bool:
+        """Fill the table of metrics.
+
+        Returns
+        -------
+        bool
+            False when it cannot be filled; a notification says why.
+        """
+        self.table.show_measured(None)
+        if "numbers" in self._keeper.jobs:
+            return False
+        try:
+            sides = self._sides()
+        except (ValueError, TypeError) as error:
+            self._complain(error)
+            return False
+        self._start("numbers", measure, sides, returned=self._on_measured)
+        return True
+
+    def save_csv(self, path: str | Path) -> Path:
+        """Write the table of metrics.
+
+        Parameters
+        ----------
+        path : path-like
+            Gets the ending ``.csv`` if it has none.
+
+        Returns
+        -------
+        pathlib.Path
+
+        Raises
+        ------
+        ValueError
+            When nothing was measured.
+        OSError
+            When the file cannot be written.
+        """
+        if self.table.measured is None:
+            raise ValueError("there are no numbers to save; press Measure first")
+        target = Path(path)
+        return self.table.measured.save(target if target.suffix else target.with_suffix(".csv"))
+
+    def wait(self) -> None:
+        """Serve the window until nothing is under way."""
+        if self._busy():
+            loop = QEventLoop()
+            self.idle.connect(loop.quit)
+            self.destroyed.connect(loop.quit)
+            loop.exec()
+
+    def reset_choices(self, event: Any = None) -> None:
+        """Offer the layers that there are now; napari calls this when they change."""
+        chosen = self.reference.value, self.tested.value
+        self._choosing = True
+        try:
+            for chooser in (self.reference, self.tested, self.truth):
+                chooser.reset_choices()
+            lost = any(layer not in self.reference.choices for layer in chosen)
+            if lost or not (self._user_chose or self.showing):
+                self._guess(*chosen)
+        finally:
+            self._choosing = False
+        gone = [layer.name for layer in self._showing if layer not in self._viewer.layers]
+        if gone:
+            self.clear()
+            show_info(f"Look and judge: layer {gone[0]!r} was removed; the comparison is cleared")
+        self._show_state()
+
+    def changeEvent(self, event: Any) -> None:
+        """React to being taken out of a window; called by Qt."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            # the dock widget was closed: napari takes the panel out of it and forgets it
+            self.clear()
+
+    # -- controls -------------------------------------------------------------------------------
+
+    def _make_controls(self) -> None:
+        self.reference = _chooser(
+            "reference", "The layer that stays as it is: the fixed one", self._images
+        )
+        self.tested = _chooser(
+            "under test",
+            "The layer to be judged: the warped one, or the moving one where it lies now",
+            self._images,
+        )
+        self.truth = _chooser(
+            "truth",
+            "If you have it: what the layer under test should look like, or a layer that carries\n"
+            "the true transform. Only the metrics use it",
+            self._truths,
+            nullable=True,
+        )
+        self.mode = _chooser(
+            "mode",
+            "How the two layers are shown together",
+            [(title, name) for name, title in MODES.items()],
+        )
+        self.before = QPushButton("&Before registration")
+        self.before.setObjectName("before")
+        self.before.setCheckable(True)
+        self.coloured = QCheckBox("Layers in their own &colours")
+        self.coloured.setObjectName("coloured")
+        self.coloured.setChecked(True)
+        self.coloured.setToolTip(
+            "On: with the colormap and contrast of each layer. Off: both in grey, each stretched"
+        )
+        self.tile = QSpinBox()
+        self.tile.setRange(0, 4096)
+        self.tile.setSingleStep(8)
+        self.tile.setSpecialValueText("automatic")
+        self.tile.setSuffix(" px")
+        self.tile.setToolTip("Side of a square, in pixels of the reference")
+        self.position = QSlider(Qt.Orientation.Horizontal)
+        self.position.setRange(0, _POSITIONS)
+        self.position.setPageStep(_POSITIONS // 20)
+        self.position.setSingleStep(_POSITIONS // 200)
+        self.position.setValue(_POSITIONS // 2)
+        self.position.setToolTip("Where the edge is; it can also be dragged in the picture")
+        self.direction = _chooser(
+            "direction",
+            "Which way the edge divides the picture",
+            [("left | right", 1), ("top / bottom", 0)],
+        )
+        self.rate = QDoubleSpinBox()
+        self.rate.setRange(0.2, 5.0)  # no more than three flashes a second
+        self.rate.setSingleStep(0.2)
+        self.rate.setDecimals(1)
+        self.rate.setValue(1.6)
+        self.rate.setSuffix(" per s")
+        self.rate.setToolTip("How many times a second the picture changes")
+        self.sigma = QDoubleSpinBox()
+        self.sigma.setRange(0.5, 20.0)
+        self.sigma.setSingleStep(0.5)
+        self.sigma.setDecimals(1)
+        self.sigma.setValue(1.5)
+        self.sigma.setSuffix(" px")
+        self.sigma.setToolTip(
+            "How wide the edges are that are looked for, in pixels shown: more leaves out texture"
+        )
+        self.button = QPushButton()
+        self.button.setObjectName("compare")
+        self.legend = _text_label("legend")
+        self.hint = _text_label("hint")
+        self.hint.setStyleSheet(
+            f"QLabel {{ border-left: 4px solid {_WRONG}; padding-left: 6px; }}"
+        )
+        self.measure_button = QPushButton("&Measure")
+        self.measure_button.setObjectName("measure")
+        self.measure_button.setToolTip(
+            "Compute the numbers below for the layers chosen above, before and after registration"
+        )
+        self.save_button = QPushButton("&Save CSV…")
+        self.save_button.setObjectName("save")
+        self.save_button.setToolTip("Save the table as a file that a spreadsheet opens")
+        self.table = MetricsTable()
+
+    def _lay_out(self) -> None:
+        self._form = form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        self._rows: dict[str, list[tuple[QLabel, QWidget]]] = {}
+        for text, control, modes in (
+            ("&Reference (fixed)", self.reference.native, ()),
+            ("Under &test", self.tested.native, ()),
+            ("Tr&uth", self.truth.native, ()),
+            ("Sh&ow as", self.mode.native, ()),
+            ("Squar&es", self.tile, ("checkerboard",)),
+            ("&Edge", self.position, ("swipe",)),
+            ("&Direction", self.direction.native, ("swipe",)),
+            ("&Changes", self.rate, ("blink",)),
+            ("Edge &width", self.sigma, ("edges",)),
+        ):
+            label = QLabel(text)
+            label.setBuddy(control)
+            label.setToolTip(control.toolTip())
+            control.setAccessibleName(text.replace("&", ""))
+            form.addRow(label, control)
+            for mode in modes:
+                self._rows.setdefault(mode, []).append((label, control))
+        layout = QVBoxLayout(self)
+        layout.addLayout(form)
+        for widget in (self.coloured, self.before, self.button, self.hint, self.legend):
+            layout.addWidget(widget)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.measure_button)
+        buttons.addWidget(self.save_button)
+        layout.addLayout(buttons)
+        layout.addWidget(self.table)
+        layout.addStretch()
+
+    def _connect(self) -> None:
+        self._keeper.serve(self)
+        self.destroyed.connect(self._keeper.close)
+        for chooser in (self.reference, self.tested, self.truth):
+            chooser.changed.connect(self._layer_chosen)
+        self.mode.changed.connect(self._show_mode)
+        self.mode.changed.connect(self._prepare)
+        self.before.toggled.connect(self._prepare)
+        self.coloured.toggled.connect(self._prepare)
+        self.tile.valueChanged.connect(self._prepare)
+        self.sigma.valueChanged.connect(self._prepare)
+        self.direction.changed.connect(self._prepare)
+        self.position.valueChanged.connect(self._move_edge)
+        self.rate.valueChanged.connect(self._set_rate)
+        self.button.clicked.connect(self._button_clicked)
+        self.measure_button.clicked.connect(self.measure)
+        self.save_button.clicked.connect(self._save_clicked)
+
+    def _images(self, _: Any = None) -> list[Image]:
+        return offered(self._viewer.layers)
+
+    def _truths(self, _: Any = None) -> list[Layer]:
+        images = self._images()
+        return [
+            layer
+            for layer in self._viewer.layers
+            if layer in images
+            or isinstance(layer.metadata.get(METADATA_KEY, {}).get("transform"), Transform)
+        ]
+
+    def _guess(self, reference: Image | None, tested: Image | None) -> None:
+        """Fill the choosers by a guess, but keep what the user chose and is still there."""
+        offered_now = self.reference.choices
+        first, second = guess_sides(self._viewer.layers)
+        if self._user_chose and reference in offered_now:
+            second = second if second != reference else first
+            first = reference
+        elif self._user_chose and tested in offered_now:
+            first = first if first != tested else second
+            second = tested
+        for chooser, layer in ((self.reference, first), (self.tested, second)):
+            if layer is not None:
+                chooser.value = layer
+
+    def _layer_chosen(self, _: Any = None) -> None:
+        if self._choosing:
+            return
+        self._user_chose = True
+        self.table.show_measured(None)
+        if self.showing:
+            self.compare()
+        self._show_state()
+
+    def _sides(self) -> Sides:
+        reference, tested = self.reference.value, self.tested.value
+        if reference is None or tested is None or len(self.reference.choices) < 2:
+            raise ValueError("open two image layers, a reference and one to be judged")
+        return find_sides(self._viewer, reference, tested, self.truth.value)
+
+    # -- preparing a comparison (main thread; `draw_comparison` is for the worker) ---------------
+
+    def follow(self) -> None:
+        """Prepare the comparison anew, once what changed has settled."""
+        if self.showing:
+            self._forget()
+            self._settle.start()
+
+    def follow_camera(self) -> None:
+        """Prepare another part, where the plane is too large to be compared whole."""
+        if self._shown is not None and not self._shown.request.part.whole:
+            self._settle.start()
+
+    def _prepare(self, _: Any = None) -> None:
+        if not self.showing:
+            return
+        self._settle.stop()
+        if (job := self._keeper.jobs.get("picture")) is not None:
+            self._again = True
+            job.cancel.set()
+            return
+        try:
+            sides = find_sides(self._viewer, *self._showing)
+            plane = sides.reference.plane
+            part = choose_part(plane, view_window(self._showing[0], plane))
+        except (ValueError, TypeError) as error:
+            self._complain(error)
+            self._stop_if_done()
+            return
+        self._show_before(sides)
+        if part != self._pixels_of:
+            self._forget()
+            self._pixels_of = part
+        request = Request(
+            sides,
+            part,
+            "before" if self.before.isChecked() and sides.before is not None else "after",
+            Options(
+                self.mode.value, self.coloured.isChecked(), self.tile.value(), self.sigma.value()
+            ),
+            dict(self._pixels),
+        )
+        self._start("picture", draw_comparison, request, returned=self._on_prepared)
+
+    def _forget(self) -> None:
+        """Read anew next time, also what a job is reading now."""
+        self._pixels.clear()
+        self._pixels_of = None
+
+    def _on_prepared(self, prepared: Prepared) -> None:
+        if not self.showing or self._again:
+            return
+        request = prepared.request
+        if request.part == self._pixels_of:
+            self._pixels.update(prepared.pixels)
+        self._shown = prepared
+        self._complaint = ""
+        self._show_state()
+        plane, view = request.sides.reference.plane, self._keeper.view
+        if request.options.mode == "swipe":
+            first, second = prepared.pictures
+            view.show_curtain(
+                first,
+                second,
+                plane,
+                request.part,
+                position=self.position.value() / _POSITIONS,
+                axis=self.direction.value,
+            )
+        else:
+            view.show(prepared.pictures[0], plane, request.part)
+        if request.options.mode == "blink":
+            self._set_rate(self.rate.value())
+            self._blink.start()
+        else:
+            self._blink.stop()
+
+    def _blink_once(self) -> None:
+        shown = self._shown
+        if shown is None or len(shown.pictures) != 2:
+            self._blink.stop()
+            return
+        first, second = shown.pictures
+        self._shown = shown = Prepared(shown.request, shown.pixels, (second, first))
+        request = shown.request
+        self._keeper.view.show(second, request.sides.reference.plane, request.part)
+
+    def _set_rate(self, rate: float) -> None:
+        self._blink.setInterval(round(1000 / rate))
+
+    def _move_edge(self, value: int) -> None:
+        self._keeper.view.move(value / _POSITIONS)
+
+    # -- jobs -----------------------------------------------------------------------------------
+
+    def _start(
+        self,
+        what: str,
+        function: Callable[..., Any],
+        request: Any,
+        *,
+        returned: Callable[..., Any],
+    ) -> None:
+        def finished() -> None:
+            self._keeper.jobs.pop(what, None)
+            self._show_state()
+            if what == "picture" and self._again:
+                self._again = False
+                self._prepare()
+            self._stop_if_done()
+
+        self._keeper.jobs[what] = start_job(
+            function,
+            request,
+            connect={"returned": returned, "errored": self._complain, "finished": finished},
+        )
+        self._show_state()
+
+    def _busy(self) -> bool:
+        return bool(self._keeper.jobs) or self._settle.isActive()
+
+    def _stop_if_done(self) -> None:
+        if not self._busy():
+            self.idle.emit()
+
+    def _on_measured(self, measured: Measured) -> None:
+        self.table.show_measured(measured)
+
+    # -- showing --------------------------------------------------------------------------------
+
+    def _button_clicked(self) -> None:
+        if self.showing:
+            self.clear()
+        else:
+            self.compare()
+
+    def _save_clicked(self) -> None:
+        name, _ = QFileDialog.getSaveFileName(
+            self, "Save the metrics", "metrics.csv", "Comma-separated values (*.csv)"
+        )
+        if not name:
+            return
+        try:
+            show_info(f"Look and judge: saved {self.save_csv(name)}")
+        except (OSError, ValueError) as error:
+            self._complain(error)
+
+    def _show_mode(self, _: Any = None) -> None:
+        for mode, rows in self._rows.items():
+            for row in rows:
+                for widget in row:
+                    widget.setVisible(mode == self.mode.value)
+        self.coloured.setVisible(self.mode.value in ("checkerboard", "swipe", "blink"))
+        self._show_state()
+
+    def _show_state(self) -> None:
+        self.button.setText("Cl&ear" if self.showing else "&Compare")
+        self.button.setToolTip(
+            "Remove the comparison and show the other layers again"
+            if self.showing
+            else "Show the comparison in a layer of its own; other images are hidden meanwhile"
+        )
+        measuring = "numbers" in self._keeper.jobs
+        self.measure_button.setEnabled(not measuring)
+        self.measure_button.setText("Measuring…" if measuring else "&Measure")
+        self.save_button.setEnabled(self.table.measured is not None)
+        if not self.showing:
+            self.before.setEnabled(False)
+            self.before.setToolTip("Compare first")
+        self._show_legend()
+        self.hint.setText(self._complaint)
+        self.hint.setVisible(bool(self._complaint))
+
+    def _show_before(self, sides: Sides) -> None:
+        self.before.setEnabled(sides.before is not None)
+        self.before.setToolTip(
+            "Show the moving layer where the registration started, instead of its result"
+            if sides.before is not None
+            else f"Where {sides.after.plane.name!r} was before is not known: {sides.no_before}"
+        )
+
+    def _show_legend(self) -> None:
+        text = ""
+        if self._shown is not None:
+            request = self._shown.request
+            side = request.sides.after if request.tested == "after" else request.sides.before
+            assert side is not None
+            tested = f"<b>{escape(side.plane.name)}</b>"
+            if request.tested == "before":
+                tested += " (before registration)"
+            text = _LEGENDS[request.options.mode].format(
+                reference=f"<b>{escape(request.sides.reference.plane.name)}</b>", tested=tested
+            )
+            if request.part.grid.step != (1.0, 1.0):
+                text += (
+                    f"<br><i>One pixel shown is {max(request.part.grid.step):.3g} of the "
+                    "reference; zoom in to see more</i>"
+                )
+        self.legend.setText(text)
+        self.legend.setVisible(bool(text))
+
+    def _complain(self, error: Exception) -> None:
+        text = error_text(error)
+        if text != self._complaint:  # once, however often a slider is moved
+            show_error(f"Look and judge: {text}")
+        self._complaint = text
+        self._show_state()
+
+
+def _chooser(name: str, tooltip: str, choices: Any, **options: Any) -> ComboBox:
+    chooser = ComboBox(name=name, tooltip=tooltip, choices=choices, **options)
+    box = chooser.native
+    # long layer names must not make the panel wide
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(12)
+    return chooser
+
+
+def _text_label(name: str) -> QLabel:
+    label = QLabel()
+    label.setObjectName(name)
+    label.setWordWrap(True)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    return label
