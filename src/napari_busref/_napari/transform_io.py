@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from napari.layers import Vectors
+from napari.utils.notifications import show_warning
 
-from napari_busref._napari.image_grids import grid_of_layer, placement
-from napari_busref._napari.layers import METADATA_KEY
+from napari_busref._napari.image_grids import grid_of_layer, grid_of_plane, placement
+from napari_busref._napari.layers import METADATA_KEY, Plane
 from napari_busref._napari.results import displacement_layer
 from napari_busref.interchange import ImageGrid, TransformFile, files
 from napari_busref.transform import EXTENSION, Transform
 
-__all__ = ["get_reader", "read_transform", "transform_layer", "write_transform"]
+__all__ = [
+    "get_reader",
+    "import_transform",
+    "read_transform",
+    "transform_layer",
+    "write_transform",
+]
 
 _SPATIAL = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 _KEPT = ("parameters", "timings", "fixed", "moving")
@@ -111,27 +118,61 @@ def write_transform(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     axes = known.get("axes", (0, 1))
     if spatial:
         spatial["units"] = [str(unit) for unit in spatial.get("units", ())]
+    fixed, moving = _grids(known, transform, spatial, axes)
+    if spatial and fixed.shape == _full_shape(known, transform):
         stored["napari"] = spatial | {"axes": axes}
-    fixed = _stored_grid(known.get("fixed_grid"), transform.fixed_shape)
-    if fixed is None:
-        fixed = grid_of_layer(transform.fixed_shape, spatial, axes)
     affine_only = path.lower().endswith(".csv") and transform.displacement is not None
     written = files.write_transform(
         path,
         transform,
         fixed=fixed,
-        moving=_stored_grid(known.get("moving_grid"), transform.moving_shape),
+        moving=moving,
         metadata=_plain(stored),
         affine_only=affine_only,
     )
     if affine_only:
-        from napari.utils.notifications import show_warning
-
         show_warning(
             f"{written.name} holds the affine part; the displacement field is left out. Save as "
             f"{EXTENSION}, .tfm or .nrrd to keep it."
         )
+    if len(known.get("planes") or ()) > 1:
+        show_warning(
+            f"{written.name} holds the transform of the plane that was shown; the layers of the "
+            f"stack were made by {len(known['planes'])} transforms, one a plane"
+        )
     return [str(written)]
+
+
+def import_transform(path: str | os.PathLike[str], fixed: Plane, moving: Plane) -> Vectors:
+    """Read a transform of any format as the transform between two planes.
+
+    Parameters
+    ----------
+    path : path-like
+        See `napari_busref.read_transform`.
+    fixed, moving : Plane
+        What it maps; physical coordinates in the file are those of the viewer's world.
+
+    Returns
+    -------
+    Vectors
+        Arrows on the fixed plane that know the transform, in no viewer yet.
+
+    Raises
+    ------
+    ValueError, OSError, ModuleNotFoundError
+        As `napari_busref.read_transform`.
+    """
+    found = files.read_transform(path, fixed=grid_of_plane(fixed), moving=grid_of_plane(moving))
+    metadata = found.metadata | {"fixed": fixed.name, "moving": moving.name}
+    layer = transform_layer(
+        replace(found, metadata=metadata),
+        f"{moving.name} displacement",
+        axes=fixed.axes,
+        **fixed.spatial,
+    )
+    layer.metadata[METADATA_KEY] |= {"role": "displacement", "name": layer.name}
+    return layer
 
 
 def transform_layer(file: TransformFile, name: str, **kwargs: Any) -> Vectors:
@@ -182,6 +223,37 @@ def transform_layer(file: TransformFile, name: str, **kwargs: Any) -> Vectors:
         name=name,
         metadata={METADATA_KEY: known},
         **spatial,
+    )
+
+
+def _full_shape(known: Mapping[str, Any], transform: Transform) -> tuple[int, int]:
+    """The shape of the fixed image at full resolution."""
+    rescaled: Any = known.get("rescaled")
+    return transform.fixed_shape if rescaled is None else rescaled.fixed_shape
+
+
+def _grids(
+    known: Mapping[str, Any], transform: Transform, spatial: Mapping[str, Any], axes: Any
+) -> tuple[ImageGrid, ImageGrid]:
+    """The grids of both images; coarser ones for a transform kept as it was found on them."""
+    rescaled: Any = known.get("rescaled")
+    shapes = transform.fixed_shape, transform.moving_shape
+    coarse = rescaled is not None and transform.fixed_shape != rescaled.fixed_shape
+    if coarse:
+        shapes = rescaled.fixed_shape, rescaled.moving_shape
+    fixed = _stored_grid(known.get("fixed_grid"), shapes[0])
+    if fixed is None:
+        fixed = grid_of_layer(shapes[0], spatial, axes)
+    moving = _stored_grid(known.get("moving_grid"), shapes[1]) or ImageGrid(shapes[1])
+    if not coarse:
+        return fixed, moving
+    return (
+        ImageGrid.from_matrix(
+            transform.fixed_shape, fixed.matrix @ rescaled.fixed.matrix, fixed.unit
+        ),
+        ImageGrid.from_matrix(
+            transform.moving_shape, moving.matrix @ rescaled.moving.matrix, moving.unit
+        ),
     )
 
 

@@ -1,0 +1,224 @@
+"""The panel "Import transform": a file of ITK, a table or our own, between two layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magicgui.types import FileDialogMode
+from magicgui.widgets import CheckBox, ComboBox, FileEdit
+from napari.layers import Image
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QEventLoop, Qt, Signal
+from qtpy.QtWidgets import QFormLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+
+from napari_busref._napari.layers import Plane, guess_pair, shown_plane
+from napari_busref._napari.start import keep_start
+from napari_busref._napari.transform_io import METADATA_KEY, import_transform
+from napari_busref._napari.words import error_text
+from napari_busref._napari.worker import Job, start_job
+from napari_busref.interchange.files import READABLE
+
+if TYPE_CHECKING:
+    import napari
+    from napari.layers import Vectors
+
+__all__ = ["ImportTransform"]
+
+
+class _Stopper:
+    """Lets the running job go; outlives the panel, whose end it reacts to."""
+
+    job: Job | None = None
+
+    def let_go(self) -> None:
+        if self.job is not None:
+            self.job.let_go()
+            self.job = None
+
+
+class ImportTransform(QWidget):
+    """Read a transform between two layers; its arrows are added as a layer that carries it.
+
+    Other panels then offer it, to carry layers over or to save it in another format. Physical
+    coordinates in the file are those of the viewer, so both layers need their pixel sizes.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+        Given by napari.
+    parent : QWidget, optional
+
+    Attributes
+    ----------
+    path : magicgui.widgets.FileEdit
+    moving, fixed : magicgui.widgets.ComboBox
+        The two layers, never the same.
+    start : magicgui.widgets.CheckBox
+        Whether the next registration of these layers starts from it.
+    idle : Signal
+        Emitted when a file has been read, or not.
+    """
+
+    idle = Signal()
+
+    def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._viewer = napari_viewer
+        self._choosing = False
+        self._pair: tuple[Image | None, Image | None] = (None, None)
+        self._request: tuple[Image, Plane, Plane] | None = None
+        self._stopper = _Stopper()
+        self.path = FileEdit(
+            name="transform_file",
+            mode=FileDialogMode.EXISTING_FILE,
+            filter=f"Transforms ({' '.join('*' + suffix for suffix in READABLE)})",
+            tooltip="A transform of ITK (SimpleITK, ANTs, elastix), a displacement field, a\n"
+            "table (.csv) of an affine, or a .busref.h5",
+        )
+        self.moving = ComboBox(
+            name="moving_layer",
+            choices=self._images,
+            tooltip="The layer that the transform brings to the other one",
+        )
+        self.fixed = ComboBox(
+            name="fixed_layer",
+            choices=self._images,
+            tooltip="The layer from whose pixels the transform starts, the reference",
+        )
+        self.start = CheckBox(
+            value=False,
+            text="Start the next registration from it",
+            tooltip="Register and fuse then refines this transform, until a layer is moved",
+        )
+        self.button = QPushButton("&Import")
+        self.button.setObjectName("import")
+        self.button.setToolTip("Read the file and add the arrows of the transform as a layer")
+        self.status = QLabel()
+        self.status.setObjectName("status")
+        self.status.setWordWrap(True)
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
+        form.addRow("Transform &file", self._labelled(self.path, "Transform file"))
+        form.addRow("&Infrared (moving)", self._labelled(self.moving, "Moving layer"))
+        form.addRow("&Visible (fixed)", self._labelled(self.fixed, "Fixed layer"))
+        form.addRow(self._labelled(self.start, "Start the next registration from it"))
+        layout = QVBoxLayout(self)
+        layout.addLayout(form)
+        layout.addWidget(self.button)
+        layout.addWidget(self.status)
+        layout.addStretch()
+        self.destroyed.connect(self._stopper.let_go)
+        self.button.clicked.connect(self.run)
+        self.moving.changed.connect(self._chosen)
+        self.fixed.changed.connect(self._chosen)
+        self.reset_choices()
+
+    @property
+    def running(self) -> bool:
+        """Whether a file is being read."""
+        return self._stopper.job is not None
+
+    def run(self) -> bool:
+        """Read the file, as the button does.
+
+        Returns
+        -------
+        bool
+            False when it could not be started; a notification says why.
+        """
+        if self.running:
+            return False
+        path, moving, fixed = Path(str(self.path.value)), self.moving.value, self.fixed.value
+        try:
+            if moving is None or fixed is None or moving == fixed:
+                raise ValueError("open the two images that the transform is for, and choose them")
+            if path.is_dir():  # which an empty entry is
+                raise ValueError("choose the transform file")
+            planes = shown_plane(fixed, self._viewer), shown_plane(moving, self._viewer)
+        except ValueError as error:
+            self._failed(error)
+            return False
+        self._request = (moving, *planes)
+        self.status.setText(f"reading {path.name} …")
+        self.button.setEnabled(False)
+        self._stopper.job = start_job(
+            _import,
+            path,
+            *planes,
+            connect={
+                "returned": self._read,
+                "errored": self._failed,
+                "finished": self._finished,
+            },
+        )
+        return True
+
+    def wait(self) -> None:
+        """Serve the window until the file has been read."""
+        if self.running:
+            loop = QEventLoop()
+            self.idle.connect(loop.quit)
+            self.destroyed.connect(loop.quit)
+            loop.exec()
+
+    def reset_choices(self, event: Any = None) -> None:
+        """Offer the image layers that there are now; napari calls this when they change."""
+        before = self._pair
+        self._choosing = True
+        try:
+            self.moving.reset_choices()
+            self.fixed.reset_choices()
+            offered = self._images()
+            pair = before if all(one in offered for one in before) else guess_pair(offered)
+            for chooser, layer in zip((self.moving, self.fixed), pair, strict=True):
+                if layer is not None:
+                    chooser.value = layer
+        finally:
+            self._choosing = False
+        self._pair = (self.moving.value, self.fixed.value)
+
+    def _images(self, _: Any = None) -> list[Image]:
+        return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
+
+    def _chosen(self, _: Any = None) -> None:
+        if self._choosing:
+            return
+        if self.moving.value == self.fixed.value and None not in self._pair:
+            self._choosing = True
+            self.moving.value, self.fixed.value = reversed(self._pair)
+            self._choosing = False
+        self._pair = (self.moving.value, self.fixed.value)
+
+    def _read(self, layer: Vectors) -> None:
+        if self._request is None:
+            return
+        moving, fixed_plane, moving_plane = self._request
+        transform = layer.metadata[METADATA_KEY]["transform"]
+        self._viewer.add_layer(layer)
+        if self.start.value:
+            keep_start(moving, fixed_plane, moving_plane, transform)
+        kind = "an affine" if transform.displacement is None else "a displacement field"
+        self.status.setText(f"{kind} from {moving_plane.name} to {fixed_plane.name}: {layer.name}")
+
+    def _failed(self, error: BaseException) -> None:
+        message = error_text(error)
+        self.status.setText(message)
+        show_error(f"Import transform: {message}")
+
+    def _finished(self) -> None:
+        self._stopper.job = None
+        self._request = None
+        self.button.setEnabled(True)
+        self.idle.emit()
+
+    def _labelled(self, widget: Any, name: str) -> QWidget:
+        native: QWidget = widget.native
+        native.setAccessibleName(name)
+        native.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        return native
+
+
+def _import(path: Path, fixed: Plane, moving: Plane, *, progress: Any, cancel: Any) -> Vectors:
+    """Read a file, for the worker thread; it is too short to be reported on or cancelled."""
+    return import_transform(path, fixed, moving)
