@@ -1,4 +1,4 @@
-"""From layers to arrays: the shown plane of a layer, where it lies, and where to start.
+"""Two layers to be registered: which is which, and where to start.
 
 Needs `napari.layers` but neither Qt nor a viewer.
 """
@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image
-from napari.utils.transforms import Affine
 from numpy.typing import NDArray
 
+from napari_busref._napari.planes import Plane, comparable, factor, shown_plane
 from napari_busref.transform import Transform
 
 if TYPE_CHECKING:
-    from napari.components import ViewerModel
     from napari.layers import Layer
 
 __all__ = [
@@ -28,6 +26,7 @@ __all__ = [
     "guess_pair",
     "initial_transform",
     "shown_plane",
+    "world_affine",
 ]
 
 #: Where the layers of this plugin keep what they know: ``layer.metadata[METADATA_KEY]``.
@@ -35,134 +34,6 @@ METADATA_KEY = "napari-busref"
 
 _INFRARED = {"ir", "infrared", "thermal", "nir", "swir", "mwir", "lwir", "flir", "moving"}
 _VISIBLE = {"vis", "visible", "rgb", "color", "colour", "optical", "eo", "fixed", "reference"}
-
-
-@dataclass(frozen=True, eq=False)
-class Plane:
-    """One 2-D plane of an image layer, not read yet.
-
-    Parameters
-    ----------
-    name : str
-        The layer's name.
-    source : array_like
-        The layer's data at full resolution, of any array type.
-    index : tuple of int and slice
-        Picks the plane: a slice for each of the two `axes`, a number for every other axis.
-    axes : tuple of int
-        The two layer axes that the plane extends along, ascending: its rows and its columns.
-    shape : tuple of int
-        ``(H, W)``.
-    rgb : bool
-        Whether the colour channels follow.
-    matrix : ndarray of float64, shape (2, 3)
-        ``(row, col, 1)`` of the plane to world coordinates along the two shown dimensions.
-    units : tuple
-        Units (pint) of those two world coordinates.
-    placed : bool
-        False when the layer lies where napari puts a layer about which nothing was said.
-    spatial : dict
-        Keyword arguments that put a layer on this plane: ``scale``, ``translate``, ``rotate``,
-        ``shear``, ``affine``, ``units`` and ``axis_labels``, with all dimensions of the layer,
-        for data that `expand` gave those dimensions.
-    display : dict
-        Keyword arguments that make an image layer look like this one.
-    """
-
-    name: str
-    source: Any = field(repr=False)
-    index: tuple[int | slice, ...]
-    axes: tuple[int, int]
-    shape: tuple[int, int]
-    rgb: bool
-    matrix: NDArray[np.float64] = field(repr=False)
-    units: tuple[Any, Any]
-    placed: bool
-    spatial: dict[str, Any] = field(repr=False)
-    display: dict[str, Any] = field(repr=False)
-
-    @property
-    def ndim(self) -> int:
-        """Number of dimensions of the layer, colour channels not counted."""
-        return len(self.index)
-
-    def read(self) -> NDArray[Any]:
-        """Read the plane, ``(H, W)`` or ``(H, W, 3 or 4)``; may take long, call it in a worker."""
-        return np.asarray(self.source[self.index])
-
-
-def shown_plane(layer: Image, viewer: ViewerModel) -> Plane:
-    """Return the plane of an image layer that a viewer shows.
-
-    Parameters
-    ----------
-    layer : napari.layers.Image
-        Of two or more dimensions, grey or RGB(A), multiscale or not (then its finest level).
-    viewer : napari.Viewer or napari.components.ViewerModel
-        Says which dimensions are shown, and the position along the others.
-
-    Returns
-    -------
-    Plane
-        Nothing of the data is read.
-
-    Raises
-    ------
-    ValueError
-        When the viewer shows a volume, the layer does not extend along both shown dimensions,
-        or the current position lies outside the layer.
-    """
-    dims = viewer.dims
-    missing = dims.ndim - layer.ndim
-    if dims.ndisplay == 3 and layer.ndim > 2:
-        raise ValueError(
-            f"layer {layer.name!r}: the viewer shows a volume; switch it to 2D and move to the "
-            "plane to register"
-        )
-    world_axes = sorted(dims.order[-2:])
-    rows, cols = (axis - missing for axis in world_axes)
-    if rows < 0:
-        raise ValueError(
-            f"layer {layer.name!r} has {layer.ndim} dimensions and does not extend along both "
-            "shown dimensions of the viewer; change the order of the dimensions"
-        )
-    data = layer.data[0] if layer.multiscale else layer.data
-    shape = tuple(int(size) for size in data.shape[: layer.ndim])
-    world = np.asarray(dims.point, dtype=float)[missing:]
-    if (shown_units := viewer.layers.units) is not None:  # None: napari ignores all units
-        world = world * [
-            _factor(shown, own)
-            for shown, own in zip(shown_units[-layer.ndim :], layer.units, strict=True)
-        ]
-    point = np.asarray(layer.world_to_data(world), dtype=float)
-    index: list[int | slice] = []
-    for axis, size in enumerate(shape):
-        if axis in (rows, cols):
-            index.append(slice(None))
-            continue
-        number = int(np.floor(point[axis] + 0.5))
-        if not 0 <= number < size:
-            raise ValueError(
-                f"layer {layer.name!r} has no plane at the viewer's position "
-                f"({number} along {layer.axis_labels[axis]}, which has {size}); move the slider"
-            )
-        index.append(number)
-    plane_shape = (shape[rows], shape[cols])
-    if min(plane_shape) < 1:
-        raise ValueError(f"layer {layer.name!r} is empty: its plane has shape {plane_shape}")
-    return Plane(
-        name=layer.name,
-        source=data,
-        index=tuple(index),
-        axes=(rows, cols),
-        shape=plane_shape,
-        rgb=bool(layer.rgb),
-        matrix=_plane_to_world(layer, index, rows, cols),
-        units=(layer.units[rows], layer.units[cols]),
-        placed=_is_placed(layer),
-        spatial=_spatial(layer, index),
-        display=_display(layer),
-    )
 
 
 def initial_transform(fixed: Plane, moving: Plane) -> Transform | None:
@@ -176,46 +47,59 @@ def initial_transform(fixed: Plane, moving: Plane) -> Transform | None:
     Returns
     -------
     Transform or None
-        Fixed pixel → world → moving pixel, an affine. None when that means nothing: neither layer
-        was placed and their sizes differ, or one was not and their units cannot be compared. Then
-        `register` takes both to show the same field of view.
+        Fixed pixel → world → moving pixel at full resolution, an affine. None when that means
+        nothing: neither layer was placed and their sizes differ, or one was not and their units
+        cannot be compared. Then `register` takes both to show the same field of view.
 
     Raises
     ------
     ValueError
-        When the layers do not overlap.
+        When the layers do not overlap, or have physical units that cannot be converted into each
+        other.
 
     Notes
     -----
-    Units that can be converted are. Where they cannot, napari draws the plain numbers, and so
-    the plain numbers of two layers that were both placed count here too.
+    Units that can be converted are. Pixels are no physical unit: where one layer has physical
+    units and the other has pixels, napari draws the plain numbers, and so the plain numbers of two
+    layers that were both placed count here too.
     """
-    comparable = all(map(_comparable, fixed.units, moving.units))
-    if not (fixed.placed and moving.placed) and not comparable:
+    like = all(map(comparable, fixed.units, moving.units))
+    if not like:
+        _check_units(fixed, moving)
+    if not (fixed.placed and moving.placed) and not like:
         return None
     if not (fixed.placed or moving.placed) and fixed.shape != moving.shape:
         return None
-    to_moving_units = np.diag(
-        [_factor(given, wanted) for given, wanted in zip(fixed.units, moving.units, strict=True)]
-    )
-    fixed_matrix = to_moving_units @ fixed.matrix
-    affine = np.eye(3)
-    affine[:2, :2] = np.linalg.solve(moving.matrix[:, :2], fixed_matrix[:, :2])
-    affine[:2, 2] = np.linalg.solve(moving.matrix[:, :2], fixed_matrix[:, 2] - moving.matrix[:, 2])
-    if np.allclose(affine, np.eye(3), rtol=0, atol=1e-9):
-        affine = np.eye(3)
-    transform = Transform(affine, fixed_shape=fixed.shape, moving_shape=moving.shape)
-    grid = np.stack(
-        np.meshgrid(*(np.linspace(0, size - 1, 65) for size in fixed.shape), indexing="ij"), -1
-    )
-    limit = np.array(moving.shape) - 0.5
-    source = transform.points(grid)
-    if not ((source >= -0.5) & (source <= limit)).all(axis=-1).any():
+    affine = world_affine(fixed, moving)
+    if not _overlap(affine, fixed.shape, moving.shape):
         raise ValueError(
             f"layers {moving.name!r} and {fixed.name!r} do not overlap in the viewer; move one of "
             "them, or correct its scale and translate"
         )
-    return transform
+    return Transform(affine, fixed_shape=fixed.shape, moving_shape=moving.shape)
+
+
+def world_affine(one: Plane, other: Plane) -> NDArray[np.float64]:
+    """Return the way from the pixels of one plane through the world to those of another.
+
+    Parameters
+    ----------
+    one, other : Plane
+        Shown by the same viewer.
+
+    Returns
+    -------
+    ndarray of float64, shape (3, 3)
+        Acts on ``(row, col, 1)``, in pixels at full resolution. Units that can be converted are.
+    """
+    to_other_units = np.diag(
+        [factor(given, wanted) for given, wanted in zip(one.units, other.units, strict=True)]
+    )
+    start = to_other_units @ one.matrix
+    affine = np.eye(3)
+    affine[:2, :2] = np.linalg.solve(other.matrix[:, :2], start[:, :2])
+    affine[:2, 2] = np.linalg.solve(other.matrix[:, :2], start[:, 2] - other.matrix[:, 2])
+    return np.eye(3) if np.allclose(affine, np.eye(3), rtol=0, atol=1e-9) else affine
 
 
 def expand(data: NDArray[Any], plane: Plane) -> NDArray[Any]:
@@ -230,8 +114,7 @@ def expand(data: NDArray[Any], plane: Plane) -> NDArray[Any]:
     ndarray
         A view; ``plane.spatial`` puts it where the plane is.
     """
-    others = [axis for axis in range(plane.ndim) if axis not in plane.axes]
-    return np.expand_dims(data, others) if others else data
+    return np.expand_dims(data, plane.hidden) if plane.hidden else data
 
 
 def guess_pair(layers: Sequence[Layer]) -> tuple[Image | None, Image | None]:
@@ -265,70 +148,32 @@ def _visibility(layer: Image) -> int:
     return 2 * bool(words & _VISIBLE) - 2 * bool(words & _INFRARED) + bool(layer.rgb)
 
 
-def _plane_to_world(
-    layer: Image, index: Sequence[int | slice], rows: int, cols: int
-) -> NDArray[np.float64]:
-    """Probe the layer's whole data-to-world map, of which no public attribute is the matrix."""
-    origin = np.array([0.0 if isinstance(part, slice) else part for part in index])
-    base = np.asarray(layer.data_to_world(origin))[[rows, cols]]
-    columns = []
-    for axis in (rows, cols):
-        step = origin.copy()
-        step[axis] = 1.0
-        columns.append(np.asarray(layer.data_to_world(step))[[rows, cols]] - base)
-    matrix = np.stack([*columns, base], axis=1)
-    if abs(np.linalg.det(matrix[:, :2])) < 1e-12 * max(np.abs(matrix[:, :2]).max(), 1e-30) ** 2:
-        raise ValueError(
-            f"layer {layer.name!r} is seen edge-on: its rotation, shear or affine turns it out "
-            "of the shown plane"
-        )
-    return matrix
+def _check_units(fixed: Plane, moving: Plane) -> None:
+    """Refuse units of which neither is pixels and that measure different things."""
+    for one, other in zip(fixed.units, moving.units, strict=True):
+        if not comparable(one, other) and "pixel" not in (str(one), str(other)):
+            raise ValueError(
+                f"units: layer {fixed.name!r} is measured in {one} and layer {moving.name!r} in "
+                f"{other}, which cannot be converted; give both the same kind of unit"
+            )
 
 
-def _is_placed(layer: Image) -> bool:
-    affine = np.asarray(layer.affine.affine_matrix)
-    return not (
-        np.allclose(layer.scale, 1)
-        and np.allclose(layer.translate, 0)
-        and np.allclose(layer.rotate, np.eye(layer.ndim))
-        and np.allclose(layer.shear, 0)
-        and np.allclose(affine, np.eye(len(affine)))
-    )
+def _overlap(affine: NDArray[np.float64], fixed: tuple[int, int], moving: tuple[int, int]) -> bool:
+    """Whether a parallelogram, the fixed image in moving pixels, meets the moving rectangle.
 
+    Two convex shapes are apart when they are apart along the normal of an edge of one of them.
+    """
 
-def _spatial(layer: Image, index: Sequence[int | slice]) -> dict[str, Any]:
-    linear = Affine(scale=layer.scale, rotate=layer.rotate, shear=layer.shear).linear_matrix
-    start = np.array([0.0 if isinstance(part, slice) else part for part in index])
-    return {
-        "scale": np.array(layer.scale),
-        "translate": np.array(layer.translate) + linear @ start,
-        "rotate": np.array(layer.rotate),
-        "shear": np.array(layer.shear),
-        "affine": np.array(layer.affine.affine_matrix),
-        "units": tuple(layer.units),
-        "axis_labels": tuple(layer.axis_labels),
-    }
+    def corners(shape: tuple[int, int]) -> NDArray[np.float64]:
+        unit = np.array([[0, 0], [0, 1], [1, 1], [1, 0]])
+        return unit * shape - 0.5
 
-
-def _display(layer: Image) -> dict[str, Any]:
-    shared = {
-        "gamma": layer.gamma,
-        "interpolation2d": str(layer.interpolation2d),
-    }
-    if layer.rgb:
-        return shared
-    return shared | {
-        "colormap": layer.colormap,
-        "contrast_limits": tuple(float(limit) for limit in layer.contrast_limits),
-    }
-
-
-def _comparable(one: Any, other: Any) -> bool:
-    return bool(one == other or one.is_compatible_with(other))
-
-
-def _factor(given: Any, wanted: Any) -> float:
-    """Return how many `wanted` one `given` is; 1 where that cannot be said."""
-    if given == wanted or not _comparable(given, wanted):
-        return 1.0
-    return float((1 * given).to(wanted).magnitude)
+    first = corners(fixed) @ affine[:2, :2].T + affine[:2, 2]
+    second = corners(moving)
+    edges = np.vstack([np.eye(2), affine[:2, :2].T])
+    for normal in edges[:, ::-1] * (1, -1):
+        one, other = first @ normal, second @ normal
+        slack = 1e-9 * max(np.ptp(one), np.ptp(other))
+        if one.max() <= other.min() + slack or other.max() <= one.min() + slack:
+            return False
+    return True

@@ -5,151 +5,155 @@ Needs `napari.layers` but neither Qt nor a viewer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableSequence, Sequence
 from typing import TYPE_CHECKING, Any
 
+import dask.array as da
 import numpy as np
-from napari.layers import Image, Labels, Layer, Vectors
-from numpy.typing import NDArray
+from napari.layers import Image, Labels, Layer, Shapes, Vectors
 
-from napari_busref._napari.layers import METADATA_KEY, Plane, expand
+from napari_busref._napari.field_layers import (
+    displacement_layer,
+    grid_layer,
+    magnitude,
+    magnitude_layer,
+)
+from napari_busref._napari.frames import plane_frame
+from napari_busref._napari.grids import Rescaled
+from napari_busref._napari.layers import METADATA_KEY, Plane
+from napari_busref._napari.stacks import LayersResult, PlaneResult
+from napari_busref._version import package_version
 from napari_busref.transform import Transform
 
 if TYPE_CHECKING:
     from napari_busref.pipeline import RegistrationAndFusionResult
 
-__all__ = ["displacement_layer", "result_layers", "update_layers"]
+__all__ = [
+    "DEFAULT_ROLES",
+    "FIELD_ROLES",
+    "ROLES",
+    "displacement_layer",
+    "result_layers",
+    "show_field",
+    "update_layers",
+]
+
+#: What a run can add, from bottom to top.
+ROLES = ("warped", "mask", "fused", "magnitude", "grid", "displacement")
+
+#: What it adds unless told otherwise.
+DEFAULT_ROLES = ("warped", "mask", "fused", "displacement")
+
+#: Ways to draw the displacement: an image of lengths, a deformed grid, arrows.
+FIELD_ROLES = ("magnitude", "grid", "displacement")
 
 _SPATIAL = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
-_ARROWS_ALONG_LONG_SIDE = 24
 
 
 def result_layers(
-    result: RegistrationAndFusionResult,
+    result: RegistrationAndFusionResult | LayersResult,
     fixed: Plane,
     moving: Plane,
     initial: Transform | None = None,
+    *,
+    roles: Collection[str] = DEFAULT_ROLES,
 ) -> list[Layer]:
-    """Make the four layers of a finished run, in no viewer yet.
+    """Make the layers of a finished run, in no viewer yet; a worker may do it.
 
     Parameters
     ----------
-    result : RegistrationAndFusionResult
-        For these two planes.
+    result : RegistrationAndFusionResult or LayersResult
+        For these two planes: of `napari_busref.register_and_fuse` at full resolution, or of
+        `napari_busref._napari.stacks.register_layers`.
     fixed, moving : Plane
         Where the layers go (exactly on `fixed`), and how they look.
     initial : Transform, optional
-        Where the run started from; the arrows show what was found beyond it.
+        Where the run started from; the displacement shows what was found beyond it. A
+        `LayersResult` knows it.
+    roles : collection of str
+        Which of `ROLES` to make. ``"fused"`` is left out when nothing was fused.
 
     Returns
     -------
     list of Layer
-        Warped moving image, mask (Labels), fused image and displacement (Vectors), from bottom to
-        top. ``metadata["napari-busref"]`` of each holds ``transform`` (`Transform`), ``quality``
-        (`Quality`), ``parameters``, ``timings``, ``initial``, the names ``fixed`` and ``moving``,
-        and ``role``: what the layer is.
+        From bottom to top: warped moving image, mask (Labels, hidden), fused image, lengths of the
+        displacement (Image with a colour bar), deformed grid (Shapes), arrows (Vectors). Of a
+        stack, the grid is that of the shown plane, all others have all planes.
+        ``metadata["napari-busref"]`` of each holds ``transform`` (`Transform`), ``quality``
+        (`Quality`), ``parameters``, ``timings``, ``versions``, ``initial``, the names ``fixed``
+        and ``moving``, ``axes``, and ``role``: what the layer is. Of a `LayersResult` also
+        ``mode``, ``reading``, ``rescaled`` and ``planes``.
+
+    Raises
+    ------
+    ValueError
+        When a role is none of `ROLES`.
     """
-    registration, fusion = result.registration, result.fusion
-    shared = {
-        "transform": registration.transform,
-        "quality": registration.quality,
-        "parameters": {
-            "registration": dict(registration.parameters),
-            "fusion": dict(fusion.parameters),
-        },
-        "timings": {
-            "registration": dict(registration.timings),
-            "fusion": dict(fusion.timings),
-        },
-        "initial": initial,
-        "fixed": fixed.name,
-        "moving": moving.name,
-        "axes": fixed.axes,
-    }
+    unknown = sorted(set(roles) - set(ROLES))
+    if unknown:
+        raise ValueError(f"roles: got {unknown}, need some of {ROLES}")
+    if not isinstance(result, LayersResult):
+        result = _as_layers_result(result, fixed, moving, initial)
+    shared = _shared_metadata(result, fixed, moving)
 
     def common(role: str, name: str) -> dict[str, Any]:
-        return fixed.spatial | {
+        return {
             "name": name,
             "metadata": {METADATA_KEY: shared | {"role": role, "name": name}},
         }
 
+    makers: dict[str, Callable[[], Layer]] = {
+        "warped": lambda: _warped(result, moving, common("warped", f"{moving.name} warped")),
+        "mask": lambda: _mask(result, common("mask", f"{moving.name} mask")),
+        "fused": lambda: _fused(result, fixed, common("fused", f"{fixed.name} fused")),
+        "magnitude": lambda: _magnitude(
+            result, common("magnitude", f"{moving.name} displacement (px of {fixed.name})")
+        ),
+        "grid": lambda: grid_layer(
+            result.transform,
+            result.initial,
+            axes=result.frame.axes,
+            position=result.frame.shown,
+            **result.frame.spatial,
+            **common("grid", f"{moving.name} deformed grid"),
+        ),
+        "displacement": lambda: _arrows(
+            result, common("displacement", f"{moving.name} displacement")
+        ),
+    }
     return [
-        Image(
-            expand(registration.warped, fixed),
-            rgb=moving.rgb,
-            **moving.display,
-            **common("warped", f"{moving.name} warped"),
-        ),
-        Labels(
-            expand(registration.mask.astype(np.uint8), fixed),
-            opacity=0.35,
-            visible=False,
-            **common("mask", f"{moving.name} mask"),
-        ),
-        Image(
-            expand(fusion.fused, fixed),
-            rgb=fixed.rgb,
-            **fixed.display,
-            **common("fused", f"{fixed.name} fused"),
-        ),
-        displacement_layer(
-            registration.transform,
-            initial,
-            registration.mask,
-            axes=fixed.axes,
-            **common("displacement", f"{moving.name} displacement"),
-        ),
+        makers[role]()
+        for role in ROLES
+        if role in roles and not (role == "fused" and result.fused is None)
     ]
 
 
-def displacement_layer(
-    transform: Transform,
-    initial: Transform | None = None,
-    mask: NDArray[np.bool_] | None = None,
-    *,
-    axes: tuple[int, int] = (0, 1),
-    **kwargs: Any,
-) -> Vectors:
-    """Draw a transform as arrows on a coarse grid of the fixed image, coloured by length.
+def show_field(layers: Sequence[Layer], role: str | None) -> list[Layer]:
+    """Show one of the drawings of the displacement and hide the others.
 
     Parameters
     ----------
-    transform : Transform
-        From fixed to moving pixels.
-    initial : Transform, optional
-        Subtracted: an arrow points from a fixed pixel to the fixed pixel whose content `initial`
-        had put there, in fixed pixels. Left out, it is the identity, and for images of different
-        sizes their equal field of view.
-    mask : ndarray of bool, shape (H, W), optional
-        Arrows are drawn only inside (everywhere, if nothing is inside).
-    axes : tuple of int
-        Layer axes of rows and columns; other dimensions have coordinate 0.
-    **kwargs
-        For `napari.layers.Vectors`; ``scale`` tells the number of dimensions.
+    layers : sequence of Layer
+        For example ``viewer.layers``; layers that are no such drawing are left as they are.
+    role : str or None
+        One of `FIELD_ROLES`; None hides them all.
 
     Returns
     -------
-    Vectors
-        Data (N, 2, ndim); feature ``magnitude`` in fixed pixels. The dense field is
-        ``transform.flow()``.
+    list of Layer
+        Those that are shown now.
+
+    Raises
+    ------
+    ValueError
+        When `role` is none of `FIELD_ROLES`.
     """
-    start, projection = _arrows(transform, initial, mask)
-    ndim = len(kwargs.get("scale", (1, 1)))
-    data = np.zeros((len(start), 2, ndim), np.float32)
-    data[:, 0, list(axes)] = start
-    data[:, 1, list(axes)] = projection
-    magnitude = np.hypot(*projection.T)
-    return Vectors(
-        data,
-        features={"magnitude": magnitude},
-        edge_color="magnitude",
-        edge_colormap="turbo",
-        edge_contrast_limits=_magnitude_limits(magnitude),
-        edge_width=max(1.5, max(transform.fixed_shape) / 250),
-        vector_style="arrow",
-        opacity=0.9,
-        **kwargs,
-    )
+    if role is not None and role not in FIELD_ROLES:
+        raise ValueError(f"role: got {role!r}, need one of {FIELD_ROLES} or None")
+    drawings = [layer for layer in layers if _knowledge(layer).get("role") in FIELD_ROLES]
+    for layer in drawings:
+        layer.visible = _knowledge(layer)["role"] == role
+    return [layer for layer in drawings if layer.visible]
 
 
 def update_layers(layers: MutableSequence[Layer], new: Sequence[Layer]) -> list[Layer]:
@@ -198,29 +202,150 @@ def update_layers(layers: MutableSequence[Layer], new: Sequence[Layer]) -> list[
     return placed
 
 
-def _arrows(
-    transform: Transform, initial: Transform | None, mask: NDArray[np.bool_] | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Starts and projections, both (N, 2), in fixed pixels."""
-    shapes = transform.fixed_shape, transform.moving_shape
-    if initial is None:
-        initial = Transform.equal_field_of_view(*shapes)
-    step = max(4.0, max(transform.fixed_shape) / _ARROWS_ALONG_LONG_SIDE)
-    counts = [max(1, round(size / step)) for size in transform.fixed_shape]
-    ticks = [
-        ((np.arange(count) + 0.5) * (size / count) - 0.5).round()  # the middles of equal cells
-        for count, size in zip(counts, transform.fixed_shape, strict=True)
-    ]
-    start = np.stack(np.meshgrid(*ticks, indexing="ij"), -1).reshape(-1, 2)
-    if mask is not None:
-        inside = mask[tuple(start.astype(int).T)]
-        start = start[inside] if inside.any() else start
-    projection = initial.points(transform.points(start), inverse=True) - start
-    return start, projection
+def _as_layers_result(
+    result: RegistrationAndFusionResult,
+    fixed: Plane,
+    moving: Plane,
+    initial: Transform | None,
+) -> LayersResult:
+    """A result at full resolution, of one pair of planes."""
+    frame = plane_frame(fixed, moving)
+    registration, fusion = result.registration, result.fusion
+    transform = Rescaled.of(registration.transform)
+    return LayersResult(
+        registration=registration,
+        fusion=fusion,
+        quality=registration.quality,
+        mode="plane",
+        frame=frame,
+        initial=initial,
+        fixed_grid=transform.fixed,
+        moving_grid=transform.moving,
+        transform=transform,
+        planes={frame.shown: PlaneResult(transform, registration.quality, registration.mask)},
+        warped=np.expand_dims(registration.warped, frame.hidden),
+        fused=np.expand_dims(fusion.fused, frame.hidden),
+        fused_grid=transform.fixed,
+        fused_frame=frame,
+    )
 
 
-def _magnitude_limits(magnitude: NDArray[np.float64]) -> tuple[float, float]:
-    return 0.0, max(float(magnitude.max(initial=0.0)), 1e-3)
+def _shared_metadata(result: LayersResult, fixed: Plane, moving: Plane) -> dict[str, Any]:
+    registration, fusion = result.registration, result.fusion
+    whole = result.transform
+    shared: dict[str, Any] = {
+        # what is too large at full resolution is kept as it was found
+        "transform": whole.full() if whole.fits else whole.transform,
+        "quality": result.quality,
+        "parameters": {
+            "registration": dict(registration.parameters),
+            "fusion": {} if fusion is None else dict(fusion.parameters),
+        },
+        "timings": {
+            "registration": dict(registration.timings),
+            "fusion": {} if fusion is None else dict(fusion.timings),
+        },
+        "versions": {name: package_version(name) for name in ("napari-busref", "napari", "torch")},
+        "initial": result.initial,
+        "fixed": fixed.name,
+        "moving": moving.name,
+        "axes": result.frame.axes,
+    }
+    if result.reading:
+        shared |= {
+            "mode": result.mode,
+            "reading": result.reading,
+            "rescaled": whole,
+            "planes": result.planes,
+            "cancelled": result.cancelled,
+        }
+    return shared
+
+
+def _warped(result: LayersResult, moving: Plane, common: dict[str, Any]) -> Image:
+    data = result.warped
+    levels = isinstance(data, list)
+    if levels and len(data) == 1:
+        data, levels = data[0], False
+    return Image(
+        data,
+        rgb=moving.rgb,
+        multiscale=levels,
+        **moving.display,
+        **result.frame.spatial,
+        **common,
+    )
+
+
+def _mask(result: LayersResult, common: dict[str, Any]) -> Labels:
+    frame, grid = result.frame, result.fixed_grid
+    sizes = frame.sizes_on(grid)
+    data: Any
+    if len(result.planes) == 1 and result.mode != "each":
+        (found,) = result.planes.values()
+        data = np.expand_dims(found.mask.astype(np.uint8), frame.hidden)
+        if data.shape != sizes:  # one mask for all planes
+            data = da.broadcast_to(da.from_array(data), sizes)
+    else:
+        data = np.zeros(sizes, np.uint8)
+        for position, found in result.planes.items():
+            data[_at(position, frame.hidden, len(sizes))] = found.mask
+    return Labels(data, opacity=0.35, visible=False, **frame.spatial_on(grid), **common)
+
+
+def _fused(result: LayersResult, fixed: Plane, common: dict[str, Any]) -> Image:
+    return Image(
+        result.fused,
+        rgb=fixed.rgb,
+        **fixed.display,
+        **result.fused_frame.spatial_on(result.fused_grid),
+        **common,
+    )
+
+
+def _magnitude(result: LayersResult, common: dict[str, Any]) -> Image:
+    frame = result.frame
+    lengths, grid = magnitude(result.transform, result.initial)
+    sizes, longest = frame.sizes_on(grid), float(lengths.max())
+    data: Any = np.expand_dims(lengths, frame.hidden)
+    if result.mode == "each":
+        data = np.zeros(sizes, np.float32)
+        for position, found in result.planes.items():
+            plane, _ = magnitude(found.transform, result.initial)
+            data[_at(position, frame.hidden, len(sizes))] = plane
+        longest = float(data.max())
+    elif data.shape != sizes:
+        data = da.broadcast_to(da.from_array(data), sizes)
+    return magnitude_layer(data, longest, **frame.spatial_on(grid), **common)
+
+
+def _arrows(result: LayersResult, common: dict[str, Any]) -> Vectors:
+    frame = result.frame
+    (shown, first), *others = result.planes.items()
+    planes = [(position, found.transform, found.mask) for position, found in others]
+    if result.mode == "one":
+        planes = [
+            (position, first.transform, first.mask)
+            for position in frame.pairs
+            if position != shown
+        ]
+    return displacement_layer(
+        first.transform,
+        result.initial,
+        first.mask,
+        axes=frame.axes,
+        position=shown,
+        others=planes,
+        **frame.spatial,
+        **common,
+    )
+
+
+def _at(position: tuple[int, ...], hidden: tuple[int, ...], ndim: int) -> tuple[Any, ...]:
+    index: list[Any] = [slice(None)] * ndim
+    for axis, number in zip(hidden, position, strict=True):
+        index[axis] = number
+    return tuple(index)
 
 
 def _knowledge(layer: Layer) -> dict[str, Any]:
@@ -244,6 +369,9 @@ def _fits(old: Layer, new: Layer) -> bool:
         old.__class__ is new.__class__  # type() would see napari's proxy of a layer
         and old.ndim == new.ndim
         and getattr(old, "rgb", None) == getattr(new, "rgb", None)
+        and getattr(old, "multiscale", None) == getattr(new, "multiscale", None)
+        # napari offers no way to give paths new features and colours at once
+        and not isinstance(new, Shapes)
     )
 
 
