@@ -10,6 +10,7 @@ from kornia.filters import laplacian
 from torch import Tensor, nn
 
 from napari_busref.models.bus import Bus
+from napari_busref.models.whole import largest_of, mean_of, over_image
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ class Gaf(nn.Module):
     of its own MLP; output convolutions and tanh give the fused image.
     """
 
+    stride = Bus.stride
+    #: Bus: 7 px down, 64 in R1..R4, 14 up, 7 as its cells of 8 px are not centred on every pixel;
+    #: then extractor 2, attention 4, pooling 1, output 3.
+    reach = 7 + 64 + 14 + 7 + 2 + 4 + 1 + 3
+
     def __init__(self, config: GafConfig | None = None) -> None:
         super().__init__()
         self.config = config or GafConfig()
@@ -112,8 +118,10 @@ class Gaf(nn.Module):
         """Fuse ``visible`` and ``infrared`` (B, 1, H, W) in [0, 1] -> (B, 1, H, W) in [0, 1]."""
         v, v_high, v_low = self.features(visible)
         r, r_high, r_low = self.features(infrared)
-        high_v, high_r = self.high(v_high.amax((2, 3)), r_high.amax((2, 3)))
-        low_v, low_r = self.low(v_low.mean((2, 3)), r_low.mean((2, 3)))
+        highest = largest_of(v_high), largest_of(r_high)
+        pooled = over_image(*highest, mean_of(v_low), mean_of(r_low))
+        high_v, high_r = self.high(*pooled[:2])
+        low_v, low_r = self.low(*pooled[2:])
         mixed = torch.cat(
             [v, r, high_v * v_high + high_r * r_high, low_v * v_low + low_r * r_low], 1
         )
