@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STAGES", "run"]
 
-STAGES = ("bus", "gaf", "registration", "matcher", "superfusion", "field")
+STAGES = ("bus", "gaf", "registration", "matcher", "superfusion", "likelihood")
 """The stages, in the order in which they build on each other."""
 
 
