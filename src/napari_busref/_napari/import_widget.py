@@ -204,7 +204,10 @@ class ImportTransform(QWidget):
         if self.start.value:
             keep_start(moving, fixed_plane, moving_plane, transform)
         kind = "an affine" if transform.displacement is None else "a displacement field"
-        self.status.setText(f"{kind} from {moving_plane.name} to {fixed_plane.name}: {layer.name}")
+        self.status.setText(
+            f"Read {kind} between {moving_plane.name} and {fixed_plane.name}: "
+            f"it is in the layer {layer.name}"
+        )
 
     def _failed(self, error: BaseException) -> None:
         message = error_text(error)
