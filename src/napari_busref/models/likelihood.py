@@ -88,33 +88,37 @@ class Likelihood(nn.Module):
         """The configuration as plain values, for the card."""
         return dict(self._settings)
 
-    def forward(self, fixed: Local, moving: Local) -> Tensor:
+    def forward(self, fixed: Local, moving: Local, every: int = 1) -> Tensor:
         """Log-likelihoods, up to a constant for each block.
 
         Parameters
         ----------
         fixed, moving : Local
             Of one size.
+        every : int
+            Answer only for every so many blocks along rows and columns, beginning with the first:
+            neighbours look at much the same pixels.
 
         Returns
         -------
         Tensor
-            (B, (2 radius + 1)**2, H / 8, W / 8), float32; row offsets outermost. The offset is
-            where the block's content lies in ``moving``, relative to the block.
+            (B, (2 radius + 1)**2, rows, cols), float32, of the blocks asked for; row offsets
+            outermost. The offset is where the block's content lies in ``moving``, relative to the
+            block.
         """
-        correlations = self.correlations(fixed, moving)
+        correlations = self.correlations(fixed, moving, every)
         rows, cols = correlations.shape[-2:]
         flat = correlations.flatten(3)  # (B, K, offsets, blocks)
-        seen = torch.cat([flat.mean(2), flat.std(2), flat.amax(2)], 1).unflatten(2, (rows, cols))
-        gain, shift = self.context(seen).flatten(2)[:, :, None].chunk(2, 1)
+        seen = torch.cat([flat.mean(2), flat.std(2), flat.amax(2)], 1)[..., None]
+        gain, shift = self.context(seen)[..., 0][:, :, None].chunk(2, 1)
         # the modalities' contrasts may be opposite
         x = torch.cat([flat, flat[:, ::_KINDS].abs()], 1)
         x = F.relu(self.enter(x) * (1 + gain) + shift)
         x = F.relu(self.inner(x))
         return self.leave(x)[:, 0].unflatten(2, (rows, cols)).float()
 
-    def correlations(self, fixed: Local, moving: Local) -> Tensor:
-        """(B, kinds * reaches, offsets, H / 8, W / 8), the reaches outermost."""
+    def correlations(self, fixed: Local, moving: Local, every: int = 1) -> Tensor:
+        """(B, kinds * reaches, offsets, rows, cols), the reaches outermost."""
         rows, cols = (n // self.block for n in fixed.known.shape[-2:])
         windows = [
             block_correlation(first, second, self.block, self.radius)
@@ -132,7 +136,7 @@ class Likelihood(nn.Module):
         x = torch.stack(windows, 1).flatten(3).transpose(2, 3)
         x = _GAIN * x.flatten(1, 2).unflatten(2, (rows, cols))
         pooled = [
-            x if reach == 1 else F.avg_pool2d(x, reach, 1, reach // 2, count_include_pad=False)
+            F.avg_pool2d(x, reach, every, reach // 2, count_include_pad=False)
             for reach in _REACHES
         ]
         return torch.cat([p.unflatten(1, (_KINDS, -1)) for p in pooled], 1)
@@ -186,31 +190,31 @@ def block_correlation(fixed: Tensor, moving: Tensor, block: int, radius: int) ->
         beyond its border.
     """
     side, reach = block + 2 * radius, 2 * radius + 1
-    channels = fixed.shape[1]
-
-    def cut(image: Tensor, size: int, padding: int) -> Tensor:
-        patches = F.unfold(image, size, stride=block, padding=padding)
-        return patches.transpose(1, 2).unflatten(2, (channels, size, size))
-
-    spectrum = torch.fft.rfft2(cut(fixed, block, 0), (side, side)).conj()
-    product = (torch.fft.rfft2(cut(moving, side, radius)) * spectrum).sum(2)
+    spectrum = torch.fft.rfft2(_patches(fixed, block, block), (side, side)).conj()
+    product = (torch.fft.rfft2(_patches(_padded(moving, radius), side, block)) * spectrum).sum(2)
     return torch.fft.irfft2(product, (side, side))[..., :reach, :reach] / block**2
 
 
 def cell_windows(fixed: Tensor, moving: Tensor, block: int, radius: int) -> Tensor:
     """What `block_correlation` gives, for many channels: by products of matrices."""
     side, reach = block + 2 * radius, 2 * radius + 1
-    batch, size, height, width = fixed.shape
-    rows, cols = height // block, width // block
-    own = F.unfold(fixed, block, stride=block).view(batch, size, block * block, rows * cols)
-    around = F.unfold(moving, side, stride=block, padding=radius)
-    around = around.view(batch, size, side * side, rows * cols).permute(0, 3, 1, 2)
-    product = own.permute(0, 3, 2, 1) @ around
-    product = product.view(batch, rows * cols, block, block, side, side)
+    own = _patches(fixed, block, block).flatten(3)
+    around = _patches(_padded(moving, radius), side, block).flatten(3)
+    product = (own.transpose(2, 3) @ around).unflatten(3, (side, side)).unflatten(2, (block, block))
     # cell (i, j) with offset (y, x) stands at row i + y, column j + x of the surroundings
     *outer, of_i, of_j, of_y, of_x = product.stride()
     window = product.as_strided(
-        (batch, rows * cols, block, block, reach, reach),
+        (*product.shape[:2], block, block, reach, reach),
         (*outer, of_i + of_y, of_j + of_x, of_y, of_x),
     )
     return window.mean((2, 3))
+
+
+def _padded(image: Tensor, by: int) -> Tensor:
+    return F.pad(image, (by, by, by, by))
+
+
+def _patches(image: Tensor, side: int, step: int) -> Tensor:
+    """Squares of (B, C, H, W), every ``step`` pixels: (B, N, C, side, side)."""
+    patches = image.unfold(2, side, step).unfold(3, side, step)
+    return patches.permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
