@@ -59,9 +59,7 @@ FusionModel = Annotated[
 Task = Annotated[str, typer.Option(help=f"What kind of pair to fuse: {', '.join(TASKS)}.")]
 Infrared = Annotated[
     float,
-    typer.Option(
-        help="What leads the brightness of large areas: 0 FIXED, 1 MOVING, 0.5 what the model made."
-    ),
+    typer.Option(help="What leads in large areas: 0 FIXED, 1 MOVING, 0.5 what the model made."),
 ]
 Detail = Annotated[
     float, typer.Option(help="Fine detail: 0 none, 0.5 what the model made, 1 twice as much.")
