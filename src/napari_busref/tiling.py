@@ -158,9 +158,10 @@ def run_tiles(
     from napari_busref.models.whole import Ledger, Unfinished
 
     shape = visible.shape[0], visible.shape[1]
-    tiles = cut(shape, size, module.reach, getattr(module, "stride", 1))
+    stride = getattr(module, "stride", 1)
+    tiles = cut(shape, size, module.reach, stride)
     fused = np.empty(shape, np.float32)
-    ledger = Ledger()
+    ledger = Ledger(stride)
     number, again = 0, True
     while again:
         # how many passes there will be is not known: each takes half of what is left

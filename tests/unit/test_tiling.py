@@ -29,7 +29,7 @@ def textures(shape=SHAPE, smooth=2.0):
 class Attention(nn.Module):
     """Global in every way there is: two sums after each other, on features at half the size."""
 
-    reach, stride = 12, 2
+    reach, stride = 20, 4
 
     def __init__(self):
         super().__init__()
@@ -42,7 +42,8 @@ class Attention(nn.Module):
     def forward(self, visible, infrared):
         self.calls += 1
         height, width = visible.shape[-2:]
-        pair = F.pad(torch.cat([visible, infrared], 1), (0, width % 2, 0, height % 2), "replicate")
+        margin = (0, -width % 4, 0, -height % 4)
+        pair = F.pad(torch.cat([visible, infrared], 1), margin, "replicate")
         x = self.down(pair)
         mean, square = over_image(mean_of(x), mean_of(x * x))  # instance norm
         spread = (square - mean**2).clamp_min(1e-6).sqrt()
@@ -110,6 +111,18 @@ def test_sums_over_the_image_are_those_of_the_whole():
     with torch.no_grad():
         part = model(*(torch.tensor(i[:96, :96])[None, None] for i in (visible, infrared)))
     assert np.abs(part[0, 0, :60, :60].numpy() - whole[:60, :60]).max() > 1e-2
+
+
+def test_features_that_do_not_divide_a_tile_are_refused():
+    class Uneven(nn.Module):
+        reach, stride = 0, 1
+
+        def forward(self, visible, infrared):
+            (mean,) = over_image(mean_of(F.avg_pool2d(visible, 3)))
+            return visible * mean[..., None, None]
+
+    with pytest.raises(ValueError, match=r"need.* a larger stride"):
+        fuse(*textures(), model=Uneven(), tile=100, device="cpu")
 
 
 def test_too_small_a_reach_would_show():

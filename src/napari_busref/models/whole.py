@@ -106,9 +106,16 @@ class Unfinished(Exception):
 
 
 class Ledger:
-    """Values of the whole image that are known so far, and those being added up."""
+    """Values of the whole image that are known so far, and those being added up.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    stride : int
+        Of the network, see `napari_busref.tiling`.
+    """
+
+    def __init__(self, stride: int = 1) -> None:
+        self._stride = stride
         self._known: list[list[Tensor]] = []
         self._sums: list[Tensor] = []
         self._pixels: list[int] = []
@@ -179,18 +186,24 @@ class Ledger:
                 self._pixels[i] += part.pixels
 
     def _at_resolution(self, part: Part) -> Core:
-        """The core in pixels of the features, which may be coarser than the image."""
+        """The core in pixels of the features, which may be coarser than the image.
+
+        Where the tile ends with the image the features may reach further, because the network
+        pads to a multiple of its stride; all of that belongs to the core.
+        """
         found = []
         for size, length, core in zip(
             self._shape, part.features[0].shape[-2:], self._core, strict=True
         ):
-            step = round(size / length)
-            if -(-size // step) != length or core.start % step:
+            step = max(round(size / length), 1)
+            ends = core.stop == size
+            fits = 0 <= length * step - size < self._stride and core.start % step == 0
+            if not fits or (core.stop % step and not ends):
                 raise ValueError(
-                    f"features of {length} pixels do not divide a tile of {size} pixels that "
-                    f"begins at {core.start}; the network needs a larger stride"
+                    f"features of {length} pixels do not divide a tile of {size} pixels, of which "
+                    f"{core.start} to {core.stop} count; the network needs a larger stride"
                 )
-            found.append(slice(core.start // step, -(-core.stop // step)))
+            found.append(slice(core.start // step, length if ends else core.stop // step))
         return found[0], found[1]
 
 
