@@ -111,7 +111,7 @@ def runner(
             clear_frames(error.__traceback__)  # they hold tensors for as long as the error lives
             raise MemoryError(
                 f"not enough memory on {found.device} for images of this size; use "
-                'device="cpu" or smaller images'
+                'device="cpu", smaller images or, to fuse, smaller tiles'
             ) from error
         raise
     finally:
