@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+PRECISIONS = ("float32", "bfloat16")
+"""What a network may compute with."""
+
+
 @dataclass(frozen=True)
 class Runner:
     """A network that is ready to be called.
@@ -53,19 +57,30 @@ class Runner:
 
 @contextmanager
 def runner(
-    model: str | os.PathLike[str] | nn.Module, kind: str, device: str | torch.device
+    model: str | os.PathLike[str] | nn.Module,
+    kind: str,
+    device: str | torch.device,
+    precision: str = "float32",
 ) -> Iterator[Runner]:
     """Load a model, run the body without gradients, and release the device's memory.
+
+    With the precision ``"bfloat16"`` torch's autocast rounds what convolutions and matrix products
+    read; the weights stay as they are.
 
     A module given as `model` is used where it is when `device` is ``"auto"``, else moved there;
     it is back in its own training mode afterwards.
 
     Raises
     ------
+    ValueError
+        For an unknown precision.
     MemoryError
         When the device runs out of memory in the body.
     """
     import torch
+
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: got {precision!r}, accepted: {', '.join(PRECISIONS)}")
 
     modes: dict[nn.Module, bool] = {}
     if isinstance(model, torch.nn.Module):
@@ -86,14 +101,17 @@ def runner(
             "torch.nn.Module"
         )
     try:
-        with torch.inference_mode():
+        rounded = torch.autocast(
+            target.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False
+        )
+        with torch.inference_mode(), rounded:
             yield found
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
             clear_frames(error.__traceback__)  # they hold tensors for as long as the error lives
             raise MemoryError(
                 f"not enough memory on {found.device} for images of this size; use "
-                'device="cpu" or smaller images'
+                'device="cpu", smaller images or, to fuse, smaller tiles'
             ) from error
         raise
     finally:

@@ -139,6 +139,7 @@ def evaluate_fusion(
     device: str | torch.device = "auto",
     controls: bool = True,
     limit: int | None = None,
+    pairs: Sequence[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]] | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> list[Row]:
@@ -155,6 +156,9 @@ def evaluate_fusion(
         As for `evaluate_registration`.
     controls : bool
         Also measure `FUSION_CONTROLS`.
+    pairs : sequence of (name, infrared, visible), optional
+        Measure these, uint8 (H, W) and (H, W, 3), and not what is stored; `dataset` only names
+        them then.
 
     Returns
     -------
@@ -177,10 +181,10 @@ def evaluate_fusion(
     reporter = Reporter(progress, cancel)
     reporter.step("loading models and pairs", 0.0)
     runners = _load(wanted, "fusion", device)
-    pairs = _pairs(dataset, data_root, split, limit)
+    aligned = _pairs(dataset, data_root, split, limit) if pairs is None else pairs[:limit]
     rows: list[Row] = []
-    total = len(pairs) * (len(runners) + len(sources))
-    for name, infrared, visible in pairs:
+    total = len(aligned) * (len(runners) + len(sources))
+    for name, infrared, visible in aligned:
         grey = np.rint(visible @ _BT601).astype(np.uint8)
         everywhere = np.ones(grey.shape, bool)
         for label, module in runners:

@@ -42,7 +42,10 @@ def register_and_fuse(
     moving: ArrayLike,
     *,
     model: str | os.PathLike[str] | nn.Module = "auto",
-    fusion_model: str | os.PathLike[str] | nn.Module = "gaf",
+    fusion_model: str | os.PathLike[str] | nn.Module | None = None,
+    task: str = "infrared-visible",
+    infrared: float = 0.5,
+    detail: float = 0.5,
     search: Literal["near", "wide", "none"] | None = None,
     refine: Literal["dense", "affine", "none"] | None = None,
     transform: Literal["affine", "homography"] = "affine",
@@ -61,7 +64,9 @@ def register_and_fuse(
         The infrared image.
     model : str, path or torch.nn.Module
         For the registration, see `napari_busref.register`.
-    fusion_model : str, path or torch.nn.Module
+    fusion_model : str, path or torch.nn.Module, optional
+        For the fusion, ``model`` of `napari_busref.fuse`.
+    task, infrared, detail
         For the fusion, see `napari_busref.fuse`.
     search, refine, transform, initial
         For the registration, see `napari_busref.register`.
@@ -100,6 +105,9 @@ def register_and_fuse(
         fixed,
         registration.warped,
         model=fusion_model,
+        task=task,
+        infrared=infrared,
+        detail=detail,
         device=device,
         mask=registration.mask,
         progress=reporter.part(0.7, 1.0).step,

@@ -121,7 +121,7 @@ class FakePipeline:
             raise self.error
         return self.result(fixed, moving, options["initial"], stopped)
 
-    def fuse(self, fixed, moving, *, model, device, mask, progress=None, cancel=None):
+    def fuse(self, fixed, moving, *, model, progress=None, cancel=None, **options):
         from napari_busref.fusion import FusionResult
 
         progress_module.Reporter(progress, cancel).step("fusing", 0.5)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import napari_busref
+from napari_busref import ImageGrid, read_image, read_transform, write_transform
 from napari_busref.transform import Transform
 
 KEY = "napari-busref"
@@ -26,23 +27,134 @@ def test_samples_open_and_are_guessed_right(viewer, panel, key):
     assert truth.moving_shape == moving.data.shape[:2]
 
 
-def test_a_transform_goes_through_the_menus_and_back(viewer, panel, fake, qtbot, tmp_path):
-    viewer.add_image(np.zeros((24, 36), np.uint8), name="vis", scale=(2, 3))
-    viewer.add_image(np.ones((24, 36), np.uint8), name="ir", scale=(2, 3))
+@pytest.fixture
+def pair(viewer):
+    """A fixed and a moving layer in micrometres, and the transform between them."""
+    fixed = viewer.add_image(
+        np.arange(24 * 36, dtype=np.uint8).reshape(24, 36),
+        name="vis",
+        scale=(2, 3),
+        translate=(5, -7),
+        units=("um", "um"),
+    )
+    moving = viewer.add_image(
+        np.ones((12, 18), np.uint8), name="ir", scale=(4, 6), units=("um", "um")
+    )
+    field = np.random.default_rng(0).normal(size=(2, 24, 36))
+    affine = [[0.5, 0.05, 0.5], [-0.05, 0.5, 1.0], [0, 0, 1]]
+    return fixed, moving, Transform(affine, field, fixed_shape=(24, 36), moving_shape=(12, 18))
+
+
+GRIDS = {
+    "fixed": ImageGrid((24, 36), (2.0, 3.0), (5.0, -7.0), unit="um"),
+    "moving": ImageGrid((12, 18), (4.0, 6.0), unit="um"),
+}
+
+
+def drop(viewer, path):
+    """Drop a file onto the canvas, as from a file browser."""
+    from qtpy.QtCore import QMimeData, QPoint, Qt, QUrl
+    from qtpy.QtGui import QDropEvent
+    from qtpy.QtWidgets import QApplication
+
+    data = QMimeData()
+    data.setUrls([QUrl.fromLocalFile(str(path))])
+    event = QDropEvent(
+        QPoint(5, 5).toPointF(),
+        Qt.DropAction.CopyAction,
+        data,
+        Qt.MouseButton.LeftButton,
+        Qt.KeyboardModifier.NoModifier,
+    )
+    (target,) = (one for one in QApplication.allWidgets() if type(one).__name__ == "QtViewer")
+    target.dropEvent(event)
+
+
+def test_transforms_go_through_open_save_and_drop(viewer, pair, tmp_path, notes):
+    fixed, _, transform = pair
+    path = tmp_path / "pair.busref.h5"
+    write_transform(path, transform, **GRIDS, metadata={"fixed": "vis", "moving": "ir"})
+    (opened,) = viewer.open(path, plugin=None)
+    drop(viewer, path)
+    assert len(viewer.layers) == 4
+    for layer in (opened, viewer.layers[-1]):
+        assert layer.metadata[KEY]["transform"] == transform
+        np.testing.assert_allclose(layer.data_to_world((3, 4)), fixed.data_to_world((3, 4)))
+        assert layer.units == fixed.units
+    for name in ("a.busref.h5", "a.tfm", "a.nrrd", "a.nii.gz", "a.csv"):
+        if name not in ("a.busref.h5", "a.csv"):
+            pytest.importorskip("SimpleITK")
+        assert opened.save(str(tmp_path / name)) == [str(tmp_path / name)]
+        found = read_transform(tmp_path / name, **GRIDS).transform
+        wanted = transform.points((3, 4))
+        if name == "a.csv":
+            wanted = (transform.affine @ (3, 4, 1))[:2]
+        np.testing.assert_allclose(found.points((3, 4)), wanted, atol=1e-4)
+    assert read_transform(tmp_path / "a.busref.h5").moving == GRIDS["moving"]
+    assert [text for severity, text in notes if "displacement field is left out" in text]
+
+
+def test_results_are_saved_with_their_grids(viewer, pair, panel, fake, qtbot, tmp_path):
     with qtbot.waitSignal(panel.idle, timeout=30_000):
         panel.run()
+    transform = panel.result.registration.transform
     for name in ("ir displacement", "ir warped"):
         path = tmp_path / f"{name}.busref.h5"
         layer = viewer.layers[name]
         assert layer.save(str(path), plugin="napari-busref") == [str(path)]
-        assert Transform.load(path) == panel.result.registration.transform
+        stored = read_transform(path)
+        assert stored.transform == transform
+        assert stored.fixed == GRIDS["fixed"]
     (opened,) = viewer.open(tmp_path / "ir displacement.busref.h5", plugin="napari-busref")
     original = viewer.layers["ir displacement"]
     assert opened != original
     np.testing.assert_array_equal(opened.scale, (2, 3))
     np.testing.assert_allclose(opened.data, original.data, atol=1e-4)
-    assert opened.metadata[KEY]["transform"] == panel.result.registration.transform
     assert opened.metadata[KEY]["quality"] == panel.result.registration.quality
+    image = tmp_path / "warped.ome.tif"
+    assert viewer.layers["ir warped"].save(str(image)) == [str(image)]
+    found = read_image(image)
+    np.testing.assert_array_equal(found.data, viewer.layers["ir warped"].data)
+    assert (found.metadata["spacing"], found.metadata["unit"]) == ((2.0, 3.0), "µm")
+
+
+def test_import_panel(viewer, pair, tmp_path, notes):
+    from napari_busref._napari.start import START_KEY
+
+    fixed, moving, transform = pair
+    _, panel = viewer.window.add_plugin_dock_widget("napari-busref", "Import transform")
+    assert (panel.fixed.value, panel.moving.value) == (fixed, moving)
+    panel.fixed.value = moving  # never the same twice
+    assert (panel.fixed.value, panel.moving.value) == (moving, fixed)
+    panel.fixed.value = fixed
+    assert not panel.run()
+    assert "choose the transform file" in panel.status.text()
+    (tmp_path / "bad.tfm").write_text("hello")
+    panel.path.value = tmp_path / "bad.tfm"
+    assert panel.run()
+    panel.wait()
+    assert "no ITK transform" in panel.status.text() and len(viewer.layers) == 2
+    assert [text for severity, text in notes if severity == "error"]
+    path = write_transform(tmp_path / "a.tfm", transform, **GRIDS, affine_only=True)
+    panel.path.value, panel.start.value = path, True
+    assert panel.run()
+    panel.wait()
+    layer = viewer.layers[-1]
+    found = layer.metadata[KEY]["transform"]
+    np.testing.assert_allclose(found.affine, transform.affine, atol=1e-9)
+    np.testing.assert_allclose(layer.data_to_world((3, 4)), fixed.data_to_world((3, 4)))
+    assert moving.metadata[START_KEY]["transform"] == found
+    # a layer goes away while the file is read, and then the panel does
+    assert panel.run()
+    viewer.layers.remove(moving)
+    panel.wait()
+    assert len(viewer.layers) == 3
+    assert not panel.run()
+    assert "open the two images" in panel.status.text()
+    viewer.add_image(np.ones((12, 18), np.uint8), name="ir 2")
+    assert panel.run()
+    viewer.window.remove_dock_widget(panel)
+    panel.deleteLater()
 
 
 def test_a_file_of_another_program_is_refused_in_words(viewer, tmp_path):

@@ -193,6 +193,7 @@ def test_a_run_adds_four_layers_on_the_fixed_one(viewer, panel, pair, fake, qtbo
         assert known["transform"] == panel.result.registration.transform
         assert known["quality"].score == 0.9
         assert known["parameters"]["fusion"] == {"model": "fake"}
+        assert known["versions"]["napari-busref"]
         assert known["timings"]["registration"] == {"network": 0.01}
     assert warped.colormap.name == "inferno"
     assert tuple(warped.contrast_limits) == (10, 150)
@@ -325,12 +326,20 @@ def test_outputs_and_new_layers_and_undo(viewer, panel, pair, fake, qtbot):
     assert not panel.quality.isVisibleTo(panel)
     assert not panel.undo_button.isEnabled()
 
-    panel.settings = Settings(mask=False, fused=False, results="add")
+    panel.settings = Settings(mask=False, fused=False, displacement="grid", results="add")
     run_to_the_end(panel, qtbot)
-    assert names(viewer)[7:] == ["ir warped [1]", "ir displacement [1]"]
+    assert names(viewer)[7:] == ["ir warped [1]", "ir deformed grid"]
     assert "fusion_model" not in fake.calls[-1]
     assert panel.result.fusion is None
-    viewer.layers.remove("ir displacement [1]")  # is not brought back
+    drawn = panel.advanced.controls["displacement"]
+    drawn.value = "lengths"  # without another run
+    lengths = viewer.layers[-1]
+    assert lengths.name.startswith("ir displacement (px")
+    assert float(lengths.data.max()) == pytest.approx(4.0)
+    assert [layer.visible for layer in (arrows, viewer.layers[-2], lengths)] == [0, 0, 1]
+    drawn.value = "none"
+    assert not lengths.visible
+    viewer.layers.remove("ir warped [1]")  # is not brought back
     panel.undo()
     assert viewer.layers[-1] == mine
 
@@ -344,7 +353,7 @@ def test_outputs_and_new_layers_and_undo(viewer, panel, pair, fake, qtbot):
     assert names(viewer) == ["vis", *RESULTS, "mine", "ir"]
     assert viewer.layers["ir warped"] == warped
 
-    panel.settings = Settings(warped=False, mask=False, displacement=False, fused=False)
+    panel.settings = Settings(warped=False, mask=False, displacement="none", fused=False)
     assert not panel.run()
     assert "no output is chosen" in panel.quality.text()
 
@@ -414,6 +423,32 @@ def test_layers_that_do_not_overlap_are_refused(viewer, panel, pair, fake, notes
     assert "'ir' and 'vis' do not overlap" in notes[-1][1]
     assert not fake.calls
     assert not panel.running
+
+
+def test_planes_of_a_stack_and_labels_as_masks(viewer, panel, fake, notes, qtbot):
+    planes = panel.advanced.controls["planes"]
+    viewer.add_image(picture((24, 36)), name="vis")
+    assert not planes.enabled
+    viewer.add_image(picture((3, 24, 36), seed=1), name="ir")
+    assert planes.enabled
+    labels = viewer.add_labels(np.zeros((24, 36), int), name="part")
+    labels.data[:, :20] = 1
+    assert panel.fixed_mask.choices == (None, labels)
+    assert panel.moving_mask.value is None
+    panel.settings = Settings(planes="one")
+    panel.fixed_mask.value = labels
+    run_to_the_end(panel, qtbot)
+    assert panel.result is not None, panel.quality.text()
+    assert panel.result.mode == "one"
+    np.testing.assert_array_equal(fake.calls[0]["fixed_mask"], labels.data > 0)
+    assert fake.calls[0]["moving_mask"] is None
+    assert viewer.layers["ir warped"].data.shape == (3, 24, 36)
+    assert panel.fixed_mask.choices == (None, labels)  # not the mask that a run made
+    labels.data = np.zeros((24, 36), int)
+    run_to_the_end(panel, qtbot)
+    assert "'part' marks nothing" in notes[-1][1]
+    viewer.layers.remove(labels)
+    assert panel.fixed_mask.value is None
 
 
 # -- stopping ---------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import tifffile
 from typer.testing import CliRunner, Result
 
 from napari_busref.cli import app
+from napari_busref.fusion import fuse as fuse_images
 from napari_busref.io import read_image, write_image
 from napari_busref.progress import check
 from napari_busref.registration import RegistrationResult, register
@@ -162,6 +163,36 @@ def test_folders_go_on_after_a_bad_pair(
     assert set(rows) == {"a", "b"}
     assert rows["a"]["status"] == "failed" and "TIF" in rows["a"]["message"]
     assert rows["b"]["status"] in ("ok", "doubtful") and float(rows["b"]["overlap"]) == 1
+
+
+def test_fuse_from_a_transform_with_emphasis_and_tiles(
+    tmp_path: Path, files: tuple[Path, Path], images: tuple[np.ndarray, np.ndarray]
+) -> None:
+    shift = Transform(
+        [[1, 0, 3], [0, 1, -5], [0, 0, 1]], fixed_shape=(48, 64), moving_shape=(48, 64)
+    )
+    shift.save(tmp_path / "pair.busref.h5")
+    wanted = {"infrared": 0.9, "detail": 0.2, "task": "medical"}
+    options = [word for name, value in wanted.items() for word in (f"--{name}", value)]
+    options += ["--model", "average", "--device", "cpu", "--tile", "32", "--format", "npy"]
+    apply = ["--apply", tmp_path / "pair.busref.h5"]
+    result = invoke("fuse", *files, "-o", tmp_path / "out", *apply, *options)
+    assert result.exit_code == 0, result.output
+    fused = np.load(tmp_path / "out" / "infrared_fused.npy")
+    expected = fuse_images(
+        *images, model="average", transform=shift, device="cpu", tile=32, **wanted
+    )
+    np.testing.assert_array_equal(fused, expected.fused)
+
+    start = ["--initial", tmp_path / "pair.busref.h5", "--fusion-model", "average"]
+    run = [*start, *options[:6], "--format", "npy", *FAST]
+    result = invoke("run", *files, "-o", tmp_path / "run", *run)
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "run" / "infrared_report.json").read_text())
+    assert {name: report["fusion"]["parameters"][name] for name in wanted} == wanted
+    out = ["-o", tmp_path / "bad"]
+    assert "task: got 'x'" in error_line(invoke("fuse", *files, *out, "--task", "x"))
+    assert "infrared: got 2.0" in error_line(invoke("fuse", *files, *out, "--infrared", "2"))
 
 
 def test_register_then_fuse_folders(tmp_path: Path, folders: tuple[Path, Path]) -> None:
@@ -348,6 +379,7 @@ def test_evaluate_prints_a_table_and_writes_rows(tmp_path: Path, rng: np.random.
     result = invoke("evaluate", "fusion", *data, "--model", "average", "-o", fused)
     assert result.exit_code == 0, result.output
     assert {"average", "visible only"} <= {row["model"] for row in json.loads(fused.read_text())}
+    assert "Q_AB/F" in result.stdout and "N_AB/F" in result.stdout
     data[3] = "missing"
     assert "missing" in error_line(invoke("evaluate", "fusion", *data, "--model", "average"))
 

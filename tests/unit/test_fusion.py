@@ -10,7 +10,11 @@ from scipy import ndimage
 from skimage import color, data
 from torch import nn
 
-from napari_busref import Cancelled, fuse, list_models
+from napari_busref import Cancelled, Transform, fuse, list_models
+from napari_busref.emphasis import more_detail, more_infrared
+from napari_busref.metrics.fusion import spatial_frequency
+from napari_busref.samples import thermal_scene
+from napari_busref.tasks import TASKS, model_for
 
 SHAPE = (90, 110)
 
@@ -238,7 +242,7 @@ def test_parameters_and_timings():
     json.dumps(result.parameters, allow_nan=False)
 
 
-@pytest.mark.parametrize("name", ["average", "laplacian"])
+@pytest.mark.parametrize("name", ["average", "maximum", "laplacian", "guided-filter"])
 def test_controls_by_name(name, device):
     visible = data.astronaut()[:90, :111]
     fused = fuse(visible, texture(1, shape=(90, 111)), model=name, device=device).fused
@@ -253,6 +257,144 @@ def test_gaf_by_name(device):
     assert fused.shape == visible.shape
     assert fused.std() > 10
     assert not np.array_equal(fused, visible)
+
+
+def test_a_transform_in_place_of_a_registered_image():
+    sample = thermal_scene(3, SHAPE)
+    assert sample.fixed.shape[:2] == SHAPE
+    options = {"model": "average", "device": "cpu", "feather": 0}
+    got = fuse(sample.fixed, sample.moving, transform=sample.truth, **options)
+    valid = sample.moving > 0
+    mask = sample.truth.mask(valid)
+    expected = fuse(sample.fixed, sample.truth.apply(sample.moving), mask=mask, **options)
+    same = (got.fused == expected.fused).all(-1)
+    assert same.mean() > 0.97  # black pixels within the picture are content
+    assert got.parameters["mask"] == "transform"
+    narrower = np.zeros(SHAPE, bool)
+    narrower[30:60, 30:60] = True
+    got = fuse(sample.fixed, sample.moving, transform=sample.truth, mask=narrower, **options)
+    assert np.array_equal(got.fused[~narrower], sample.fixed[~narrower])
+    assert not np.array_equal(got.fused[narrower], sample.fixed[narrower])
+    # the images may differ in size then
+    grid = Transform.equal_field_of_view(SHAPE, (45, 55))
+    small = np.full((45, 55), 200, np.uint8)
+    fused = fuse(np.full(SHAPE, 100, np.uint8), small, transform=grid, **options).fused
+    assert set(np.unique(fused)) <= {100, 150}
+    assert (fused == 150).mean() > 0.9
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_a_model(task):
+    visible, infrared = (texture(i) for i in (0, 1))
+    result = fuse(visible, infrared, task=task, device="cpu")
+    assert result.parameters["task"] == task
+    assert result.parameters["model"] == model_for(task, None)
+    assert set(TASKS[task].values()) <= set(list_models("fusion"))
+    assert not np.array_equal(result.fused, visible)
+
+
+def test_a_name_gets_the_weights_of_its_task(monkeypatch):
+    monkeypatch.setitem(TASKS, "medical", {"some": "some-medical", "gaf": "gaf"})
+    assert model_for("medical", None) == "some-medical"
+    assert model_for("medical", "some") == "some-medical"
+    assert model_for("infrared-visible", "some") == "some"
+    assert model_for("medical", "average") == "average"
+    model = Mean()
+    assert model_for("medical", model) is model
+
+
+def test_colours_of_both_images_are_shared_between_photographs():
+    reddish, blue = (np.full((*SHAPE, 3), c) for c in ((0.6, 0.4, 0.4), (0.2, 0.2, 0.8)))
+    options = {"model": "average", "device": "cpu"}
+    alone = fuse(reddish, blue, **options).fused[0, 0]
+    shared = fuse(reddish, blue, task="multi-focus", **options).fused[0, 0]
+    weights = np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(shared @ weights, alone @ weights, atol=1e-6)
+    assert alone[0] > alone[2]
+    assert shared[2] > shared[0]  # blue is the stronger colour
+    first, second = (c[0, 0, ::2] - c[0, 0] @ weights for c in (reddish, blue))
+    sizes = np.abs(first), np.abs(second)
+    expected = (sizes[0] * first + sizes[1] * second) / (sizes[0] + sizes[1])
+    np.testing.assert_allclose(shared[::2] - shared @ weights, expected, atol=1e-6)
+    same = fuse(reddish, reddish, task="multi-exposure", **options).fused
+    np.testing.assert_allclose(same, reddish, atol=1e-6)
+    # nothing comes from where the other image has no content
+    mask = np.zeros(SHAPE, bool)
+    kept = fuse(reddish, blue, task="multi-focus", mask=mask, **options).fused
+    assert np.array_equal(kept, reddish)
+
+
+@pytest.mark.parametrize("name", ["gaf", "laplacian", "average"])
+def test_more_infrared_moves_the_base_from_one_source_to_the_other(name):
+    sample = thermal_scene(1, (128, 160))
+    visible = (sample.fixed @ [0.299, 0.587, 0.114] / 255).astype(np.float32)
+    infrared = (sample.aligned / 255).astype(np.float32)
+    pair = {"fixed": visible, "moving": infrared, "mask": np.ones(visible.shape)}
+    fused = [
+        fuse(**pair, model=name, infrared=amount, device="cpu").fused
+        for amount in (0, 0.25, 0.5, 0.75, 1)
+    ]
+    assert np.array_equal(fused[2], fuse(**pair, model=name, device="cpu").fused)
+    smooth_v, smooth_r, *smooth = (
+        ndimage.gaussian_filter(image, 8) for image in (visible, infrared, *fused)
+    )
+    share = [
+        float(np.sum((s - smooth_v) * (smooth_r - smooth_v)) / np.sum((smooth_r - smooth_v) ** 2))
+        for s in smooth
+    ]
+    assert share == sorted(share)
+    assert share[0] < 0.1 and share[-1] > 0.9
+    assert 0.1 < share[2] < 0.9
+
+
+@pytest.mark.parametrize("name", ["gaf", "guided-filter"])
+def test_more_detail_raises_every_fine_contrast(name):
+    sample = thermal_scene(2, (96, 128))
+    arguments = (sample.fixed, sample.aligned)
+    options = {"model": name, "device": "cpu", "mask": np.ones((96, 128))}
+    fused = [fuse(*arguments, detail=d, **options).fused for d in (0, 0.25, 0.5, 0.75, 1)]
+    assert np.array_equal(fused[2], fuse(*arguments, **options).fused)
+    lumas = [image @ [0.299, 0.587, 0.114] for image in fused]
+    sharpness = [spatial_frequency(luma) for luma in lumas]
+    assert sharpness == sorted(sharpness)
+    assert sharpness[0] < 0.6 * sharpness[2] < 0.6 * sharpness[4]
+    # large areas keep their brightness
+    smooth = [ndimage.gaussian_filter(luma, 8) for luma in lumas]
+    assert np.abs(smooth[0] - smooth[4]).max() < 8
+
+
+def test_emphasis_of_what_is_known():
+    visible, infrared = (np.full(SHAPE, v, np.float32) for v in (0.2, 0.9))
+    fused = np.full(SHAPE, 0.4, np.float32)
+    amounts = (0, 0.25, 0.5, 0.75, 1)
+    values = [more_infrared(fused, visible, infrared, amount)[40, 50] for amount in amounts]
+    np.testing.assert_allclose(values, [0.2, 0.3, 0.4, 0.65, 0.9], atol=1e-5)
+    # a fine pattern stays whatever the base does
+    pattern = fused + 0.05 * (np.indices(SHAPE).sum(0) % 2 - 0.5).astype(np.float32)
+    moved = more_infrared(pattern, visible, infrared, 1)
+    np.testing.assert_allclose(moved - moved.mean(), pattern - pattern.mean(), atol=0.03)
+    # the border of a warm thing that the fused image shows gets no halo
+    thing = np.where(disk(), 0.8, 0.3).astype(np.float32)
+    led = more_infrared(thing, visible, np.where(disk(), 0.9, 0.2).astype(np.float32), 1)
+    assert led[disk()].min() > 0.75 and led[~disk()].max() < 0.35
+    impulse = fused.copy()
+    impulse[45, 55] = 0.5
+    smooth = ndimage.gaussian_filter(impulse, 2.0, mode="nearest")
+    np.testing.assert_allclose(more_detail(impulse, 0), smooth, atol=1e-6)
+    np.testing.assert_allclose(more_detail(impulse, 1), 2 * impulse - smooth, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gaf", "guided-filter"])
+def test_bfloat16_stays_near_float32(name, device):
+    sample = thermal_scene(0, (96, 128))
+    pair = sample.fixed, sample.aligned
+    exact = fuse(*pair, model=name, device=device)
+    rounded = fuse(*pair, model=name, device=device, precision="bfloat16")
+    assert rounded.parameters["precision"] == "bfloat16"
+    assert rounded.fused.dtype == np.uint8
+    difference = np.abs(exact.fused.astype(float) - rounded.fused)
+    assert difference.mean() < 1.5
+    assert (difference > 0).any()  # it is in force
 
 
 @pytest.mark.parametrize(
@@ -271,7 +413,20 @@ def test_gaf_by_name(device):
         ({"feather": "wide"}, ValueError, "feather: got 'wide'"),
         ({"model": "nonsense"}, ValueError, "model.*nonsense"),
         ({"model": "identity"}, ValueError, "model.*identity.*registration"),
-        ({"model": None}, TypeError, "model: got NoneType"),
+        ({"model": 3}, TypeError, "model: got int"),
+        ({"task": "x-ray"}, ValueError, "task: got 'x-ray', accepted: infrared-visible, medical"),
+        ({"infrared": 1.5}, ValueError, r"infrared: got 1.5, need a number in \[0, 1\]"),
+        ({"detail": "much"}, ValueError, "detail: got 'much'"),
+        ({"precision": "float8"}, ValueError, "precision: got 'float8', accepted: float32"),
+        ({"tile": 7}, ValueError, "tile: got 7, need 'auto', None or a side"),
+        ({"tile": "small"}, ValueError, "tile: got 'small'"),
+        ({"model": Mean(), "tile": 64}, ValueError, "tile: Mean looks at the whole image"),
+        ({"transform": np.eye(3)}, TypeError, "transform: got ndarray"),
+        (
+            {"transform": Transform.equal_field_of_view(SHAPE, (40, 50))},
+            ValueError,
+            "transform: made for images of shape",
+        ),
         ({"model": Mean(lambda v, _: v[..., 1:])}, TypeError, "model: Mean returned"),
         ({"model": Mean(lambda *_: 3)}, TypeError, "model: Mean returned int"),
         ({"model": Mean(lambda v, _: v * torch.nan)}, ArithmeticError, "not finite"),

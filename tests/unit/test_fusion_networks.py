@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from napari_busref import fuse
 from napari_busref.models.gaf import Gaf, GafConfig
 from napari_busref.models.mda import DualAttention, Mda, MdaConfig
 from napari_busref.models.refusion import ChannelAttention, ReFusion, ReFusionConfig
@@ -82,6 +84,17 @@ def test_images_of_a_batch_do_not_see_each_other(network: nn.Module) -> None:
     torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["gaf", "mda", "refusion", "refusion at full resolution"])
+def test_tiles_give_what_the_whole_image_gives(name: str) -> None:
+    network = NETWORKS[name]().eval()
+    visible, infrared = torch.rand(2, 45, 483).numpy()
+    visible *= np.linspace(0.2, 1, 483, dtype=np.float32)
+    whole = fuse(visible, infrared, model=network, device="cpu", tile=None).fused
+    tiles = fuse(visible, infrared, model=network, device="cpu", tile=48).fused
+    np.testing.assert_allclose(tiles, whole, atol=2e-5)
+    assert whole.std() > 0.01
+
+
 def test_gsam_hears_from_the_far_end_of_the_row() -> None:
     """A change at one end of a row reaches the attention at the other one."""
     attention = GlobalSpatialAttention(4, SuperFusionNetConfig(attention_width=16))
@@ -98,7 +111,7 @@ def test_gsam_hears_from_the_far_end_of_the_row() -> None:
 def test_dual_attention_weighs_each_modality_on_its_own() -> None:
     """Without visible features, what comes out is the infrared ones times a weight in (0, 1)."""
     infrared = torch.rand(1, 8, 6, 10) + 0.1
-    fused = DualAttention(8)(infrared, torch.zeros_like(infrared))
+    fused = DualAttention(8)(infrared, torch.zeros_like(infrared), torch.rand(1, 16))
     share = fused / infrared
     assert 0 < float(share.min()) < float(share.max()) < 1
 

@@ -23,7 +23,15 @@ def test_both_steps():
     visible, infrared = pair()
     copies = visible.copy(), infrared.copy()
     result = register_and_fuse(
-        visible, infrared, model="identity", fusion_model="average", initial=SHIFT, device="cpu"
+        visible,
+        infrared,
+        model="identity",
+        fusion_model="average",
+        initial=SHIFT,
+        infrared=0.7,
+        detail=0.6,
+        task="medical",
+        device="cpu",
     )
     assert np.array_equal(visible, copies[0])
     assert np.array_equal(infrared, copies[1])
@@ -36,6 +44,8 @@ def test_both_steps():
     assert registration.parameters["model"] == "identity"
     assert result.fusion.parameters["model"] == "average"
     assert result.fusion.parameters["mask"] == "given"
+    asked = {"infrared": 0.7, "detail": 0.6, "task": "medical"}
+    assert {name: result.fusion.parameters[name] for name in asked} == asked
 
 
 def test_one_progress_for_both_and_cancel_between():

@@ -84,7 +84,12 @@ def evaluate(
                 cancel=cancel,
             )
     summary = evaluation.summarise(rows)
-    out().print(_table(summary, f"{what} on {dataset} {split}"))
+    title = f"{what} on {dataset} {split}"
+    if what == "fusion":
+        pairs = summary[0]["n"]
+        out().print(_table(_by_metric(summary), f"{title}, {pairs} pairs"))
+    else:
+        out().print(_table(summary, title))
     if output is None:
         return
     evaluation.write_table([plain(row) for row in rows], output)
@@ -116,6 +121,22 @@ def models(
         row["scores"] = ", ".join(f"{key} {_cell(value)}" for key, value in row["scores"].items())
     headings = ["model", "kind", "parameters", "megabytes", "data", "steps", "device", "scores"]
     out().print(_table([{key: row[key] for key in headings} for row in rows], "models"))
+
+
+def _by_metric(summary: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Turn the summary of a fusion round: a line for each score, a column for each model."""
+    from napari_busref.metrics.fusion import METRICS
+
+    lines = {
+        name: f"{metric.symbol} {'↑' if metric.higher_is_better else '↓'}"
+        + (" (median)" if metric.summary == "median" else "")
+        for name, metric in METRICS.items()
+    }
+    lines |= {"seconds": "seconds", "failures": "failures"}
+    return [
+        {"score": line, **{row["model"]: row[name] for row in summary}}
+        for name, line in lines.items()
+    ]
 
 
 def _facts(name: str) -> dict[str, Any]:

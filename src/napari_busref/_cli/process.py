@@ -33,6 +33,7 @@ from napari_busref._cli.files import (
     write_json,
 )
 from napari_busref.progress import Cancelled
+from napari_busref.tasks import TASKS
 
 if TYPE_CHECKING:
     from napari_busref.io import ImageFile
@@ -51,7 +52,18 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the res
 Model = Annotated[
     str, typer.Option(help="Registered model (see `models`) or a .safetensors file.")
 ]
-FusionModel = Annotated[str, typer.Option(help="Fusion model or a .safetensors file.")]
+FusionModel = Annotated[
+    str | None,
+    typer.Option(help="Fusion model or a .safetensors file (default: that of --task)."),
+]
+Task = Annotated[str, typer.Option(help=f"What kind of pair to fuse: {', '.join(TASKS)}.")]
+Infrared = Annotated[
+    float,
+    typer.Option(help="What leads in large areas: 0 FIXED, 1 MOVING, 0.5 what the model made."),
+]
+Detail = Annotated[
+    float, typer.Option(help="Fine detail: 0 none, 0.5 what the model made, 1 twice as much.")
+]
 Search = Annotated[
     Literal["near", "wide", "none"] | None,
     typer.Option(
@@ -143,7 +155,10 @@ def run(
     search: Search = None,
     refine: Refine = None,
     transform: Kind = "affine",
-    fusion_model: FusionModel = "gaf",
+    fusion_model: FusionModel = None,
+    task: Task = "infrared-visible",
+    infrared: Infrared = 0.5,
+    detail: Detail = 0.5,
     device: Device = "auto",
     initial: Initial = None,
     flow: WriteFlow = False,
@@ -162,6 +177,9 @@ def run(
             moving_file.data,
             model=model,
             fusion_model=fusion_model,
+            task=task,
+            infrared=infrared,
+            detail=detail,
             search=search,
             refine=refine,
             transform=transform,
@@ -189,17 +207,35 @@ def fuse(
         ),
     ],
     output: Output,
-    model: FusionModel = "gaf",
+    model: FusionModel = None,
+    task: Task = "infrared-visible",
+    infrared: Infrared = 0.5,
+    detail: Detail = 0.5,
+    transform: Annotated[
+        Path | None,
+        typer.Option(
+            "--apply", help="Transform file (.busref.h5) to take MOVING to FIXED's grid."
+        ),
+    ] = None,
     mask: Annotated[
         Path | None,
         typer.Option(help="Where MOVING has content: a mask image, or a folder of STEM_mask."),
+    ] = None,
+    precision: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="What the network computes with.")
+    ] = "float32",
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of tiles in pixels (default: tiles of 1024 from 4 megapixels on)."
+        ),
     ] = None,
     device: Device = "auto",
     file_format: FileFormat = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Fuse two images of the same grid into STEM_fused; outside the mask FIXED stays as it is."""
-    job = Job(output, overwrite, file_format)
+    job = Job(output, overwrite, file_format, initial=_initial(transform))
 
     def work(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
         from napari_busref.fusion import fuse as fuse_images
@@ -209,7 +245,13 @@ def fuse(
             fixed_file.data,
             moving_file.data,
             model=model,
+            task=task,
+            infrared=infrared,
+            detail=detail,
+            transform=job.initial,
             device=device,
+            precision=precision,
+            tile="auto" if tile is None else tile,
             mask=None if mask is None else _read_mask(mask, pair),
             progress=bars.add(pair.name),
             cancel=cancel,

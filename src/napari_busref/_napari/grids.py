@@ -12,8 +12,8 @@ from napari_busref.transform import Transform
 
 __all__ = ["FIELD_BUDGET", "Grid", "Rescaled", "regrid"]
 
-#: A displacement field of more pixels than this (512 MiB) is not made at full resolution.
-FIELD_BUDGET = 1 << 26
+#: A displacement field of more pixels than this (128 MiB) is not made at full resolution.
+FIELD_BUDGET = 4096 * 4096
 
 _BLOCK = 1 << 20  # pixels worked on at a time
 

@@ -78,7 +78,7 @@ class ImportTransform(QWidget):
         )
         self.moving = ComboBox(
             name="moving_layer",
-            choices=self._images,
+            choices=self._moving_choices,
             tooltip="The layer that the transform brings to the other one",
         )
         self.fixed = ComboBox(
@@ -170,7 +170,8 @@ class ImportTransform(QWidget):
             self.moving.reset_choices()
             self.fixed.reset_choices()
             offered = self._images()
-            pair = before if all(one in offered for one in before) else guess_pair(offered)
+            kept = before[0] != before[1] and all(one in offered for one in before)
+            pair = before if kept else guess_pair(offered)
             for chooser, layer in zip((self.moving, self.fixed), pair, strict=True):
                 if layer is not None:
                     chooser.value = layer
@@ -180,6 +181,10 @@ class ImportTransform(QWidget):
 
     def _images(self, _: Any = None) -> list[Image]:
         return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
+
+    def _moving_choices(self, _: Any = None) -> list[Image]:
+        images = self._images()
+        return images if len(images) > 1 else []  # a single one is the fixed layer
 
     def _chosen(self, _: Any = None) -> None:
         if self._choosing:
@@ -199,7 +204,10 @@ class ImportTransform(QWidget):
         if self.start.value:
             keep_start(moving, fixed_plane, moving_plane, transform)
         kind = "an affine" if transform.displacement is None else "a displacement field"
-        self.status.setText(f"{kind} from {moving_plane.name} to {fixed_plane.name}: {layer.name}")
+        self.status.setText(
+            f"Read {kind} between {moving_plane.name} and {fixed_plane.name}: "
+            f"it is in the layer {layer.name}"
+        )
 
     def _failed(self, error: BaseException) -> None:
         message = error_text(error)

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Image, Labels
+from napari.layers import Image, Labels, Layer
 from napari.utils.transforms import Affine
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-__all__ = ["Plane", "comparable", "factor", "shown_plane"]
+__all__ = ["Plane", "comparable", "factor", "shown_plane", "spatial_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,7 +266,7 @@ def shown_plane(layer: Image | Labels, viewer: ViewerModel) -> Plane:
         world=_to_world(layer),
         world_units=tuple(layer.units),
         placed=_is_placed(layer),
-        layer_spatial=_spatial(layer),
+        layer_spatial=spatial_of(layer),
         display=_display(layer) if isinstance(layer, Image) else {},
     )
     linear = plane.matrix[:, :2]
@@ -309,7 +309,8 @@ def _is_placed(layer: Image | Labels) -> bool:
     )
 
 
-def _spatial(layer: Image | Labels) -> dict[str, Any]:
+def spatial_of(layer: Layer) -> dict[str, Any]:
+    """Keyword arguments that put another layer, of any kind, exactly where this one is."""
     return {
         "scale": np.array(layer.scale),
         "translate": np.array(layer.translate),

@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import ComboBox
-from napari.layers import Image
+from napari.layers import Image, Labels
 from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtCore import QEventLoop, QSize, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
@@ -25,9 +25,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_busref._napari.layers import guess_pair, shown_plane
-from napari_busref._napari.results import update_layers
-from napari_busref._napari.run import Outcome, Request, run
+from napari_busref._napari.layers import METADATA_KEY, guess_pair, shown_plane
+from napari_busref._napari.results import FIELD_ROLES, show_field, update_layers
+from napari_busref._napari.run import Outcome, Request, field_layers, run
 from napari_busref._napari.settings import Settings
 from napari_busref._napari.settings_group import SettingsGroup, narrow
 from napari_busref._napari.start import start_transform
@@ -37,6 +37,9 @@ from napari_busref._napari.worker import Job, start_job
 
 if TYPE_CHECKING:
     import napari
+    from napari.layers import Layer
+
+    from napari_busref._napari.stacks import LayersResult
 
 __all__ = ["RegisterAndFuse"]
 
@@ -79,8 +82,11 @@ class RegisterAndFuse(QWidget):
         choosing the other's layer swaps the two.
     advanced : SettingsGroup
         The folded settings.
-    result : Outcome or None
-        Of the last run; None while one is running, when it failed and after Undo.
+    fixed_mask, moving_mask : magicgui.widgets.ComboBox
+        Labels layers that say what may be compared, or None; read and set ``value``.
+    result : LayersResult or None
+        Of the last run (`napari_busref._napari.stacks.LayersResult`); None while one is running,
+        when it failed and after Undo.
     idle : Signal
         Emitted at the end of every run, however it ended.
 
@@ -104,10 +110,11 @@ class RegisterAndFuse(QWidget):
         self._started = 0.0  # perf_counter
         self._report = ("", 0.0)
         self._undo: Undo | None = None
+        self._last: Request | None = None  # of the result
         self._choosing = False  # True while the program and not the user changes the choosers
         self._user_chose = False
         self._pair: tuple[Image | None, Image | None] = (None, None)
-        self.result: Outcome | None = None
+        self.result: LayersResult | None = None
 
         self.moving = _layer_chooser(
             "infrared layer",
@@ -126,7 +133,17 @@ class RegisterAndFuse(QWidget):
         self.swap.setAccessibleName("Swap")
         self.swap.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.swap.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Expanding)
-        self.advanced = SettingsGroup()
+        self.fixed_mask, self.moving_mask = (
+            _layer_chooser(
+                f"{word} mask",
+                f"A Labels layer: where it is 0, the {word} layer is not compared.\n"
+                "Any pixel size and place: it counts where you see it",
+                self._mask_choices,
+                nullable=True,
+            )
+            for word in ("visible", "infrared")
+        )
+        self.advanced = SettingsGroup([self.fixed_mask, self.moving_mask])
         self.hint = _text_label("hint")
         self.hint.setStyleSheet(_edge(_UNRELIABLE))
         self.button = QPushButton()
@@ -160,6 +177,7 @@ class RegisterAndFuse(QWidget):
         self.moving.changed.connect(self._layer_chosen)
         self.fixed.changed.connect(self._layer_chosen)
         self.advanced.changed.connect(self._show_idle)
+        self.advanced.controls["displacement"].changed.connect(self._draw_field)
         self._show_quality("", None)
         self._show_idle()
         self.reset_choices()
@@ -263,7 +281,7 @@ class RegisterAndFuse(QWidget):
         if self._undo is None or self.running:
             return
         undo, self._undo = self._undo, None
-        self.result = None
+        self.result = self._last = None
         try:
             undo.restore(self._viewer.layers)
         except Exception as error:  # whatever it is, it must not be lost in a slot
@@ -281,6 +299,8 @@ class RegisterAndFuse(QWidget):
         try:
             self.moving.reset_choices()
             self.fixed.reset_choices()
+            self.fixed_mask.reset_choices()
+            self.moving_mask.reset_choices()
             offered = self.moving.choices
             kept = self._user_chose and all(layer in offered for layer in before)
             moving, fixed = before if kept else self._guess(*before)
@@ -300,6 +320,13 @@ class RegisterAndFuse(QWidget):
     def _moving_choices(self, _: Any = None) -> list[Image]:
         images = self._image_layers()
         return images if len(images) > 1 else []  # a single one is the fixed layer
+
+    def _mask_choices(self, _: Any = None) -> list[Labels]:
+        return [
+            layer
+            for layer in self._viewer.layers
+            if isinstance(layer, Labels) and METADATA_KEY not in layer.metadata
+        ]
 
     def _guess(
         self, moving: Image | None, fixed: Image | None
@@ -340,6 +367,7 @@ class RegisterAndFuse(QWidget):
         self.hint.setText("" if enough else "Open two image layers, an infrared and a visible one")
         self.hint.setVisible(not enough)
         self.swap.setEnabled(enough)
+        self.advanced.set_stack(any(layer is not None and layer.ndim > 2 for layer in self._pair))
 
     def _make_request(self) -> tuple[Request, tuple[Image, ...]]:
         moving, fixed = self.moving.value, self.fixed.value
@@ -348,8 +376,12 @@ class RegisterAndFuse(QWidget):
         if not self.settings.roles:
             raise ValueError("no output is chosen; tick one of them in the advanced settings")
         planes = shown_plane(fixed, self._viewer), shown_plane(moving, self._viewer)
-        request = Request(*planes, start_transform(moving, *planes), self.settings)
-        return request, (fixed, moving)
+        masks = [
+            None if layer is None else shown_plane(layer, self._viewer)
+            for layer in (self.fixed_mask.value, self.moving_mask.value)
+        ]
+        start = start_transform(moving, *planes)
+        return Request(*planes, start, self.settings, *masks), (fixed, moving)
 
     # -- running (all of this in the main thread) -----------------------------------------------
 
@@ -373,13 +405,16 @@ class RegisterAndFuse(QWidget):
                 self._viewer.layers.extend(outcome.layers)
             else:
                 update_layers(self._viewer.layers, outcome.layers)
-            undo.done(self._viewer.layers)
+                for layer in self._drawings(request):
+                    if _role(layer) != request.settings.field_role:  # of an earlier run
+                        layer.visible = False
         except Exception as error:  # whatever it is, it must not be lost in a slot
             undo.done(self._viewer.layers)
             undo.restore(self._viewer.layers)
             self._show_failure(error)
             return
-        self._undo, self.result = undo, outcome
+        undo.done(self._viewer.layers)
+        self._undo, self._last, self.result = undo, request, outcome.result
         for layer in self._inputs:
             if layer not in self._viewer.layers:
                 show_info(
@@ -390,10 +425,10 @@ class RegisterAndFuse(QWidget):
         seconds = perf_counter() - self._started
         self.stage.setText(
             f"cancelled after {seconds:.1f} s; the best so far was kept, not refined further"
-            if outcome.cancelled
+            if outcome.result.cancelled
             else f"done in {seconds:.1f} s"
         )
-        quality = outcome.registration.quality
+        quality = outcome.result.quality
         self._show_quality(
             quality_html(quality, outcome.largest_px),
             _RELIABLE if quality.reliable else _UNRELIABLE,
@@ -401,6 +436,28 @@ class RegisterAndFuse(QWidget):
         if not quality.reliable:
             reasons = "; ".join(quality.reasons) or "its score is low"
             show_warning(f"Register and fuse: check the result, it may be wrong: {reasons}")
+
+    def _drawings(self, request: Request) -> list[Layer]:
+        """The layers in the viewer that draw the displacement of a pair."""
+        pair = {"fixed": request.fixed.name, "moving": request.moving.name}
+        return [
+            layer
+            for layer in self._viewer.layers
+            if _role(layer) in FIELD_ROLES
+            and all(_known(layer).get(key) == name for key, name in pair.items())
+        ]
+
+    def _draw_field(self, _: Any = None) -> None:
+        """Draw the displacement of the last run another way."""
+        if self.result is None or self._last is None or self._undo is None or self.running:
+            return
+        settings = self.settings
+        try:
+            new = field_layers(self.result, self._last, settings)
+            self._undo.also(update_layers(self._viewer.layers, new))
+            show_field(self._drawings(self._last), settings.field_role)
+        except Exception as error:  # whatever it is, it must not be lost in a slot
+            show_error(f"Register and fuse: {error_text(error)}")
 
     def _on_cancelled(self) -> None:
         self.stage.setText("cancelled; no layer was changed")
@@ -504,6 +561,7 @@ class _Scroll(QScrollArea):
 
     def __init__(self, content: QWidget) -> None:
         super().__init__()
+        self._content = content
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -511,16 +569,28 @@ class _Scroll(QScrollArea):
 
     def minimumSizeHint(self) -> QSize:
         """As wide as the content, and a few rows high."""
-        bar = self.verticalScrollBar().sizeHint().width()
-        return QSize(self.widget().minimumSizeHint().width() + bar, 150)
+        bar = self.verticalScrollBar()
+        room = 0 if bar is None else bar.sizeHint().width()
+        return QSize(self._content.minimumSizeHint().width() + room, 150)
 
     def sizeHint(self) -> QSize:
         """As large as the content."""
-        return self.widget().sizeHint().expandedTo(self.minimumSizeHint())
+        return self._content.sizeHint().expandedTo(self.minimumSizeHint())
 
 
-def _layer_chooser(name: str, tooltip: str, choices: Any) -> ComboBox:
-    chooser = ComboBox(name=name, tooltip=tooltip, choices=choices)
+def _known(layer: Layer) -> dict[str, Any]:
+    known: dict[str, Any] = layer.metadata.get(METADATA_KEY, {})
+    return known
+
+
+def _role(layer: Layer) -> str | None:
+    return _known(layer).get("role")
+
+
+def _layer_chooser(name: str, tooltip: str, choices: Any, nullable: bool = False) -> ComboBox:
+    chooser = ComboBox(
+        name=name, label=name.capitalize(), tooltip=tooltip, choices=choices, nullable=nullable
+    )
     narrow(chooser)
     return chooser
 

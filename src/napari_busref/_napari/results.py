@@ -20,6 +20,7 @@ from napari_busref._napari.field_layers import (
 )
 from napari_busref._napari.frames import plane_frame
 from napari_busref._napari.grids import Rescaled
+from napari_busref._napari.image_grids import grid_of_plane
 from napari_busref._napari.layers import METADATA_KEY, Plane
 from napari_busref._napari.stacks import LayersResult, PlaneResult
 from napari_busref._version import package_version
@@ -81,8 +82,9 @@ def result_layers(
         stack, the grid is that of the shown plane, all others have all planes.
         ``metadata["napari-busref"]`` of each holds ``transform`` (`Transform`), ``quality``
         (`Quality`), ``parameters``, ``timings``, ``versions``, ``initial``, the names ``fixed``
-        and ``moving``, ``axes``, and ``role``: what the layer is. Of a `LayersResult` also
-        ``mode``, ``reading``, ``rescaled`` and ``planes``.
+        and ``moving``, their ``fixed_grid`` and ``moving_grid`` (`ImageGrid.as_dict`), ``axes``,
+        and ``role``: what the layer is. Of a `LayersResult` also ``mode``, ``reading``,
+        ``rescaled`` and ``planes``.
 
     Raises
     ------
@@ -250,6 +252,8 @@ def _shared_metadata(result: LayersResult, fixed: Plane, moving: Plane) -> dict[
         "fixed": fixed.name,
         "moving": moving.name,
         "axes": result.frame.axes,
+        "fixed_grid": grid_of_plane(fixed).as_dict(),
+        "moving_grid": grid_of_plane(moving).as_dict(),
     }
     if result.reading:
         shared |= {

@@ -15,6 +15,7 @@ __all__ = ["OPTIONS", "Option", "Remembered", "Settings"]
 
 _PLUGIN = "napari-busref"
 _GROUP = "registration"  # of the manifest's configurations
+_FIELD_ROLES = {"arrows": "displacement", "grid": "grid", "lengths": "magnitude", "none": None}
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,12 @@ class Settings:
         Names of ``list_models("registration")`` and ``list_models("fusion")``.
     search, refine, transform, device : str
         As of `napari_busref.register`; ``"automatic"`` leaves the choice to the model.
-    warped, mask, displacement, fused : bool
+    planes : str
+        Of stacks: ``"plane"`` (the shown one), ``"one"`` transform for all, one for ``"each"``.
+    warped, mask, fused : bool
         Which layers to add. Without ``fused`` nothing is fused.
+    displacement : str
+        How it is drawn: as ``"arrows"``, a deformed ``"grid"``, ``"lengths"``, or ``"none"``.
     results : str
         ``"update"`` the layers of an earlier run on the same pair, or ``"add"`` new ones.
     on_cancel : str
@@ -43,17 +48,22 @@ class Settings:
     device: str = "auto"
     warped: bool = True
     mask: bool = True
-    displacement: bool = True
     fused: bool = True
+    displacement: str = "arrows"
+    planes: str = "plane"
     results: str = "update"
     on_cancel: str = "nothing"
 
     @property
     def roles(self) -> frozenset[str]:
         """The layers that are wanted."""
-        return frozenset(
-            name for name in ("warped", "mask", "displacement", "fused") if getattr(self, name)
-        )
+        roles = {name for name in ("warped", "mask", "fused") if getattr(self, name)}
+        return frozenset(roles if self.field_role is None else roles | {self.field_role})
+
+    @property
+    def field_role(self) -> str | None:
+        """The layer that draws the displacement, if one is wanted."""
+        return _FIELD_ROLES[self.displacement]
 
     @property
     def refines(self) -> bool:
@@ -165,8 +175,31 @@ OPTIONS = (
     ),
     Option("warped", "warped", "Add the infrared image on the grid of the visible one"),
     Option("mask", "mask", "Add where the infrared image has content, as a Labels layer"),
-    Option("displacement", "displacement", "Add what moved where, from the start"),
     Option("fused", "fused", "Fuse the two, and add the fused image"),
+    Option(
+        "displacement",
+        "Displacement",
+        "How to draw what moved where, from the start. May be switched after a run.\n"
+        "lengths: an image with a colour bar, in pixels of the visible image",
+        _fixed_list(
+            ("arrows", "arrows"),
+            ("deformed grid", "grid"),
+            ("lengths in colour", "lengths"),
+            ("not drawn", "none"),
+        ),
+    ),
+    Option(
+        "planes",
+        "Stack",
+        "Of a stack in time, depth or channels: register the plane that is shown;\n"
+        "find the transform there and use it for all planes; or find one for every plane,\n"
+        "each started from its neighbour's",
+        _fixed_list(
+            ("the shown plane", "plane"),
+            ("one transform for all planes", "one"),
+            ("every plane by itself", "each"),
+        ),
+    ),
     Option(
         "results",
         "Results",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -14,7 +15,7 @@ from napari_busref._napari.settings import OPTIONS, Option, Remembered, Settings
 
 __all__ = ["SettingsGroup", "narrow"]
 
-_OUTPUTS = ("warped", "mask", "displacement", "fused")
+_OUTPUTS = ("warped", "mask", "fused")
 
 
 class SettingsGroup(QCollapsible):
@@ -25,6 +26,8 @@ class SettingsGroup(QCollapsible):
 
     Parameters
     ----------
+    others : sequence of magicgui widgets
+        Choosers that are shown here too and not remembered; ``label`` and ``tooltip`` are read.
     parent : QWidget, optional
 
     Attributes
@@ -37,7 +40,7 @@ class SettingsGroup(QCollapsible):
 
     changed = Signal()
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(self, others: Sequence[Any] = (), parent: QWidget | None = None) -> None:
         super().__init__("&Advanced settings", parent, expandedIcon="▾", collapsedIcon="▸")
         self.setDuration(150)
         # flat, and no napari highlight while open; underlined where the keyboard's focus is
@@ -46,13 +49,16 @@ class SettingsGroup(QCollapsible):
             " background: transparent; }"
             "QPushButton:focus { text-decoration: underline; }"
         )
-        self.layout().setContentsMargins(0, 0, 0, 0)
+        if (layout := self.layout()) is not None:
+            layout.setContentsMargins(0, 0, 0, 0)
         self.toggleButton().setToolTip(
             "Models, search, refinement, device and outputs.\nRemembered in File › Preferences"
         )
         self._remembered = Remembered()
         self.controls: dict[str, Any] = {option.name: _control(option) for option in OPTIONS}
         self._labels: dict[str, QLabel] = {}
+        self._others = list(others)
+        self._stack = True
         self.addWidget(self._form())
         self.settings = self._remembered.load()
         for name, control in self.controls.items():
@@ -79,7 +85,13 @@ class SettingsGroup(QCollapsible):
 
     def tab_order(self) -> list[QWidget]:
         """The controls from first to last."""
-        return [self.toggleButton(), *(control.native for control in self.controls.values())]
+        controls = [*self.controls.values(), *self._others]
+        return [self.toggleButton(), *(control.native for control in controls)]
+
+    def set_stack(self, stack: bool) -> None:
+        """Say whether one of the chosen layers is a stack."""
+        self._stack = stack
+        self._show_unused()
 
     def _form(self) -> QWidget:
         form = QWidget()
@@ -88,18 +100,17 @@ class SettingsGroup(QCollapsible):
         layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         grid = QGridLayout()
         for index, name in enumerate(_OUTPUTS):
-            grid.addWidget(self.controls[name].native, index // 2, index % 2)
+            grid.addWidget(self.controls[name].native, 0, index)
         for option in OPTIONS:
             if option.name == _OUTPUTS[0]:
                 label = QLabel("Outputs")
                 label.setToolTip("The layers that a run adds")
                 layout.addRow(label, grid)
             elif option.name not in _OUTPUTS:
-                label = QLabel(option.label)
-                label.setBuddy(self.controls[option.name].native)
-                label.setToolTip(option.tooltip)
-                layout.addRow(label, self.controls[option.name].native)
-                self._labels[option.name] = label
+                control = self.controls[option.name]
+                self._labels[option.name] = _add_row(layout, option.label, control)
+        for other in self._others:
+            _add_row(layout, other.label, other)
         return form
 
     def _on_changed(self, _: Any = None) -> None:
@@ -114,6 +125,8 @@ class SettingsGroup(QCollapsible):
 
     def _show_unused(self) -> None:
         unused = self.settings.unused
+        if not self._stack:
+            unused |= {"planes"}
         for name, control in self.controls.items():
             control.enabled = name not in unused
             if name in self._labels:
@@ -125,6 +138,14 @@ def narrow(chooser: ComboBox) -> None:
     box = chooser.native
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     box.setMinimumContentsLength(12)
+
+
+def _add_row(layout: QFormLayout, text: str, control: Any) -> QLabel:
+    label = QLabel(text)
+    label.setBuddy(control.native)
+    label.setToolTip(control.tooltip)
+    layout.addRow(label, control.native)
+    return label
 
 
 def _control(option: Option) -> ComboBox | CheckBox:

@@ -37,11 +37,20 @@ class Undo:
         self._states = [_State.of(layer) for layer in layers if METADATA_KEY in layer.metadata]
         self._added: list[Layer] = []
         self._removed: list[Layer] = []
+        self._hidden: list[Layer] = []
 
     def done(self, layers: Sequence[Layer]) -> None:
-        """Take note of the layers that the run has added and removed."""
+        """Take note of the layers that the run has added, removed and hidden."""
         self._added = [layer for layer in layers if layer not in self._before]
         self._removed = [layer for layer in self._before if layer not in layers]
+        self._hidden = [
+            state.layer for state in self._states if state.visible and not state.layer.visible
+        ]
+
+    def also(self, layers: Sequence[Layer]) -> None:
+        """Take note of layers that were put into the viewer for the same run later on."""
+        known = self._before + self._added
+        self._added += [layer for layer in layers if layer not in known]
 
     def restore(self, layers: MutableSequence[Layer]) -> None:
         """Remove what the run added, bring back what it removed, give the others their content.
@@ -63,6 +72,8 @@ class Undo:
         for state in self._states:
             if state.layer in layers:
                 state.restore(layers)
+        for layer in self._hidden:
+            layer.visible = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +84,7 @@ class _State:
     data: Any
     attributes: dict[str, Any]
     metadata: dict[str, Any]
+    visible: bool
     whole: tuple[Any, dict[str, Any], str] | None
     """To make the layer anew, where its content cannot be exchanged."""
 
@@ -84,6 +96,7 @@ class _State:
             layer.data,
             {name: copy(getattr(layer, name)) for name in names or () if hasattr(layer, name)},
             dict(layer.metadata[METADATA_KEY]),
+            bool(layer.visible),
             layer.as_layer_data_tuple() if names is None else None,
         )
 

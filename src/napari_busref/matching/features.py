@@ -6,15 +6,17 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from kornia.filters import gaussian_blur2d
+from kornia.filters import gaussian_blur2d, spatial_gradient
 from torch import Tensor
 
 from napari_busref.matching.views import View
-from napari_busref.models.field_net import Local
+from napari_busref.models.likelihood import Local
 from napari_busref.models.matcher import Matcher
 
 CELL = Matcher.stride
 """Pixels of a cell."""
+_SURROUNDINGS = 5.0  # sigma of what is local, in pixels
+_MARGIN = 3
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,34 @@ def describe(
 
 
 def describe_local(matcher: Matcher, view: View) -> Local:
-    """What the field network compares of a view whose sides are multiples of 8."""
+    """What `Likelihood` compares of a view whose sides are multiples of 8."""
+    # what lies next to the border of the content shows the border
+    known = 1 - F.max_pool2d(1 - view.valid, 2 * _MARGIN + 1, 1, _MARGIN)
+    gx, gy = (spatial_gradient(_blurred(view.image, 0.7))[:, 0] * known).split(1, 1)
+    sharp = (gx.square() + gy.square() + 1e-8).sqrt()
+    gx, gy = (spatial_gradient(_blurred(view.image, 1.5))[:, 0] * known).split(1, 1)
+    power = gx.square() + gy.square()
+    around = _blurred(known, _SURROUNDINGS).clamp_min(1e-3)
+    usual = _blurred(power, _SURROUNDINGS) / around
+    doubled = torch.cat([gx.square() - gy.square(), 2 * gx * gy], 1)
+    # 1e-6: a thousandth of the grey range for one pixel is no edge
+    directions = 2 * doubled / (power + usual + 1e-6)
+    maps = (_standardised(x, known, around) for x in (view.image, sharp))
     learned, finest = matcher.describe(view.image, view.valid)
-    return Local(learned, finest, edge_directions(view), known_cells(view))
+    return Local(torch.cat([*maps, directions], 1), learned, finest, known)
+
+
+def _standardised(image: Tensor, known: Tensor, around: Tensor) -> Tensor:
+    """Less its local mean and divided by its local deviation; 0 where not known."""
+    mean = _blurred(image * known, _SURROUNDINGS) / around
+    departure = (image - mean) * known
+    variance = _blurred(departure.square(), _SURROUNDINGS) / around
+    return departure / (variance + 4e-5).sqrt()
+
+
+def _blurred(image: Tensor, sigma: float) -> Tensor:
+    size = 2 * round(3 * sigma) + 1
+    return gaussian_blur2d(image, (size, size), (sigma, sigma), "reflect")
 
 
 class Reference:

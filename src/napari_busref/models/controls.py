@@ -91,14 +91,25 @@ class LaplacianPyramid(nn.Module):
         super().__init__()
         self.levels = levels
 
+    @property
+    def stride(self) -> int:
+        """Side of a pixel of the low-pass rest."""
+        return 1 << self.levels
+
+    @property
+    def reach(self) -> int:
+        """Twice on every level, down and up: a blur of 2 px, an interpolation of 1 px."""
+        return 4 * self.stride
+
     def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
         """Fuse two (B, 1, H, W) images in [0, 1]; the result is clipped."""
         bands: list[Tensor] = []
-        pair = torch.cat([visible, infrared], 1)
+        height, width = visible.shape[-2:]
+        # every level is exactly half of the one before, so that pixels keep their places
+        margin = (0, -width % self.stride, 0, -height % self.stride)
+        pair = F.pad(torch.cat([visible, infrared], 1), margin, mode="replicate")
         for _ in range(self.levels):
-            if min(pair.shape[-2:]) < 8:
-                break
-            coarse = pyrdown(pair)
+            coarse = pyrdown(pair, border_type="replicate")
             size = (pair.shape[-2], pair.shape[-1])
             band = pair - F.interpolate(coarse, size, mode="bilinear", align_corners=False)
             first, second = band.chunk(2, 1)
@@ -108,4 +119,4 @@ class LaplacianPyramid(nn.Module):
         for band in reversed(bands):
             size = (band.shape[-2], band.shape[-1])
             fused = F.interpolate(fused, size, mode="bilinear", align_corners=False) + band
-        return fused.clamp(0, 1)
+        return fused[..., :height, :width].clamp(0, 1)

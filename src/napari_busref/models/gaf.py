@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from napari_busref.models.bus import Bus
 from napari_busref.models.config import PlainConfig
 from napari_busref.models.layers import pad_to_multiple, upsample
+from napari_busref.models.whole import mean_of, over_image
 
 _SLOPE = 0.1
 
@@ -75,6 +76,22 @@ class ModalityWeights(nn.Module):
         return weights[:, 0, :, None, None], weights[:, 1, :, None, None]
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What one scale knows of one modality.
+
+    Attributes
+    ----------
+    features, high, low, laplacian : Tensor
+        (B, width, h, w): the features, their high and low part and their Laplacian.
+    """
+
+    features: Tensor
+    high: Tensor
+    low: Tensor
+    laplacian: Tensor
+
+
 class GafScale(nn.Module):
     """One scale of :class:`Gaf`.
 
@@ -98,20 +115,25 @@ class GafScale(nn.Module):
         self.refine = nn.Conv2d(width, width, 3, padding=1, padding_mode="reflect")
         self.output = nn.Conv2d(3 * width, 1, 3, padding=1, padding_mode="reflect")
 
-    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """High part, low part and Laplacian of the features."""
+    def split(self, image: Tensor) -> Parts:
+        """Features of what enters, (B, inputs, h, w), and their parts."""
+        x = self.extract(image)
         padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
         low = F.avg_pool2d(padded, 3, stride=1)
         # the 8-neighbour Laplacian is nine times the local mean less the value itself
-        return F.max_pool2d(padded, 3, stride=1) - low, low, 9 * (low - x)
+        return Parts(x, F.max_pool2d(padded, 3, stride=1) - low, low, 9 * (low - x))
 
-    def forward(self, visible: Tensor, infrared: Tensor, coarser: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, visible: Parts, infrared: Parts, pooled: list[Tensor], coarser: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Fuse one scale.
 
         Parameters
         ----------
-        visible, infrared : Tensor
-            (B, inputs, h, w).
+        visible, infrared : Parts
+            From :meth:`split`.
+        pooled : list of Tensor
+            (B, width), means over the image of both high parts and of both low parts.
         coarser : Tensor
             (B, width, h, w), from the scale before.
 
@@ -120,19 +142,16 @@ class GafScale(nn.Module):
         features, change : Tensor
             (B, width, h, w) for the next scale and (B, 1, h, w), what is added to the image.
         """
-        v, r = self.extract(visible), self.extract(infrared)
-        v_high, v_low, v_laplacian = self._split(v)
-        r_high, r_low, r_laplacian = self._split(r)
-        v_map, r_map = self.attention(v_laplacian, r_laplacian)
-        v, r = v * v_map, r * r_map
-        high_v, high_r = self.high(v_high.mean((2, 3)), r_high.mean((2, 3)))
-        low_v, low_r = self.low(v_low.mean((2, 3)), r_low.mean((2, 3)))
+        v_map, r_map = self.attention(visible.laplacian, infrared.laplacian)
+        v, r = visible.features * v_map, infrared.features * r_map
+        high_v, high_r = self.high(*pooled[:2])
+        low_v, low_r = self.low(*pooled[2:])
         mixed = torch.cat(
             [
                 v,
                 r,
-                high_v * v_map * v_high + high_r * r_map * r_high,
-                low_v * v_low + low_r * r_low,
+                high_v * v_map * visible.high + high_r * r_map * infrared.high,
+                low_v * visible.low + low_r * infrared.low,
                 coarser,
             ],
             1,
@@ -152,7 +171,10 @@ class Gaf(nn.Module):
     convolutions, coarse to fine, and tanh give what is added to the mean of both images.
     """
 
-    stride = 8
+    stride = Bus.stride
+    #: Coarse to fine: bus 7 px down, 64 in R1..R4 and 7 as its cells are not centred on every
+    #: pixel, then 6 cells of 8 px; enlarging takes a cell, and each finer scale two of its own.
+    reach = 7 + 64 + 7 + 6 * 8 + (8 + 2 * 4) + (4 + 2 * 2) + (2 + 2)
 
     def __init__(self, config: GafConfig | None = None) -> None:
         super().__init__()
@@ -180,15 +202,23 @@ class Gaf(nn.Module):
         """Fuse ``visible`` and ``infrared`` (B, 1, H, W) in [0, 1] -> (B, 1, H, W) in [0, 1]."""
         height, width = visible.shape[-2:]
         visible, infrared = (pad_to_multiple(x, self.stride) for x in (visible, infrared))
-        pairs = list(zip(self.inputs(visible), self.inputs(infrared), strict=True))
-        coarsest = pairs[-1][0]
-        features = coarsest.new_zeros(
-            len(coarsest), self.config.width, coarsest.shape[-2], coarsest.shape[-1]
+        visible_parts, infrared_parts = (
+            [scale.split(x) for scale, x in zip(self.scales, self.inputs(image), strict=True)]  # type: ignore[operator]
+            for image in (visible, infrared)
         )
-        change = coarsest.new_zeros(len(coarsest), 1, coarsest.shape[-2], coarsest.shape[-1])
-        for scale, (v, r) in zip(reversed(self.scales), reversed(pairs), strict=True):
-            size = (v.shape[-2], v.shape[-1])
-            features, step = scale(v, r, upsample(features, size))
+        pairs = list(zip(visible_parts, infrared_parts, strict=True))
+        # one call for all scales: each call is a pass over the tiles of a large image
+        means = over_image(
+            *(mean_of(part) for v, r in pairs for part in (v.high, r.high, v.low, r.low))
+        )
+        coarsest = pairs[-1][0].features
+        features, change = torch.zeros_like(coarsest), torch.zeros_like(coarsest[:, :1])
+        for level in reversed(range(len(pairs))):
+            v, r = pairs[level]
+            size = (v.features.shape[-2], v.features.shape[-1])
+            features, step = self.scales[level](
+                v, r, means[4 * level : 4 * level + 4], upsample(features, size)
+            )
             change = upsample(change, size) + step
         fused = (visible + infrared) / 2 + torch.tanh(change)
         return fused[..., :height, :width].clamp(0, 1)

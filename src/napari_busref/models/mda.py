@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from napari_busref.models.config import PlainConfig
 from napari_busref.models.layers import pad_to_multiple, upsample
+from napari_busref.models.whole import mean_of, over_image
 
 #: Scales of the infrared and of the visible features that are fused with each other.
 PAIRS = ((0, 0), (1, 0), (1, 1), (2, 1), (2, 2))
@@ -99,10 +100,13 @@ class DualAttention(nn.Module):
             nn.ConvTranspose2d(width // 2, 2, 2, stride=2),
         )
 
-    def forward(self, infrared: Tensor, visible: Tensor) -> Tensor:
-        """Fused features (B, C, H, W) of two of them, H and W even."""
+    def forward(self, infrared: Tensor, visible: Tensor, means: Tensor) -> Tensor:
+        """Fused features (B, C, H, W) of two of them, H and W even.
+
+        ``means`` (B, 2 C) are those of the infrared, then of the visible features.
+        """
         both = torch.cat([infrared, visible], 1)
-        channel = torch.sigmoid(self.channel(self.squeeze(both.mean((2, 3)))))
+        channel = torch.sigmoid(self.channel(self.squeeze(means)))
         of_ir, of_vis = channel[:, :, None, None].chunk(2, 1)
         spatial = torch.sigmoid(self.spatial(both))
         return infrared * of_ir * spatial[:, :1] + visible * of_vis * spatial[:, 1:]
@@ -118,6 +122,9 @@ class Mda(nn.Module):
     """
 
     stride = 8
+    #: Stem 1; to half and to quarter resolution 1 and 2; enlarging the infrared features 4; the
+    #: strided attention there two cells of 8; up again 4 and 2; output 2.
+    reach = 1 + 1 + 2 + 4 + 16 + 4 + 2 + 2
 
     def __init__(self, config: MdaConfig | None = None) -> None:
         super().__init__()
@@ -153,9 +160,13 @@ class Mda(nn.Module):
         height, width = visible.shape[-2:]
         visible, infrared = (pad_to_multiple(x, self.stride) for x in (visible, infrared))
         of_ir, of_vis = self._features(infrared, 0), self._features(visible, 1)
+        # one call for all pairs: each call is a pass over the tiles of a large image
+        means = over_image(*(mean_of(x) for x in (*of_ir, *of_vis)))
+        count = len(of_ir)
         fused = []
         for (i, j), attention, up in zip(PAIRS, self.attentions, self.ups, strict=True):
             size = (of_vis[j].shape[-2], of_vis[j].shape[-1])
-            fused.append(up(attention(upsample(of_ir[i], size), of_vis[j])))
+            pooled = torch.cat([means[i], means[count + j]], 1)
+            fused.append(up(attention(upsample(of_ir[i], size), of_vis[j], pooled)))
         change = torch.tanh(self.output(torch.cat(fused, 1)))
         return ((visible + infrared) / 2 + change)[..., :height, :width].clamp(0, 1)

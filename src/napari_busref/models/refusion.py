@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from napari_busref.models.config import PlainConfig
 from napari_busref.models.layers import pad_to_multiple, upsample
+from napari_busref.models.whole import over_image, products_of
 
 _SLOPE = 0.1
 
@@ -88,10 +89,13 @@ class ChannelAttention(nn.Module):
         query = self.query_near(self.query(x if asking is None else asking))
         key, value = self.key_value_near(self.key_value(x)).chunk(2, 1)
         split = (self.heads, x.shape[1] // self.heads)
-        query, key = (
-            F.normalize(part.flatten(2).unflatten(1, split), dim=3) for part in (query, key)
-        )
-        attention = (query @ key.transpose(2, 3) * self.temperature).softmax(3)
+        both = torch.cat([part.flatten(2).unflatten(1, split) for part in (query, key)], 2)
+        shape = (*both.shape[:3], x.shape[2], x.shape[3])
+        # lengths and angles of queries and keys are all in their products
+        (products,) = over_image(products_of(both.view(shape), both.view(shape)))
+        lengths = products.diagonal(dim1=2, dim2=3).clamp_min(1e-12).sqrt()
+        cosines = products / lengths[..., None] / lengths[..., None, :]
+        attention = (cosines[..., : split[1], split[1] :] * self.temperature).softmax(3)
         mixed = attention @ value.flatten(2).unflatten(1, split)
         y: Tensor = self.output(mixed.flatten(1, 2).unflatten(2, x.shape[2:]))
         return y
@@ -186,7 +190,9 @@ class ReFusion(nn.Module):
     def __init__(self, config: ReFusionConfig | None = None) -> None:
         super().__init__()
         self.config = config or ReFusionConfig()
-        width = self.config.width
+        width, self.stride = self.config.width, self.config.stride
+        # stem 1, nine depth-wise convolutions, enlarging a cell, output 2
+        self.reach = 1 + 9 * self.stride + 2 * self.stride + 2
         self.fusion = FusionModule(self.config)
         self.reconstruction = nn.Sequential(
             _conv(1, width),
@@ -213,8 +219,7 @@ class ReFusion(nn.Module):
     def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
         """Fuse two sources (B, 1, H, W) in [0, 1] -> (B, 1, H, W) in [0, 1]."""
         height, width = visible.shape[-2:]
-        stride = self.config.stride
-        pair = (pad_to_multiple(image, stride) for image in (visible, infrared))
+        pair = (pad_to_multiple(image, self.stride) for image in (visible, infrared))
         fused: Tensor = self.fusion(*pair)
         return fused[..., :height, :width]
 

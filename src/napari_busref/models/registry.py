@@ -228,11 +228,11 @@ def _matcher(config: dict[str, Any]) -> nn.Module:
     return Matcher(**config)
 
 
-@register_model("field", "features")
-def _field(config: dict[str, Any]) -> nn.Module:
-    from napari_busref.models.field_net import FieldNet
+@register_model("likelihood", "features")
+def _likelihood(config: dict[str, Any]) -> nn.Module:
+    from napari_busref.models.likelihood import Likelihood
 
-    return FieldNet(**config)
+    return Likelihood(**config)
 
 
 _ARCHITECTURES: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
@@ -244,5 +244,5 @@ _ARCHITECTURES: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "ReFusion": _refusion,
     "Bus": _bus,
     "Matcher": _matcher,
-    "FieldNet": _field,
+    "Likelihood": _likelihood,
 }

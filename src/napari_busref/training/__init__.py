@@ -15,7 +15,7 @@ STAGES = (
     "registration",
     "matcher",
     "superfusion",
-    "field",
+    "likelihood",
     "superfusion-fusion",
     "mda",
     "refusion",

@@ -50,8 +50,8 @@ def nabf(fused: ArrayLike, visible: ArrayLike, infrared: ArrayLike) -> float:
 
     Kumar, Signal, Image and Video Processing 2013: over pixels whose fused gradient exceeds
     both sources' gradients, what is not preserved, ``(1 - Q_s) w_s``, summed over the sources
-    and divided by the sum of all weights. ``w_s`` is the source's gradient strength to the
-    power 1.5; Q is that of `qabf`. Implementations differ in Q's constants, and with them by a
+    and divided by the sum of all weights: in [0, 1]. ``w_s`` is the source's gradient strength to
+    the power 1.5; Q is that of `qabf`. Implementations differ in Q's constants, and with them by a
     factor of up to four: compare only numbers of one implementation.
     """
     image, *sources = images(fused=fused, visible=visible, infrared=infrared)

@@ -20,10 +20,10 @@ def build_stage(recipe: Recipe) -> Stage:
         from napari_busref.training.stages.matcher import MatcherStage
 
         return MatcherStage(recipe)
-    if recipe.stage == "field":
-        from napari_busref.training.stages.field import FieldStage
+    if recipe.stage == "likelihood":
+        from napari_busref.training.stages.likelihood import LikelihoodStage
 
-        return FieldStage(recipe)
+        return LikelihoodStage(recipe)
     if recipe.stage == "superfusion":
         from napari_busref.training.stages.superfusion import SuperFusionStage
 

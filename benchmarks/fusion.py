@@ -1,0 +1,141 @@
+"""Our fusion models beside the controls, in one table a data set.
+
+    python benchmarks/fusion.py --out FOLDER [--case roadscene] [--model gaf] [--limit 4]
+        [--device cpu] [--threads 2]
+
+The protocol is that of ``docs/protocol.md``, the scores are those of ``docs/metrics.md``: Y
+channel, 0..255, results clipped and rounded, no stretch. The cases: RoadScene (thermal) and EPFL
+(near infrared) ``val``, and all MRI-PET and MRI-CT slices. ``FOLDER`` gets ``rows.csv`` (every
+pair and method), ``table.csv`` and ``table.md``. Data that is not there is left out and named.
+"""
+
+# Only what does not load numpy is imported here: threads are set before anything else.
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Row = dict[str, Any]
+Pair = tuple[str, "NDArray[Any]", "NDArray[Any]"]
+
+
+def split(name: str, data_root: Path | None) -> list[Pair]:
+    """The val split of a data set."""
+    from napari_busref.datasets import load_pairs
+
+    return load_pairs(name, data_root)
+
+
+def slices(kind: str, data_root: Path | None) -> list[Pair]:
+    """Slices of a head: MRI takes the place of infrared, PET or CT in colours that of visible."""
+    import numpy as np
+    from imageio.v3 import imread
+
+    from napari_busref.datasets import default_root
+
+    root = data_root or default_root()
+    if root is None:
+        raise ValueError("no ../shared/data lies beside this checkout")
+    folder = root / "medical" / kind
+    files = sorted((folder / "mri").glob("*.png"))
+    if not files:
+        raise ValueError(f"{folder / 'mri'} holds no pictures")
+    pairs = []
+    for file in files:
+        mri, source = imread(file), imread(folder / "source" / file.name)
+        source = source if source.ndim == 3 else np.repeat(source[..., None], 3, 2)
+        pairs.append((file.stem, mri if mri.ndim == 2 else mri[..., 0], source[..., :3]))
+    return pairs
+
+
+CASES: dict[str, tuple[str, Callable[[Path | None], list[Pair]]]] = {
+    "roadscene": ("infrared-visible", partial(split, "roadscene")),
+    "vis-nir": ("infrared-visible", partial(split, "vis-nir")),
+    "mri-pet": ("medical", partial(slices, "mri-pet")),
+    "mri-ct": ("medical", partial(slices, "mri-ct")),
+}
+"""For each case its task, and what loads its pairs."""
+
+
+def table(summary: Sequence[Row]) -> str:
+    """Markdown: for each case a line for each method, best of the methods that fuse in bold."""
+    from napari_busref.metrics.fusion import METRICS
+
+    blocks = []
+    for case in dict.fromkeys(row["dataset"] for row in summary):
+        lines = [row for row in summary if row["dataset"] == case]
+        fusing = [row for row in lines if not row["model"].endswith("only")]
+        heads = [f"{m.symbol} {'↑' if m.higher_is_better else '↓'}" for m in METRICS.values()]
+        text = [
+            f"{case}, {lines[0]['n']} pairs\n",
+            "| " + " | ".join(["method", *heads, "seconds"]) + " |",
+            "| --- " * (len(heads) + 2) + "|",
+        ]
+        for row in lines:
+            cells = []
+            for name, metric in METRICS.items():
+                values = [other[name] for other in fusing if other[name] is not None]
+                best = (max if metric.higher_is_better else min)(values)
+                shown = "" if row[name] is None else f"{row[name]:.4g}"
+                cells.append(f"**{shown}**" if row in fusing and row[name] == best else shown)
+            cells.append("" if row["seconds"] is None else f"{row['seconds']:.2f}")
+            text.append("| " + " | ".join([row["model"], *cells]) + " |")
+        blocks.append("\n".join(text))
+    return "\n\n".join(blocks) + "\n"
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for the table.")],
+    case: Annotated[list[str] | None, typer.Option(help="Only these cases.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Models (default: those of the case's task).")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
+    device: str = "cpu",
+    threads: int = 2,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the data sets.")] = None,
+) -> None:
+    """Measure all methods on all cases."""
+    unknown = set(case or CASES) - set(CASES)
+    if unknown:
+        raise typer.BadParameter(f"--case: need some of {', '.join(CASES)}")
+    from registration import set_threads
+
+    set_threads(threads)
+    from napari_busref.evaluation import evaluate_fusion, summarise, write_table
+    from napari_busref.tasks import TASKS
+
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    left_out = []
+    for name in case or CASES:
+        task, load = CASES[name]
+        try:
+            pairs = load(data_root)
+        except ValueError as error:
+            left_out.append(f"{name} ({error})")
+            continue
+        models = model or list(TASKS[task].values())
+        rows += evaluate_fusion(models, dataset=name, pairs=pairs, device=device, limit=limit)
+    if not rows:
+        raise typer.BadParameter(f"nothing to measure: {'; '.join(left_out)}")
+    summary = summarise(rows)
+    write_table(rows, out / "rows.csv")
+    write_table(summary, out / "table.csv")
+    text = table(summary)
+    if left_out:
+        text += f"\nLeft out: {'; '.join(left_out)}\n"
+    (out / "table.md").write_text(text, encoding="utf-8")
+    Console().print(text, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

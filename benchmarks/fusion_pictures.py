@@ -1,0 +1,111 @@
+"""A sheet of scenes by fusion methods, to be looked at.
+
+    python benchmarks/fusion_pictures.py --out FOLDER [--model gaf] [--scene FLIR_04602]
+        [--count 6] [--case roadscene] [--infrared 0.5] [--detail 0.5]
+
+The visible image, the infrared image and what every method makes of them, in colour, one scene a
+row: ``FOLDER/CASE.jpg``. Without ``--scene`` the scenes are those in which the infrared image
+differs most from the visible one, one of every part of the split. The pictures show research
+data: FOLDER must lie outside of the repository.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from fusion import CASES, Pair
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from napari_busref import fuse
+from napari_busref.evaluation import FUSION_CONTROLS
+from napari_busref.models import load_model
+from napari_busref.preprocess import luma
+from napari_busref.tasks import TASKS
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDTH = 420  # of one picture, in px
+LABEL = 18  # height of a line of text, in px
+
+
+def choose(pairs: list[Pair], count: int) -> list[Pair]:
+    """From each of ``count`` parts of a list the pair whose two images differ most."""
+
+    def difference(pair: Pair) -> float:
+        _, infrared, visible = pair
+        a, b = infrared.ravel().astype(float), luma(visible.astype(float)).ravel()
+        return -float(np.corrcoef(a, b)[0, 1])
+
+    parts = np.array_split(np.arange(len(pairs)), min(count, len(pairs)))
+    return [max((pairs[i] for i in part), key=difference) for part in parts]
+
+
+def sheet(rows: list[list[tuple[str, NDArray[Any]]]]) -> Image.Image:
+    """Pictures with their titles, row by row."""
+    drawn = []
+    for row in rows:
+        pictures = []
+        for title, picture in row:
+            colour = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, 2)
+            height = round(WIDTH * colour.shape[0] / colour.shape[1])
+            tile = Image.new("RGB", (WIDTH, height + LABEL), "white")
+            tile.paste(Image.fromarray(colour).resize((WIDTH, height), Image.Resampling.BICUBIC))
+            ImageDraw.Draw(tile).text((4, height + 3), title, fill="black")
+            pictures.append(np.asarray(tile))
+        drawn.append(np.concatenate(pictures, 1))
+    return Image.fromarray(np.concatenate(drawn))
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for the sheet, outside of the repository.")],
+    case: str = "roadscene",
+    model: Annotated[
+        list[str] | None, typer.Option(help="Models (default: of the task, then controls).")
+    ] = None,
+    scene: Annotated[list[str] | None, typer.Option(help="Names of pairs.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Scenes, where none is named.")] = 6,
+    infrared: float = 0.5,
+    detail: float = 0.5,
+    device: str = "cpu",
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the data sets.")] = None,
+) -> None:
+    """Fuse some scenes with all methods and draw them."""
+    if case not in CASES:
+        raise typer.BadParameter(f"--case: need one of {', '.join(CASES)}")
+    if out.resolve().is_relative_to(ROOT):
+        raise typer.BadParameter(f"--out: {out} lies in the repository, these pictures must not")
+    task, load = CASES[case]
+    pairs = load(data_root)
+    names = {name for name, _, _ in pairs}
+    if set(scene or ()) - names:
+        raise typer.BadParameter(f"--scene: need some of {', '.join(sorted(names))}")
+    chosen = [pair for pair in pairs if pair[0] in scene] if scene else choose(pairs, count)
+    controls = [name for name in FUSION_CONTROLS if not name.endswith("only")]
+    loaded = {name: load_model(name) for name in model or [*TASKS[task].values(), *controls]}
+    rows = []
+    for name, second, first in chosen:
+        row = [(f"{name}: visible", first), ("infrared", second)]
+        for title, network in loaded.items():
+            result = fuse(
+                first,
+                second,
+                model=network,
+                task=task,
+                infrared=infrared,
+                detail=detail,
+                mask=np.ones(second.shape, bool),
+                device=device,
+            )
+            row.append((title, result.fused))
+        rows.append(row)
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / f"{case}.jpg"
+    sheet(rows).save(file, quality=90)
+    typer.echo(file)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,106 @@
+"""How much infrared and how much detail a fused image shows."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["check_share", "more_detail", "more_infrared"]
+
+Grey = NDArray[np.float32]
+
+NEUTRAL = 0.5
+_DETAIL_SIGMA = 2.0  # px; what is finer is detail
+_BASE_SHARE = 0.02  # radius of the base layer as a share of the shorter side
+_BASE_EPS = 0.01  # edges of more than 0.1 stay in the base
+
+
+def check_share(value: float, name: str) -> float:
+    """Check a number in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        Naming the argument.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
+        raise ValueError(f"{name}: got {value!r}, need a number in [0, 1]")
+    return float(value)
+
+
+def more_infrared(fused: Grey, visible: Grey, infrared: Grey, amount: float) -> Grey:
+    """Lead the base layer of a fused image towards one of its sources.
+
+    The base layer of an image is its guided filter with the fused image as guide: smooth, but for
+    the edges of the fused image, along which there is thus no halo. From 0.5 to 0 the fused
+    image's base goes over, linearly, into that of the visible image, from 0.5 to 1 into that of
+    the infrared image; what is finer than the base stays as it is.
+
+    Parameters
+    ----------
+    fused, visible, infrared : ndarray of float32, shape (H, W)
+        In [0, 1].
+    amount : float
+        In [0, 1]; 0.5 changes nothing.
+
+    Returns
+    -------
+    ndarray of float32, shape (H, W)
+        In [0, 1].
+    """
+    if amount == NEUTRAL:
+        return fused
+    source = infrared if amount > NEUTRAL else visible
+    step = abs(2 * amount - 1) * _base(source - fused, fused)
+    return np.clip(fused + step, 0, 1).astype(np.float32)
+
+
+def more_detail(fused: Grey, amount: float) -> Grey:
+    """Scale what is finer than a Gaussian of 2 px.
+
+    Parameters
+    ----------
+    fused : ndarray of float32, shape (H, W)
+        In [0, 1].
+    amount : float
+        In [0, 1]; the detail is multiplied by twice this: 0 leaves none, 0.5 changes nothing, 1
+        doubles it.
+
+    Returns
+    -------
+    ndarray of float32, shape (H, W)
+        In [0, 1].
+    """
+    if amount == NEUTRAL:
+        return fused
+    detail = fused - ndimage.gaussian_filter(fused, _DETAIL_SIGMA, mode="nearest")
+    return np.clip(fused + (2 * amount - 1) * detail, 0, 1).astype(np.float32)
+
+
+def _base(image: Grey, guide: Grey) -> Grey:
+    """Guided filter (He, Sun and Tang, 2013), on a coarser grid where the window is large."""
+    import torch
+    from kornia.filters import guided_blur
+
+    def tensor(values: Grey) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values))[None, None]
+
+    radius = max(round(_BASE_SHARE * min(image.shape)), 4)
+    blurred = guided_blur(
+        tensor(guide),
+        tensor(image),
+        2 * radius + 1,
+        _BASE_EPS,
+        "replicate",
+        subsample=max(radius // 8, 1),
+        separable=True,
+    )
+    base: Grey = blurred.numpy()[0, 0]
+    return base

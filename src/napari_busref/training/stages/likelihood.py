@@ -1,0 +1,91 @@
+"""The likelihood of displacements is learned on the frozen matcher, from known warps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from napari_busref.matching.features import describe_local
+from napari_busref.matching.views import View
+from napari_busref.matching.votes import offsets
+from napari_busref.models.geometry import base_grid, inside, warp
+from napari_busref.models.likelihood import Likelihood
+from napari_busref.models.matcher import Matcher
+from napari_busref.training.augment import random_curve
+from napari_busref.training.config import Recipe
+from napari_busref.training.data import PairStore, WarpedCrops
+from napari_busref.training.losses import offset_loss
+from napari_busref.training.stages.base import Stage
+from napari_busref.training.warps import fixed_to_moving
+
+_SIGMA = (0.06, 0.18)
+"""Smoothness of the elastic part, as a share of the crop's side.
+
+A crop is a part of a picture, so that what is 8 % of the picture is more of the crop.
+"""
+
+
+class LikelihoodStage(Stage):
+    """Cross-entropy of the displacements of blocks against the true ones.
+
+    The warps are those that affine refinement leaves: small, with an elastic part.
+    """
+
+    kind, export_name = "features", "likelihood"
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        matcher = self.load_earlier("matcher", "features")
+        assert isinstance(matcher, Matcher)
+        self.matcher = matcher
+        self.freeze(self.matcher)
+        self.model: Likelihood = Likelihood(**recipe.model)
+
+    def draw(self, store: PairStore) -> WarpedCrops:
+        """Draw crops whose moving image is warped, all of a batch about as smoothly."""
+        low, high = _SIGMA
+        warping = replace(self.recipe.warp, sigma=low + (high - low) * float(torch.rand(())))
+        return store.draw_warped(self.recipe.batch, self.recipe.data, warping)
+
+    def forward(self, batch: WarpedCrops) -> dict[str, Tensor]:
+        """Cross-entropy in nats, and the share of blocks whose best offset is right."""
+        size = (batch.fixed.shape[-2], batch.fixed.shape[-1])
+        moving, valid = self._remapped(batch)
+        fixed, moving = self.photometric(batch.fixed, moving)
+        with torch.no_grad():
+            first = describe_local(self.matcher, View(fixed, torch.ones_like(fixed)))
+            second = describe_local(self.matcher, View(moving * valid, valid))
+        likelihood = self.model(first, second)
+
+        block = self.model.block
+        truth = fixed_to_moving(batch.warps, size)
+        pixels = torch.tensor([size[1] / 2, size[0] / 2], device=truth.device)
+        shift = F.avg_pool2d(
+            ((truth - base_grid(*size, truth)) * pixels).permute(0, 3, 1, 2), block
+        )
+        known = (F.avg_pool2d(inside(truth, *size).float(), block) > 0.99).float()
+        window = offsets(self.model.radius, likelihood)
+        best = window[likelihood.argmax(1)].permute(0, 3, 1, 2)
+        right = ((best - shift).square().sum(1, keepdim=True) < 4).float()
+        return {
+            "loss": offset_loss(likelihood, shift, known, window),
+            "right": (right * known).sum() / known.sum().clamp_min(1),
+        }
+
+    def _remapped(self, batch: WarpedCrops) -> tuple[Tensor, Tensor]:
+        """Warped moving images and where they are valid; some are the visible one, recoloured."""
+        size = (batch.fixed.shape[-2], batch.fixed.shape[-1])
+        points = batch.warps.aligned_points(base_grid(*size, batch.fixed))
+        curved, inner = warp(random_curve(batch.fixed), points), inside(points, *size)
+        chosen = torch.rand(len(curved), 1, 1, 1).to(curved.device) < self.recipe.augment.remap
+        return (
+            torch.where(chosen, curved * inner, batch.moving),
+            torch.where(chosen, inner.to(batch.valid.dtype), batch.valid),
+        )
+
+    def validate(self, device: torch.device) -> dict[str, float]:
+        """The loss on the validation pairs, under warps of a fixed seed."""
+        return self.mean_losses(device)

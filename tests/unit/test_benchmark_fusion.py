@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import typer
+from imageio.v3 import imread
+from PIL import Image
+
+from napari_busref.metrics.fusion import METRICS, qabf
+from napari_busref.samples import thermal_scene
+
+SHAPE = (72, 96)
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """The scripts, imported as when they run."""
+    path = Path(__file__).resolve().parents[2] / "benchmarks"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(path))
+        # the other tests keep their threads
+        patch.setattr(importlib.import_module("registration"), "set_threads", lambda count: None)
+        names = ("fusion", "fusion_pictures", "ghosting", "tiling")
+        yield {name: importlib.import_module(name) for name in names}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Two pairs of a street, one slice of a head."""
+    root = tmp_path_factory.mktemp("data")
+    names = ["a.png", "b.png"]
+    pictures = {}
+    for seed, name in enumerate(names):
+        sample = thermal_scene(seed, SHAPE)
+        pictures[f"roadscene/visible/{name}"] = sample.fixed
+        pictures[f"roadscene/infrared/{name}"] = sample.aligned
+    rows, cols = np.indices((64, 64)) - 31.5
+    head = np.uint8(200 * (np.hypot(rows, cols) < 20))
+    pictures["medical/mri-pet/mri/1.png"] = np.stack([head] * 3, -1)
+    pictures["medical/mri-pet/source/1.png"] = np.stack([head, head // 2, head // 4], -1)
+    for name, picture in pictures.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(root / name)
+    listing = {"train": [], "val": names}
+    (root / "roadscene" / "split.json").write_text(json.dumps(listing), encoding="utf-8")
+    return root
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_all_methods_stand_in_one_table(scripts: dict[str, ModuleType], data, tmp_path):
+    cases = ["roadscene", "mri-pet", "mri-ct"]
+    scripts["fusion"].main(tmp_path, case=cases, model=["average"], threads=1, data_root=data)
+    lines = read(tmp_path / "table.csv")
+    assert {(line["dataset"], line["n"]) for line in lines} == {
+        ("roadscene", "2"),
+        ("mri-pet", "1"),
+    }
+    rows = read(tmp_path / "rows.csv")
+    values = [
+        float(r["q_cv"]) for r in rows if (r["model"], r["dataset"]) == ("laplacian", "roadscene")
+    ]
+    line = next(x for x in lines if (x["model"], x["dataset"]) == ("laplacian", "roadscene"))
+    assert float(line["q_cv"]) == pytest.approx(np.median(values))
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert all(metric.symbol in text for metric in METRICS.values())
+    assert "Left out: mri-ct (" in text
+    # the best of those that fuse is marked, the bare sources never are
+    marked = {line.split(" | ")[0] for line in text.splitlines() if "**" in line}
+    assert marked and not any(name.endswith("only") for name in marked)
+    with pytest.raises(typer.BadParameter, match="--case: need some of"):
+        scripts["fusion"].main(tmp_path, case=["moon"])
+
+
+def test_a_sheet_of_scenes_by_methods(scripts: dict[str, ModuleType], data, tmp_path):
+    sheet = scripts["fusion_pictures"]
+    sheet.main(tmp_path, model=["average", "maximum"], count=2, data_root=data)
+    picture = imread(tmp_path / "roadscene.jpg")
+    height = round(sheet.WIDTH * SHAPE[0] / SHAPE[1]) + sheet.LABEL
+    assert picture.shape == (2 * height, 4 * sheet.WIDTH, 3)
+    sheet.main(tmp_path, model=["average"], scene=["b"], data_root=data)
+    assert imread(tmp_path / "roadscene.jpg").shape == (height, 3 * sheet.WIDTH, 3)
+    with pytest.raises(typer.BadParameter, match="lies in the repository"):
+        sheet.main(sheet.ROOT / "runs", data_root=data)
+    with pytest.raises(typer.BadParameter, match="--scene: need some of a, b"):
+        sheet.main(tmp_path, scene=["c"], data_root=data)
+
+
+def test_ghosts_are_measured_against_the_aligned_fusion(
+    scripts: dict[str, ModuleType], data, tmp_path
+):
+    options = {"model": "identity", "fusion_model": "average", "threads": 1, "data_root": data}
+    scripts["ghosting"].main(tmp_path, seeds="3", limit=1, **options)
+    rows = {row["fused"]: row for row in read(tmp_path / "rows.csv")}
+    assert list(rows) == list(scripts["ghosting"].ROWS)
+    scores = {name: float(row["qabf"]) for name, row in rows.items()}
+    image = np.arange(100.0).reshape(10, 10)
+    assert scores["aligned"] == pytest.approx(qabf(image, image, image), abs=2e-3)
+    assert float(rows["aligned"]["ssim"]) == 1
+    # the identity registers nothing, the true warp almost everything
+    assert rows["registered"]["epe"] == rows["misaligned"]["epe"]
+    assert scores["misaligned"] < scores["true warp"] < scores["aligned"]
+    assert "| true warp | 0.0 |" in (tmp_path / "table.md").read_text(encoding="utf-8")
+
+
+def test_memory_of_tiles_and_of_the_whole(scripts: dict[str, ModuleType]):
+    row = scripts["tiling"].measure("average", 64, 32, "cpu")
+    assert row["seconds"] > 0 and row["grown_mib"] >= 0 and row["largest_difference"] == 0

@@ -1,0 +1,91 @@
+"""The network from local correlations to the likelihood of displacements."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import normalize, pad
+
+from napari_busref.models.likelihood import (
+    CELL,
+    Likelihood,
+    Local,
+    block_correlation,
+    cell_windows,
+)
+
+
+def local(height: int, width: int, seed: int, batch: int = 1) -> Local:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(channels: int, stride: int) -> torch.Tensor:
+        return torch.randn(batch, channels, height // stride, width // stride, generator=generator)
+
+    return Local(
+        draw(4, 1),
+        normalize(draw(6, CELL), dim=1),
+        draw(8, CELL),
+        torch.ones(batch, 1, height, width),
+    )
+
+
+@pytest.fixture
+def net() -> Likelihood:
+    torch.manual_seed(0)
+    return Likelihood(channels=8, size=6, width=8, radius=4).eval()
+
+
+@pytest.mark.parametrize("correlate", [block_correlation, cell_windows])
+def test_correlations_are_those_of_the_definition(correlate) -> None:
+    generator = torch.Generator().manual_seed(0)
+    fixed, moving = torch.randn(2, 2, 3, 8, 12, generator=generator)
+    found = correlate(fixed, moving, 4, 2)
+    padded = pad(moving, [2] * 4)
+    for index, (row, col) in enumerate((r, c) for r in (0, 4) for c in (0, 4, 8)):
+        block = fixed[..., row : row + 4, col : col + 4]
+        for y in range(5):
+            for x in range(5):
+                seen = padded[..., row + y : row + y + 4, col + x : col + x + 4]
+                wanted = (block * seen).sum(1).mean((1, 2))
+                torch.testing.assert_close(found[:, index, y, x], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (48, 16), (56, 72)])
+def test_one_window_a_block(net: Likelihood, shape: tuple[int, int]) -> None:
+    found = net(local(*shape, 0), local(*shape, 1))
+    assert found.shape == (1, 81, shape[0] // 8, shape[1] // 8)
+    assert net.settings() == {"channels": 8, "size": 6, "width": 8, "radius": 4}
+
+
+def test_a_batch_is_its_parts(net: Likelihood) -> None:
+    first, second = local(32, 48, 0, 2), local(32, 48, 1, 2)
+    both = net(first, second)
+    for index in range(2):
+        part = (Local(*(x[index : index + 1] for x in vars(p).values())) for p in (first, second))
+        torch.testing.assert_close(net(*part)[0], both[index], rtol=1e-4, atol=1e-4)
+
+
+def test_learns_where_the_content_went(net: Likelihood) -> None:
+    """Some steps on random pictures, shifted by many pixels, find shifts that were never shown."""
+    optimiser = torch.optim.Adam(net.parameters(), 1e-2)
+
+    def shifted(seed: int, row: int, col: int) -> torch.Tensor:
+        fixed = local(64, 64, seed)
+        parts = vars(fixed).items()
+        moving = Local(
+            *(
+                x.roll((row, col) if n in ("pixels", "known") else (row // 2, col // 2), (-2, -1))
+                for n, x in parts
+            )
+        )
+        likelihood = net(fixed, moving)[..., 2:-2, 2:-2].log_softmax(1)
+        return likelihood[:, (row + 4) * 9 + col + 4].mean()
+
+    for step in range(30):
+        row, col = divmod(5 * step % 9, 3)
+        loss = -shifted(step, 2 * (row - 1), 2 * (col - 1))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        assert float(shifted(99, 4, -4)) > -1.0  # chance: -4.4

@@ -1,0 +1,139 @@
+"""What the panel "Register and fuse" knows without a window: settings, words, undo, its worker."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+
+import yaml
+from napari.components import LayerList
+from napari.layers import Image, Shapes
+
+import napari_busref
+from napari_busref._napari.layers import METADATA_KEY
+from napari_busref._napari.settings import OPTIONS, Settings, _valid
+from napari_busref._napari.undo import Undo
+from napari_busref._napari.words import quality_html
+from napari_busref.quality import Evidence, Quality, unregistered
+
+
+def test_the_manifest_remembers_every_setting_with_its_default():
+    manifest = Path(napari_busref.__file__).with_name("napari.yaml").read_text()
+    group = yaml.safe_load(manifest)["contributions"]["configurations"]["registration"]
+    described = group["properties"]
+    assert {name: entry["default"] for name, entry in described.items()} == asdict(Settings())
+    assert [option.name for option in OPTIONS] and {o.name for o in OPTIONS} == set(described)
+    for option in OPTIONS:
+        offered = None if option.choices is None else [value for _, value in option.choices()]
+        if "enum" in described[option.name]:
+            assert described[option.name]["enum"] == offered
+        elif offered is not None:  # an open list, such as models
+            assert getattr(Settings(), option.name) in offered
+
+
+def test_what_is_no_longer_offered_becomes_the_default():
+    remembered = Settings(model="gone", device="cpu", search="sideways", fused=False)
+    assert _valid(remembered) == Settings(device="cpu", fused=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "unused"),
+    [
+        (Settings(), set()),
+        (Settings(refine="none"), {"transform", "on_cancel"}),
+        (Settings(model="busref"), {"transform", "on_cancel"}),
+        (Settings(model="busref", refine="affine"), set()),
+        (Settings(fused=False), {"fusion_model"}),
+    ],
+)
+def test_settings_that_change_nothing(settings, unused):
+    assert settings.unused == unused
+
+
+def test_settings_as_arguments_of_register():
+    assert Settings().registration() == {
+        "model": "auto",
+        "search": None,
+        "refine": None,
+        "transform": "affine",
+        "device": "auto",
+        "on_cancel": "raise",
+    }
+    found = Settings(search="wide", refine="none", on_cancel="best").registration()
+    assert (found["search"], found["refine"], found["on_cancel"]) == ("wide", "none", "best")
+    assert Settings(mask=False, displacement="grid").roles == {"warped", "fused", "grid"}
+    assert Settings(displacement="none").field_role is None
+
+
+QUALITY = Quality(0.9, True, (), 0.5, 1.0, 0.4, 0.1, 3.25, -1.5, 1.25, 5.0, Evidence(0.5, 1.0))
+
+
+def test_quality_in_words():
+    text = quality_html(QUALITY, 12.34)
+    for words in (
+        "looks right",
+        "score 0.90 of 1: an error below 5 px is likely",
+        "3.2 px",
+        "-1.50°",
+        "1.250",
+        "12.3 px",
+        "50 % of the fixed image",
+        "0.10 → 0.40",
+    ):
+        assert words in text
+    doubt = quality_html(replace(QUALITY, score=0.2, reliable=False, reasons=("a < b",)), 1.0)
+    assert "it may be wrong" in doubt and "unlikely" in doubt and "<li>a &lt; b</li>" in doubt
+    nothing = quality_html(unregistered(np.ones((4, 4), bool), "no texture"), 0.0)
+    assert "Nothing was found: this is the start" in nothing
+    assert "no texture" in nothing
+    assert "score" not in nothing
+
+
+def ours(layer):
+    layer.metadata[METADATA_KEY] = {"role": "warped", "name": layer.name}
+    return layer
+
+
+def test_undo_brings_layers_and_their_order_back():
+    layers = LayerList([ours(Image(np.zeros((4, 4)), name=name)) for name in "abc"])
+    grid = ours(Shapes([np.array([[0.0, 0], [3, 3]])], shape_type="path", name="grid"))
+    layers.append(grid)
+    a, b, c, _ = layers
+    undo = Undo(layers)
+    old = a.data
+    a.data, a.scale = np.ones((5, 5)), (2, 2)
+    a.metadata[METADATA_KEY]["role"] = "fused"
+    layers.remove(b)
+    c.visible = False
+    grid.data = [np.array([[1.0, 1], [2, 2]])]
+    layers.append(Image(np.zeros((2, 2)), name="new"))
+    undo.done(layers)
+    mine = Image(np.zeros((2, 2)), name="mine")
+    later = Image(np.zeros((2, 2)), name="later")
+    layers.extend([mine, later])
+    undo.also([later, a])
+    undo.restore(layers)
+    assert [layer.name for layer in layers] == ["a", "b", "c", "grid", "mine"]
+    assert a.data is old
+    assert tuple(a.scale) == (1, 1)
+    assert a.metadata[METADATA_KEY]["role"] == "warped"
+    assert layers[1] is b
+    assert c.visible
+    np.testing.assert_array_equal(layers["grid"].data[0], [[0, 0], [3, 3]])
+    assert layers["grid"].shape_type == ["path"]
+
+
+def test_undo_leaves_what_the_user_removed():
+    layers = LayerList([ours(Image(np.zeros((4, 4)), name="a"))])
+    undo = Undo(layers)
+    new = Image(np.zeros((2, 2)), name="new")
+    layers.append(new)
+    undo.done(layers)
+    layers.clear()
+    undo.restore(layers)
+    assert not layers
