@@ -200,9 +200,7 @@ def cell_windows(fixed: Tensor, moving: Tensor, block: int, radius: int) -> Tens
     side, reach = block + 2 * radius, 2 * radius + 1
     own = _patches(fixed, block, block).flatten(3)
     around = _patches(_padded(moving, radius), side, block).flatten(3)
-    product = (
-        (own.transpose(2, 3) @ around).unflatten(3, (side, side)).unflatten(2, (block, block))
-    )
+    product = (own.transpose(2, 3) @ around).unflatten(3, (side, side)).unflatten(2, (block, block))
     # cell (i, j) with offset (y, x) stands at row i + y, column j + x of the surroundings
     *outer, of_i, of_j, of_y, of_x = product.stride()
     window = product.as_strided(
