@@ -168,6 +168,24 @@ def _gaf(config: dict[str, Any]) -> nn.Module:
     return Gaf(GafConfig(**config))
 
 
+def _superfusion_fusion(config: dict[str, Any]) -> nn.Module:
+    from napari_busref.models.superfusion_fusion import SuperFusionNet, SuperFusionNetConfig
+
+    return SuperFusionNet(SuperFusionNetConfig.from_plain(config))
+
+
+def _mda(config: dict[str, Any]) -> nn.Module:
+    from napari_busref.models.mda import Mda, MdaConfig
+
+    return Mda(MdaConfig.from_plain(config))
+
+
+def _refusion(config: dict[str, Any]) -> nn.Module:
+    from napari_busref.models.refusion import ReFusion, ReFusionConfig
+
+    return ReFusion(ReFusionConfig.from_plain(config))
+
+
 @register_model("average", "fusion", trained=False)
 def _average(config: dict[str, Any]) -> nn.Module:
     from napari_busref.models.controls import Average
@@ -221,6 +239,9 @@ _ARCHITECTURES: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "BusRef": _busref,
     "SuperFusionMatcher": _superfusion,
     "Gaf": _gaf,
+    "SuperFusionNet": _superfusion_fusion,
+    "Mda": _mda,
+    "ReFusion": _refusion,
     "Bus": _bus,
     "Matcher": _matcher,
     "Likelihood": _likelihood,
