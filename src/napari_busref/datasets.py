@@ -9,8 +9,13 @@ import numpy as np
 from imageio.v3 import imread
 from skimage.transform import downscale_local_mean
 
+from napari_busref.task_pairs import exposure_pairs, focus_pairs, medical_pairs
+
 DATASETS: dict[str, int] = {"roadscene": 1, "vis-nir": 2}
 """Known data sets and by how much each is reduced before use (protocol: near infrared, halved)."""
+
+TASK_DATASETS = ("mri-pet", "mri-ct", "multi-focus", "multi-exposure")
+"""Pairs of other tasks; ``visible`` is the one whose colours a fused image keeps."""
 
 
 def default_root() -> Path | None:
@@ -31,9 +36,9 @@ def load_pairs(
     Parameters
     ----------
     dataset : str
-        A key of ``DATASETS``, or the name of a folder under ``data_root`` with folders
-        ``infrared`` and ``visible`` that hold files of the same names, and ``split.json``
-        (``{"train": [...], "val": [...]}``).
+        A key of ``DATASETS``, one of ``TASK_DATASETS``, or the name of a folder under
+        ``data_root`` with folders ``infrared`` and ``visible`` that hold files of the same names,
+        and ``split.json`` (``{"train": [...], "val": [...]}``).
     data_root : path, optional
         Folder of the data sets; by default ``../shared/data`` beside the checkout.
     split : str
@@ -51,11 +56,15 @@ def load_pairs(
     ValueError
         If the folder, the split or a pair cannot be read.
     """
+    if dataset in ("multi-focus", "multi-exposure"):
+        return focus_pairs(split) if dataset == "multi-focus" else exposure_pairs(split)
     root = Path(data_root) if data_root is not None else default_root()
     if root is None:
         raise ValueError(
             "data_root must be given: no ../shared/data lies beside this installation"
         )
+    if dataset in TASK_DATASETS:
+        return medical_pairs(root, dataset, split)
     folder = root / dataset
     listing = folder / "split.json"
     if not listing.is_file():

@@ -9,7 +9,17 @@ if TYPE_CHECKING:
 
 __all__ = ["STAGES", "run"]
 
-STAGES = ("bus", "gaf", "registration", "matcher", "superfusion", "likelihood")
+STAGES = (
+    "bus",
+    "gaf",
+    "registration",
+    "matcher",
+    "superfusion",
+    "likelihood",
+    "superfusion-fusion",
+    "mda",
+    "refusion",
+)
 """The stages, in the order in which they build on each other."""
 
 

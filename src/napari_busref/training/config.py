@@ -158,6 +158,54 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class FusionLossConfig:
+    """Weights of the loss terms of the fusion networks that are not in :class:`LossConfig`.
+
+    Attributes
+    ----------
+    detail : float
+        Weight of the distance to the wanted gradients (``pyramid_gradient_loss``).
+    gains : tuple of float
+        Factor on the wanted gradients at full, half, quarter... resolution.
+    window : int
+        Window in which the sources' energies are compared, odd, in pixels.
+    power : float
+        How decidedly the stronger source is chosen.
+    brightness : float
+        Weight of the distance of the local brightness to the mean of both sources.
+    feature, patch, style : float
+        MDA: weights of these terms beside the image level.
+    deviation : float
+        MDA: worth of a standard deviation beside a bit of entropy.
+    temperature : float
+        MDA: of the softmax over both sources.
+    gradient : float
+        ReFusion: what the gradient term counts beside the intensity term.
+    reconstruction : float
+        ReFusion: how much the fused image itself is to serve the reconstruction.
+    inner_rate : float
+        ReFusion: length of the inner step.
+    outer_share : float
+        ReFusion: share of the steps that update the loss-proposal module.
+    """
+
+    detail: float = 0.0
+    gains: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    window: int = 5
+    power: float = 2.0
+    brightness: float = 0.0
+    feature: float = 0.5
+    patch: float = 1.0
+    style: float = 0.1
+    deviation: float = 4.0
+    temperature: float = 0.5
+    gradient: float = 10.0
+    reconstruction: float = 0.1
+    inner_rate: float = 0.05
+    outer_share: float = 0.5
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides a training run.
 
@@ -185,6 +233,8 @@ class Recipe:
         Folder with the weights of the earlier stages; empty for the shipped ones.
     train_bus : bool
         Train the bus from scratch with the registration (ablation "no bus").
+    export : str
+        Name of the weights, for a network that is trained for several tasks; empty for its own.
     start : WarpConfig
         Affine from which the registration's first look starts in training, so that descriptors
         cannot pass by matching everything to its own place.
@@ -209,11 +259,13 @@ class Recipe:
     validation_pairs: int = 20
     requires: str = ""
     train_bus: bool = False
+    export: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     warp: WarpConfig = field(default_factory=WarpConfig)
     start: WarpConfig = field(default_factory=lambda: START)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    fusion: FusionLossConfig = field(default_factory=FusionLossConfig)
     model: dict[str, Any] = field(default_factory=dict)
 
 

@@ -28,6 +28,18 @@ def build_stage(recipe: Recipe) -> Stage:
         from napari_busref.training.stages.superfusion import SuperFusionStage
 
         return SuperFusionStage(recipe)
+    if recipe.stage == "superfusion-fusion":
+        from napari_busref.training.stages.superfusion_fusion import SuperFusionFusionStage
+
+        return SuperFusionFusionStage(recipe)
+    if recipe.stage == "mda":
+        from napari_busref.training.stages.mda import MdaStage
+
+        return MdaStage(recipe)
+    if recipe.stage == "refusion":
+        from napari_busref.training.stages.refusion import ReFusionStage
+
+        return ReFusionStage(recipe)
     from napari_busref.training.stages.registration import RegistrationStage
 
     return RegistrationStage(recipe)

@@ -1,0 +1,88 @@
+"""Losses of the fusion networks that are not BusReF's own (those are in ``losses``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from kornia.filters import spatial_gradient
+from torch import Tensor
+
+_EPS = 1e-8
+
+
+def energy_weights(visible: Tensor, infrared: Tensor, window: int, power: float) -> Tensor:
+    """Share of the visible image in the detail, from the local energies of both gradients.
+
+    Parameters
+    ----------
+    visible, infrared : Tensor
+        Gradients (B, 2, H, W).
+    window : int
+        Side of the window of the energies, odd, in pixels.
+    power : float
+        0 is the mean of both, a large number chooses the stronger.
+
+    Returns
+    -------
+    Tensor
+        (B, 1, H, W) in [0, 1].
+    """
+    energies = []
+    for gradient in (visible, infrared):
+        energy = gradient.square().sum(1, keepdim=True)
+        padded = F.pad(energy, [window // 2] * 4, mode="replicate")
+        energies.append(F.avg_pool2d(padded, window, stride=1) + _EPS)
+    # the same as e_v^p / (e_v^p + e_r^p), without powers of small numbers
+    return torch.sigmoid(power * (energies[0].log() - energies[1].log()))
+
+
+def wanted_gradient(
+    visible: Tensor, infrared: Tensor, window: int = 5, power: float = 2.0
+) -> Tensor:
+    """Gradient (B, 2, H, W) that the fused image should have: signed, of the stronger source.
+
+    Both components come from one source, and neighbours from the same one, so that edges keep
+    their direction and sources do not alternate from pixel to pixel. Where both are equally weak
+    it is their mean, which noise does not survive.
+    """
+    first, second = (spatial_gradient(image)[:, 0] for image in (visible, infrared))
+    share = energy_weights(first, second, window, power)
+    return share * first + (1 - share) * second
+
+
+def pyramid_gradient_loss(
+    fused: Tensor,
+    visible: Tensor,
+    infrared: Tensor,
+    gains: Sequence[float],
+    *,
+    window: int = 5,
+    power: float = 2.0,
+) -> Tensor:
+    """Mean absolute distance of the fused gradients to the wanted ones, summed over scales.
+
+    Parameters
+    ----------
+    fused, visible, infrared : Tensor
+        (B, 1, H, W) in [0, 1].
+    gains : sequence of float
+        Factor on the wanted gradient at full, half, quarter... resolution; their number is the
+        number of scales.
+    window, power
+        As for :func:`energy_weights`.
+    """
+    loss = torch.zeros((), device=fused.device)
+    for level, gain in enumerate(gains):
+        if level:
+            fused, visible, infrared = (F.avg_pool2d(x, 2) for x in (fused, visible, infrared))
+        wanted = gain * wanted_gradient(visible, infrared, window, power)
+        loss = loss + (spatial_gradient(fused)[:, 0] - wanted).abs().sum(1).mean()
+    return loss
+
+
+def brightness_loss(fused: Tensor, visible: Tensor, infrared: Tensor, side: int) -> Tensor:
+    """Mean absolute distance to the mean of both sources, averaged over squares of ``side``."""
+    difference = fused - (visible + infrared) / 2
+    return F.avg_pool2d(difference, side, ceil_mode=True).abs().mean()

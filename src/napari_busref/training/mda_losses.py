@@ -1,0 +1,158 @@
+"""MDA's loss: how much of either source is kept follows from what it has to say.
+
+The information is measured on two shallow levels of the frozen bus (the paper: of VGG-16).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from kornia.filters import spatial_gradient
+from kornia.metrics import ssim
+from torch import Tensor
+
+_C2 = 0.03**2
+
+
+def feature_entropy(features: Tensor, bins: int = 32) -> Tensor:
+    """Mean entropy of the channels of (B, C, H, W) in [0, 1], in bits: (B,)."""
+    level = (features.clamp(0, 1) * (bins - 1)).round().long().flatten(2)
+    counts = torch.zeros(*level.shape[:2], bins, device=features.device)
+    counts.scatter_add_(2, level, torch.ones_like(level, dtype=counts.dtype))
+    share = counts / level.shape[2]
+    return -(share * share.clamp_min(1e-12).log2()).sum(2).mean(1)
+
+
+@torch.no_grad()
+def information_weights(
+    infrared: list[Tensor], visible: list[Tensor], beta: float, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Weights of the infrared source (those of the visible one are what is missing to 1).
+
+    Parameters
+    ----------
+    infrared, visible : list of Tensor
+        Shallow features (B, C, h, w) of both sources, at least 0.
+    beta : float
+        Worth of a standard deviation beside a bit of entropy.
+    temperature : float
+        Of the softmax over both sources; small decides.
+
+    Returns
+    -------
+    intensity, structure : Tensor
+        (B,): from entropy and standard deviation, and from gradient energy.
+    """
+    amounts, energies = [], []
+    for ir, vis in zip(infrared, visible, strict=True):
+        # one scale for both sources, else their contrasts could not be compared
+        largest = torch.cat([ir, vis], 2).amax((1, 2, 3), keepdim=True).clamp_min(1e-6)
+        pair = [ir / largest, vis / largest]
+        amounts.append(
+            torch.stack([feature_entropy(x) + beta * x.std((2, 3)).mean(1) for x in pair])
+        )
+        energy = torch.stack([spatial_gradient(x).square().mean((1, 2, 3, 4)) for x in pair])
+        energies.append(energy / energy.sum(0).clamp_min(1e-12))
+    intensity = torch.stack(amounts).mean(0) / temperature
+    structure = torch.stack(energies).mean(0) / (temperature / 2)
+    return intensity.softmax(0)[0], structure.softmax(0)[0]
+
+
+def image_loss(
+    fused: Tensor,
+    infrared: Tensor,
+    visible: Tensor,
+    intensity: Tensor,
+    structure: Tensor,
+    scales: int = 3,
+) -> Tensor:
+    """Image level: weighted squared distance and 1 - SSIM, the latter over scales.
+
+    ``intensity`` and ``structure`` (B,) are the weights of the infrared image.
+    """
+    mse = intensity * (fused - infrared).square().mean((1, 2, 3)) + (1 - intensity) * (
+        fused - visible
+    ).square().mean((1, 2, 3))
+    loss = mse
+    for scale in range(scales):
+        if scale:
+            fused, infrared, visible = (F.avg_pool2d(x, 2) for x in (fused, infrared, visible))
+        similar = structure * ssim(fused, infrared, 7).mean((1, 2, 3)) + (1 - structure) * ssim(
+            fused, visible, 7
+        ).mean((1, 2, 3))
+        loss = loss + (1 - similar) / scales
+    return loss.mean()
+
+
+def feature_loss(fused: list[Tensor], infrared: list[Tensor], visible: list[Tensor]) -> Tensor:
+    """Feature level: near the infrared features in value, near the visible ones in gradient."""
+    losses = [
+        (f - ir).abs().mean() + (spatial_gradient(f) - spatial_gradient(vis)).abs().mean()
+        for f, ir, vis in zip(fused, infrared, visible, strict=True)
+    ]
+    return torch.stack(losses).mean()
+
+
+def _mean(image: Tensor, window: int) -> Tensor:
+    return F.avg_pool2d(image, window, stride=1)
+
+
+def contrast_structure(first: Tensor, second: Tensor, window: int = 15) -> Tensor:
+    """``(2 cov + C2) / (var + var + C2)`` of every complete window, (B, 1, h, w)."""
+    mean_a, mean_b = _mean(first, window), _mean(second, window)
+    variance = _mean(first * first, window) - mean_a**2 + _mean(second * second, window)
+    variance = variance - mean_b**2
+    covariance = _mean(first * second, window) - mean_a * mean_b
+    return (2 * covariance + _C2) / (variance + _C2)
+
+
+def patch_loss(
+    fused: Tensor, infrared: Tensor, visible: Tensor, temperature: float, window: int = 15
+) -> Tensor:
+    """Patch level: contrast and structure, and brightness, of windows that overlap.
+
+    Structure is weighted by a softmax over the gradient energies of both sources in the window,
+    brightness by one over their means.
+    """
+    with torch.no_grad():
+        energies = torch.cat(
+            [
+                _mean(spatial_gradient(x)[:, 0].square().sum(1, keepdim=True), window)
+                for x in (infrared, visible)
+            ],
+            1,
+        )
+        share = energies / energies.sum(1, keepdim=True).clamp_min(1e-12)
+        structure = (share / (temperature / 2)).softmax(1)
+        means = torch.cat([_mean(infrared, window), _mean(visible, window)], 1)
+        brightness = (means / temperature).softmax(1)
+    loss = torch.zeros((), device=fused.device)
+    for index, source in enumerate((infrared, visible)):
+        unlike = 1 - contrast_structure(fused, source, window)
+        apart = (_mean(fused, window) - means[:, index : index + 1]).abs()
+        loss = loss + (structure[:, index : index + 1] * unlike).mean()
+        loss = loss + (brightness[:, index : index + 1] * apart).mean()
+    return loss
+
+
+def style_loss(fused: list[Tensor], infrared: list[Tensor]) -> Tensor:
+    """Style: Kullback-Leibler divergence of the Gram matrices, each as a distribution by softmax.
+
+    Zero when the fused image has the infrared one's correlations between features.
+    """
+    losses = []
+    for f, ir in zip(fused, infrared, strict=True):
+        grams = []
+        for x in (f, ir):
+            flat = x.flatten(2)
+            flat = flat / flat.square().mean((1, 2), keepdim=True).add(1e-8).sqrt()
+            grams.append((flat @ flat.transpose(1, 2) / flat.shape[2]).flatten(1))
+        losses.append(
+            F.kl_div(
+                grams[0].log_softmax(1),
+                grams[1].log_softmax(1),
+                reduction="batchmean",
+                log_target=True,
+            )
+        )
+    return torch.stack(losses).mean()

@@ -1,0 +1,70 @@
+"""MDA learns with weights of complementary information, measured on the frozen bus."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from napari_busref.models.bus import Bus
+from napari_busref.models.mda import Mda, MdaConfig
+from napari_busref.training.config import Recipe
+from napari_busref.training.data import Crops
+from napari_busref.training.fusion_losses import pyramid_gradient_loss
+from napari_busref.training.mda_losses import (
+    feature_loss,
+    image_loss,
+    information_weights,
+    patch_loss,
+    style_loss,
+)
+from napari_busref.training.stages.fusion import FusionStage
+
+
+class MdaStage(FusionStage):
+    """Image, feature and patch level, and style."""
+
+    export_name = "mda"
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        self.model: Mda = Mda(MdaConfig.from_plain(recipe.model))
+        self.bus = Bus()
+        self.bus.load_state_dict(self.load_bus())
+        self.freeze(self.bus)
+
+    def shallow(self, image: Tensor) -> list[Tensor]:
+        """The bus at half and at quarter resolution: deeper levels say little about detail."""
+        return self.bus.pyramid(image)[:2]
+
+    def forward(self, batch: Crops) -> dict[str, Tensor]:
+        """All terms of one batch."""
+        visible, infrared = self.photometric(batch.visible, batch.infrared)
+        fused = self.model(visible, infrared).float()
+        weights = self.recipe.fusion
+        of_ir, of_vis = self.shallow(infrared), self.shallow(visible)
+        of_fused = self.shallow(fused)
+        intensity, structure = information_weights(
+            of_ir, of_vis, weights.deviation, weights.temperature
+        )
+        parts = {
+            "image": image_loss(fused, infrared, visible, intensity, structure),
+            "feature": feature_loss(of_fused, of_ir, of_vis),
+            "patch": patch_loss(fused, infrared, visible, weights.temperature),
+            "style": style_loss(of_fused, of_ir),
+        }
+        loss = (
+            parts["image"]
+            + weights.feature * parts["feature"]
+            + weights.patch * parts["patch"]
+            + weights.style * parts["style"]
+        )
+        if weights.detail:
+            parts["detail"] = pyramid_gradient_loss(
+                fused,
+                visible,
+                infrared,
+                weights.gains,
+                window=weights.window,
+                power=weights.power,
+            )
+            loss = loss + weights.detail * parts["detail"]
+        return {"loss": loss, **parts}

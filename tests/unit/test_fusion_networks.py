@@ -1,0 +1,148 @@
+"""The fusion networks: sizes, ranges, gradients, and what their parts are to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from napari_busref import fuse
+from napari_busref.models.gaf import Gaf, GafConfig
+from napari_busref.models.mda import DualAttention, Mda, MdaConfig
+from napari_busref.models.refusion import ChannelAttention, ReFusion, ReFusionConfig
+from napari_busref.models.superfusion_fusion import (
+    GlobalSpatialAttention,
+    SuperFusionNet,
+    SuperFusionNetConfig,
+)
+from napari_busref.training.fusion_losses import pyramid_gradient_loss
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "gaf": lambda: Gaf(GafConfig(bus_channels=16, width=6)),
+    "superfusion": lambda: SuperFusionNet(SuperFusionNetConfig(attention_width=6)),
+    "mda": lambda: Mda(MdaConfig(width=8)),
+    "refusion": lambda: ReFusion(ReFusionConfig(width=8, heads=4)),
+    "refusion at full resolution": lambda: ReFusion(ReFusionConfig(width=8, heads=4, stride=1)),
+}
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=list(NETWORKS))
+def network(request: pytest.FixtureRequest) -> nn.Module:
+    return NETWORKS[request.param]()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 31), (41, 64)])
+def test_any_size_comes_back_in_the_unit_range(network: nn.Module, size: tuple[int, int]) -> None:
+    visible, infrared = torch.rand(2, 1, *size), torch.rand(2, 1, *size)
+    with torch.inference_mode():
+        fused = network.eval()(visible, infrared)
+    assert fused.shape == visible.shape
+    assert 0 <= float(fused.min()) < float(fused.max()) <= 1
+
+
+def test_every_parameter_learns(network: nn.Module) -> None:
+    """All of what fuses is reached by the gradient; ReFusion's other modules make the loss."""
+    used = network.fusion if isinstance(network, ReFusion) else network
+    visible, infrared = 0.3 + 0.4 * torch.rand(2, 2, 1, 40, 40)
+    network(visible, infrared).square().sum().backward()
+    assert isinstance(used, nn.Module)
+    idle = [
+        name
+        for name, parameter in used.named_parameters()
+        # GAF reads the bus's activations, not its reconstruction
+        if parameter.grad is None and not name.startswith(("bus.up", "bus.head"))
+    ]
+    assert not idle
+
+
+def test_a_few_steps_on_one_pair_lower_the_loss(network: nn.Module) -> None:
+    visible, infrared = _scene()
+    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    losses = []
+    for _ in range(25):
+        loss = pyramid_gradient_loss(network(visible, infrared), visible, infrared, (1.0, 1.0))
+        losses.append(float(loss.detach()))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert losses[-1] < 0.85 * losses[0]
+
+
+def test_images_of_a_batch_do_not_see_each_other(network: nn.Module) -> None:
+    visible, infrared = torch.rand(2, 2, 1, 32, 40)
+    with torch.inference_mode():
+        both = network.eval()(visible, infrared)
+        alone = network(visible[1:], infrared[1:])
+    torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gaf", "mda", "refusion", "refusion at full resolution"])
+def test_tiles_give_what_the_whole_image_gives(name: str) -> None:
+    network = NETWORKS[name]().eval()
+    visible, infrared = torch.rand(2, 45, 483).numpy()
+    visible *= np.linspace(0.2, 1, 483, dtype=np.float32)
+    whole = fuse(visible, infrared, model=network, device="cpu", tile=None).fused
+    tiles = fuse(visible, infrared, model=network, device="cpu", tile=48).fused
+    np.testing.assert_allclose(tiles, whole, atol=2e-5)
+    assert whole.std() > 0.01
+
+
+def test_gsam_hears_from_the_far_end_of_the_row() -> None:
+    """A change at one end of a row reaches the attention at the other one."""
+    attention = GlobalSpatialAttention(4, SuperFusionNetConfig(attention_width=16))
+    features = torch.zeros(2, 1, 4, 64, 96)
+    with torch.no_grad():
+        before = attention(features[0], features[1])
+        features[0, :, :, :4, :4] += 5
+        after = attention(features[0], features[1])
+    assert before.shape == (1, 4, 64, 96)
+    assert float((before - after)[..., 80:].abs().max()) > 0
+
+
+@torch.no_grad()
+def test_dual_attention_weighs_each_modality_on_its_own() -> None:
+    """Without visible features, what comes out is the infrared ones times a weight in (0, 1)."""
+    infrared = torch.rand(1, 8, 6, 10) + 0.1
+    fused = DualAttention(8)(infrared, torch.zeros_like(infrared), torch.rand(1, 16))
+    share = fused / infrared
+    assert 0 < float(share.min()) < float(share.max()) < 1
+
+
+def test_channel_attention_is_the_written_out_one() -> None:
+    layer = ChannelAttention(6, 3)
+    nn.init.uniform_(layer.temperature, 0.5, 2)
+    x = torch.randn(1, 6, 4, 5)
+    query = layer.query_near(layer.query(x))[0].flatten(1)
+    key, value = (y.flatten(1) for y in layer.key_value_near(layer.key_value(x))[0].chunk(2))
+    mixed = []
+    for head in range(3):
+        rows = slice(2 * head, 2 * head + 2)
+        q, k = (y[rows] / y[rows].norm(dim=1, keepdim=True) for y in (query, key))
+        mixed.append((q @ k.T * layer.temperature[head]).softmax(1) @ value[rows])
+    expected = layer.output(torch.cat(mixed).view(1, 6, 4, 5))
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_loss_weights_of_refusion_share_every_pixel() -> None:
+    model = ReFusion(ReFusionConfig(width=8, heads=4))
+    nn.init.normal_(model.proposal[-1].weight)
+    weights = model.loss_weights(torch.rand(1, 1, 17, 23), torch.rand(1, 1, 17, 23))
+    torch.testing.assert_close(weights.first + weights.second, torch.ones(1, 1, 17, 23))
+    assert float(weights.first.std()) > 0
+    assert 0 < float(weights.gradient.min()) <= float(weights.gradient.max()) < 2
+
+
+def _scene() -> tuple[Tensor, Tensor]:
+    """Stripes that only the visible image shows, a bright disc that only the infrared one does."""
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    disc = ((x - 16) ** 2 + (y - 16) ** 2 < 64).float()
+    return (0.5 + 0.3 * torch.sin(x))[None, None], (0.2 + 0.6 * disc)[None, None]
