@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from napari_busref._napari.carry_over import carry_over, place_on
     from napari_busref.fusion import FusionResult, fuse
     from napari_busref.interchange import ImageGrid, TransformFile, read_transform, write_transform
     from napari_busref.io import read_image, write_image
@@ -35,12 +36,14 @@ __all__ = [
     "Transform",
     "TransformFile",
     "__version__",
+    "carry_over",
     "fit_landmarks",
     "fuse",
     "list_models",
     "list_samples",
     "load_model",
     "load_sample",
+    "place_on",
     "read_image",
     "read_transform",
     "register",
@@ -59,12 +62,14 @@ _HOME = {
     "RegistrationResult": "registration",
     "Transform": "transform",
     "TransformFile": "interchange",
+    "carry_over": "_napari.carry_over",
     "fit_landmarks": "landmarks",
     "fuse": "fusion",
     "list_models": "models",
     "list_samples": "samples",
     "load_model": "models",
     "load_sample": "samples",
+    "place_on": "_napari.carry_over",
     "read_image": "io",
     "read_transform": "interchange",
     "register": "registration",

@@ -303,7 +303,7 @@ def edges(grey: Grey, valid: NDArray[np.bool_], sigma: float = 1.5) -> Grey:
         reach = 2 * round(3 * sigma) + 1  # what lies outside is seen no farther
         magnitude = magnitude * ndimage.minimum_filter(valid, reach, mode="nearest")
     step = -(-magnitude.size // _SAMPLE)
-    usual, strong = np.percentile(magnitude.ravel()[::step], (50, _STRONG))
+    usual, strong = map(float, np.percentile(magnitude.ravel()[::step], (50, _STRONG)))
     # below a thousandth of the grey range for a pixel there is only noise to amplify
     salient: Grey = np.clip((magnitude - usual) / max(strong - usual, 1e-3), 0, 1)
     return salient

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, get_args
@@ -100,6 +100,7 @@ def fit_landmarks(
     fixed_shape: tuple[int, int],
     moving_shape: tuple[int, int],
     model: LandmarkModel = "affine",
+    numbers: Sequence[int] | None = None,
 ) -> LandmarkFit:
     """Fit a transform to places that were marked in both images.
 
@@ -113,6 +114,8 @@ def fit_landmarks(
         ``"affine"`` (3 pairs or more, least squares), ``"homography"`` (4 or more: a flat scene
         seen from two places; least squares in the moving image) or ``"thin-plate"`` (3 or more:
         through every pair, bent as little as possible between them [1]_).
+    numbers : sequence of int, optional
+        What messages call the pairs; 1 to N by default.
 
     Returns
     -------
@@ -148,8 +151,12 @@ def fit_landmarks(
         raise ValueError(
             f"moving_points: got {len(moving)} for {len(fixed)} fixed_points, need as many"
         )
-    _check_places(fixed, "fixed", model)
-    _check_places(moving, "moving", model)
+    if numbers is None:
+        numbers = range(1, len(fixed) + 1)
+    elif len(numbers) != len(fixed):
+        raise ValueError(f"numbers: got {len(numbers)} for {len(fixed)} pairs, need as many")
+    _check_places(fixed, "fixed", model, numbers)
+    _check_places(moving, "moving", model, numbers)
     shapes = (fixed_shape, moving_shape)
     fitted = _FITS[model](fixed, moving, shapes)
     residuals = _errors(fitted, fixed, moving)
@@ -234,8 +241,8 @@ def _left_out(model: LandmarkModel, fixed: Array, moving: Array, shapes: _Shapes
     for index in range(len(fixed)):
         others = np.arange(len(fixed)) != index
         try:
-            _check_places(fixed[others], "fixed", model)
-            _check_places(moving[others], "moving", model)
+            _check_places(fixed[others], "fixed", model, range(len(fixed)))
+            _check_places(moving[others], "moving", model, range(len(fixed)))
             fitted = _FITS[model](fixed[others], moving[others], shapes)
         except ValueError:
             continue
@@ -278,15 +285,15 @@ def _as_points(points: ArrayLike, name: str) -> Array:
     return array
 
 
-def _check_places(points: Array, image: str, model: LandmarkModel) -> None:
+def _check_places(points: Array, image: str, model: LandmarkModel, numbers: Sequence[int]) -> None:
     if len(points) < NEEDED[model]:
         raise ValueError(_undetermined(model, len(points)))
     distance = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1))
     first, second = np.nonzero(np.triu(distance < _SAME_PLACE, 1))
     if len(first):
         raise ValueError(
-            f"pairs {first[0] + 1} and {second[0] + 1} lie at the same place in the {image} "
-            f"image; {_undetermined(model, len(points))}"
+            f"pairs {numbers[first[0]]} and {numbers[second[0]]} lie at the same place in the "
+            f"{image} image; {_undetermined(model, len(points))}"
         )
     length, width = np.linalg.svd(points - points.mean(0), compute_uv=False)
     if width < _FLAT * length:

@@ -179,6 +179,8 @@ def test_points_that_determine_nothing_are_refused(model):
     twice[3] = twice[1]
     with pytest.raises(ValueError, match="pairs 2 and 4 lie at the same place in the moving"):
         fit_landmarks(free, twice, model=model, **SHAPES)
+    with pytest.raises(ValueError, match="pairs 3 and 8 lie at the same place"):
+        fit_landmarks(free, twice, model=model, numbers=[1, 3, 5, 8, 9], **SHAPES)
 
 
 def test_three_of_four_on_a_line_determine_no_homography():
@@ -202,6 +204,8 @@ def test_bad_input_is_named():
         fit_landmarks(good, good * np.nan, **SHAPES)
     with pytest.raises(ValueError, match="moving_points: got 3 for 4 fixed_points"):
         fit_landmarks(good, good[:3], **SHAPES)
+    with pytest.raises(ValueError, match="numbers: got 2 for 4 pairs"):
+        fit_landmarks(good, good, numbers=[1, 2], **SHAPES)
     with pytest.raises(ValueError, match="model: got 'rigid', need one of affine"):
         fit_landmarks(good, good, model="rigid", **SHAPES)
 

@@ -21,7 +21,7 @@ from skimage.measure import approximate_polygon
 from napari_busref._napari.grids import Grid, Rescaled
 from napari_busref._napari.layers import METADATA_KEY
 from napari_busref._napari.lazy import Source, lazy_array, warp_window
-from napari_busref._napari.planes import Plane, comparable, factor
+from napari_busref._napari.planes import Plane, comparable, factor, spatial_of
 from napari_busref.progress import Progress, Reporter
 from napari_busref.transform import Transform
 
@@ -280,7 +280,7 @@ class _Place:
             layer.name,
             _world(layer, axes),
             (layer.units[axes[0]], layer.units[axes[1]]),
-            _spatial(layer),
+            spatial_of(layer),
         )
 
 
@@ -411,7 +411,7 @@ class _Route:
         target = self.target.spatial
         if layer.ndim == 2 and len(target["scale"]) == 2:
             return dict(target)
-        own = _spatial(layer)
+        own = spatial_of(layer)
         plane = [axis + layer.ndim for axis in self.axes]
         there = [axis + len(target["scale"]) for axis in self.axes]
         linear = _linear(own)
@@ -446,7 +446,7 @@ def _placement(layer: Layer, route: _Route, onward: Array) -> tuple[Array, tuple
             units[axis] = unit
     scale = np.diag([*(factor(wanted[i], units[plane[i]]) for i in (0, 1)), 1.0])
     world = scale @ route.target.matrix @ onward @ route.to_source(layer)
-    spatial = _spatial(layer)
+    spatial = spatial_of(layer)
     local = np.eye(3)
     local[:2, :2] = _linear(spatial)[np.ix_(plane, plane)]
     local[:2, 2] = spatial["translate"][plane]
@@ -485,7 +485,7 @@ def _placed_before(layer: Layer) -> Array | None:
 
 def _world(layer: Layer, axes: tuple[int, int], affine: Array | None = None) -> Array:
     """The pixels of a layer to world coordinates, both along `axes` only, (3, 3)."""
-    spatial = _spatial(layer)
+    spatial = spatial_of(layer)
     local = np.eye(layer.ndim + 1)
     local[:-1, :-1] = _linear(spatial)
     local[:-1, -1] = spatial["translate"]
@@ -519,22 +519,10 @@ def _linear(spatial: dict[str, Any]) -> Array:
     return np.array(linear, dtype=float)
 
 
-def _spatial(layer: Layer) -> dict[str, Any]:
-    return {
-        "scale": np.array(layer.scale),
-        "translate": np.array(layer.translate),
-        "rotate": np.array(layer.rotate),
-        "shear": np.array(layer.shear),
-        "affine": np.array(layer.affine.affine_matrix),
-        "units": tuple(layer.units),
-        "axis_labels": tuple(layer.axis_labels),
-    }
-
-
 def _is_placed(layer: Layer) -> bool:
     affine = _placed_before(layer)
     affine = np.array(layer.affine.affine_matrix) if affine is None else affine
-    spatial = _spatial(layer)
+    spatial = spatial_of(layer)
     return not (
         np.allclose(_linear(spatial), np.eye(layer.ndim))
         and np.allclose(spatial["translate"], 0)

@@ -131,8 +131,8 @@ def measure(sides: Sides, *, progress: Progress, cancel: threading.Event) -> Mea
             truth_mask=None if truth is None else truth.covered,
         )
         reporter.check()
-        if sides.true is not None and estimate is not None:
-            found["epe"] = end_point_error(estimate, sides.true)
+        if sides.true is not None and estimate is not None and estimate.fits:
+            found["epe"] = end_point_error(estimate.full(), sides.true)
         scores.append(found)
     if sides.before is not None:
         names["before"] = sides.before.plane.name

@@ -86,17 +86,17 @@ class Side:
     ----------
     plane : Plane
     look : Look
-    placed : Transform
+    placed : Rescaled
         From the pixels of the reference plane to those of `plane`.
-    content : Transform or None
+    content : Rescaled or None
         From the reference to the image that `plane` was resampled from: there is content where
         that has a source.
     """
 
     plane: Plane
     look: Look
-    placed: Transform
-    content: Transform | None = None
+    placed: Rescaled
+    content: Rescaled | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,9 +110,9 @@ class Sides:
         The moving layer where the registration started.
     no_before : str
         Why there is none.
-    estimate : Transform or None
+    estimate : Rescaled or None
         What brings moving pixels onto the reference in `after`.
-    start : Transform or None
+    start : Rescaled or None
         The same in `before`.
     truth : Side or None
         What `after` should look like.
@@ -124,8 +124,8 @@ class Sides:
     after: Side
     before: Side | None = None
     no_before: str = ""
-    estimate: Transform | None = None
-    start: Transform | None = None
+    estimate: Rescaled | None = None
+    start: Rescaled | None = None
     truth: Side | None = None
     true: Transform | None = None
 
@@ -188,18 +188,17 @@ class Pixels:
             When `cancel` was set.
         """
         plane = side.plane
-        placed = Rescaled.of(side.placed)
-        identity = side.placed.displacement is None and np.array_equal(
-            side.placed.affine, np.eye(3)
-        )
+        unmoved = side.placed.transform == Transform.identity(plane.shape)
         same = part.level < len(plane.levels) and part.grid == _grid(plane, part.level, part.step)
-        if identity and same:
+        if unmoved and same:
             image = read_window(plane, part.level, part.window, part.step, cancel=cancel)
         else:
-            image = warp_window(Source(plane), placed, part.grid, part.window)
-        content = side.content or side.placed
-        known = Rescaled.of(content)
-        covered = known.onto(part.grid, known.moving, part.window).mask()
+            image = warp_window(Source(plane), side.placed, part.grid, part.window)
+        known = side.content or side.placed
+        if known is side.placed and unmoved:
+            covered = np.ones(part.shape, bool)
+        else:
+            covered = known.onto(part.grid, known.moving, part.window).mask()
         return cls(image, covered, side.look, plane.name)
 
     @cached_property
@@ -295,24 +294,22 @@ def find_sides(
             "two different layers"
         )
     plane = shown_plane(reference, viewer)
-    own = Transform.identity(plane.shape)
+    own = Rescaled.of(Transform.identity(plane.shape))
     after = _side(plane, tested, viewer)
     sides = Sides(Side(plane, Look.of(reference), own), after)
     known = _knowledge(tested)
-    transform = known.get("transform")
-    if not isinstance(transform, Transform):
-        moving: Image | None = tested
+    if "transform" not in known:
         sides = replace(
             sides, estimate=after.placed, no_before="it was not made by Register and fuse"
         )
-    elif transform.fixed_shape != plane.shape:
-        moving = None
+        return _with_truth(sides, viewer, tested, truth)
+    estimate = _estimate(known, after.plane)
+    if estimate is None or estimate.fixed_shape != plane.shape:
         sides = replace(sides, no_before="it was registered to another layer or plane")
-    else:
-        after = replace(after, content=transform)
-        moving = _named(viewer.layers, known.get("moving"))
-        sides = replace(sides, after=after, estimate=transform)
-        sides = _with_start(sides, viewer, moving, known)
+        return _with_truth(sides, viewer, None, truth)
+    sides = replace(sides, after=replace(after, content=estimate), estimate=estimate)
+    moving = _named(viewer.layers, known.get("moving"))
+    sides = _with_start(sides, viewer, moving, known)
     return _with_truth(sides, viewer, moving, truth)
 
 
@@ -405,7 +402,18 @@ def _side(reference: Plane, layer: Image, viewer: ViewerModel) -> Side:
     placed = initial_transform(reference, plane)
     if placed is None:
         placed = Transform.equal_field_of_view(reference.shape, plane.shape)
-    return Side(plane, Look.of(layer), placed)
+    return Side(plane, Look.of(layer), Rescaled.of(placed))
+
+
+def _estimate(known: Mapping[str, Any], plane: Plane) -> Rescaled | None:
+    """The transform that a warped layer carries for one of its planes."""
+    if known.get("mode") == "each":
+        found = known["planes"].get(plane.position)
+        return None if found is None else found.transform
+    if isinstance(rescaled := known.get("rescaled"), Rescaled):
+        return rescaled
+    transform = known["transform"]
+    return Rescaled.of(transform) if isinstance(transform, Transform) else None
 
 
 def _with_start(
@@ -422,7 +430,8 @@ def _with_start(
     shapes = estimate.fixed_shape, estimate.moving_shape
     if not isinstance(start, Transform) or (start.fixed_shape, start.moving_shape) != shapes:
         start = Transform.equal_field_of_view(*shapes)
-    return replace(sides, before=Side(plane, Look.of(moving), start), start=start)
+    begun = Rescaled.of(start)
+    return replace(sides, before=Side(plane, Look.of(moving), begun), start=begun)
 
 
 def _with_truth(
@@ -443,7 +452,7 @@ def _with_truth(
         plane = shown_plane(moving, viewer)
         if (true.fixed_shape, true.moving_shape) == (reference.shape, plane.shape):
             sides = replace(sides, true=true)
-            image = image or Side(plane, Look.of(moving), true)
+            image = image or Side(plane, Look.of(moving), Rescaled.of(true))
     return replace(sides, truth=image)
 
 

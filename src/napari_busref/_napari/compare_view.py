@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
 
-__all__ = ["NAME", "ComparisonView"]
+__all__ = ["NAME", "ComparisonView", "camera_of"]
 
 #: What the layer is called.
 NAME = "comparison"
@@ -33,9 +33,9 @@ _LINE = 2  # canvas pixels that the edge is wide
 class ComparisonView:
     """Shows pictures in one layer of a viewer and hides what would be in the way.
 
-    Images, labels, surfaces and vectors are hidden while it shows something, points, shapes and
-    tracks stay. `clear` removes the layer and shows again what was hidden, but for what the user
-    has switched since.
+    Images, labels, surfaces, vectors and what this plugin has drawn are hidden while it shows
+    something; points, shapes and tracks of the user stay. `clear` removes the layer and shows
+    again what was hidden, but for what the user has switched since.
 
     Parameters
     ----------
@@ -146,7 +146,12 @@ class ComparisonView:
     def _add(self, data: NDArray[np.uint8], spatial: dict[str, Any]) -> None:
         layers = self._viewer.layers
         selected, active = set(layers.selection), layers.selection.active
-        covered = [one for one in layers if not isinstance(one, Points | Shapes | Tracks)]
+        covered = [
+            one
+            for one in layers
+            if "role" in one.metadata.get(METADATA_KEY, {})  # a deformed grid is Shapes
+            or not isinstance(one, Points | Shapes | Tracks)
+        ]
         layer = Image(
             data,
             rgb=True,
@@ -180,7 +185,7 @@ class ComparisonView:
     def _line(self, plane: Plane, part: Part) -> int:
         """Pixels of the picture that the edge is wide, so that it can be seen at this zoom."""
         world = np.sqrt(abs(np.linalg.det(plane.matrix[:, :2])) * np.prod(part.grid.step))
-        return max(1, round(_LINE / max(float(world) * self._viewer.camera.zoom, 1e-9)))
+        return max(1, round(_LINE / max(float(world) * camera_of(self._viewer).zoom, 1e-9)))
 
     def _drag(self, viewer: ViewerModel, event: Any) -> Iterator[None]:
         """Take hold of the edge where it is pressed on, instead of moving the picture."""
@@ -215,8 +220,14 @@ class ComparisonView:
         origin = np.asarray(layer.data_to_world(probe), dtype=float)
         probe[axis] = 1.0
         world = (np.asarray(layer.data_to_world(probe), dtype=float) - origin) / to_own
-        length = max(float(np.linalg.norm(world)) * self._viewer.camera.zoom, 1e-9)
+        length = max(float(np.linalg.norm(world)) * camera_of(self._viewer).zoom, 1e-9)
         return (here[axis] + 0.5) / size, 1 / length / size
+
+
+def camera_of(viewer: ViewerModel) -> Any:
+    """The camera of a viewer: ``viewer.scene.camera`` from napari 0.9 on."""
+    scene = getattr(viewer, "scene", None)
+    return viewer.camera if scene is None else scene.camera
 
 
 def _same(one: Any, other: Any) -> bool:

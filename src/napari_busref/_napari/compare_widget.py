@@ -39,7 +39,7 @@ from napari_busref._napari.compare_source import (
     offered,
     view_window,
 )
-from napari_busref._napari.compare_view import ComparisonView
+from napari_busref._napari.compare_view import ComparisonView, camera_of
 from napari_busref._napari.layers import METADATA_KEY
 from napari_busref._napari.metrics_table import MetricsTable
 from napari_busref._napari.words import error_text
@@ -223,7 +223,7 @@ class LookAndJudge(QWidget):
         emitters = [getattr(layer.events, name) for layer in watched for name in _LAYER_EVENTS]
         emitters += [getattr(viewer.dims.events, name) for name in ("point", "order", "ndisplay")]
         self._keeper.listen(emitters, self._keeper.changed)
-        camera = viewer.camera.events
+        camera = camera_of(viewer).events
         self._keeper.listen([camera.zoom, camera.center], self._keeper.looked_elsewhere)
         self._show_state()
         self._prepare()

@@ -1,0 +1,135 @@
+"""The panel "Carry over" in a real viewer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_busref.transform import Transform
+
+KEY = "napari-busref"
+FIXED, MOVING = (48, 64), (40, 50)
+AFFINE = [[0.7, 0.1, 3.0], [-0.08, 0.75, 4.0], [0, 0, 1]]
+
+
+@pytest.fixture
+def transform():
+    displacement = np.zeros((2, *FIXED), np.float32)
+    displacement[0] = 2 * np.sin(np.arange(FIXED[1]) / 12)
+    return Transform(AFFINE, displacement, fixed_shape=FIXED, moving_shape=MOVING)
+
+
+@pytest.fixture
+def registered(viewer, transform):
+    """A pair and a result that carries the transform."""
+    viewer.add_image(np.zeros(FIXED, np.uint8), name="vis", scale=(2, 2))
+    viewer.add_image(np.zeros(MOVING, np.uint8), name="ir", translate=(4, 4))
+    known = {"transform": transform, "role": "warped", "fixed": "vis", "moving": "ir"}
+    viewer.add_image(
+        np.zeros(FIXED, np.uint8),
+        name="ir warped",
+        scale=(2, 2),
+        metadata={KEY: known | {"axes": (0, 1), "name": "ir warped"}},
+    )
+
+
+@pytest.fixture
+def carry(viewer):
+    _, widget = viewer.window.add_plugin_dock_widget(KEY, "Carry over")
+    return widget
+
+
+def names(viewer):
+    return [layer.name for layer in viewer.layers]
+
+
+def test_selected_layers_are_carried_over_and_back(viewer, registered, carry, transform, qtbot):
+    labels = viewer.add_labels(np.arange(2000).reshape(MOVING) // 100, name="cells")
+    places = np.array([[10.0, 12.0], [20.0, 33.0]])
+    points = viewer.add_points(places + 4, name="marks")
+    tracks = viewer.add_tracks(np.array([[1, 0, 14, 14], [1, 1, 15, 16]]), name="walk")
+    assert carry.moving.value == viewer.layers["ir"]
+    assert list(carry.transform.choices) == [viewer.layers["ir warped"]]
+    viewer.layers.selection = {labels, points, tracks}
+    assert carry.selected.text() == "Selected: cells, marks, walk."
+    with qtbot.waitSignal(carry.idle, timeout=60_000):
+        carry.carry_button.click()
+        assert carry.carry_button.text() == "&Cancel"
+    assert names(viewer)[6:] == ["cells on vis", "marks on vis", "walk on vis"]
+    assert "carried over 3 layers" in carry.stage.text()
+    new = viewer.layers["cells on vis"]
+    np.testing.assert_array_equal(new.data, transform.apply(labels.data, order=0))
+    np.testing.assert_allclose(new.scale, (2, 2))
+    marks = viewer.layers["marks on vis"]
+    np.testing.assert_allclose(transform.points(marks.data), places, atol=1e-3)
+    # the same again replaces
+    assert viewer.layers.selection == {labels, points, tracks}
+    with qtbot.waitSignal(carry.idle, timeout=60_000):
+        assert carry.carry()
+    assert len(viewer.layers) == 9
+    # and back
+    carry.direction.value = True
+    viewer.layers.selection = {viewer.layers["marks on vis"]}
+    with qtbot.waitSignal(carry.idle, timeout=60_000):
+        assert carry.carry()
+    back = viewer.layers["marks on vis on ir"]
+    np.testing.assert_allclose(back.data, places, atol=1e-3)
+    np.testing.assert_allclose(back.translate, (4, 4))
+
+
+def test_place_without_resampling(viewer, registered, carry, transform):
+    labels = viewer.add_labels(np.ones(MOVING, int), name="cells")
+    viewer.layers.selection = {labels, viewer.layers["ir"]}
+    carry.place_button.click()
+    assert "placed 2 layers without resampling; the transform bends" in carry.stage.text()
+    assert len(viewer.layers) == 4
+    for point in ((20, 20), (30, 40)):
+        world = np.array(labels.data_to_world(transform.points(point)))
+        assert np.abs(world - viewer.layers["vis"].data_to_world(point)).max() < 2 * 4
+        np.testing.assert_allclose(
+            world, viewer.layers["ir"].data_to_world(transform.points(point))
+        )
+
+
+def test_a_transform_from_a_file(viewer, carry, transform, tmp_path, qtbot, notes):
+    path = transform.save(tmp_path / "pair.busref.h5")
+    points = viewer.add_points([[10.0, 12.0]], name="marks")
+    assert "No layer carries a transform" in carry.selected.text()
+    assert not carry.carry_button.isEnabled() and not carry.place_button.isEnabled()
+    assert not carry.carry()
+    assert "register two layers, or open a transform file" in notes[-1][1]
+    (tmp_path / "other.busref.h5").write_text("of another program")
+    assert not carry.open_file(str(tmp_path / "other.busref.h5"))
+    assert notes[-1][0] == "error"
+    assert carry.open_file(str(path))
+    viewer.layers.selection.clear()
+    assert "Select the layers" in carry.selected.text()
+    viewer.layers.selection = {points}
+    with qtbot.waitSignal(carry.idle, timeout=60_000):
+        assert carry.carry()
+    new = viewer.layers["marks on pair"]
+    np.testing.assert_allclose(transform.points(new.data), [[10, 12]], atol=1e-3)
+
+
+def test_errors_are_notified_and_the_panel_stays_usable(viewer, registered, carry, notes, qtbot):
+    mesh = viewer.add_surface((np.eye(3), np.array([[0, 1, 2]])), name="mesh")
+    labels = viewer.add_labels(np.ones(MOVING, int), name="cells")
+    viewer.layers.selection = {mesh, labels}
+    with qtbot.waitSignal(carry.idle, timeout=60_000):
+        assert carry.carry()
+    assert notes[-1][0] == "error" and "'mesh' is a Surface layer" in notes[-1][1]
+    assert len(viewer.layers) == 5
+    viewer.layers.selection = {labels}
+    with qtbot.waitSignal(carry.idle, timeout=60_000):
+        assert carry.carry()
+    assert names(viewer)[-1] == "cells on vis"
+    viewer.layers.remove("ir")
+    assert carry.moving.value is None
+    viewer.layers.remove("ir warped")
+    assert not carry.carry_button.isEnabled()
+    for control in (carry.open_button, carry.carry_button, carry.place_button):
+        assert control.toolTip()
+    # a panel that is closed hears no more of the selection
+    viewer.window.remove_dock_widget(carry)
+    carry.deleteLater()
+    viewer.layers.selection = {labels}

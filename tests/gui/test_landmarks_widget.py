@@ -1,0 +1,295 @@
+"""The panel "Landmarks" in a real viewer."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from napari_busref.transform import Transform
+
+KEY, START = "napari-busref", "napari-busref-start"
+FIXED, MOVING = (60, 80), (50, 90)
+AFFINE = np.array([[0.8, -0.1, 6.0], [0.15, 0.9, 3.0], [0, 0, 1]])
+PLACES = np.array([[8, 9], [9, 70], [50, 10], [52, 66], [30, 40], [20, 55]], float)
+
+
+def there(places):
+    return places @ AFFINE[:2, :2].T + AFFINE[:2, 2]
+
+
+def picture(shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 200, shape).astype(np.uint8)
+
+
+@pytest.fixture
+def pair(viewer):
+    """A colour and a grey infrared layer, at different places with different pixels."""
+    fixed = viewer.add_image(picture((*FIXED, 3)), name="vis", rgb=True, scale=(2, 2))
+    moving = viewer.add_image(picture(MOVING, 1), name="ir", scale=(2.5, 2.5), translate=(3, -4))
+    return moving, fixed
+
+
+@pytest.fixture
+def landmarks(viewer, pair):
+    _, widget = viewer.window.add_plugin_dock_widget(KEY, "Landmarks")
+    return widget
+
+
+def mark(panel, fixed, moving):
+    panel.start()
+    panel.pairs.points["fixed"].add(fixed)
+    panel.pairs.points["moving"].add(moving)
+    panel.refresh()
+
+
+def column(panel, number):
+    return [panel.table.item(row, number).text() for row in range(panel.table.rowCount())]
+
+
+def names(viewer):
+    return [layer.name for layer in viewer.layers]
+
+
+def test_placing_takes_turns_and_shows_one_image(viewer, landmarks, pair, qtbot):
+    moving, fixed = pair
+    other = viewer.add_image(picture(FIXED), name="third", visible=False)
+    assert (landmarks.moving.value, landmarks.fixed.value) == pair
+    landmarks.place_button.click()
+    assert landmarks.placing
+    assert names(viewer) == ["vis", "ir", "third", "landmarks on vis", "landmarks on ir"]
+    first, second = landmarks.pairs.points["fixed"], landmarks.pairs.points["moving"]
+    for points, image in ((first, fixed), (second, moving)):
+        np.testing.assert_allclose(points.scale, image.scale)
+        np.testing.assert_allclose(points.translate, image.translate)
+    assert viewer.layers.selection.active == first
+    assert (first.mode, fixed.visible, moving.visible, second.visible) == (
+        "add",
+        True,
+        False,
+        False,
+    )
+    assert "Click place 1 on the visible image, 'vis'" in landmarks.turn.text()
+    first.add([10, 20])
+    qtbot.waitUntil(lambda: viewer.layers.selection.active == second, timeout=5000)
+    assert (second.mode, first.mode) == ("add", "pan_zoom")
+    assert (fixed.visible, moving.visible) == (False, True)
+    assert "Click place 1 on the infrared image, 'ir'" in landmarks.turn.text()
+    second.add([11, 22])
+    qtbot.waitUntil(lambda: viewer.layers.selection.active == first, timeout=5000)
+    assert "Click place 2 on the visible image" in landmarks.turn.text()
+    landmarks.alone.setChecked(False)
+    assert fixed.visible and moving.visible and second.visible and not other.visible
+    landmarks.place_button.click()
+    assert not landmarks.placing
+    assert (first.mode, second.mode) == ("pan_zoom", "pan_zoom")
+    assert first.visible and second.visible and not other.visible
+    # a layer that is moved takes its landmarks along
+    moving.translate = (30, 40)
+    moving.affine = [[1, 0.2, 0], [0, 1, 5], [0, 0, 1]]
+    np.testing.assert_allclose(second.data_to_world((5, 6)), moving.data_to_world((5, 6)))
+
+
+def test_numbers_and_colours_go_together(viewer, landmarks):
+    mark(landmarks, PLACES, there(PLACES)[:4])
+    first, second = landmarks.pairs.points["fixed"], landmarks.pairs.points["moving"]
+    assert landmarks.pairs.numbers("fixed") == [1, 2, 3, 4, 5, 6]
+    assert landmarks.pairs.numbers("moving") == [1, 2, 3, 4]
+    np.testing.assert_array_equal(first.face_color[:4], second.face_color)
+    assert len(np.unique(first.face_color, axis=0)) == 6
+    assert list(first.text.values) == ["1", "2", "3", "4", "5", "6"]
+    assert column(landmarks, 2)[4:] == ["–", "–"]
+    # one point is deleted on one image: its number is free there, and placed next
+    first.selected_data = {1}
+    first.remove_selected()
+    assert landmarks.pairs.numbers("fixed") == [1, 3, 4, 5, 6]
+    first.add([9, 70])
+    assert landmarks.pairs.numbers("fixed") == [1, 3, 4, 5, 6, 2]
+    np.testing.assert_array_equal(first.face_color[5], second.face_color[1])
+    # a whole pair is deleted in the table
+    landmarks.refresh()
+    landmarks.table.selectRow(0)
+    assert first.selected_data == {0}
+    landmarks.delete_button.click()
+    landmarks.refresh()
+    assert landmarks.pairs.all_numbers() == [2, 3, 4, 5, 6]
+    assert column(landmarks, 0) == ["2", "3", "4", "5", "6"]
+    # a new panel finds the points again
+    viewer.window.remove_dock_widget(landmarks)
+    landmarks.deleteLater()
+    _, again = viewer.window.add_plugin_dock_widget(KEY, "Landmarks")
+    again.start()
+    assert names(viewer) == ["vis", "ir", "landmarks on vis", "landmarks on ir"]
+    assert again.pairs.all_numbers() == [2, 3, 4, 5, 6]
+
+
+def test_residuals_are_listed_and_the_worst_pair_stands_out(landmarks, notes):
+    wrong = there(PLACES)
+    wrong[4] += (4, 0)
+    mark(landmarks, PLACES, wrong)
+    assert column(landmarks, 0) == ["1", "2", "3", "4", "⚠ 5", "6"]
+    fit = landmarks.fit
+    assert column(landmarks, 3) == [f"{value:.2f}" for value in fit.residuals]
+    assert column(landmarks, 4) == [f"{value:.2f}" for value in fit.leave_one_out]
+    assert "pair 5 agrees least" in landmarks.summary.text()
+    assert landmarks.table.item(4, 3).background() != landmarks.table.item(3, 3).background()
+    red = landmarks.pairs.points["moving"].border_color
+    assert tuple(red[4][:3]) == (1, 0, 0) and not red[3][:3].any()
+    landmarks.model.value = "thin-plate"
+    assert set(column(landmarks, 3)) == {"0.00"}
+    landmarks.pairs.remove(5)
+    landmarks.model.value = "homography"
+    assert "⚠" not in "".join(column(landmarks, 0))
+    for number in (6, 4):
+        landmarks.pairs.remove(number)
+    landmarks.refresh()
+    assert landmarks.fit is None
+    assert "homography fit needs at least 4 pairs" in landmarks.summary.text()
+    assert not landmarks.start_button.isEnabled()
+    assert not landmarks.result_button.isEnabled()
+    assert not landmarks.use_as_result()
+    assert notes[-1][0] == "error" and "at least 4 pairs" in notes[-1][1]
+
+
+def test_the_fit_becomes_the_result(viewer, landmarks, pair, qtbot, notes):
+    moving, fixed = pair
+    bent = there(PLACES)
+    bent[4] += (2, 1)
+    mark(landmarks, PLACES, bent)
+    landmarks.model.value = "thin-plate"
+    with qtbot.waitSignal(landmarks.idle, timeout=120_000):
+        assert landmarks.use_as_result()
+        assert not landmarks.result_button.isEnabled()
+    assert names(viewer)[4:] == ["ir warped", "ir mask", "ir displacement"]
+    known = viewer.layers["ir warped"].metadata[KEY]
+    transform = known["transform"]
+    np.testing.assert_allclose(transform.points(PLACES), bent, atol=1e-3)
+    np.testing.assert_array_equal(viewer.layers["ir warped"].data, transform.apply(moving.data))
+    np.testing.assert_allclose(viewer.layers["ir warped"].scale, fixed.scale)
+    assert known["parameters"]["registration"]["landmarks"] == "thin-plate"
+    assert viewer.layers["ir displacement"].features["magnitude"].max() > 1
+    assert "added 3 layers" in landmarks.stage.text()
+    assert landmarks.result_button.isEnabled()
+    assert not [text for kind, text in notes if kind == "error"]
+
+
+def test_the_fit_becomes_the_start_of_a_registration(viewer, landmarks, pair, fake, qtbot):
+    """Needs no model: the panel 'Register and fuse' is asked what it would start from."""
+    moving, fixed = pair
+    mark(landmarks, PLACES, there(PLACES))
+    _, register = viewer.window.add_plugin_dock_widget(KEY, "Register and fuse")
+    with qtbot.waitSignal(register.idle, timeout=60_000):
+        assert landmarks.use_as_start()
+    np.testing.assert_allclose(fake.calls[0]["initial"].affine, AFFINE, atol=1e-9)
+    # once a layer is dragged, its place counts
+    moving.translate = (10, 10)
+    with qtbot.waitSignal(register.idle, timeout=60_000):
+        assert register.run()
+    start = fake.calls[1]["initial"]
+    np.testing.assert_allclose(
+        start.points([5, 6]), moving.world_to_data(fixed.data_to_world((5, 6))), atol=1e-6
+    )
+
+
+def test_dragging_with_naparis_own_tool_is_a_start(viewer, panel, pair, fake, qtbot):
+    """What the transform tool sets is the layer's affine."""
+    moving, fixed = pair
+    viewer.layers.selection.active = moving
+    moving.mode = "transform"
+    turn = np.deg2rad(10)
+    moving.affine = [
+        [np.cos(turn), -np.sin(turn), 7],
+        [np.sin(turn), np.cos(turn), -3],
+        [0, 0, 1],
+    ]
+    with qtbot.waitSignal(panel.idle, timeout=60_000):
+        assert panel.run()
+    start = fake.calls[0]["initial"]
+    for point in ((0, 0), (30, 50)):
+        np.testing.assert_allclose(
+            start.points(point), moving.world_to_data(fixed.data_to_world(point)), atol=1e-6
+        )
+
+
+def test_layers_that_go_take_the_landmarks_along(viewer, landmarks, pair, notes):
+    mark(landmarks, PLACES, there(PLACES))
+    landmarks.placing = True
+    viewer.layers.remove("landmarks on ir")
+    assert landmarks.pairs is None and not landmarks.placing
+    assert landmarks.table.rowCount() == 0
+    landmarks.placing = True  # makes a new one
+    assert landmarks.pairs.numbers("moving") == []
+    viewer.layers.remove("ir")
+    assert landmarks.pairs is None and landmarks.fit is None
+    assert pair[1].visible
+    assert landmarks.start() is None
+    assert notes[-1] == (
+        "error",
+        "Landmarks: open two image layers, an infrared and a visible one",
+    )
+
+
+def test_the_view_follows_the_place(viewer, landmarks, pair, qtbot):
+    """The same place stays at the same point of the window, as large as it was."""
+    moving, fixed = pair
+    mark(landmarks, PLACES[:4], there(PLACES)[:4])
+    camera = viewer.scene.camera
+    camera.center, camera.zoom = (0.0, 50.0, 60.0), 3.0
+    landmarks.placing = True
+    place = np.array([33.0, 44.0])
+    before = (np.array(fixed.data_to_world(place)) - camera.center[-2:]) * camera.zoom
+    landmarks.pairs.points["fixed"].add(place)
+    active = landmarks.pairs.points["moving"]
+    qtbot.waitUntil(lambda: viewer.layers.selection.active == active, timeout=5000)
+    world = np.array(moving.data_to_world(there(place[None])[0]))
+    np.testing.assert_allclose(
+        (world - camera.center[-2:]) * camera.zoom, before, rtol=1e-4, atol=0.1
+    )
+
+
+def test_every_control_says_what_it_does_and_can_be_reached(landmarks):
+    from qtpy.QtCore import Qt
+
+    for control in (landmarks.moving, landmarks.fixed, landmarks.model):
+        assert control.native.toolTip()
+    for control in (
+        landmarks.place_button,
+        landmarks.alone,
+        landmarks.table,
+        landmarks.delete_button,
+        landmarks.start_button,
+        landmarks.result_button,
+    ):
+        assert control.toolTip()
+        assert control.focusPolicy() & Qt.FocusPolicy.TabFocus
+
+
+def test_closing_the_panel_leaves_the_points(viewer, landmarks):
+    mark(landmarks, PLACES, there(PLACES))
+    points = landmarks.pairs.points["fixed"]
+    viewer.window.remove_dock_widget(landmarks)
+    landmarks.deleteLater()
+    points.add([1, 1])
+    viewer.layers.remove("ir")
+    assert len(points.data) == len(PLACES) + 1
+
+
+def test_a_transform_needs_no_torch_before_it_is_used():
+    import subprocess
+
+    code = (
+        "import sys;"
+        "import napari_busref._napari.landmark_pairs, napari_busref._napari.landmark_result;"
+        "import napari_busref._napari.carry_over, napari_busref._napari.start;"
+        "print([name for name in ('torch', 'qtpy') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": ":".join(filter(None, sys.path))},
+    )
+    assert done.stdout.strip() == "[]"
+    assert isinstance(Transform.identity((4, 4)), Transform)
