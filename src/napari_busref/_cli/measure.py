@@ -105,10 +105,10 @@ def models(
 ) -> None:
     """List the registered models with their size and what their cards say."""
     from napari_busref.models import list_models
-    from napari_busref.models.registry import KINDS
+    from napari_busref.models.registry import KINDS, weights_name
 
     rows = [
-        {"model": name, "kind": each, **_facts(name)}
+        {"model": name, "kind": each, **_facts(weights_name(name, each))}
         for each in KINDS
         if kind in (None, each)
         for name in list_models(each)
@@ -140,7 +140,7 @@ def _by_metric(summary: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _facts(name: str) -> dict[str, Any]:
-    """What the card and the weights file of a model say; a model without weights has none."""
+    """What the card and the weights file of this name say; a model without weights has none."""
     from napari_busref.models.weights import card, weights_path
 
     weights = weights_path(name)

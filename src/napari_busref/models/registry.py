@@ -22,13 +22,15 @@ class _Entry:
     kind: str
     build: Callable[[dict[str, Any]], nn.Module]
     trained: bool
+    weights: str
 
 
-_MODELS: dict[str, _Entry] = {}
+# by name and kind: SuperFusion has a network of each
+_MODELS: dict[tuple[str, str], _Entry] = {}
 
 
 def register_model(
-    name: str, kind: str, *, trained: bool = True
+    name: str, kind: str, *, trained: bool = True, weights: str = ""
 ) -> Callable[[Callable[[dict[str, Any]], nn.Module]], Callable[[dict[str, Any]], nn.Module]]:
     """Make a model known by name; decorates a function from its configuration to a module.
 
@@ -39,7 +41,9 @@ def register_model(
     kind : str
         One of ``KINDS``.
     trained : bool
-        Whether it needs the weights ``NAME.safetensors``; without, it gets an empty configuration.
+        Whether it needs weights; without, it gets an empty configuration.
+    weights : str
+        The shipped weights are ``WEIGHTS.safetensors``; by default ``NAME.safetensors``.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -47,7 +51,7 @@ def register_model(
     def wrap(
         build: Callable[[dict[str, Any]], nn.Module],
     ) -> Callable[[dict[str, Any]], nn.Module]:
-        _MODELS[name] = _Entry(kind, build, trained)
+        _MODELS[name, kind] = _Entry(kind, build, trained, weights or name)
         return build
 
     return wrap
@@ -63,7 +67,27 @@ def list_models(kind: str | None = None) -> list[str]:
     """
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)} or None, got {kind!r}")
-    return [name for name, entry in _MODELS.items() if kind in (None, entry.kind)]
+    return list(dict.fromkeys(name for name, each in _MODELS if kind in (None, each)))
+
+
+def weights_name(name: str, kind: str | None = None) -> str:
+    """Name of the shipped weights of a registered model; a path or another name as it is.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`list_models`.
+    kind : str, optional
+        What the model is for, where models of two kinds share a name.
+    """
+    entry = _find(name, kind)
+    return name if entry is None else entry.weights
+
+
+def _find(name: str, kind: str | None) -> _Entry | None:
+    """The model of this name (or with weights of this name) and kind, else one of this name."""
+    found = [entry for (each, _), entry in _MODELS.items() if name in (each, entry.weights)]
+    return next((e for e in found if e.kind == kind), found[0] if found else None)
 
 
 def load_model(
@@ -96,7 +120,7 @@ def load_model(
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)} or None, got {kind!r}")
     target = resolve_device(device)
-    entry = _MODELS.get(name)
+    entry = _find(name, kind)
     if entry is None and weights_path(name_or_path).parent == weights_path("name").parent:
         raise ValueError(
             f"model must be one of {', '.join(list_models(kind))} or the path of a .safetensors "
@@ -105,7 +129,8 @@ def load_model(
     if entry is not None and not entry.trained:
         _check_kind(name, entry.kind, kind)
         return entry.build({}).to(target).eval()
-    content = card(name_or_path)
+    weights = name_or_path if entry is None else entry.weights
+    content = card(weights)
     _check_kind(name, content["kind"], kind)
     architecture = _ARCHITECTURES.get(content["architecture"])
     if architecture is None:
@@ -115,7 +140,7 @@ def load_model(
         )
     model = architecture(content["config"])
     try:
-        model.load_state_dict(read_weights(name_or_path, content))
+        model.load_state_dict(read_weights(weights, content))
     except RuntimeError as error:
         raise ValueError(
             f"model {name!r}: the weights do not fit the architecture: {error}"
@@ -168,18 +193,24 @@ def _gaf(config: dict[str, Any]) -> nn.Module:
     return Gaf(GafConfig(**config))
 
 
+@register_model("superfusion", "fusion", weights="superfusion-fusion")
 def _superfusion_fusion(config: dict[str, Any]) -> nn.Module:
     from napari_busref.models.superfusion_fusion import SuperFusionNet, SuperFusionNetConfig
 
     return SuperFusionNet(SuperFusionNetConfig.from_plain(config))
 
 
+@register_model("mda", "fusion")
 def _mda(config: dict[str, Any]) -> nn.Module:
     from napari_busref.models.mda import Mda, MdaConfig
 
     return Mda(MdaConfig.from_plain(config))
 
 
+@register_model("refusion", "fusion")
+@register_model("refusion-medical", "fusion")
+@register_model("refusion-multi-focus", "fusion")
+@register_model("refusion-multi-exposure", "fusion")
 def _refusion(config: dict[str, Any]) -> nn.Module:
     from napari_busref.models.refusion import ReFusion, ReFusionConfig
 
