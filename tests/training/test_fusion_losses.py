@@ -46,10 +46,10 @@ def halved(image: Array) -> Array:
     return found
 
 
-def wanted(visible: Array, infrared: Array, window: int, power: float) -> Array:
+def wanted(visible: Array, infrared: Array, window: int, power: float, noise: float) -> Array:
     gradients = [gradient(image) for image in (visible, infrared)]
     energies = [
-        ndi.uniform_filter((g**2).sum(0), window, mode="nearest") + 1e-8 for g in gradients
+        ndi.uniform_filter((g**2).sum(0), window, mode="nearest") + noise**2 for g in gradients
     ]
     raised = [e**power for e in energies]
     share = raised[0] / (raised[0] + raised[1])
@@ -66,9 +66,9 @@ def test_pyramid_gradient_loss_is_the_written_out_one(
         for level, gain in enumerate(gains):
             if level:
                 fused, visible, infrared = halved(fused), halved(visible), halved(infrared)
-            apart = gradient(fused) - gain * wanted(visible, infrared, 5, 2.0)
+            apart = gradient(fused) - gain * wanted(visible, infrared, 5, 2.0, 0.01)
             expected += np.abs(apart).sum(0).mean() / 2
-    found = pyramid_gradient_loss(*images, gains, window=5, power=2.0)
+    found = pyramid_gradient_loss(*images, gains, window=5, power=2.0, noise=0.01)
     assert float(found) == pytest.approx(expected, rel=1e-6)
 
 
@@ -81,9 +81,16 @@ def test_wanted_gradient_keeps_the_sign_of_the_stronger_source() -> None:
     torch.testing.assert_close(inner[:, 1], torch.zeros_like(inner[:, 1]))
 
 
+def test_what_is_weaker_than_noise_has_no_say() -> None:
+    """A hundred times the energy, and yet the mean, as both are below the noise."""
+    weak = torch.rand(1, 2, 9, 9)
+    found = energy_weights(1e-3 * weak, 1e-4 * weak, 3, 2.0, noise=0.05)
+    torch.testing.assert_close(found, torch.full_like(found, 0.5), atol=1e-3, rtol=0)
+
+
 def test_energy_weights_of_equals_are_one_half() -> None:
     gradients = torch.rand(1, 2, 9, 9)
-    found = energy_weights(gradients, gradients.flip(1), 3, 2.0)
+    found = energy_weights(gradients, gradients.flip(1), 3, 2.0, 0.0)
     torch.testing.assert_close(found, torch.full_like(found, 0.5))
 
 

@@ -171,6 +171,8 @@ class FusionLossConfig:
         Window in which the sources' energies are compared, odd, in pixels.
     power : float
         How decidedly the stronger source is chosen.
+    noise : float
+        Gradients below this count as none: where both are so weak, their mean is wanted.
     brightness : float
         Weight of the distance of the local brightness to the mean of both sources.
     feature, patch, style : float
@@ -193,6 +195,7 @@ class FusionLossConfig:
     gains: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     window: int = 5
     power: float = 2.0
+    noise: float = 1e-4
     brightness: float = 0.0
     feature: float = 0.5
     patch: float = 1.0

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from kornia.filters import spatial_gradient
 from torch import Tensor
 
-_EPS = 1e-8
 
-
-def energy_weights(visible: Tensor, infrared: Tensor, window: int, power: float) -> Tensor:
+def energy_weights(
+    visible: Tensor, infrared: Tensor, window: int, power: float, noise: float
+) -> Tensor:
     """Share of the visible image in the detail, from the local energies of both gradients.
 
     Parameters
@@ -23,6 +23,8 @@ def energy_weights(visible: Tensor, infrared: Tensor, window: int, power: float)
         Side of the window of the energies, odd, in pixels.
     power : float
         0 is the mean of both, a large number chooses the stronger.
+    noise : float
+        Gradients well below this, in the images' range a pixel, are as good as none.
 
     Returns
     -------
@@ -33,13 +35,17 @@ def energy_weights(visible: Tensor, infrared: Tensor, window: int, power: float)
     for gradient in (visible, infrared):
         energy = gradient.square().sum(1, keepdim=True)
         padded = F.pad(energy, [window // 2] * 4, mode="replicate")
-        energies.append(F.avg_pool2d(padded, window, stride=1) + _EPS)
+        energies.append(F.avg_pool2d(padded, window, stride=1) + noise**2)
     # the same as e_v^p / (e_v^p + e_r^p), without powers of small numbers
     return torch.sigmoid(power * (energies[0].log() - energies[1].log()))
 
 
 def wanted_gradient(
-    visible: Tensor, infrared: Tensor, window: int = 5, power: float = 2.0
+    visible: Tensor,
+    infrared: Tensor,
+    window: int = 5,
+    power: float = 2.0,
+    noise: float = 1e-4,
 ) -> Tensor:
     """Gradient (B, 2, H, W) that the fused image should have: signed, of the stronger source.
 
@@ -48,7 +54,7 @@ def wanted_gradient(
     it is their mean, which noise does not survive.
     """
     first, second = (spatial_gradient(image)[:, 0] for image in (visible, infrared))
-    share = energy_weights(first, second, window, power)
+    share = energy_weights(first, second, window, power, noise)
     return share * first + (1 - share) * second
 
 
@@ -60,6 +66,7 @@ def pyramid_gradient_loss(
     *,
     window: int = 5,
     power: float = 2.0,
+    noise: float = 1e-4,
 ) -> Tensor:
     """Mean absolute distance of the fused gradients to the wanted ones, summed over scales.
 
@@ -70,14 +77,14 @@ def pyramid_gradient_loss(
     gains : sequence of float
         Factor on the wanted gradient at full, half, quarter... resolution; their number is the
         number of scales.
-    window, power
+    window, power, noise
         As for :func:`energy_weights`.
     """
     loss = torch.zeros((), device=fused.device)
     for level, gain in enumerate(gains):
         if level:
             fused, visible, infrared = (F.avg_pool2d(x, 2) for x in (fused, visible, infrared))
-        wanted = gain * wanted_gradient(visible, infrared, window, power)
+        wanted = gain * wanted_gradient(visible, infrared, window, power, noise)
         loss = loss + (spatial_gradient(fused)[:, 0] - wanted).abs().sum(1).mean()
     return loss
 

@@ -39,7 +39,13 @@ class GafStage(FusionStage):
             loss = loss + weights.fuse_gradient * parts["gradient"]
         if ours.detail:
             parts["detail"] = pyramid_gradient_loss(
-                fused, visible, infrared, ours.gains, window=ours.window, power=ours.power
+                fused,
+                visible,
+                infrared,
+                ours.gains,
+                window=ours.window,
+                power=ours.power,
+                noise=ours.noise,
             )
             loss = loss + ours.detail * parts["detail"]
         if ours.brightness:

@@ -65,6 +65,7 @@ class MdaStage(FusionStage):
                 weights.gains,
                 window=weights.window,
                 power=weights.power,
+                noise=weights.noise,
             )
             loss = loss + weights.detail * parts["detail"]
         return {"loss": loss, **parts}

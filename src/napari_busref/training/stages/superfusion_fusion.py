@@ -35,6 +35,7 @@ class SuperFusionFusionStage(FusionStage):
                 weights.gains,
                 window=weights.window,
                 power=weights.power,
+                noise=weights.noise,
             ),
             "intensity": intensity_loss(fused, visible, infrared),
             "brightness": brightness_loss(fused, visible, infrared, side=16),
