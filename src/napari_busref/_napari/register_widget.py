@@ -277,7 +277,8 @@ class RegisterAndFuse(QWidget):
             self._let_go()
             return
         settings = request.settings
-        if settings.on_cancel == "best" and settings.refines and not job.cancel.is_set():
+        can_keep = settings.refines or request.mode != "plane"
+        if settings.on_cancel == "best" and can_keep and not job.cancel.is_set():
             job.stop()
             self._show_running("&Discard", "Do without the best so far, and stop at once")
             return
