@@ -4,9 +4,9 @@
         [--count 6] [--case roadscene] [--infrared 0.5] [--detail 0.5]
 
 The visible image, the infrared image and what every method makes of them, in colour, one scene a
-row: ``FOLDER/CASE.jpg``. Without ``--scene`` the scenes are those in which the infrared image
-differs most from the visible one, one of every part of the split. The pictures show research
-data: FOLDER must lie outside of the repository.
+row: ``FOLDER/CASE.jpg``. Without ``--scene`` every part of the split gives one scene, in turn the
+one whose two images differ most and the one with the darkest visible image. The pictures show
+research data: FOLDER must lie outside of the repository.
 """
 
 from __future__ import annotations
@@ -32,15 +32,21 @@ LABEL = 18  # height of a line of text, in px
 
 
 def choose(pairs: list[Pair], count: int) -> list[Pair]:
-    """From each of ``count`` parts of a list the pair whose two images differ most."""
+    """One pair of each of ``count`` parts of a list: most different images, darkest, and so on."""
 
     def difference(pair: Pair) -> float:
         _, infrared, visible = pair
         a, b = infrared.ravel().astype(float), luma(visible.astype(float)).ravel()
         return -float(np.corrcoef(a, b)[0, 1])
 
+    def darkness(pair: Pair) -> float:
+        return -float(pair[2].mean())
+
     parts = np.array_split(np.arange(len(pairs)), min(count, len(pairs)))
-    return [max((pairs[i] for i in part), key=difference) for part in parts]
+    return [
+        max((pairs[i] for i in part), key=darkness if number % 2 else difference)
+        for number, part in enumerate(parts)
+    ]
 
 
 def sheet(rows: list[list[tuple[str, NDArray[Any]]]]) -> Image.Image:

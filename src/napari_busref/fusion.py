@@ -110,7 +110,7 @@ def fuse(
     tile : int, "auto" or None
         Side in pixels of the tiles that the network sees one after the other, for images that do
         not fit into the memory. The result is that of the whole image. ``"auto"`` cuts images of
-        more than 4 million pixels, if the model can be cut; None never cuts.
+        more than 2.5 million pixels, if the model can be cut; None never cuts.
     mask : array_like of bool, shape (H, W), optional
         Where the infrared image holds content, such as `RegistrationResult.mask`. By default
         everything but its empty border. NaN, infinite and transparent pixels of either image are

@@ -14,7 +14,7 @@ __all__ = ["TASKS", "model_for"]
 #: first is the default. A model that is not listed for a task is used as it is.
 TASKS: dict[str, dict[str, str]] = {
     "infrared-visible": {"gaf": "gaf"},
-    "medical": {"laplacian": "laplacian"},
+    "medical": {"maximum": "maximum"},
     "multi-focus": {"guided-filter": "guided-filter"},
     "multi-exposure": {"guided-filter": "guided-filter"},
 }

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Tile", "choose_size", "cut", "run_tiles"]
 
 #: Images of more pixels than this are cut, if the network allows it.
-WHOLE_PIXELS = 4_000_000
+WHOLE_PIXELS = 2_500_000
 #: Side of the tiles then, margins not counted.
 SIDE = 1024
 

@@ -7,6 +7,10 @@ import pytest
 
 from napari_busref.samples import thermal_scene
 
+pytest.importorskip("napari")
+
+from napari_busref._napari.settings import Settings
+
 
 def run_to_the_end(panel, qtbot):
     panel.device.value = "cpu"
@@ -38,6 +42,7 @@ def test_models_without_weights_run_in_the_panel(viewer, panel, qtbot):
     [
         (np.full((40, 50), np.nan), "moving"),
         (np.zeros((8, 8), np.uint8), "16"),
+        (np.zeros((1, 1), np.uint8), "1 x 1 px"),
     ],
 )
 def test_what_cannot_be_registered_is_notified(viewer, panel, notes, qtbot, data, expected):
@@ -51,6 +56,45 @@ def test_what_cannot_be_registered_is_notified(viewer, panel, notes, qtbot, data
     assert expected in notes[-1][1]
     assert len(viewer.layers) == 2
     assert panel.button.isEnabled()
+
+
+def test_events_are_served_while_the_real_work_runs_beside_the_main_thread(viewer, panel, qtbot):
+    import threading
+
+    from qtpy.QtCore import QTimer
+
+    from napari_busref import registration
+
+    sample = thermal_scene(seed=1, shape=(128, 128))
+    viewer.add_image(sample.fixed, name="visible", rgb=True)
+    viewer.add_image(sample.moving, name="infrared")
+    threads, beats = [], []
+    original = registration.register
+
+    def register(*args, **kwargs):
+        threads.append(threading.current_thread())
+        return original(*args, **kwargs)
+
+    timer = QTimer()
+    timer.timeout.connect(lambda: beats.append(panel.stage.text().split(" · ")[0]))
+    timer.start(1)
+    panel.settings = Settings(
+        model="identity", refine="affine", device="cpu", fused=False, displacement="lengths"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registration, "register", register)
+        with qtbot.waitSignal(panel.idle, timeout=300_000):
+            assert panel.run()
+    timer.stop()
+    assert len(threads) == 1 and threads[0] is not threading.main_thread()
+    assert len(set(beats)) > 2  # served in several stages, not only before and after
+    assert [layer.metadata["napari-busref"]["role"] for layer in list(viewer.layers)[2:]] == [
+        "warped",
+        "mask",
+        "magnitude",
+    ]
+    for number in ("shift", "rotation", "scale", "largest displacement", "overlap"):
+        assert number in panel.quality.text()
 
 
 @pytest.mark.slow

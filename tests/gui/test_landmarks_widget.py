@@ -158,7 +158,7 @@ def test_the_fit_becomes_the_result(viewer, landmarks, pair, qtbot, notes):
     bent[4] += (2, 1)
     mark(landmarks, PLACES, bent)
     landmarks.model.value = "thin-plate"
-    with qtbot.waitSignal(landmarks.idle, timeout=120_000):
+    with qtbot.waitSignal(landmarks.idle, timeout=300_000):
         assert landmarks.use_as_result()
         assert not landmarks.result_button.isEnabled()
     assert names(viewer)[4:] == ["ir warped", "ir mask", "ir displacement"]

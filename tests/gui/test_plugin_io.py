@@ -38,16 +38,16 @@ def pair(viewer):
         units=("um", "um"),
     )
     moving = viewer.add_image(
-        np.ones((12, 18), np.uint8), name="ir", scale=(4, 6), units=("um", "um")
+        np.ones((16, 24), np.uint8), name="ir", scale=(3, 4.5), units=("um", "um")
     )
     field = np.random.default_rng(0).normal(size=(2, 24, 36))
     affine = [[0.5, 0.05, 0.5], [-0.05, 0.5, 1.0], [0, 0, 1]]
-    return fixed, moving, Transform(affine, field, fixed_shape=(24, 36), moving_shape=(12, 18))
+    return fixed, moving, Transform(affine, field, fixed_shape=(24, 36), moving_shape=(16, 24))
 
 
 GRIDS = {
     "fixed": ImageGrid((24, 36), (2.0, 3.0), (5.0, -7.0), unit="um"),
-    "moving": ImageGrid((12, 18), (4.0, 6.0), unit="um"),
+    "moving": ImageGrid((16, 24), (3.0, 4.5), unit="um"),
 }
 
 
@@ -104,7 +104,9 @@ def test_results_are_saved_with_their_grids(viewer, pair, panel, fake, qtbot, tm
         assert layer.save(str(path), plugin="napari-busref") == [str(path)]
         stored = read_transform(path)
         assert stored.transform == transform
-        assert stored.fixed == GRIDS["fixed"]
+        assert (stored.fixed, stored.moving) == (GRIDS["fixed"], GRIDS["moving"])
+        assert (stored.metadata["fixed"], stored.metadata["moving"]) == ("vis", "ir")
+        assert stored.metadata["versions"]["napari-busref"]
     (opened,) = viewer.open(tmp_path / "ir displacement.busref.h5", plugin="napari-busref")
     original = viewer.layers["ir displacement"]
     assert opened != original
@@ -119,6 +121,9 @@ def test_results_are_saved_with_their_grids(viewer, pair, panel, fake, qtbot, tm
 
 
 def test_import_panel(viewer, pair, tmp_path, notes):
+    from qtpy.QtCore import QEvent
+    from qtpy.QtWidgets import QApplication
+
     from napari_busref._napari.start import START_KEY
 
     fixed, moving, transform = pair
@@ -151,10 +156,11 @@ def test_import_panel(viewer, pair, tmp_path, notes):
     assert len(viewer.layers) == 3
     assert not panel.run()
     assert "open the two images" in panel.status.text()
-    viewer.add_image(np.ones((12, 18), np.uint8), name="ir 2")
+    viewer.add_image(np.ones((16, 24), np.uint8), name="ir 2")
     assert panel.run()
     viewer.window.remove_dock_widget(panel)
     panel.deleteLater()
+    QApplication.sendPostedEvents(panel, QEvent.Type.DeferredDelete)
 
 
 def test_a_file_of_another_program_is_refused_in_words(viewer, tmp_path):

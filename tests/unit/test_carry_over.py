@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import dask.array as da
 import numpy as np
@@ -19,6 +20,7 @@ from napari_busref._napari.carry_over import (
     place_on,
     put_layers,
 )
+from napari_busref._napari.grids import Rescaled
 from napari_busref.progress import Cancelled
 from napari_busref.transform import Transform
 
@@ -266,6 +268,41 @@ def test_a_stack_goes_plane_by_plane():
     new = carried(points, transform, fixed, moving)
     np.testing.assert_array_equal(new.data[:, :2], [[0, 1], [2, 1]])
     np.testing.assert_allclose(transform.points(new.data[:, 2:]), points.data[:, 2:], atol=1e-3)
+
+
+def test_a_stack_registered_plane_by_plane_takes_the_transform_of_each_plane():
+    one, other = straight(), bent()
+    planes = {
+        (number,): SimpleNamespace(transform=Rescaled.of(transform))
+        for number, transform in ((0, one), (1, other))
+    }
+    rng = np.random.default_rng(8)
+    data, places = rng.random((3, *MOVING)), inside(3, 9, MOVING)
+    layers = [
+        Image(data, name="i"),
+        Image(da.from_array(data, chunks=(1, *MOVING)), name="d", contrast_limits=(0, 1)),
+        Points(np.column_stack([[0, 1, 2], places]), name="p"),
+        Vectors([[[1, *places[0]], [0, 1, 2]]], name="v"),
+        Tracks(np.column_stack([[1, 1, 1], [0, 1, 2], places]), name="t"),
+        Labels(data[0].round().astype(int), name="flat"),
+    ]
+    image, lazy, points, vectors, tracks, flat = carry_over(
+        layers, one, fixed_layer(), planes=planes
+    )
+    for number, transform in enumerate((one, other, one)):
+        np.testing.assert_allclose(image.data[number], transform.apply(data[number]))
+        np.testing.assert_allclose(np.asarray(lazy.data[number]), transform.apply(data[number]))
+        for there in (points.data[number, 1:], tracks.data[number, 2:]):
+            np.testing.assert_allclose(transform.points(there), places[number], atol=1e-3)
+    end = vectors.data[0].sum(0)
+    np.testing.assert_allclose(other.points(end[1:]), places[0] + [1, 2], atol=1e-3)
+    np.testing.assert_array_equal(flat.data, one.apply(layers[-1].data, order=0))
+    known = {"transform": one, "mode": "each", "planes": planes, "axes": (1, 2)}
+    result = Image(np.zeros((3, *FIXED)), metadata={KEY: known})
+    assert known_transforms([result])[0].planes is planes
+    back = carry_over([points, image], one, result, moving_layer(), inverse=True, planes=planes)
+    np.testing.assert_allclose(back[0].data[:, 1:], places, atol=1e-3)
+    np.testing.assert_allclose(back[1].data[1], other.inverse().apply(image.data[1]))
 
 
 def test_a_fixed_stack_gives_its_plane():

@@ -482,6 +482,24 @@ def test_layers_keep_their_colours():
     assert (reference.uncoloured == reference.uncoloured[..., :1]).all()
 
 
+def test_an_empty_strip_beside_the_covered_area_is_no_content():
+    viewer = registered()
+    warped = viewer.layers["ir warped"]
+    covered = warped.metadata[KEY]["transform"].mask()
+    assert not covered[-2:].any()  # the content comes from two rows below
+    data = np.maximum(warped.data, 1)
+    data[-4:] = 0  # two rows are empty in the moving image already
+    data[:10, 3:5] = 0  # dark, but within the picture
+    data[10:20, 20:30] = 0
+    warped.data = data
+    sides = find(viewer)
+    valid = read(sides.after, whole(viewer, sides)).valid
+    assert not valid[-4:].any()
+    assert valid[10:20, 20:30].all()
+    assert valid[-5, 5:].all()
+    assert read(sides.reference, whole(viewer, sides)).valid.all()
+
+
 def test_what_is_known_about_the_truth():
     viewer = registered()
     sides = find(viewer)

@@ -118,13 +118,51 @@ def test_itk_files_are_saved_in_millimetres(tmp_path, transform, name):
 
 def test_a_table_warns_of_what_it_leaves_out(tmp_path, transform, monkeypatch):
     notes = []
-    monkeypatch.setattr("napari.utils.notifications.show_warning", notes.append)
+    monkeypatch.setattr(transform_io, "show_warning", notes.append)
     save(layer_of(transform, scale=(2, 3)), tmp_path / "a.csv")
     assert "displacement field is left out" in notes[0]
     found = read_transform(
         tmp_path / "a.csv", fixed=ImageGrid(FIXED, (2.0, 3.0)), moving=MOVING
     ).transform
     np.testing.assert_allclose(found.affine, AFFINE, atol=1e-12)
+
+
+def test_a_transform_kept_coarse_is_saved_on_its_coarse_grids(tmp_path, transform):
+    """What is too large at full resolution is kept as it was found, two pixels to one here."""
+    from napari_busref._napari.grids import Grid, Rescaled
+
+    full = tuple(2 * size for size in FIXED), tuple(3 * size for size in MOVING)
+    rescaled = Rescaled(transform, Grid.over(FIXED, full[0]), Grid.over(MOVING, full[1]), *full)
+    moving = ImageGrid(full[1], (4.0, 5.0), unit="mm")
+    layer = Image(
+        np.zeros(full[0]),
+        scale=(2, 3),
+        metadata={
+            KEY: {
+                "transform": transform,
+                "rescaled": rescaled,
+                "axes": (0, 1),
+                "moving_grid": moving.as_dict(),
+            }
+        },
+    )
+    save(layer, tmp_path / "a.busref.h5")
+    found = read_transform(tmp_path / "a.busref.h5")
+    assert found.transform == transform
+    pixel = np.array((6.5, 10.5))  # of the full fixed image
+    coarse = np.linalg.solve(found.fixed.matrix, [*layer.data_to_world(pixel), 1])[:2]
+    mapped = (found.moving.matrix @ [*transform.points(coarse), 1])[:2]
+    wanted = (moving.matrix @ [*rescaled.points(pixel), 1])[:2]
+    np.testing.assert_allclose(mapped, wanted)
+    ((_, meta, _),) = transform_io.read_transform(str(tmp_path / "a.busref.h5"))
+    np.testing.assert_allclose(meta["scale"], (4, 6))
+
+
+def test_a_stack_of_transforms_warns_that_one_is_saved(tmp_path, transform, monkeypatch):
+    notes = []
+    monkeypatch.setattr(transform_io, "show_warning", notes.append)
+    save(layer_of(transform, known={"planes": {(0,): 1, (1,): 2}}), tmp_path / "a.busref.h5")
+    assert "made by 2 transforms, one a plane" in notes[0]
 
 
 def test_layers_without_a_transform_are_refused(tmp_path):

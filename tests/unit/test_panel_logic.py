@@ -47,6 +47,7 @@ def test_what_is_no_longer_offered_becomes_the_default():
         (Settings(), set()),
         (Settings(refine="none"), {"transform", "on_cancel"}),
         (Settings(model="busref"), {"transform", "on_cancel"}),
+        (Settings(refine="none", planes="each"), {"transform"}),
         (Settings(model="busref", refine="affine"), set()),
         (Settings(fused=False), {"fusion_model"}),
     ],

@@ -229,7 +229,7 @@ def test_a_pyramid_is_registered_at_a_level_and_warped_at_all(fake):
     warped = result_layers(result, fixed, moving, roles=["warped"])[0]
     assert warped.multiscale
     assert [level.shape for level in warped.data] == [(256, 320), (128, 160), (64, 80)]
-    assert all(isinstance(level, da.Array) for level in warped.data)
+    assert [isinstance(level, da.Array) for level in warped.data] == [True, True, False]
     assert warped.units == fixed_layer.units
     np.testing.assert_allclose(warped.data_to_world((3, 4)), fixed_layer.data_to_world((3, 4)))
     np.testing.assert_array_equal(
@@ -551,3 +551,47 @@ def test_a_pyramid_takes_the_place_of_a_flat_layer(fake):
     update_layers(viewer.layers, result_layers(register_layers(*pair), *pair, roles=["warped"]))
     (warped,) = [layer for layer in viewer.layers if METADATA_KEY in layer.metadata]
     assert warped.multiscale
+
+
+def test_cancelled_while_it_is_warped_it_is_made_on_demand(fake, monkeypatch):
+    monkeypatch.setattr(stacks, "BLOCK", 16)
+    fixed, moving = planes(image((64, 80), name="vis"), image((64, 80), 1, name="ir"))
+    cancel = threading.Event()
+
+    def stop(stage, fraction):
+        if stage == "warping":
+            cancel.set()
+
+    options = {"pixels": 2000, "cancel": cancel, "progress": stop}
+    result = register_layers(fixed, moving, on_cancel="best", **options)
+    assert result.cancelled
+    (warped,) = result.warped
+    assert isinstance(warped, da.Array)
+    assert warped.shape == (64, 80)
+
+
+def test_with_the_real_registration_and_fusion():
+    vis, ir = stack(2, (48, 64), name="vis"), stack(2, (48, 64), name="ir", seed=0)
+    ir.translate = (0, 2, -3)
+    labels = Labels(np.ones((24, 32), int), scale=(2, 2), translate=(0.5, 0.5), name="part")
+    fixed, moving, part = planes(vis, ir, labels)
+    result = register_layers(
+        fixed,
+        moving,
+        mode="each",
+        fixed_mask=part,
+        model="identity",
+        fusion_model="average",
+        device="cpu",
+        pixels=24 * 32,
+    )
+    assert len(result.planes) == 2
+    for found in result.planes.values():
+        points = np.array([[10.0, 20.0], [30.0, 7.0]])
+        np.testing.assert_allclose(
+            found.transform.points(points), points + np.array([-2, 3]), atol=1e-4
+        )
+    assert "fixed" in result.registration.parameters["masks"]
+    assert result.fused.shape == (2, 48, 64)
+    warped = np.asarray(result.warped[0][0])
+    np.testing.assert_array_equal(warped[2:, :61], ir.data[0, :46, 3:])

@@ -227,7 +227,7 @@ def fuse(
     tile: Annotated[
         int | None,
         typer.Option(
-            help="Side of tiles in pixels (default: tiles of 1024 from 4 megapixels on)."
+            help="Side of tiles in pixels (default: tiles of 1024 above 2.5 megapixels)."
         ),
     ] = None,
     device: Device = "auto",

@@ -6,7 +6,7 @@ Needs `napari.layers` but neither Qt nor a viewer.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, MutableSequence, Sequence
+from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +22,7 @@ from napari_busref._napari.grids import Grid, Rescaled
 from napari_busref._napari.layers import METADATA_KEY
 from napari_busref._napari.lazy import Source, lazy_array, warp_window
 from napari_busref._napari.planes import Plane, comparable, factor, spatial_of
+from napari_busref._napari.stacks import PlaneResult
 from napari_busref.progress import Progress, Reporter
 from napari_busref.transform import Transform
 
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
+_Push = Callable[..., Array]
 
 #: Layers that can be carried over.
 CARRIED_TYPES = (Image, Labels, Points, Shapes, Vectors, Tracks)
@@ -54,6 +56,7 @@ def carry_over(
     *,
     inverse: bool = False,
     axes: tuple[int, int] = (-2, -1),
+    planes: Mapping[tuple[int, ...], PlaneResult] | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> list[Layer]:
@@ -79,6 +82,10 @@ def carry_over(
         the fixed image is brought to the moving one.
     axes : tuple of int
         The two dimensions that the images extend along, counted from the last one.
+    planes : mapping, optional
+        ``metadata["napari-busref"]["planes"]`` of a stack that was registered plane by plane: from
+        the position along the other dimensions to what was found there. Stacks, and positions in
+        them, take the transform of their plane; all else takes `transform`.
     progress : Progress, optional
         Called with the stage and the fraction done.
     cancel : threading.Event, optional
@@ -119,7 +126,7 @@ def carry_over(
     >>> on_fixed.name, on_fixed.data[0].tolist()
     ('cells on vis', [0, 1, 0, 0])
     """
-    route = _Route.between(transform, fixed, moving, inverse, axes)
+    route = _Route.between(transform, fixed, moving, inverse, axes, planes)
     reporter = Reporter(progress, cancel)
     carried = []
     for number, layer in enumerate(layers):
@@ -188,6 +195,8 @@ class KnownTransform:
         Names of the layers that were registered; empty when not known.
     axes : tuple of int
         Dimensions of rows and columns, counted from the last one.
+    planes : mapping or None
+        What was found for each plane of a stack, when it was registered plane by plane.
     """
 
     transform: Transform = field(repr=False)
@@ -195,6 +204,7 @@ class KnownTransform:
     fixed: str
     moving: str
     axes: tuple[int, int]
+    planes: Mapping[tuple[int, ...], PlaneResult] | None = field(default=None, repr=False)
 
     @property
     def label(self) -> str:
@@ -228,6 +238,7 @@ def known_transforms(layers: Sequence[Layer]) -> list[KnownTransform]:
                 found.get("fixed") or "",
                 found.get("moving") or "",
                 (rows - layer.ndim, cols - layer.ndim),
+                found.get("planes") if found.get("mode") == "each" else None,
             )
         )
     return known
@@ -295,6 +306,7 @@ class _Route:
     axes: tuple[int, int]
     names: dict[str, Any]
     source_layer: Layer | None
+    planes: Mapping[tuple[int, ...], PlaneResult]
 
     @classmethod
     def between(
@@ -304,6 +316,7 @@ class _Route:
         moving: Layer | None,
         inverse: bool,
         axes: tuple[int, int],
+        planes: Mapping[tuple[int, ...], PlaneResult] | None = None,
     ) -> _Route:
         if not axes[0] < axes[1] < 0:
             raise ValueError(
@@ -336,20 +349,48 @@ class _Route:
             "inverse": inverse,
         }
         source_layer = fixed if inverse else moving
-        return cls(transform, source, cast(_Place, target), inverse, axes, names, source_layer)
+        return cls(
+            transform,
+            source,
+            cast(_Place, target),
+            inverse,
+            axes,
+            names,
+            source_layer,
+            planes or {},
+        )
 
     @property
     def source_shape(self) -> tuple[int, int]:
         return self.transform.fixed_shape if self.inverse else self.transform.moving_shape
 
     @property
+    def target_shape(self) -> tuple[int, int]:
+        return self.transform.moving_shape if self.inverse else self.transform.fixed_shape
+
+    @property
     def target_name(self) -> str:
         return str(self.names["moving" if self.inverse else "fixed"])
 
+    def at(self, position: tuple[int, ...]) -> Transform:
+        """From fixed to moving pixels of one plane of a stack."""
+        found = self.planes.get(position)
+        if found is None:
+            return self.transform
+        latest = self._latest.get(position)
+        if latest is None:  # dask may ask from several threads
+            latest = found.transform.full()
+            self._latest.clear()  # a field at full resolution is large
+            self._latest[position] = latest
+        return latest
+
     @cached_property
-    def _pull(self) -> Transform:
-        """From target to source pixels."""
-        return self.transform.inverse() if self.inverse else self.transform
+    def _latest(self) -> dict[tuple[int, ...], Transform]:
+        return {}
+
+    @cached_property
+    def _inverse(self) -> Transform:
+        return self.transform.inverse()
 
     def to_source(self, layer: Layer) -> Array:
         """The pixels of a layer to those of the source image, (3, 3)."""
@@ -377,24 +418,35 @@ class _Route:
         matrix = _inverse(source) @ units @ own
         return np.eye(3) if np.allclose(matrix, np.eye(3), rtol=0, atol=1e-9) else matrix
 
-    def pull(self, layer: Layer) -> Transform:
-        """From target pixels to those of an image or labels layer."""
+    def pull(self, layer: Layer, position: tuple[int, ...] = ()) -> Transform:
+        """From target pixels to those of a plane of an image or labels layer."""
         matrix = _inverse(self.to_source(layer))
         shape = _plane_shape(layer, self.axes)
-        return self._pull.compose(
+        transform = self.at(position)
+        if self.inverse:
+            transform = self._inverse if transform is self.transform else transform.inverse()
+        return transform.compose(
             Transform(matrix, fixed_shape=self.source_shape, moving_shape=shape)
         )
 
-    def push(self, layer: Layer) -> Callable[[Array], Array]:
+    def push(self, layer: Layer) -> _Push:
         """From positions (N, ndim) in a layer to positions on the target."""
         matrix = self.to_source(layer)
         columns = list(self.axes)
+        others = [axis for axis in range(-layer.ndim, 0) if axis not in columns]
 
-        def push(points: Array) -> Array:
+        def push(points: Array, on: Array | None = None) -> Array:
             moved = np.array(points, dtype=float)
-            if len(moved):
-                source = moved[:, columns] @ matrix[:2, :2].T + matrix[:2, 2]
-                moved[:, columns] = self.transform.points(source, inverse=not self.inverse)
+            source = moved[:, columns] @ matrix[:2, :2].T + matrix[:2, 2]
+            planes = np.floor((moved if on is None else on)[:, others] + 0.5).astype(int)
+            if not self.planes:
+                planes = planes[:, :0]  # one transform for all
+            for position in np.unique(planes, axis=0) if len(moved) else ():
+                here = (planes == position).all(1)
+                transform = self.at(tuple(int(number) for number in position))
+                moved[np.ix_(here, columns)] = transform.points(
+                    source[here], inverse=not self.inverse
+                )
             return moved
 
         return push
@@ -580,24 +632,26 @@ def _carry_raster(
     layer: Image | Labels, route: _Route, state: dict[str, Any], reporter: Reporter
 ) -> Any:
     state["multiscale"] = False
-    pull = route.pull(layer)
     order = 0 if isinstance(layer, Labels) else 1
     levels = tuple(layer.data) if layer.multiscale else (layer.data,)
     axes = (route.axes[0] + layer.ndim, route.axes[1] + layer.ndim)
     sizes = [int(size) for size in levels[0].shape[: layer.ndim]]
     channels = tuple(levels[0].shape[layer.ndim :])
     hidden = [1 if axis in axes else size for axis, size in enumerate(sizes)]
-    sizes[axes[0]], sizes[axes[1]] = pull.fixed_shape
+    sizes[axes[0]], sizes[axes[1]] = route.target_shape
+    common = None if route.planes else route.pull(layer)
     if len(levels) > 1 or type(levels[0]) is not np.ndarray:
-        return _lazily(layer, levels, axes, sizes, channels, pull, order)
+        return _lazily(layer, levels, axes, sizes, channels, route, common, order)
     data = levels[0]
     carried = np.empty((*sizes, *channels), data.dtype.newbyteorder("="))
     count = int(np.prod(hidden))
     for number, position in enumerate(np.ndindex(*hidden)):
         reporter.step(f"carrying over {layer.name}", number / count)
         index = tuple(
-            slice(None) if axis in axes else place for axis, place in enumerate(position)
+            slice(None) if axis in axes else number for axis, number in enumerate(position)
         )
+        place = tuple(number for axis, number in enumerate(position) if axis not in axes)
+        pull = common or route.pull(layer, place)
         plane = data[index]
         lost = plane.dtype.kind == "f" and not np.isfinite(plane).all()
         carried[index] = pull.apply(plane, order=order, cval=np.nan if lost else 0.0)
@@ -610,7 +664,8 @@ def _lazily(
     axes: tuple[int, int],
     sizes: Sequence[int],
     channels: tuple[int, ...],
-    pull: Transform,
+    route: _Route,
+    common: Transform | None,
     order: int,
 ) -> Any:
     """Blocks that are computed when they are looked at, from the level that suits them."""
@@ -626,10 +681,11 @@ def _lazily(
         layer_spatial={},
         display={},
     )
-    whole, grid = Rescaled.of(pull), Grid(pull.fixed_shape)
+    grid = Grid(route.target_shape)
 
     def compute(position: tuple[int, ...], window: tuple[slice, slice]) -> NDArray[Any]:
         source = Source(plane.at(position))
+        whole = Rescaled.of(common or route.pull(layer, position))
         return warp_window(source, whole, grid, window, order=order, nested=True)
 
     dtype = np.dtype(levels[0].dtype).newbyteorder("=")
@@ -653,7 +709,7 @@ def _carry_vectors(
     push = route.push(layer)
     start, step = np.asarray(layer.data, dtype=float).transpose(1, 0, 2)
     carried = push(start)
-    return np.stack([carried, push(start + step) - carried], axis=1)
+    return np.stack([carried, push(start + step, start) - carried], axis=1)
 
 
 def _carry_tracks(
@@ -668,7 +724,9 @@ def _carry_shapes(
     factor = route.magnification(layer)
     state["edge_width"] = [width * factor for width in state["edge_width"]]
     push = route.push(layer)
-    if route.transform.displacement is None:  # straight stays straight, an ellipse an ellipse
+    if (
+        route.transform.displacement is None and not route.planes
+    ):  # straight stays straight, an ellipse an ellipse
         return [push(vertices) for vertices in layer.data]
     columns = list(route.axes)
     carried, kinds = [], []

@@ -433,6 +433,7 @@ def _carry(
         moving,
         inverse=inverse,
         axes=known.axes,
+        planes=known.planes,
         progress=progress,
         cancel=cancel,
     )

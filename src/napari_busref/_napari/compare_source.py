@@ -16,6 +16,7 @@ import numpy as np
 from napari.layers import Image
 from napari.utils.transforms import Affine
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from napari_busref._napari.grids import Grid, Rescaled
 from napari_busref._napari.layers import METADATA_KEY, expand, guess_pair, initial_transform
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 _SHADES = 256
+_STRIP = 4  # pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +205,22 @@ class Pixels:
 
     @cached_property
     def _stretched(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        return stretch(self.image, f"layer {self.name!r}", mask=self.covered, find_border=True)
+        covered = self.covered
+        if not covered.all():
+            covered = covered & ~self._empty_strip()
+            covered = covered if covered.any() else self.covered
+        return stretch(self.image, f"layer {self.name!r}", mask=covered, find_border=True)
+
+    def _empty_strip(self) -> NDArray[np.bool_]:
+        """Zeros beside the covered area: the moving image has an empty border of its own there."""
+        nothing = self.image == 0 if self.image.ndim == 2 else (self.image[..., :3] == 0).all(-1)
+        outside = ~self.covered
+        seeds = nothing.copy()
+        seeds[1:-1, 1:-1] = False
+        strip: NDArray[np.bool_] = ndimage.binary_dilation(
+            seeds | outside, iterations=_STRIP, mask=nothing | outside
+        )
+        return strip
 
     @property
     def grey(self) -> NDArray[np.float32]:

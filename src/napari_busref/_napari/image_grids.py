@@ -40,10 +40,11 @@ def grid_of_layer(
     axes : sequence of int
         Which two axes are the rows and the columns.
     """
-    ndim = len(spatial.get("scale", (1, 1)))
+    scale = spatial.get("scale", (1.0, 1.0))
+    ndim = len(scale)
     inner = CompositeAffine(
-        scale=spatial.get("scale"),
-        translate=spatial.get("translate"),
+        scale=scale,
+        translate=spatial.get("translate", (0.0,) * ndim),
         rotate=spatial.get("rotate"),
         shear=spatial.get("shear"),
         ndim=ndim,

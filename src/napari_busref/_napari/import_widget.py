@@ -18,6 +18,7 @@ from napari_busref._napari.transform_io import METADATA_KEY, import_transform
 from napari_busref._napari.words import error_text
 from napari_busref._napari.worker import Job, start_job
 from napari_busref.interchange.files import READABLE
+from napari_busref.progress import check
 
 if TYPE_CHECKING:
     import napari
@@ -228,5 +229,7 @@ class ImportTransform(QWidget):
 
 
 def _import(path: Path, fixed: Plane, moving: Plane, *, progress: Any, cancel: Any) -> Vectors:
-    """Read a file, for the worker thread; it is too short to be reported on or cancelled."""
-    return import_transform(path, fixed, moving)
+    """Read a file, for the worker thread; too short to report on."""
+    layer = import_transform(path, fixed, moving)
+    check(cancel)  # the window may be gone
+    return layer

@@ -209,7 +209,7 @@ class LandmarkPairs:
                 "color": {"feature": "colour", "fallback": "white"},
                 "size": 12,
                 "anchor": "lower_left",
-                "translation": [0.0] * (image.ndim - 2) + [-0.4 * size, 0.4 * size],
+                "translation": [0.0] * (image.ndim - 2) + [-0.5 * size, 0.7 * size],
             },
             metadata={LANDMARKS_KEY: pair | {"side": side}},
             **{name: getattr(image, name) for name in _SPATIAL},

@@ -609,7 +609,7 @@ class Landmarks(QWidget):
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setTabKeyNavigation(False)
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setStretchLastSection(True)
+        header.setSectionResizeMode(len(_COLUMNS) - 1, QHeaderView.ResizeMode.Stretch)
         self.table.setMinimumHeight(160)
         self.delete_button = _button(
             "&Delete pair", "Remove the selected landmarks from both images (Del)"

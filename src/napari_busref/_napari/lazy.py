@@ -25,6 +25,7 @@ __all__ = ["BLOCK", "Source", "lazy_array", "warp_window"]
 #: Rows and columns of a block.
 BLOCK = 512
 
+_COARSER = 1.25  # a level that is coarser by less will do
 _MARGIN = 1  # pixels beside a source that bilinear interpolation may touch
 
 
@@ -75,13 +76,13 @@ def warp_window(
     -------
     ndarray, shape (rows, cols) or (rows, cols, C)
         When the fixed grid is coarser than the moving one, it is taken from the coarsest level,
-        copy or mean over whole steps that is still as fine.
+        copy or mean over whole steps that is still as fine, or nearly so.
     """
     plane = source.plane
     step = _step(transform, grid)
     choices: list[tuple[Grid, int | NDArray[Any]]] = [*source.copies]
     choices.extend((level_grid(plane, level), level) for level in range(len(plane.levels)))
-    fine = [choice for choice in choices if max(choice[0].step) <= max(step, 1.0) * 1.01]
+    fine = [choice for choice in choices if max(choice[0].step) <= max(step, 1.0) * _COARSER]
     chosen, where = max(fine, key=lambda choice: max(choice[0].step))
     reduce = 1
     if order > 0 and isinstance(where, int):

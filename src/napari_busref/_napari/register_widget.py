@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from itertools import pairwise
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import ComboBox
 from napari.layers import Image, Labels
 from napari.utils.notifications import show_error, show_info, show_warning
-from qtpy.QtCore import QEventLoop, QSize, Qt, QTimer, Signal
+from qtpy.QtCore import QEvent, QEventLoop, QObject, QSize, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QFrame,
     QGridLayout,
@@ -20,7 +21,6 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollArea,
     QSizePolicy,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -60,6 +60,15 @@ class _Stopper:
         if self.job is not None:
             self.job.let_go()
             self.job = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Placing:
+    """A finished run whose layers are on their way into the viewer."""
+
+    outcome: Outcome
+    undo: Undo
+    waiting: list[Layer]
 
 
 class RegisterAndFuse(QWidget):
@@ -107,6 +116,7 @@ class RegisterAndFuse(QWidget):
         self._viewer = napari_viewer
         self._request: Request | None = None
         self._inputs: tuple[Image, ...] = ()  # layers of the run
+        self._placing: _Placing | None = None
         self._started = 0.0  # perf_counter
         self._report = ("", 0.0)
         self._undo: Undo | None = None
@@ -126,13 +136,13 @@ class RegisterAndFuse(QWidget):
             "The reference, which stays as it is: the results lie exactly on it",
             self._image_layers,
         )
-        self.swap = QToolButton()
+        self.swap = QPushButton()
         self.swap.setObjectName("swap")
         self.swap.setText("⇅")
         self.swap.setToolTip("Swap the infrared and the visible layer")
         self.swap.setAccessibleName("Swap")
-        self.swap.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.swap.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Expanding)
+        self.swap.setFixedWidth(28)
         self.fixed_mask, self.moving_mask = (
             _layer_chooser(
                 f"{word} mask",
@@ -169,6 +179,10 @@ class RegisterAndFuse(QWidget):
         self._grace.setInterval(_GRACE)
         self._grace.setSingleShot(True)
         self._grace.timeout.connect(self._let_go)
+        self._turn = QTimer(self)
+        self._turn.setInterval(0)
+        self._turn.setSingleShot(True)
+        self._turn.timeout.connect(self._place_next)
         self._stopper = _Stopper()
         self.destroyed.connect(self._stopper.let_go)
         self.button.clicked.connect(self._button_clicked)
@@ -258,8 +272,13 @@ class RegisterAndFuse(QWidget):
         job, request = self._stopper.job, self._request
         if job is None or request is None:
             return
+        if self._placing is not None:
+            self._take_back(self._placing)
+            self._let_go()
+            return
         settings = request.settings
-        if settings.on_cancel == "best" and settings.refines and not job.cancel.is_set():
+        can_keep = settings.refines or request.mode != "plane"
+        if settings.on_cancel == "best" and can_keep and not job.cancel.is_set():
             job.stop()
             self._show_running("&Discard", "Do without the best so far, and stop at once")
             return
@@ -396,41 +415,59 @@ class RegisterAndFuse(QWidget):
         self._show_stage()
 
     def _on_result(self, outcome: Outcome) -> None:
-        request = self._request
-        if request is None:
+        self._placing = _Placing(outcome, Undo(self._viewer.layers), list(outcome.layers))
+        self._turn.start()
+
+    def _place_next(self) -> None:
+        """Put one layer into the viewer, or after the last one tell how it went.
+
+        One in each turn of the event loop: four large ones at once would stop the window.
+        """
+        placing, request = self._placing, self._request
+        if placing is None or request is None:
             return
-        undo = Undo(self._viewer.layers)
+        layers, settings = self._viewer.layers, request.settings
         try:
-            if request.settings.results == "add":
-                self._viewer.layers.extend(outcome.layers)
-            else:
-                update_layers(self._viewer.layers, outcome.layers)
+            if placing.waiting:
+                layer = placing.waiting.pop(0)
+                if settings.results == "add":
+                    layers.append(layer)
+                else:
+                    update_layers(layers, [layer])
+                self._turn.start()
+                return
+            if settings.results == "update":
                 for layer in self._drawings(request):
-                    if _role(layer) != request.settings.field_role:  # of an earlier run
+                    if _role(layer) != settings.field_role:  # of an earlier run
                         layer.visible = False
+            placing.undo.done(layers)
+            self._show_result(placing, request)
         except Exception as error:  # whatever it is, it must not be lost in a slot
-            undo.done(self._viewer.layers)
-            undo.restore(self._viewer.layers)
+            self._take_back(placing)
             self._show_failure(error)
-            return
-        undo.done(self._viewer.layers)
-        self._undo, self._last, self.result = undo, request, outcome.result
+        self._finish()
+
+    def _take_back(self, placing: _Placing) -> None:
+        placing.undo.done(self._viewer.layers)
+        placing.undo.restore(self._viewer.layers)
+
+    def _show_result(self, placing: _Placing, request: Request) -> None:
+        self._undo, self._last, self.result = placing.undo, request, placing.outcome.result
         for layer in self._inputs:
             if layer not in self._viewer.layers:
                 show_info(
                     f"Register and fuse: layer {layer.name!r} was removed meanwhile; the results "
                     "lie where it was"
                 )
-        self._clock.stop()
         seconds = perf_counter() - self._started
         self.stage.setText(
             f"cancelled after {seconds:.1f} s; the best so far was kept, not refined further"
-            if outcome.result.cancelled
+            if self.result.cancelled
             else f"done in {seconds:.1f} s"
         )
-        quality = outcome.result.quality
+        quality = self.result.quality
         self._show_quality(
-            quality_html(quality, outcome.largest_px),
+            quality_html(quality, placing.outcome.largest_px),
             _RELIABLE if quality.reliable else _UNRELIABLE,
         )
         if not quality.reliable:
@@ -465,15 +502,19 @@ class RegisterAndFuse(QWidget):
     def _let_go(self) -> None:
         """End a cancelled run for the user; its thread ends when it next looks."""
         if self.running:
-            self._stopper.let_go()
             self._on_cancelled()
-            self._on_finished()
+            self._finish()
 
     def _on_finished(self) -> None:
+        if self._placing is None:  # else the last layer ends the run
+            self._finish()
+
+    def _finish(self) -> None:
+        self._stopper.let_go()
         self._grace.stop()
         self._clock.stop()
-        self._request, self._inputs = None, ()
-        self._stopper.job = None
+        self._turn.stop()
+        self._request, self._inputs, self._placing = None, (), None
         self._show_idle()
         self.idle.emit()
 
@@ -566,6 +607,13 @@ class _Scroll(QScrollArea):
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setWidget(content)
+        content.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Follow the content when it grows: scroll areas do not by themselves."""
+        if event is not None and event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return bool(super().eventFilter(watched, event))
 
     def minimumSizeHint(self) -> QSize:
         """As wide as the content, and a few rows high."""

@@ -73,8 +73,12 @@ class Settings:
     @property
     def unused(self) -> frozenset[str]:
         """Names of the settings that change nothing, given the others."""
-        idle = set() if self.refines else {"transform", "on_cancel"}
-        return frozenset(idle if self.fused else idle | {"fusion_model"})
+        idle = {
+            "transform": not self.refines,
+            "on_cancel": not self.refines and self.planes == "plane",
+            "fusion_model": not self.fused,
+        }
+        return frozenset(name for name, unused in idle.items() if unused)
 
     def registration(self) -> dict[str, Any]:
         """Keyword arguments of `napari_busref.register`."""
@@ -210,7 +214,8 @@ OPTIONS = (
     Option(
         "on_cancel",
         "On cancel",
-        "What Cancel leaves: nothing, or the best that the refinement has reached",
+        "What Cancel leaves: nothing, or the best that the refinement has reached\n"
+        "and the planes of a stack that are done",
         _fixed_list(("keep nothing", "nothing"), ("keep the best so far", "best")),
     ),
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 from magicgui.widgets import CheckBox, ComboBox
 from qtpy.QtCore import Signal
+from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import QComboBox, QFormLayout, QGridLayout, QLabel, QWidget
 from superqt import QCollapsible
 
@@ -41,7 +42,9 @@ class SettingsGroup(QCollapsible):
     changed = Signal()
 
     def __init__(self, others: Sequence[Any] = (), parent: QWidget | None = None) -> None:
-        super().__init__("&Advanced settings", parent, expandedIcon="▾", collapsedIcon="▸")
+        # signs in the text, because superqt's icons are black in a dark theme
+        super().__init__("", parent, expandedIcon=QIcon(), collapsedIcon=QIcon())
+        self.toggled.connect(self._show_title)
         self.setDuration(150)
         # flat, and no napari highlight while open; underlined where the keyboard's focus is
         self.toggleButton().setStyleSheet(
@@ -71,6 +74,9 @@ class SettingsGroup(QCollapsible):
         remembered, callback = self._remembered, self._on_preferences
         self.destroyed.connect(lambda: remembered.disconnect(callback))
         self.collapse(animate=False)
+
+    def _show_title(self, expanded: bool) -> None:
+        self.setText(f"{'▾' if expanded else '▸'}  &Advanced settings")
 
     @property
     def settings(self) -> Settings:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from napari_busref._napari.frames import Frame, Position, plane_frame, stack_frame
 from napari_busref._napari.grids import FIELD_BUDGET, Grid, Rescaled
 from napari_busref._napari.layers import initial_transform
-from napari_busref._napari.lazy import Source, lazy_array, warp_window
+from napari_busref._napari.lazy import BLOCK, Source, lazy_array, warp_window
 from napari_busref._napari.masks import mask_on
 from napari_busref._napari.planes import Plane
 from napari_busref._napari.reading import (
@@ -101,7 +101,8 @@ class LayersResult:
         mode "each" has an entry for each plane that was done, the others for the shown one only.
     warped : ndarray or list of dask arrays
         The moving layer on the fixed one, with all dimensions of `frame`: an array in memory, or
-        the levels of a pyramid, finest first, computed where they are looked at.
+        the levels of a pyramid, finest first, computed where they are looked at (of a single
+        plane the coarsest is in memory).
     fused : ndarray or None
         Fused planes, with all dimensions of `fused_frame`. Planes that were not reached are 0.
     fused_grid : Grid
@@ -290,6 +291,7 @@ class _Run:
         self._prepare_fused()
         planes = {self.frame.shown: self._result(shown)}
         fusion, cancelled = None, False
+        warped: NDArray[Any] | list[Any] | None = None
         try:
             part = reporter.part(0.75 * first_part, first_part)
             fusion = self._fuse(self.frame.shown, shown, part, "")
@@ -304,6 +306,13 @@ class _Run:
                     self._one_more(position, beside, planes, part, words)
                 else:
                     self._fuse(position, self._same(position, shown), part, words)
+            if self._at_once():
+                warped = self._compute(shown, planes, reporter)
+            elif self.mode == "plane":
+                warped = self._levels(shown, planes)
+                if isinstance(warped, list) and len(warped) > 1:  # what napari shows at first
+                    reporter.step("warping", 0.99)
+                    warped[-1] = warped[-1].compute()
         except Cancelled:
             if not self.keep:
                 raise
@@ -323,7 +332,7 @@ class _Run:
             moving_grid=self.moving_grid,
             transform=shown.transform,
             planes=planes,
-            warped=self._warped(shown, planes),
+            warped=self._levels(shown, planes) if warped is None else warped,
             fused=self.fused if fusion is not None else None,
             fused_grid=self.fused_grid,
             fused_frame=self.fused_frame,
@@ -364,12 +373,11 @@ class _Run:
                 self.masks, (fixed, moving), self.readings, strict=True
             )
         ]
-        full = self.fixed_grid.full and self.moving_grid.full
         found = register(
             target,
             image,
             # None says the same field of view, which coarser grids need not have to the pixel
-            initial=None if start is None and full else self._on_grids(start),
+            initial=None if start is None and self._as_it_is() else self._on_grids(start),
             device=self.device,
             fixed_mask=masks[0],
             moving_mask=masks[1],
@@ -484,17 +492,15 @@ class _Run:
         self.fused[tuple(index)] = result.fused
         return result
 
-    def _warped(
+    def _levels(
         self, shown: _Pair, planes: Mapping[Position, PlaneResult]
     ) -> NDArray[Any] | list[Any]:
-        """The warped moving layer: in memory if that is what is there, else made on demand."""
+        """The warped moving layer, computed where it is looked at unless it is there already."""
         frame = self.frame
         fixed, moving = frame.pairs[frame.shown]
-        alone = self.mode == "plane"
-        if alone and self.fixed_grid.full and self.moving_grid.full and len(fixed.levels) == 1:
+        if self.mode == "plane" and self._as_it_is() and len(fixed.levels) == 1:
             return np.expand_dims(shown.registration.warped, frame.hidden)
-        grids = _pyramid(fixed)
-        levels = [
+        return [
             lazy_array(
                 frame.sizes_on(grid),
                 frame.axes,
@@ -502,12 +508,40 @@ class _Run:
                 np.dtype(moving.source.dtype).newbyteorder("="),
                 tuple(moving.source.shape[moving.ndim :]),
             )
-            for grid in grids
+            for grid in _pyramid(fixed)
         ]
-        in_memory = isinstance(moving.source, np.ndarray) and len(fixed.levels) == 1
-        if alone and in_memory and fixed.shape[0] * fixed.shape[1] <= _EAGER:
-            return np.asarray(levels[0].compute())
-        return levels
+
+    def _as_it_is(self) -> bool:
+        """Whether the planes were looked at in full resolution."""
+        return self.fixed_grid.full and self.moving_grid.full
+
+    def _at_once(self) -> bool:
+        """Whether the warped layer is to be an array in memory, as the moving one is."""
+        fixed, moving = self.frame.pairs[self.frame.shown]
+        return (
+            self.mode == "plane"
+            and not self._as_it_is()
+            and len(fixed.levels) == 1
+            and isinstance(moving.source, np.ndarray)
+            and fixed.shape[0] * fixed.shape[1] <= _EAGER
+        )
+
+    def _compute(
+        self, shown: _Pair, planes: Mapping[Position, PlaneResult], reporter: Reporter
+    ) -> NDArray[Any]:
+        """Warp the shown plane now, some rows at a time."""
+        frame = self.frame
+        moving = frame.pairs[frame.shown][1]
+        height, width = (frame.sizes[axis] for axis in frame.axes)
+        channels = moving.source.shape[moving.ndim :]
+        dtype = np.dtype(moving.source.dtype).newbyteorder("=")
+        warped = np.empty((height, width, *channels), dtype)
+        blocks = _Blocks(frame, Grid((height, width)), self.mode, shown, planes, self.cval)
+        for top in range(0, height, BLOCK):
+            reporter.step("warping", 0.99)
+            rows = slice(top, min(top + BLOCK, height))
+            warped[rows] = blocks(frame.shown, (rows, slice(0, width)))
+        return np.expand_dims(warped, frame.hidden)
 
     def _described(self) -> dict[str, Any]:
         return {

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _SPATIAL = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
-_KEPT = ("parameters", "timings", "fixed", "moving")
+_KEPT = ("parameters", "timings", "versions", "fixed", "moving")
 
 
 def get_reader(
