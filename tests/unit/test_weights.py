@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from napari_busref.models import card, list_models, load_model
 from napari_busref.models.bus import Bus
-from napari_busref.models.registry import KINDS
+from napari_busref.models.registry import KINDS, weights_name
 from napari_busref.models.weights import FOLDER
 
 SHIPPED = sorted(FOLDER.glob("*.safetensors"))
@@ -38,7 +38,8 @@ def own(tmp_path: Path) -> Path:
 
 def test_every_kind_has_its_models() -> None:
     assert {"auto", "busref", "identity"} <= set(list_models("registration"))
-    assert {"gaf", "average", "laplacian"} <= set(list_models("fusion"))
+    assert {"gaf", "superfusion", "mda", "refusion"} <= set(list_models("fusion"))
+    assert {"average", "maximum", "laplacian", "guided-filter"} <= set(list_models("fusion"))
     assert "matcher" in list_models("features")
     assert set(list_models()) == {name for kind in KINDS for name in list_models(kind)}
     with pytest.raises(ValueError, match="kind must be one of"):
@@ -78,6 +79,14 @@ def test_pickles_are_not_opened(tmp_path: Path, suffix: str) -> None:
     torch.save({"a": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="pickled checkpoints"):
         load_model(path)
+
+
+def test_weights_may_have_another_name_than_their_model() -> None:
+    assert weights_name("superfusion", "fusion") == "superfusion-fusion"
+    assert weights_name("gaf") == "gaf"
+    assert weights_name("some/where.safetensors") == "some/where.safetensors"
+    model = load_model("superfusion", kind="fusion")
+    assert type(model) is type(load_model("superfusion-fusion"))
 
 
 def test_a_pickle_named_safetensors_is_refused(own: Path) -> None:
