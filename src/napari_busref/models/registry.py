@@ -134,11 +134,13 @@ def _check_kind(name: str, found: str, wanted: str | None) -> None:
 @register_model("auto", "registration", trained=False)
 def _auto(config: dict[str, Any]) -> nn.Module:
     from napari_busref.models.auto import Auto
+    from napari_busref.models.likelihood import Likelihood
     from napari_busref.models.matcher import Matcher
 
-    matcher = load_model("matcher")
+    matcher, likelihood = load_model("matcher"), load_model("likelihood")
     assert isinstance(matcher, Matcher)
-    return Auto({name: load_model(name) for name in ("busref",)}, matcher)
+    assert isinstance(likelihood, Likelihood)
+    return Auto({name: load_model(name) for name in ("busref",)}, matcher, likelihood)
 
 
 @register_model("busref", "registration")
@@ -148,6 +150,7 @@ def _busref(config: dict[str, Any]) -> nn.Module:
     return BusRef(BusRefConfig.from_plain(config))
 
 
+@register_model("superfusion", "registration")
 def _superfusion(config: dict[str, Any]) -> nn.Module:
     from napari_busref.models.superfusion import SuperFusionConfig, SuperFusionMatcher
 
