@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_busref.models.user_models import list_user_models
 from napari_busref.models.weights import card, read_weights, weights_path
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def register_model(
 
 
 def list_models(kind: str | None = None) -> list[str]:
-    """Names of the registered models.
+    """Names of the registered models, those of the user last.
 
     Parameters
     ----------
@@ -63,7 +64,8 @@ def list_models(kind: str | None = None) -> list[str]:
     """
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)} or None, got {kind!r}")
-    return [name for name, entry in _MODELS.items() if kind in (None, entry.kind)]
+    names = [name for name, entry in _MODELS.items() if kind in (None, entry.kind)]
+    return names + [name for name in list_user_models(kind) if name not in _MODELS]
 
 
 def load_model(
