@@ -95,6 +95,12 @@ class Reporter:
         """Raise `Cancelled` when the cancel event is set; report nothing."""
         check(self._cancel)
 
+    def regardless(self) -> Reporter:
+        """Return a reporter that goes on where this one is, and is not cancelled any more."""
+        heir = Reporter(self._progress)
+        heir._range, heir._furthest = self._range, self._furthest
+        return heir
+
     def part(self, low: float, high: float) -> Reporter:
         """Return a reporter for the part of this job between two fractions.
 

@@ -195,6 +195,8 @@ def register(
         if problem is None:
             part = reporter.part(0.05, 0.8)
             outcome = job.run(ready_fixed, ready_moving, part, watch)
+            if outcome.evidence is not None and outcome.evidence.cancelled:
+                reporter = reporter.regardless()
         parameters = {
             "function": "register",
             "model": run.name,
@@ -275,21 +277,17 @@ class _Job:
         transform: str,
         keep_best: bool,
     ) -> None:
+        from napari_busref.matching.features import Networks
         from napari_busref.matching.find import Options
         from napari_busref.models import load_model
         from napari_busref.models.auto import Auto
-        from napari_busref.models.matcher import Matcher
 
         auto = isinstance(run.module, Auto)
         self.device, self.start = run.device, start
-        self.one_shot: dict[str, nn.Module] = {run.name: run.module}
-        if isinstance(run.module, Auto):
-            self.matcher = run.module.matcher
-            self.one_shot = dict(run.module.one_shot.items())
-        else:
-            matcher = load_model("matcher", device=run.device)
-            assert isinstance(matcher, Matcher)
-            self.matcher = matcher
+        tools = run.module if auto else load_model("auto", device=run.device)
+        assert isinstance(tools, Auto)
+        self.networks = Networks(tools.matcher, tools.likelihood)
+        self.one_shot = dict(tools.one_shot.items()) if auto else {run.name: run.module}
         self.options = Options(
             search=search or ("near" if auto else "none"),
             refine=refine or ("dense" if auto else "none"),
@@ -314,6 +312,7 @@ class _Job:
     ) -> _Outcome:
         """Register a pair that can be registered."""
         from napari_busref.matching.agreement import agreement
+        from napari_busref.matching.features import Reference
         from napari_busref.matching.find import find
         from napari_busref.models.geometry import pixels_to_estimate
 
@@ -322,9 +321,8 @@ class _Job:
         start = pixels_to_estimate(
             self.start.affine, self.start.displacement, *shapes, self.device
         )
-        found = find(
-            self.one_shot, self.matcher, target, source, start, self.options, reporter, watch
-        )
+        reference = Reference(self.networks, target)
+        found = find(self.one_shot, reference, source, start, self.options, reporter, watch)
         still = found.estimate.phi is start.phi and bool(
             (found.estimate.theta == start.theta).all()
         )
@@ -333,8 +331,10 @@ class _Job:
         if isinstance(result, str):
             return _Outcome(self.start, problem=result)
         rough = _as_transform(found.rough, *shapes)
+        if found.cancelled:  # what it has reached is wanted
+            reporter = reporter.regardless()
         reporter.step("cross-checking", 1.0)
-        seen = agreement(self.matcher, target, source, found.estimate)
+        seen = agreement(reference, source, found.estimate)
         evidence = Evidence(
             local=seen.local,
             round_trip_px=seen.round_trip * min(shapes[0]),

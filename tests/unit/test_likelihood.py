@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize, pad
 
+from napari_busref.models import likelihood
 from napari_busref.models.likelihood import (
     CELL,
     Likelihood,
@@ -39,8 +40,8 @@ def net() -> Likelihood:
 def test_correlations_are_those_of_the_definition(correlate) -> None:
     generator = torch.Generator().manual_seed(0)
     fixed, moving = torch.randn(2, 2, 3, 8, 12, generator=generator)
-    found = correlate(fixed, moving, 4, 2)
     padded = pad(moving, [2] * 4)
+    found = correlate(fixed, padded, 4, 2)
     for index, (row, col) in enumerate((r, c) for r in (0, 4) for c in (0, 4, 8)):
         block = fixed[..., row : row + 4, col : col + 4]
         for y in range(5):
@@ -65,6 +66,17 @@ def test_a_batch_is_its_parts(net: Likelihood) -> None:
         torch.testing.assert_close(net(*part)[0], both[index], rtol=1e-4, atol=1e-4)
 
 
+def test_bands_are_the_whole(net: Likelihood, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = local(80, 48, 0), local(80, 48, 1)
+    whole = net(first, second)
+    torch.testing.assert_close(net(first, second, 2), whole[..., ::2, ::2])
+    monkeypatch.setattr(likelihood, "_BAND", 12)  # two rows
+    asked = []
+    torch.testing.assert_close(net(first, second, 1, lambda: asked.append(1)), whole)
+    assert len(asked) == 5
+    torch.testing.assert_close(net(first, second, 2), whole[..., ::2, ::2])
+
+
 def test_learns_where_the_content_went(net: Likelihood) -> None:
     """Some steps on random pictures, shifted by many pixels, find shifts that were never shown."""
     optimiser = torch.optim.Adam(net.parameters(), 1e-2)
@@ -78,8 +90,8 @@ def test_learns_where_the_content_went(net: Likelihood) -> None:
                 for n, x in parts
             )
         )
-        likelihood = net(fixed, moving)[..., 2:-2, 2:-2].log_softmax(1)
-        return likelihood[:, (row + 4) * 9 + col + 4].mean()
+        found = net(fixed, moving)[..., 2:-2, 2:-2].log_softmax(1)
+        return found[:, (row + 4) * 9 + col + 4].mean()
 
     for step in range(30):
         row, col = divmod(5 * step % 9, 3)

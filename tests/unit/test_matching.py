@@ -12,10 +12,15 @@ from scipy import ndimage
 from napari_busref import Cancelled, Transform, load_model, load_sample, register
 from napari_busref._inference import Stopwatch
 from napari_busref.matching.agreement import CHANCE, agreement
-from napari_busref.matching.features import Reference, edge_directions
+from napari_busref.matching.features import Networks, Reference, edge_directions
 from napari_busref.matching.find import Options, edge_score, find
-from napari_busref.matching.fit import Displaced, fit_affine, fit_field, fit_homography
-from napari_busref.matching.refine import looks, refined, smallest_jacobian, unfolded
+from napari_busref.matching.posterior import (
+    Likely,
+    likely_affine,
+    likely_field,
+    likely_homography,
+)
+from napari_busref.matching.refine import Look, looks, refined, smallest_jacobian, unfolded
 from napari_busref.matching.search import RANGES, search
 from napari_busref.matching.views import View, pixel_scale, resample, working_size
 from napari_busref.matching.votes import offsets, pool_votes, window_correlation
@@ -39,8 +44,13 @@ def _without_gradients():
 
 
 @pytest.fixture(scope="module")
-def matcher():
-    return load_model("matcher")
+def networks():
+    return Networks(load_model("matcher"), load_model("likelihood"))
+
+
+@pytest.fixture(scope="module")
+def matcher(networks):
+    return networks.matcher
 
 
 def texture(shape=SHAPE, seed=0):
@@ -166,56 +176,107 @@ def test_edges_do_not_mind_polarity_and_gain():
     assert float(first.square().sum(1).max()) < 1
 
 
-# -- fits ----------------------------------------------------------------------------------------
+# -- the most likely -----------------------------------------------------------------------------
 
 
-def measured(function, noise=0.0, outliers=0, seed=0):
+PIXEL = 0.02
+WINDOW = offsets(10, torch.zeros(1)).double().numpy() * PIXEL
+
+
+def likely(peaks, weights, spread=(1.0, 1.0)):
+    """Blocks whose likelihoods are mixtures of Gaussians at the peaks (N, P, 2)."""
+    scaled = (WINDOW[None, None] - peaks[:, :, None]) / (np.array(spread) * PIXEL)
+    log = np.log((weights[..., None] * np.exp(-0.5 * (scaled**2).sum(-1))).sum(1) + 1e-6)
+    return Likely(grid(), WINDOW, log.astype(np.float32), np.ones(len(peaks)), PIXEL)
+
+
+FIELD = {
+    "half": (1.0, 1.0),
+    "spacing": 0.4,
+    "bend": 0.05,
+    "pull": 0.5,
+    "widths": tuple(w * PIXEL for w in (8, 6, 4, 3, 2)),
+}
+
+
+def wave(position):
+    return 0.06 * np.sin(2 * position[:, ::-1])
+
+
+def grid():
+    axis = np.linspace(-0.95, 0.95, 20)
+    return np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+
+
+def astray(truth, share=0.3, seed=0):
+    """Blocks that see the truth, but for a share that sees something else."""
     rng = np.random.default_rng(seed)
-    position = rng.uniform(-1, 1, (400, 2))
-    shift = function(position) - position + noise * rng.standard_normal((400, 2))
-    shift[:outliers] += rng.uniform(-0.5, 0.5, (outliers, 2))
-    return Displaced(position, shift, np.tile(np.eye(2) * 1e4, (400, 1, 1)))
+    lost = rng.random(len(truth)) < share
+    return np.where(lost[:, None], rng.uniform(-0.19, 0.19, truth.shape), truth)[:, None]
 
 
-LIMITS = (0.5, 0.1, 0.05, 0.03)
+STIFF = tuple(w * PIXEL for w in (8, 6, 5))
 
 
-def test_affine_despite_outliers():
-    truth = np.array([[1.05, 0.03, 0.1], [-0.04, 0.98, -0.05], [0, 0, 1]])
-    data = measured(lambda p: p @ truth[:2, :2].T + truth[:2, 2], 0.002, outliers=120)
-    np.testing.assert_allclose(fit_affine(data, LIMITS), truth, atol=3e-3)
+def test_affine_despite_blocks_that_are_astray():
+    truth = np.array([[1.05, 0.03, 0.05], [-0.04, 0.98, -0.03], [0, 0, 1]])
+    shift = grid() @ (truth[:2, :2] - np.eye(2)).T + truth[:2, 2]
+    found = likely_affine(likely(astray(shift), np.ones((400, 1))), STIFF)
+    np.testing.assert_allclose(found, truth, atol=0.5 * PIXEL)
 
 
 def test_homography():
-    truth = np.array([[1.02, 0.03, 0.05], [-0.02, 1.0, -0.05], [0.08, -0.05, 1]])
-
-    def project(p):
-        u = np.column_stack([p, np.ones(len(p))]) @ truth.T
-        return u[:, :2] / u[:, 2:]
-
-    found = fit_homography(measured(project, 0.001, outliers=60), LIMITS, ridge=1e-6)
-    np.testing.assert_allclose(found / found[2, 2], truth, atol=3e-3)
+    truth = np.array([[1.02, 0.03, 0.03], [-0.02, 1.0, -0.02], [0.06, -0.04, 1]])
+    u = np.column_stack([grid(), np.ones(400)]) @ truth.T
+    shift = u[:, :2] / u[:, 2:] - grid()
+    data = likely(astray(shift, 0.2), np.ones((400, 1)))
+    found = likely_homography(data, STIFF, ridge=1e-6)
+    np.testing.assert_allclose(found / found[2, 2], truth, atol=8e-3)
+    stiff = likely_affine(data, STIFF)  # which an affine cannot follow
+    assert np.abs(stiff - truth).max() > 0.03
 
 
 def test_an_edge_counts_across_only():
-    # shifts along x are wrong everywhere, and the information says that they are worth nothing
-    position = np.random.default_rng(0).uniform(-1, 1, (300, 2))
-    shift = np.column_stack([np.full(300, 0.4), np.full(300, 0.1)])
-    data = Displaced(position, shift, np.tile(np.diag([1e-4, 1e4]), (300, 1, 1)))
-    field = fit_field(data, (1.0, 1.0), 0.5, 0.05, (2.0, 1.0)).on_grid(np.zeros(1), np.zeros(1))
-    assert field[0, 0, 1] == pytest.approx(0.1, abs=1e-3)
-    assert abs(field[0, 0, 0]) < 0.1
+    # nothing is known along x
+    peaks = np.tile([[0.1, 0.1]], (400, 1))[:, None]
+    data = likely(peaks, np.ones((400, 1)), spread=(1e3, 1.0))
+    field = likely_field(data, **FIELD).on_grid(np.zeros(1), np.zeros(1))
+    assert field[0, 0, 1] == pytest.approx(0.1, abs=5e-3)
+    assert abs(field[0, 0, 0]) < 0.02
 
 
-def test_field_follows_a_smooth_one():
-    def wave(p):
-        return p + 0.05 * np.sin(2 * p[:, ::-1])
-
-    field = fit_field(measured(wave, 0.005, outliers=40), (1.0, 1.0), 0.4, 0.05, LIMITS)
+def test_the_field_tells_which_peak_is_right():
+    """Each block likes two places better than its own; only the smooth one is common."""
+    rng = np.random.default_rng(0)
+    truth = wave(grid())
+    others = rng.uniform(-0.19, 0.19, (2, 400, 2))
+    data = likely(np.stack([truth, *others], 1), np.array([[0.6, 1.0, 0.9]]).repeat(400, 0))
     axis = np.linspace(-0.9, 0.9, 15)
     x, y = np.meshgrid(axis, axis)
-    truth = 0.05 * np.stack([np.sin(2 * y), np.sin(2 * x)], -1)
-    assert np.abs(field.on_grid(axis, axis) - truth).max() < 0.012
+    wanted = 0.06 * np.stack([np.sin(2 * y), np.sin(2 * x)], -1)
+    found = likely_field(data, **FIELD).on_grid(axis, axis)
+    assert np.abs(found - wanted).mean() < 0.4 * PIXEL
+    # the best of each block alone is far off
+    best = WINDOW[data.log.argmax(1)]
+    assert np.abs(best - truth).mean() > 2 * PIXEL
+
+
+def test_the_earlier_field_is_part_of_the_result():
+    """What is seen after resampling with half the field is the other half."""
+
+    def earlier(position):
+        return 0.5 * wave(position)
+
+    position = grid()
+    seen = wave(position) - earlier(position)
+    for _ in range(10):  # earlier(x + seen) + seen = wave(x)
+        seen = wave(position) - earlier(position + seen)
+    data = likely(seen[:, None], np.ones((400, 1)))
+    axis = np.linspace(-0.9, 0.9, 15)
+    x, y = np.meshgrid(axis, axis)
+    wanted = 0.06 * np.stack([np.sin(2 * y), np.sin(2 * x)], -1)
+    found = likely_field(data, **FIELD, earlier=earlier).on_grid(axis, axis)
+    assert np.abs(found - wanted).mean() < 0.4 * PIXEL
 
 
 def test_fields_do_not_fold():
@@ -253,43 +314,56 @@ def test_search_without_overlap_finds_nothing(matcher):
     assert search(matcher, fixed, moving, far, RANGES["near"]) == []
 
 
-def test_refinement_reaches_the_pixel(matcher):
+def test_refinement_reaches_the_pixel(networks):
     truth = moved(row=6, col=-8, angle=3)
     fixed, moving = pair(truth)
-    plan = looks("affine", "affine")
-    errors = [error(e, truth) for e in refined(Reference(matcher, fixed), moving, start(), plan)]
+    plan = looks("affine", "affine", SHAPE)
+    errors = [error(e, truth) for e in refined(Reference(networks, fixed), moving, start(), plan)]
     assert len(errors) == len(plan)
     assert errors[-1] < 1.0
-    again = [error(e, truth) for e in refined(Reference(matcher, fixed), moving, start(), plan)]
+    again = [error(e, truth) for e in refined(Reference(networks, fixed), moving, start(), plan)]
     assert again == errors  # deterministic
 
 
-def test_dense_refinement_bends(matcher):
+def test_dense_refinement_bends(networks):
     rows, cols = np.mgrid[: SHAPE[0], : SHAPE[1]]
     bend = 4 * np.stack([np.sin(cols / 25), np.cos(rows / 25)]).astype(np.float32)
     truth = moved(displacement=bend)
     fixed, moving = pair(truth)
-    *_, affine = refined(Reference(matcher, fixed), moving, start(), looks("affine", "affine"))
-    *_, dense = refined(Reference(matcher, fixed), moving, start(), looks("dense", "affine"))
+    *_, affine = refined(
+        Reference(networks, fixed), moving, start(), looks("affine", "affine", SHAPE)
+    )
+    *_, dense = refined(
+        Reference(networks, fixed), moving, start(), looks("dense", "affine", SHAPE)
+    )
     assert dense.phi is not None
     assert smallest_jacobian(dense.phi) > 0
     assert error(dense, truth) < 0.7 * error(affine, truth)
 
 
-def test_homography_is_refined(matcher):
+def test_large_images_are_refined_step_by_step():
+    plan = looks("dense", "affine", (2048, 2048))
+    assert [look.side for look in plan if look.kind == "dense"] == [512, 1024, 2048]
+    assert [look.side for look in plan if look.kind == "affine"] == [128, 128, 192, 288]
+    assert looks("dense", "homography", (400, 400))[-2].kind == "homography"
+    assert looks("affine", "affine", (90, 90)) == (Look("affine", 90.0), Look("affine", 90.0))
+    assert looks("none", "affine", (90, 90)) == ()
+
+
+def test_homography_is_refined(networks):
     fixed, moving = pair(moved(row=4))
-    plan = looks("affine", "homography")
-    *_, estimate = refined(Reference(matcher, fixed), moving, start(), plan)
+    plan = looks("affine", "homography", SHAPE)
+    *_, estimate = refined(Reference(networks, fixed), moving, start(), plan)
     assert estimate.phi is not None
     assert error(estimate, moved(row=4)) < 1.5
 
 
-def test_edges_alone_and_features_alone(matcher):
+def test_edges_alone_and_features_alone(networks):
     truth = moved(row=3, col=-4)
     fixed, moving = pair(truth)
     for switches in ({"learned": False}, {"edges": False}):
-        plan = looks("affine", "affine")
-        *_, last = refined(Reference(matcher, fixed), moving, start(), plan, **switches)
+        plan = looks("affine", "affine", SHAPE)
+        *_, last = refined(Reference(networks, fixed), moving, start(), plan, **switches)
         assert error(last, truth) < 1.5
 
 
@@ -301,12 +375,11 @@ class Wrong(torch.nn.Module):
         return Estimate(torch.tensor([[[1.0, 0, 0.4], [0, 1, -0.3]]]))
 
 
-def found(matcher, truth, options, one_shot=None, reporter=None):
+def found(networks, truth, options, one_shot=None, reporter=None):
     fixed, moving = pair(truth)
     return find(
         one_shot or {},
-        matcher,
-        fixed,
+        Reference(networks, fixed),
         moving,
         Estimate(identity_theta(1, fixed.image)),
         options,
@@ -315,24 +388,24 @@ def found(matcher, truth, options, one_shot=None, reporter=None):
     )
 
 
-def test_the_best_candidate_wins(matcher):
+def test_the_best_candidate_wins(networks):
     truth = moved(row=20, col=-25, angle=9)
-    result = found(matcher, truth, Options(refine="affine"), {"wrong": Wrong()})
+    result = found(networks, truth, Options(refine="affine"), {"wrong": Wrong()})
     assert result.chosen.startswith("search")
     assert {"start", "wrong", "search"} <= set(result.scores)
     assert result.scores[result.chosen] == max(result.scores.values())
     assert error(result.estimate, truth) < 1.5
 
 
-def test_stages_can_be_switched_off(matcher):
-    result = found(matcher, moved(row=3), Options(search="none", refine="none"))
+def test_stages_can_be_switched_off(networks):
+    result = found(networks, moved(row=3), Options(search="none", refine="none"))
     assert result.chosen == "start"
     assert result.scores == {}
     assert error(result.estimate, moved()) < 1e-3
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_cancelling_the_refinement(matcher, keep):
+def test_cancelling_the_refinement(networks, keep):
     cancel = threading.Event()
 
     def progress(stage, fraction):
@@ -342,9 +415,9 @@ def test_cancelling_the_refinement(matcher, keep):
     options = Options(search="none", keep_best=keep)
     if not keep:
         with pytest.raises(Cancelled):
-            found(matcher, moved(row=9), options, reporter=Reporter(progress, cancel))
+            found(networks, moved(row=9), options, reporter=Reporter(progress, cancel))
         return
-    result = found(matcher, moved(row=9), options, reporter=Reporter(progress, cancel))
+    result = found(networks, moved(row=9), options, reporter=Reporter(progress, cancel))
     assert result.cancelled
     assert error(result.estimate, moved(row=9)) < 6
 
@@ -361,14 +434,14 @@ def test_edge_score_prefers_the_truth():
     assert edge_score(Reference(None, view(np.zeros(SHAPE))), moving, right) == -1
 
 
-def test_agreement_tells_right_from_wrong(matcher):
+def test_agreement_tells_right_from_wrong(networks):
     truth = moved(row=5, col=8, angle=4)
     fixed, moving = pair(truth)
     estimate = pixels_to_estimate(truth.affine, None, SHAPE, SHAPE, torch.device("cpu"))
-    right = agreement(matcher, fixed, moving, estimate)
+    right = agreement(Reference(networks, fixed), moving, estimate)
     assert right.local > 0.8
     assert right.round_trip < 0.02
-    other = agreement(matcher, fixed, view(texture(seed=5)), estimate)
+    other = agreement(Reference(networks, fixed), view(texture(seed=5)), estimate)
     assert other.local < 5 * CHANCE
     assert other.round_trip > 0.02
 

@@ -23,8 +23,6 @@ from napari_busref._cli.console import (
     warning,
 )
 from napari_busref._cli.files import (
-    Pair,
-    find_pairs,
     mask_picture,
     output_folder,
     output_suffix,
@@ -32,6 +30,7 @@ from napari_busref._cli.files import (
     refuse_existing,
     write_json,
 )
+from napari_busref.pairing import Pair, find_pairs, image_files
 from napari_busref.progress import Cancelled
 from napari_busref.tasks import TASKS
 
@@ -314,7 +313,6 @@ def _read(pair: Pair) -> tuple[ImageFile, ImageFile]:
 
 
 def _read_mask(mask: Path, pair: Pair) -> Any:
-    from napari_busref._cli.files import image_files
     from napari_busref.io import read_image
 
     if mask.is_dir():

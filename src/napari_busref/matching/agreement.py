@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from napari_busref.matching.features import Reference, describe
+from napari_busref.matching.features import Reference, known_cells
 from napari_busref.matching.refine import Look, refined
 from napari_busref.matching.views import View, resample, working_size
 from napari_busref.matching.votes import offsets, pool_votes, window_correlation
 from napari_busref.models.geometry import Estimate, base_grid, invert_affine, transform_points
-from napari_busref.models.matcher import Matcher
 
 _SIDE = 192
 _RADIUS = 6
@@ -42,29 +41,31 @@ class Agreement:
     round_trip: float
 
 
-def agreement(matcher: Matcher, fixed: View, moving: View, estimate: Estimate) -> Agreement:
-    """Measure both for an estimate fixed -> moving; images (1, 1, H, W) of any sizes."""
-    size = working_size(fixed.shape, _SIDE)
-    target = describe(matcher, fixed.resized(size), edges=False)
-    source = describe(matcher, resample(moving, estimate, size), edges=False)
-    assert target.learned is not None and source.learned is not None
-    both = target.known * source.known
-    votes = pool_votes(window_correlation(target.learned, source.learned, _RADIUS), both, _REACH)
+def agreement(reference: Reference, moving: View, estimate: Estimate) -> Agreement:
+    """Measure both for an estimate fixed -> moving; ``moving`` (1, 1, H, W) of any size."""
+    networks = reference.networks
+    assert networks is not None
+    size = working_size(reference.view.shape, _SIDE)
+    view = resample(moving, estimate, size)
+    target, source = reference.local(size).learned, networks.matcher(view.image, view.valid)
+    both = known_cells(reference.resized(size)) * known_cells(view)
+    votes = pool_votes(window_correlation(target, source, _RADIUS), both, _REACH)
     offset = offsets(_RADIUS, votes)[votes.argmax(1)]
     close = (offset.abs().amax(-1) <= _CLOSE).float()[:, None]
     inner = (F.avg_pool2d(both, _REACH, 1, _REACH // 2) > 0.9).float()
     total = float(inner.sum())
     local = float((close * inner).sum()) / total if total >= 64 else 0.0
-    return Agreement(local, _round_trip(matcher, fixed, moving, estimate))
+    return Agreement(local, _round_trip(reference, moving, estimate))
 
 
-def _round_trip(matcher: Matcher, fixed: View, moving: View, estimate: Estimate) -> float:
+def _round_trip(reference: Reference, moving: View, estimate: Estimate) -> float:
     """Register the other way round from a start that is off, and compare."""
     theta = estimate.theta
     # a start that is off by some pixels must find its way home
     start = Estimate(invert_affine(theta) + torch.tensor(_OFF, device=theta.device))
     final = start
-    for estimated in refined(Reference(matcher, moving), fixed, start, _BACK):
+    fixed = reference.view
+    for estimated in refined(Reference(reference.networks, moving), fixed, start, _BACK):
         final = estimated
     points = base_grid(16, 16, theta) * 0.9
     there = transform_points(theta, points)

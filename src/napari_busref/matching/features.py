@@ -10,7 +10,7 @@ from kornia.filters import gaussian_blur2d, spatial_gradient
 from torch import Tensor
 
 from napari_busref.matching.views import View
-from napari_busref.models.likelihood import Local
+from napari_busref.models.likelihood import Likelihood, Local
 from napari_busref.models.matcher import Matcher
 
 CELL = Matcher.stride
@@ -19,38 +19,13 @@ _SURROUNDINGS = 5.0  # sigma of what is local, in pixels
 _MARGIN = 3
 
 
-@dataclass(frozen=True)
-class Described:
-    """Features of one view, one cell for every second pixel.
+def describe_local(
+    matcher: Matcher, view: View, *, learned: bool = True, pixels: bool = True
+) -> Local:
+    """What `Likelihood` compares of a view whose sides are multiples of 8.
 
-    Attributes
-    ----------
-    learned : Tensor or None
-        Descriptors of unit length, (B, D, h, w).
-    edges : Tensor or None
-        Directions of edges, (B, 2, h, w), of length below 1; see `edge_directions`.
-    known : Tensor
-        (B, 1, h, w), 1 for cells that hold a picture.
+    What is switched off is 0, and correlates with nothing.
     """
-
-    learned: Tensor | None
-    edges: Tensor | None
-    known: Tensor
-
-
-def describe(
-    matcher: Matcher | None, view: View, *, learned: bool = True, edges: bool = True
-) -> Described:
-    """Describe a view whose sides are multiples of 8."""
-    return Described(
-        matcher(view.image, view.valid) if learned and matcher is not None else None,
-        edge_directions(view) if edges else None,
-        known_cells(view),
-    )
-
-
-def describe_local(matcher: Matcher, view: View) -> Local:
-    """What `Likelihood` compares of a view whose sides are multiples of 8."""
     # what lies next to the border of the content shows the border
     known = 1 - F.max_pool2d(1 - view.valid, 2 * _MARGIN + 1, 1, _MARGIN)
     gx, gy = (spatial_gradient(_blurred(view.image, 0.7))[:, 0] * known).split(1, 1)
@@ -63,8 +38,9 @@ def describe_local(matcher: Matcher, view: View) -> Local:
     # 1e-6: a thousandth of the grey range for one pixel is no edge
     directions = 2 * doubled / (power + usual + 1e-6)
     maps = (_standardised(x, known, around) for x in (view.image, sharp))
-    learned, finest = matcher.describe(view.image, view.valid)
-    return Local(torch.cat([*maps, directions], 1), learned, finest, known)
+    compared = torch.cat([*maps, directions], 1)
+    described, finest = matcher.describe(view.image, view.valid)
+    return Local(compared * pixels, described * learned, finest * learned, known)
 
 
 def _standardised(image: Tensor, known: Tensor, around: Tensor) -> Tensor:
@@ -80,21 +56,37 @@ def _blurred(image: Tensor, sigma: float) -> Tensor:
     return gaussian_blur2d(image, (size, size), (sigma, sigma), "reflect")
 
 
+@dataclass(frozen=True)
+class Networks:
+    """By what search and refinement compare.
+
+    Attributes
+    ----------
+    matcher : Matcher
+        Describes places.
+    likelihood : Likelihood
+        Weighs what fits nearly.
+    """
+
+    matcher: Matcher
+    likelihood: Likelihood
+
+
 class Reference:
     """The fixed image, described once at each working size.
 
     Parameters
     ----------
-    matcher : Matcher, optional
-        Describes it.
+    networks : Networks, optional
+        Describe it; without, there are only edges.
     view : View
         (1, 1, H, W).
     """
 
-    def __init__(self, matcher: Matcher | None, view: View) -> None:
-        self.matcher, self.view = matcher, view
+    def __init__(self, networks: Networks | None, view: View) -> None:
+        self.networks, self.view = networks, view
         self._views: dict[tuple[int, int], View] = {}
-        self._learned: dict[tuple[int, int], Tensor | None] = {}
+        self._local: dict[tuple[tuple[int, int], bool, bool], Local] = {}
         self._edges: dict[tuple[tuple[int, int], float], Tensor] = {}
 
     def resized(self, size: tuple[int, int]) -> View:
@@ -109,20 +101,15 @@ class Reference:
             self._edges[size, sigma] = edge_directions(self.resized(size), sigma)
         return self._edges[size, sigma]
 
-    def described(
-        self, size: tuple[int, int], *, learned: bool = True, edges: bool = True
-    ) -> Described:
-        """Features at a working size."""
-        view = self.resized(size)
-        if learned and size not in self._learned:
-            self._learned[size] = (
-                None if self.matcher is None else self.matcher(view.image, view.valid)
+    def local(self, size: tuple[int, int], *, learned: bool = True, pixels: bool = True) -> Local:
+        """What `describe_local` gives at a working size."""
+        key = (size, learned, pixels)
+        if key not in self._local:
+            assert self.networks is not None
+            self._local[key] = describe_local(
+                self.networks.matcher, self.resized(size), learned=learned, pixels=pixels
             )
-        return Described(
-            self._learned[size] if learned else None,
-            self.edges(size) if edges else None,
-            known_cells(view),
-        )
+        return self._local[key]
 
 
 def known_cells(view: View) -> Tensor:

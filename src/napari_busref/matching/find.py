@@ -14,7 +14,6 @@ from napari_busref.matching.refine import Look, looks, refined
 from napari_busref.matching.search import RANGES, search
 from napari_busref.matching.views import View, resample, working_size
 from napari_busref.models.geometry import Estimate, compose
-from napari_busref.models.matcher import Matcher
 from napari_busref.progress import Cancelled, Reporter
 
 _POLISH = (Look("affine", 128),)
@@ -76,8 +75,7 @@ class Found:
 
 def find(
     one_shot: Mapping[str, nn.Module],
-    matcher: Matcher | None,
-    fixed: View,
+    reference: Reference,
     moving: View,
     start: Estimate,
     options: Options,
@@ -90,10 +88,10 @@ def find(
     ----------
     one_shot : mapping
         Registration models by name: ``(fixed, moving, valid, reporter=...) -> Estimate``.
-    matcher : Matcher, optional
-        Needed for search and refinement.
-    fixed, moving : View
-        (1, 1, H, W), of any sizes.
+    reference : Reference
+        The fixed image, with the networks that search and refinement need.
+    moving : View
+        (1, 1, H, W), of any size.
     start : Estimate
         Fixed -> moving.
     options : Options
@@ -101,6 +99,7 @@ def find(
     reporter, watch
         Told about every stage.
     """
+    fixed, networks = reference.view, reference.networks
     candidates = {"start": start} if options.start else {}
     count = len(one_shot)
     if count:
@@ -125,11 +124,17 @@ def find(
         phi = None if answer.phi is None else answer.phi.float()
         candidates[name] = compose(start, Estimate(answer.theta.float(), phi))
         watch.lap(name)
-    if options.search != "none" and matcher is not None:
+    if options.search != "none" and networks is not None:
         part = reporter.part(0.5, 0.6)
         part.step("searching", 0.0)
         places = search(
-            matcher, fixed, moving, start.theta, RANGES[options.search], keep=_KEPT, reporter=part
+            networks.matcher,
+            fixed,
+            moving,
+            start.theta,
+            RANGES[options.search],
+            keep=_KEPT,
+            reporter=part,
         )
         names = ("search", *(f"search {index}" for index in range(2, _KEPT + 1)))
         candidates |= {
@@ -137,15 +142,13 @@ def find(
         }
         watch.lap("search")
 
-    reference = Reference(matcher, fixed)
-
     def judge(estimate: Estimate) -> float:
         return edge_score(reference, moving, estimate)
 
     reporter.step("judging", 0.6)
     scores: dict[str, float] = {}
     chosen = next(iter(candidates))
-    if len(candidates) > 1 and matcher is not None:
+    if len(candidates) > 1 and networks is not None:
         for name, candidate in candidates.items():
             for polished in refined(reference, moving, candidate, _POLISH, judge=judge):
                 candidates[name] = polished
@@ -153,8 +156,8 @@ def find(
         chosen = max(scores, key=lambda name: scores[name])
         watch.lap("judge")
     found = Found(candidates[chosen], chosen, candidates[chosen], scores)
-    if options.refine != "none" and matcher is not None:
-        plan = looks(options.refine, options.transform)
+    if options.refine != "none" and networks is not None:
+        plan = looks(options.refine, options.transform, fixed.shape)
         steps = refined(
             reference,
             moving,
@@ -163,6 +166,7 @@ def find(
             learned=options.learned,
             edges=options.edges,
             judge=judge,
+            check=reporter.check,
         )
         try:
             for index, estimate in enumerate(steps):

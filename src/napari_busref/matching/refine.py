@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
-from numpy.typing import NDArray
 from torch import Tensor
 
-from napari_busref.matching.features import Reference, describe
-from napari_busref.matching.fit import Displaced, fit_affine, fit_field, fit_homography
-from napari_busref.matching.measure import Measured, measure
+from napari_busref.matching.features import Reference, describe_local
+from napari_busref.matching.posterior import (
+    Likely,
+    likely_affine,
+    likely_field,
+    likely_homography,
+)
+from napari_busref.matching.splines import Array
 from napari_busref.matching.views import View, resample, working_size
+from napari_busref.matching.votes import offsets
 from napari_busref.models.geometry import (
     Estimate,
     compose_affine,
     isotropic_to_normalised,
     sample_field,
 )
+from napari_busref.models.likelihood import Likelihood
 from napari_busref.models.matcher import Matcher
 
 
@@ -32,61 +39,55 @@ class Look:
     ----------
     kind : str
         ``"affine"``, ``"homography"`` or ``"dense"``.
-    side : int
+    side : float
         Working size: that of a square of this side has the area, in pixels.
-    radius, reach, stride : int
-        As of `measure`, in cells of two pixels.
-    edge_weight : float
-        As of `measure`; 0 looks at the descriptors alone.
-    limits : tuple of float
-        Residuals beyond which measurements are discounted, one a round, in units of half the
-        shorter side. Not below what the elastic part of a warp adds to an affine: else the fit
-        settles on a part of the picture.
-    spacing : float
-        Of the field's control points, in units of half the shorter side.
-    bend : float
-        Of the field, see `fit_field`.
     """
 
     kind: str
-    side: int
-    radius: int = 6
-    reach: int = 11
-    stride: int = 4
-    edge_weight: float = 0.0
-    limits: tuple[float, ...] = (0.3, 0.15, 0.08, 0.06)
-    spacing: float = 0.2
-    bend: float = 0.01
+    side: float
 
 
 LARGEST = 2048
 """Side of the largest working size; larger images are refined at that."""
 
-_CLOSER = (0.15, 0.08, 0.05, 0.04)
-_FEWEST = 12  # measured places that a fit needs
+_COARSE = (128, 128, 192, 288)
+_STEP = 640  # from the coarse sides to one beyond this, halves of it lie between
+_FEWEST = 12  # blocks that a fit needs
+_KNOWN = 0.3  # share of a block that must lie in both images
 _TOLERATED = 0.01  # fall of the judge's score
 
-_AFFINE = (
-    Look("affine", 128),
-    Look("affine", 192, edge_weight=4.0),
-    Look("affine", 288, edge_weight=10.0),
-    Look("affine", LARGEST, radius=4, edge_weight=20.0),
-)
-_DENSE = (
-    Look("dense", 192, radius=5, edge_weight=4.0, limits=_CLOSER),
-    Look("dense", 288, radius=5, edge_weight=20.0, limits=_CLOSER),
-    Look("dense", LARGEST, radius=5, edge_weight=20.0, limits=_CLOSER),
-)
+# Widths of the reading, in pixels, see `napari_busref.matching.posterior`.
+_STIFF = (8.0, 6.0, 5.0)
+_SOFT = (8.0, 6.0, 4.0, 3.0, 2.0, 1.4)
+# Of displacement fields, in units of half the shorter side: distance of control points, deviation
+# expected of their second differences and of themselves.
+_SPACING, _BEND, _PULL = 0.2, 0.04, 0.03
+_EVERY = 2  # of the blocks; the others look at much the same pixels
+_SHARED = 3.0  # blocks that share one block's worth of evidence
 
 
-def looks(refine: str, transform: str) -> tuple[Look, ...]:
-    """The looks of ``refine`` (``"affine"``, ``"dense"``, ``"none"``) with a kind of transform."""
+def looks(refine: str, transform: str, shape: tuple[int, int]) -> tuple[Look, ...]:
+    """What is looked at for a fixed image of ``shape``.
+
+    Parameters
+    ----------
+    refine : str
+        ``"affine"``, ``"dense"`` or ``"none"``.
+    transform : str
+        ``"affine"`` or ``"homography"``.
+    """
     if refine == "none":
         return ()
-    plan: tuple[Look, ...] = _AFFINE
+    full = min((shape[0] * shape[1]) ** 0.5, LARGEST)
+    fine = [full]
+    while fine[0] > _STEP:
+        fine.insert(0, fine[0] / 2)
+    coarse = [side for side in _COARSE if side < full]
+    plan = [Look("affine", side) for side in coarse or fine[:1]]
     if transform == "homography":
-        plan = (*plan, replace(plan[-2], kind="homography"), replace(plan[-1], kind="homography"))
-    return plan if refine == "affine" else (*plan, *_DENSE)
+        plan.append(Look("homography", (coarse or fine)[-1]))
+    kind = "dense" if refine == "dense" else transform
+    return (*plan, *(Look(kind, side) for side in fine))
 
 
 def refined(
@@ -98,6 +99,7 @@ def refined(
     learned: bool = True,
     edges: bool = True,
     judge: Callable[[Estimate], float] | None = None,
+    check: Callable[[], None] | None = None,
 ) -> Iterator[Estimate]:
     """Improve an estimate look by look.
 
@@ -112,9 +114,11 @@ def refined(
     plan : tuple of Look
         See `looks`.
     learned, edges : bool
-        What to compare; switches of the ablation.
+        What to compare: learned features, and edges and pixels; switches of the ablation.
     judge : callable, optional
         Gives every estimate a score; a look that lowers it by more than a little is forgotten.
+    check : callable, optional
+        Called often; may raise to stop.
 
     Yields
     ------
@@ -124,71 +128,109 @@ def refined(
     estimate = start
     score = judge(start) if judge is not None else 0.0
     for look in plan:
-        with_edges = edges and (look.edge_weight > 0 or not learned)
-        size = working_size(fixed.view.shape, look.side)
-        target = fixed.described(size, learned=learned, edges=with_edges)
-        source = describe(
-            fixed.matcher, resample(moving, estimate, size), learned=learned, edges=with_edges
-        )
-        measured = measure(
-            fixed.matcher,
-            target,
-            source,
-            radius=look.radius,
-            reach=look.reach,
-            stride=look.stride,
-            edge_weight=look.edge_weight,
-        )
-        if len(measured.index) >= _FEWEST:
-            fitted = _fitted(estimate, measured, look, size)
+        fitted = _fitted(fixed, moving, estimate, look, learned, edges, check)
+        if fitted is not None:
             reached = judge(fitted) if judge is not None else 0.0
             if reached > score - _TOLERATED:
                 estimate, score = fitted, reached
         yield estimate
 
 
-def _fitted(estimate: Estimate, measured: Measured, look: Look, size: tuple[int, int]) -> Estimate:
-    """The estimate with what one look has measured."""
+def _fitted(
+    fixed: Reference,
+    moving: View,
+    estimate: Estimate,
+    look: Look,
+    learned: bool,
+    edges: bool,
+    check: Callable[[], None] | None,
+) -> Estimate | None:
+    """The estimate with what one look has found; None where too little can be compared."""
+    networks = fixed.networks
+    assert networks is not None
+    size = working_size(fixed.view.shape, look.side)
     side = min(size)
-    cell = 2 * Matcher.stride / side  # in units of half the shorter side
-    half = (size[0] / side, size[1] / side)
-    position = (measured.index[:, ::-1] + 0.5) * cell - np.array(half[::-1])
-    # squares of voters that overlap count one vote several times
-    shared = max((look.reach / look.stride) ** 2, 1.0)
-    data = Displaced(position, measured.shift * cell, measured.information / cell**2 / shared)
-    device = estimate.theta.device
-    if look.kind == "affine":
-        delta = torch.tensor(fit_affine(data, look.limits)[None, :2], dtype=torch.float32)
-        delta = (delta - torch.eye(2, 3)).to(device)
-        theta = isotropic_to_normalised(delta, *size)
-        return Estimate(compose_affine(estimate.theta, theta), estimate.phi)
-
-    total = _with_earlier(estimate, data, half)
-    rows, cols = size[0] // Matcher.stride, size[1] // Matcher.stride
-    y, x = (
-        ((np.arange(n) + 0.5) * 2 / n - 1) * h for n, h in zip((rows, cols), half, strict=True)
+    pixel, half = 2 / side, (size[0] / side, size[1] / side)
+    target = fixed.local(size, learned=learned, pixels=edges)
+    source = describe_local(
+        networks.matcher, resample(moving, estimate, size), learned=learned, pixels=edges
     )
+    likelihood = networks.likelihood(target, source, _EVERY, check)[0]
+    known = target.known * source.known
+    data = _likely(likelihood, known, networks.likelihood, pixel, half)
+    if len(data.position) < _FEWEST:
+        return None
+    stiff, soft = (tuple(width * pixel for width in widths) for widths in (_STIFF, _SOFT))
+    if look.kind == "affine":
+        delta = torch.tensor(likely_affine(data, stiff)[None, :2], dtype=torch.float32)
+        delta = (delta - torch.eye(2, 3)).to(estimate.theta.device)
+        theta = compose_affine(estimate.theta, isotropic_to_normalised(delta, *size))
+        return Estimate(theta, estimate.phi)
+    earlier = _earlier(estimate, half)
+    y, x = _axes(size, half)
     if look.kind == "homography":
-        matrix = fit_homography(total, look.limits)
-        place = np.stack([*np.meshgrid(x, y), np.ones((rows, cols))])
+        matrix = likely_homography(data, stiff, earlier)
+        place = np.stack([*np.meshgrid(x, y), np.ones((len(y), len(x)))])
         u, v, w = np.tensordot(matrix, place, 1)
         field = np.stack([u / w, v / w], -1) - place[:2].transpose(1, 2, 0)
     else:
-        field = fit_field(total, half, look.spacing, look.bend, look.limits).on_grid(y, x)
-    scale = np.array(half[::-1])
-    phi = torch.tensor((field / scale).transpose(2, 0, 1)[None], dtype=torch.float32)
-    return Estimate(estimate.theta, unfolded(phi.to(device)))
+        field = likely_field(
+            data,
+            half,
+            spacing=_SPACING,
+            bend=_BEND,
+            pull=_PULL,
+            widths=soft,
+            earlier=earlier,
+        ).on_grid(y, x)
+    return _with_field(estimate, field, half)
 
 
-def _with_earlier(estimate: Estimate, data: Displaced, half: tuple[float, float]) -> Displaced:
-    """Displacements from the affine: what was measured now and what the field had before."""
-    if estimate.phi is None:
-        return data
-    scale = np.array(half[::-1])
-    reached = torch.tensor((data.position + data.shift) / scale, dtype=torch.float32)
-    earlier = sample_field(estimate.phi, reached[None, None].to(estimate.phi.device))
-    shift: NDArray[np.float64] = earlier[0, :, 0].T.double().cpu().numpy() * scale
-    return replace(data, shift=data.shift + shift)
+def _likely(
+    likelihood: Tensor, known: Tensor, net: Likelihood, pixel: float, half: tuple[float, float]
+) -> Likely:
+    """What the network has said, (offsets, rows, cols), where both images hold a picture."""
+    known = F.avg_pool2d(known, net.block)[0, 0, ::_EVERY, ::_EVERY]
+    rows, cols = np.indices(known.shape)
+    index = np.stack([cols.ravel(), rows.ravel()], 1)
+    position = (index * _EVERY + 0.5) * net.block * pixel - np.array(half[::-1])
+    share = known.flatten().double().cpu().numpy()
+    kept = share > _KNOWN
+    return Likely(
+        position[kept],
+        offsets(net.radius, likelihood).double().cpu().numpy() * pixel,
+        likelihood.flatten(1).T.cpu().numpy()[kept],
+        share[kept] / _SHARED,
+        pixel,
+    )
+
+
+def _earlier(estimate: Estimate, half: tuple[float, float]) -> Callable[[Array], Array] | None:
+    """The estimate's field as a function of positions, if it has one."""
+    phi, scale = estimate.phi, np.array(half[::-1])
+    if phi is None:
+        return None
+
+    def field(position: Array) -> Array:
+        points = torch.tensor(position / scale, dtype=torch.float32)[None, None].to(phi.device)
+        return np.asarray(sample_field(phi, points)[0, :, 0].T.double().cpu().numpy() * scale)
+
+    return field
+
+
+def _axes(size: tuple[int, int], half: tuple[float, float]) -> tuple[Array, Array]:
+    """Rows and columns of the cells, in units of half the shorter side."""
+    y, x = (
+        ((np.arange(n // Matcher.stride) + 0.5) * 2 / (n // Matcher.stride) - 1) * h
+        for n, h in zip(size, half, strict=True)
+    )
+    return y, x
+
+
+def _with_field(estimate: Estimate, field: Array, half: tuple[float, float]) -> Estimate:
+    """The estimate's affine with a field (rows, cols, 2), smoothed until it does not fold."""
+    phi = torch.tensor((field / half[::-1]).transpose(2, 0, 1)[None], dtype=torch.float32)
+    return Estimate(estimate.theta, unfolded(phi.to(estimate.theta.device)))
 
 
 def smallest_jacobian(phi: Tensor) -> float:

@@ -52,7 +52,7 @@ class View:
         )
 
 
-def working_size(shape: tuple[int, int], side: int, smallest: int = 48) -> tuple[int, int]:
+def working_size(shape: tuple[int, int], side: float, smallest: int = 48) -> tuple[int, int]:
     """Size with the aspect of ``shape`` and at most the area of a square with this ``side``.
 
     Multiples of 8, the shorter one at least ``smallest``. Images are not enlarged but for that.

@@ -9,6 +9,7 @@ displacement fields: that they are smooth (`napari_busref.matching.posterior`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,8 @@ CELL = 2
 _REACHES = (1, 3, 5)  # sides of the squares of blocks whose correlations are averaged
 _MAPS = (1, 1, 2)  # channels of the maps of pixels, see `Local`
 _KINDS = len(_MAPS) + 2
+_BESIDE = max(_REACHES) // 2
+_BAND = 2048  # blocks that are looked at together
 _GAIN = 4.0  # brings correlations to about 1
 
 
@@ -88,7 +91,13 @@ class Likelihood(nn.Module):
         """The configuration as plain values, for the card."""
         return dict(self._settings)
 
-    def forward(self, fixed: Local, moving: Local, every: int = 1) -> Tensor:
+    def forward(
+        self,
+        fixed: Local,
+        moving: Local,
+        every: int = 1,
+        before_band: Callable[[], None] | None = None,
+    ) -> Tensor:
         """Log-likelihoods, up to a constant for each block.
 
         Parameters
@@ -98,6 +107,8 @@ class Likelihood(nn.Module):
         every : int
             Answer only for every so many blocks along rows and columns, beginning with the first:
             neighbours look at much the same pixels.
+        before_band : callable, optional
+            Called before each band of rows; may raise to stop.
 
         Returns
         -------
@@ -106,9 +117,23 @@ class Likelihood(nn.Module):
             outermost. The offset is where the block's content lies in ``moving``, relative to the
             block.
         """
-        correlations = self.correlations(fixed, moving, every)
+        sources = self._maps(moving, moving.known)
+        targets = self._maps(fixed, None)
+        rows, cols = (n // self.block for n in fixed.known.shape[-2:])
+        # all at once, a large image would need gigabytes
+        height = max(_BAND // cols // every, 1) * every
+        bands = []
+        for start in range(0, rows, height):
+            if before_band is not None:
+                before_band()
+            band = (start, min(start + height, rows))
+            bands.append(self._weigh(self._correlations(targets, sources, band, every)))
+        return torch.cat(bands, 2)
+
+    def _weigh(self, correlations: Tensor) -> Tensor:
+        """(B, kinds * reaches, offsets, rows, cols) -> (B, offsets, rows, cols)."""
         rows, cols = correlations.shape[-2:]
-        flat = correlations.flatten(3)  # (B, K, offsets, blocks)
+        flat = correlations.flatten(3)
         seen = torch.cat([flat.mean(2), flat.std(2), flat.amax(2)], 1)[..., None]
         gain, shift = self.context(seen)[..., 0][:, :, None].chunk(2, 1)
         # the modalities' contrasts may be opposite
@@ -117,35 +142,45 @@ class Likelihood(nn.Module):
         x = F.relu(self.inner(x))
         return self.leave(x)[:, 0].unflatten(2, (rows, cols)).float()
 
-    def correlations(self, fixed: Local, moving: Local, every: int = 1) -> Tensor:
-        """(B, kinds * reaches, offsets, rows, cols), the reaches outermost."""
-        rows, cols = (n // self.block for n in fixed.known.shape[-2:])
-        windows = [
-            block_correlation(first, second, self.block, self.radius)
-            for first, second in zip(
-                fixed.pixels.split(_MAPS, 1), moving.pixels.split(_MAPS, 1), strict=True
-            )
-        ]
-        known = (F.avg_pool2d(moving.known, CELL) > 0.99).to(moving.known.dtype)
-        for first, second in (
-            (fixed.learned, moving.learned),
-            (self.fine(fixed), self.fine(moving)),
-        ):
-            windows.append(self._of_cells(first, second * known))
-        # (B, blocks, kinds, side, side) -> (B, kinds * offsets, rows, cols)
-        x = torch.stack(windows, 1).flatten(3).transpose(2, 3)
-        x = _GAIN * x.flatten(1, 2).unflatten(2, (rows, cols))
-        pooled = [
-            F.avg_pool2d(x, reach, every, reach // 2, count_include_pad=False)
-            for reach in _REACHES
-        ]
-        return torch.cat([p.unflatten(1, (_KINDS, -1)) for p in pooled], 1)
+    def _maps(self, local: Local, known: Tensor | None) -> list[Tensor]:
+        """What is correlated with what; with ``known``, cells that hold no picture are 0."""
+        cells: Tensor | float = 1.0
+        if known is not None:
+            cells = (F.avg_pool2d(known, CELL) > 0.99).to(known.dtype)
+        return [*local.pixels.split(_MAPS, 1), local.learned * cells, self.fine(local) * cells]
 
-    def _of_cells(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        """Correlation of feature maps, interpolated to offsets of a pixel."""
-        window = cell_windows(fixed, moving, self.block // CELL, self.radius // CELL)
-        side = 2 * self.radius + 1
-        return F.interpolate(window, (side, side), mode="bilinear", align_corners=True)
+    def _correlations(
+        self, fixed: list[Tensor], moving: list[Tensor], band: tuple[int, int], every: int
+    ) -> Tensor:
+        """(B, kinds * reaches, offsets, rows, cols) of a band of rows, the reaches outermost."""
+        total = fixed[0].shape[-2] // self.block
+        # rows whose blocks are averaged with those of the band
+        first, last = max(band[0] - _BESIDE, 0), min(band[1] + _BESIDE, total)
+        windows = []
+        for index, (one, other) in enumerate(zip(fixed, moving, strict=True)):
+            cell = 1 if index < len(_MAPS) else CELL
+            block, radius = self.block // cell, self.radius // cell
+            window = (block_correlation if cell == 1 else cell_windows)(
+                one[..., first * block : last * block, :],
+                _beside(other, first * block, last * block, radius),
+                block,
+                radius,
+            )
+            if cell > 1:
+                side = 2 * self.radius + 1
+                window = F.interpolate(window, (side, side), mode="bilinear", align_corners=True)
+            windows.append(window)
+        # (B, kinds, blocks, side, side) -> (B, kinds * offsets, rows, cols)
+        x = torch.stack(windows, 1).flatten(3).transpose(2, 3)
+        x = _GAIN * x.flatten(1, 2).unflatten(2, (last - first, -1))
+        pooled = []
+        for reach in _REACHES:
+            mean = x
+            if reach > 1:
+                mean = F.avg_pool2d(x, reach, 1, reach // 2, count_include_pad=False)
+            mean = mean[:, :, band[0] - first : band[1] - first : every, ::every]
+            pooled.append(mean.unflatten(1, (_KINDS, -1)))
+        return torch.cat(pooled, 1)
 
 
 class _Fine(nn.Module):
@@ -178,20 +213,21 @@ def block_correlation(fixed: Tensor, moving: Tensor, block: int, radius: int) ->
 
     Parameters
     ----------
-    fixed, moving : Tensor
+    fixed : Tensor
         (B, C, H, W), H and W multiples of ``block``.
+    moving : Tensor
+        (B, C, H + 2 radius, W + 2 radius), ``radius`` pixels more on each side.
     block, radius : int
         In pixels.
 
     Returns
     -------
     Tensor
-        (B, blocks, 2 radius + 1, 2 radius + 1), summed over the channels; ``moving`` counts as 0
-        beyond its border.
+        (B, blocks, 2 radius + 1, 2 radius + 1), summed over the channels.
     """
     side, reach = block + 2 * radius, 2 * radius + 1
     spectrum = torch.fft.rfft2(_patches(fixed, block, block), (side, side)).conj()
-    product = (torch.fft.rfft2(_patches(_padded(moving, radius), side, block)) * spectrum).sum(2)
+    product = (torch.fft.rfft2(_patches(moving, side, block)) * spectrum).sum(2)
     return torch.fft.irfft2(product, (side, side))[..., :reach, :reach] / block**2
 
 
@@ -199,8 +235,10 @@ def cell_windows(fixed: Tensor, moving: Tensor, block: int, radius: int) -> Tens
     """What `block_correlation` gives, for many channels: by products of matrices."""
     side, reach = block + 2 * radius, 2 * radius + 1
     own = _patches(fixed, block, block).flatten(3)
-    around = _patches(_padded(moving, radius), side, block).flatten(3)
-    product = (own.transpose(2, 3) @ around).unflatten(3, (side, side)).unflatten(2, (block, block))
+    around = _patches(moving, side, block).flatten(3)
+    product = (
+        (own.transpose(2, 3) @ around).unflatten(3, (side, side)).unflatten(2, (block, block))
+    )
     # cell (i, j) with offset (y, x) stands at row i + y, column j + x of the surroundings
     *outer, of_i, of_j, of_y, of_x = product.stride()
     window = product.as_strided(
@@ -210,8 +248,11 @@ def cell_windows(fixed: Tensor, moving: Tensor, block: int, radius: int) -> Tens
     return window.mean((2, 3))
 
 
-def _padded(image: Tensor, by: int) -> Tensor:
-    return F.pad(image, (by, by, by, by))
+def _beside(image: Tensor, first: int, last: int, by: int) -> Tensor:
+    """Rows ``first`` to ``last`` with ``by`` more on each side, 0 beyond the border."""
+    rows = slice(max(first - by, 0), min(last + by, image.shape[-2]))
+    above, below = by - (first - rows.start), by - (rows.stop - last)
+    return F.pad(image[..., rows, :], (by, by, above, below))
 
 
 def _patches(image: Tensor, side: int, step: int) -> Tensor:

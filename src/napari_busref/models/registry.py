@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_busref.models.user_models import list_user_models
 from napari_busref.models.weights import card, read_weights, weights_path
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def register_model(
 
 
 def list_models(kind: str | None = None) -> list[str]:
-    """Names of the registered models.
+    """Names of the registered models, those of the user last.
 
     Parameters
     ----------
@@ -67,7 +68,9 @@ def list_models(kind: str | None = None) -> list[str]:
     """
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)} or None, got {kind!r}")
-    return list(dict.fromkeys(name for name, each in _MODELS if kind in (None, each)))
+    own = [name for name, each in _MODELS if kind in (None, each)]
+    known = {name for name, _ in _MODELS}
+    return list(dict.fromkeys(own + [n for n in list_user_models(kind) if n not in known]))
 
 
 def weights_name(name: str, kind: str | None = None) -> str:
@@ -159,11 +162,13 @@ def _check_kind(name: str, found: str, wanted: str | None) -> None:
 @register_model("auto", "registration", trained=False)
 def _auto(config: dict[str, Any]) -> nn.Module:
     from napari_busref.models.auto import Auto
+    from napari_busref.models.likelihood import Likelihood
     from napari_busref.models.matcher import Matcher
 
-    matcher = load_model("matcher")
+    matcher, likelihood = load_model("matcher"), load_model("likelihood")
     assert isinstance(matcher, Matcher)
-    return Auto({name: load_model(name) for name in ("busref",)}, matcher)
+    assert isinstance(likelihood, Likelihood)
+    return Auto({name: load_model(name) for name in ("busref",)}, matcher, likelihood)
 
 
 @register_model("busref", "registration")
@@ -173,6 +178,7 @@ def _busref(config: dict[str, Any]) -> nn.Module:
     return BusRef(BusRefConfig.from_plain(config))
 
 
+@register_model("superfusion", "registration")
 def _superfusion(config: dict[str, Any]) -> nn.Module:
     from napari_busref.models.superfusion import SuperFusionConfig, SuperFusionMatcher
 

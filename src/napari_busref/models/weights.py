@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_busref.models.user_models import find_user_model
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -49,10 +51,12 @@ def card(name_or_path: str | Path) -> dict[str, Any]:
 
 
 def weights_path(name_or_path: str | Path) -> Path:
-    """The file of shipped weights (a plain name) or of a user's (with a suffix or a folder)."""
+    """The file of shipped or of a user's weights (a plain name), or a path as it is given."""
     path = Path(name_or_path)
     if len(path.parts) == 1 and not path.suffix:
-        return FOLDER / f"{path.name}.safetensors"
+        shipped = FOLDER / f"{path.name}.safetensors"
+        own = None if shipped.exists() else find_user_model(path.name)
+        return own or shipped
     if path.suffix != ".safetensors":
         raise ValueError(
             f"model {str(path)!r}: weights must be a .safetensors file; pickled checkpoints "

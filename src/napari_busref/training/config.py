@@ -236,6 +236,9 @@ class Recipe:
         Folder with the weights of the earlier stages; empty for the shipped ones.
     train_bus : bool
         Train the bus from scratch with the registration (ablation "no bus").
+    start_from : str
+        Model, or path of weights, that training starts from; ``model`` must be its configuration.
+        Empty to start from scratch, on the trained bus where the stage has one.
     export : str
         Name of the weights, for a network that is trained for several tasks; empty for its own.
     start : WarpConfig
@@ -262,6 +265,7 @@ class Recipe:
     validation_pairs: int = 20
     requires: str = ""
     train_bus: bool = False
+    start_from: str = ""
     export: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     warp: WarpConfig = field(default_factory=WarpConfig)

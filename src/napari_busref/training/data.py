@@ -79,8 +79,8 @@ class PairStore:
             for _, infrared, visible in load_pairs(dataset, config.root or None, split):
                 pairs.append(
                     (
-                        _shrink(infrared / 255.0, config.store_side),
-                        _shrink(rgb2gray(visible), config.store_side),
+                        shrink(infrared / 255.0, config.store_side),
+                        shrink(rgb2gray(visible), config.store_side),
                     )
                 )
         return cls(pairs)
@@ -159,7 +159,8 @@ def _crop_theta(
     )
 
 
-def _shrink(image: np.ndarray, side: int) -> Tensor:
+def shrink(image: np.ndarray, side: int) -> Tensor:
+    """An image (H, W) as a tensor (1, H, W), reduced to at most ``side`` on its shorter side."""
     tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None]
     factor = side / min(tensor.shape[1:])
     if factor >= 1:

@@ -19,12 +19,13 @@ from napari_busref.progress import Progress, Reporter
 from napari_busref.training.config import Recipe, load_recipe
 from napari_busref.training.data import PairStore
 from napari_busref.training.export import commit, export
+from napari_busref.training.monitor import Monitor
 from napari_busref.training.stages import build_stage
 
 
 def run(
     stage: str,
-    recipe: str | Path,
+    recipe: str | Path | Recipe,
     *,
     output: str | Path,
     resume: bool = False,
@@ -34,6 +35,7 @@ def run(
     max_minutes: float | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
+    monitor: Monitor | None = None,
 ) -> Path | None:
     """Train one stage and write its weights.
 
@@ -41,8 +43,9 @@ def run(
     ----------
     stage : str
         One of ``STAGES``; must be the recipe's.
-    recipe : path
-        TOML file, see :class:`~napari_busref.training.config.Recipe`.
+    recipe : path or Recipe
+        TOML file, see :class:`~napari_busref.training.config.Recipe`; or one that is made already
+        (`overrides` are for files).
     output : path
         Folder for ``checkpoint.ckpt``, ``logs/version_N/metrics.csv`` and the weights.
     resume : bool
@@ -52,11 +55,15 @@ def run(
     overrides : mapping, optional
         Replacements in the recipe by dotted name.
     store : PairStore, optional
-        Pairs to train on instead of the recipe's data sets (validation is then left out).
+        Pairs to train on instead of the recipe's data sets (validation is then left out, but for
+        that of a `monitor`).
     max_minutes : float, optional
         Stop after this time with a checkpoint; a later call with ``resume`` goes on.
     progress, cancel
         Told at every logged step; a set ``cancel`` stops with a checkpoint.
+    monitor : Monitor, optional
+        Sees the losses of every logged step, and measures the model instead of the stage's own
+        validation.
 
     Returns
     -------
@@ -70,12 +77,12 @@ def run(
     Cancelled
         When ``cancel`` was set; the checkpoint is kept.
     """
-    settings = load_recipe(recipe, overrides)
+    settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     if settings.stage != stage:
         raise ValueError(
             f"stage {stage!r} was asked for, but recipe {str(recipe)!r} is for {settings.stage!r}"
         )
-    return _Run(settings, Path(output), device, store).train(
+    return _Run(settings, Path(output), device, store, monitor).train(
         resume, max_minutes, Reporter(progress, cancel)
     )
 
@@ -83,8 +90,15 @@ def run(
 class _Run:
     """State of one training run."""
 
-    def __init__(self, recipe: Recipe, output: Path, device: str, store: PairStore | None) -> None:
-        self.recipe, self.output = recipe, output
+    def __init__(
+        self,
+        recipe: Recipe,
+        output: Path,
+        device: str,
+        store: PairStore | None,
+        monitor: Monitor | None,
+    ) -> None:
+        self.recipe, self.output, self.monitor = recipe, output, monitor
         target = resolve_device(device)
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
@@ -101,7 +115,7 @@ class _Run:
         torch.manual_seed(recipe.seed)
         with self.fabric.rank_zero_first():
             self.stage = build_stage(recipe)
-            self.validates = store is None
+            self.validates = store is None or monitor is not None
             data = PairStore.from_config(recipe.data) if store is None else store
         self.stage.to(self.fabric.device)
         self.store = data.to(self.fabric.device)
@@ -137,6 +151,8 @@ class _Run:
                     fabric.log_dict(
                         {**values, "lr": self._rate(), "seconds": self.seconds}, self.step
                     )
+                    if self.monitor is not None:
+                        self.monitor.logged(self.step, values)
                     reporter.step(
                         f"{recipe.stage} {self.step}/{recipe.steps}  loss {values['loss']:.4f}",
                         self.step / recipe.steps,
@@ -151,6 +167,8 @@ class _Run:
                 self._save()
             raise
         self.seconds = before + time.monotonic() - started
+        if recipe.steps % recipe.checkpoint_every:
+            self._save()  # measuring may take long, and be cancelled
         scores = self._report(reporter)
         self._save()
         weights = self.output / f"{self.stage.export_name}.safetensors"
@@ -195,7 +213,10 @@ class _Run:
         if not (self.validates and self.fabric.is_global_zero):
             return {}
         self.stage.eval()
-        scores = self.stage.validate(self.fabric.device)
+        if self.monitor is None:
+            scores = self.stage.validate(self.fabric.device)
+        else:
+            scores = self.monitor.measure(self.stage.model, self.step, reporter)
         self.stage.train()
         self.fabric.log_dict({f"val_{name}": value for name, value in scores.items()}, self.step)
         text = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())

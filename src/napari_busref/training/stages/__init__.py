@@ -7,7 +7,14 @@ from napari_busref.training.stages.base import Stage
 
 
 def build_stage(recipe: Recipe) -> Stage:
-    """The stage that a recipe trains."""
+    """The stage that a recipe trains, with the weights that it starts from."""
+    stage = _build(recipe)
+    if recipe.start_from:
+        stage.load_start()
+    return stage
+
+
+def _build(recipe: Recipe) -> Stage:
     if recipe.stage == "bus":
         from napari_busref.training.stages.bus import BusStage
 

@@ -51,6 +51,10 @@ class Stage(nn.Module, ABC):
 
     def load_bus(self) -> dict[str, Tensor]:
         """State of the trained bus that this stage is mounted on."""
+        if self.recipe.start_from:
+            start: Any = load_model(self.recipe.start_from, device="cpu", kind=self.kind)
+            state: dict[str, Tensor] = start.bus.state_dict()
+            return state
         return self.load_earlier("bus", "reconstruction").state_dict()
 
     def load_fusion(self) -> nn.Module:
@@ -58,6 +62,23 @@ class Stage(nn.Module, ABC):
         fusion = self.load_earlier("gaf", "fusion")
         self.freeze(fusion)
         return fusion
+
+    def load_start(self) -> None:
+        """Give the model the weights that the recipe starts from.
+
+        Raises
+        ------
+        ValueError
+            When they are of another kind or do not fit the configuration in the recipe.
+        """
+        name = self.recipe.start_from
+        start = load_model(name, device="cpu", kind=self.kind)
+        try:
+            self.model.load_state_dict(start.state_dict())
+        except RuntimeError as error:
+            raise ValueError(
+                f"start_from: the weights of {name!r} do not fit the recipe's model: {error}"
+            ) from error
 
     @torch.no_grad()
     def mean_losses(self, device: torch.device, draws: int = 6) -> dict[str, float]:

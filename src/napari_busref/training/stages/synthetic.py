@@ -9,7 +9,7 @@ from skimage.color import rgb2gray
 from torch import Tensor, nn
 
 from napari_busref.datasets import load_pairs
-from napari_busref.metrics.registration import Scorer, make_pair
+from napari_busref.metrics.registration import Scorer, SyntheticPair, make_pair
 from napari_busref.models.geometry import estimate_to_pixels
 from napari_busref.training.config import Recipe
 from napari_busref.transform import Transform
@@ -27,18 +27,29 @@ def validate_registration(
         pairs = load_pairs(dataset, data.root or None, "val")[: recipe.validation_pairs]
         for _, infrared, visible in pairs:
             pair = make_pair(infrared / 255.0, rgb2gray(visible), seed=0)
-            fixed, moving = (
-                torch.from_numpy(np.ascontiguousarray(image)).float()[None, None].to(device)
-                for image in (pair.fixed, pair.moving)
-            )
-            estimate = model(fixed, moving, (moving > 0).float())
-            shape = (infrared.shape[0], infrared.shape[1])
-            affine, displacement = estimate_to_pixels(estimate, shape)[0]
-            transform = Transform(affine, displacement, fixed_shape=shape, moving_shape=shape)
-            rows.append(Scorer(pair)(np.mgrid[: shape[0], : shape[1]] + transform.flow()))
+            rows.append(score(pair, register_pair(model, pair, device)))
         scores[f"{dataset}_epe"] = float(np.mean([row["epe"] for row in rows]))
         scores[f"{dataset}_mncc"] = float(np.mean([row["mncc"] for row in rows]))
     return scores
+
+
+@torch.no_grad()
+def register_pair(model: nn.Module, pair: SyntheticPair, device: torch.device) -> Transform:
+    """Let a registration model register a synthetic pair of grey images in [0, 1]."""
+    fixed, moving = (
+        torch.from_numpy(np.ascontiguousarray(image)).float()[None, None].to(device)
+        for image in (pair.fixed, pair.moving)
+    )
+    estimate = model(fixed, moving, (moving > 0).float())
+    shape = (fixed.shape[-2], fixed.shape[-1])
+    affine, displacement = estimate_to_pixels(estimate, shape)[0]
+    return Transform(affine, displacement, fixed_shape=shape, moving_shape=shape)
+
+
+def score(pair: SyntheticPair, transform: Transform) -> dict[str, float]:
+    """What `Scorer` says of a transform found for a synthetic pair."""
+    rows, cols = transform.fixed_shape
+    return Scorer(pair)(np.mgrid[:rows, :cols] + transform.flow())
 
 
 def true_cells(truth: Tensor, mask: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,222 @@
+"""Transforms and smooth fields that are most likely, where each block alone has several opinions.
+
+The likelihood of a block's displacement has many peaks, and which is right only the field as a
+whole can tell. So it is read around what the field says now, with less and less tolerance:
+expectation maximisation with a falling width. Positions and displacements are (x, y) in units of
+half the shorter side of the fixed image, from its centre, so that nothing here depends on size or
+aspect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_busref.matching.splines import Array, SplineField, bending_of, spline_design
+
+_SHARPEST = 0.08  # variance of a displacement, in pixels², that no block goes below
+
+
+@dataclass(frozen=True, eq=False)
+class Likely:
+    """Likelihoods of N blocks over M offsets.
+
+    Attributes
+    ----------
+    position : ndarray, shape (N, 2)
+        Centres of the blocks.
+    offset : ndarray, shape (M, 2)
+        Where a block's content may lie, relative to the block.
+    log : ndarray of float32, shape (N, M)
+        Log-likelihoods, each row up to a constant.
+    weight : ndarray, shape (N,)
+        How much each block counts; less than 1 where blocks share evidence.
+    pixel : float
+        Length of a pixel.
+    """
+
+    position: Array
+    offset: Array
+    log: NDArray[np.float32]
+    weight: Array
+    pixel: float
+
+    def read(self, around: Array, width: float) -> tuple[Array, Array]:
+        """Read the likelihoods near ``around`` (N, 2), within about ``width``.
+
+        Returns
+        -------
+        information : ndarray, shape (N, 2, 2)
+            What the likelihood adds to the expectation: its inverse covariance.
+        moment : ndarray, shape (N, 2)
+            Information times displacement.
+        """
+        offset = self.offset.astype(np.float32)
+        # the square distance less what is the same for the whole row
+        near = around.astype(np.float32) @ offset.T - 0.5 * (offset**2).sum(1)
+        logits = self.log + near / np.float32(width**2)
+        probability = np.exp(logits - logits.max(1, keepdims=True))
+        probability /= probability.sum(1, keepdims=True)
+        outer = offset[:, :, None] * offset[:, None, :]
+        mean = (probability @ offset).astype(float)
+        second = (probability @ outer.reshape(-1, 4)).astype(float).reshape(-1, 2, 2)
+        floor = _SHARPEST * self.pixel**2
+        covariance = second - mean[:, :, None] * mean[:, None, :] + floor * np.eye(2)
+        precision = np.linalg.inv(covariance)
+        expected = 1 / (width**2 + floor)
+        values, vectors = np.linalg.eigh(precision)
+        kept = np.maximum(values - expected, 0.0)
+        information = (vectors * kept[:, None]) @ vectors.transpose(0, 2, 1)
+        moment = (precision @ mean[..., None])[..., 0] - expected * around
+        # along an axis that says nothing, nothing is wanted
+        projected = (vectors.transpose(0, 2, 1) @ moment[..., None])[..., 0] * (kept > 0)
+        moment = (vectors @ projected[..., None])[..., 0]
+        return information * self.weight[:, None, None], moment * self.weight[:, None]
+
+
+Field = Callable[[Array], Array]
+"""Displacements (N, 2) at positions (N, 2)."""
+
+
+def likely_affine(data: Likely, widths: tuple[float, ...], ridge: float = 1e-3) -> Array:
+    """The affine (3, 3) that is most likely.
+
+    Parameters
+    ----------
+    widths : tuple of float
+        Of the reading around the affine, one a round. Not below what an elastic part adds to an
+        affine: else the fit settles on a part of the picture.
+    ridge : float
+        Pull towards no change, as a share of the information.
+    """
+    design = _with_ones(data.position)
+    solution = np.zeros((3, 2))
+
+    def fit(information: Array, moment: Array) -> Array:
+        nonlocal solution
+        pull = ridge * np.trace(information.sum(0)) / 2
+        solution = _least_squares(design, information, moment, pull * np.eye(6))
+        return design @ solution
+
+    _maximise(data, fit, widths)
+    affine = np.eye(3)
+    affine[:2] += solution.T
+    return affine
+
+
+def likely_homography(
+    data: Likely, widths: tuple[float, ...], earlier: Field | None = None, ridge: float = 1e-3
+) -> Array:
+    """The homography (3, 3) that is most likely, by Gauss-Newton from the identity.
+
+    Parameters as of `likely_affine` and `likely_field`.
+    """
+    matrix = np.eye(3)
+    top = _with_ones(data.position)
+
+    def reached() -> tuple[Array, Array]:
+        u, v, w = matrix @ top.T
+        return np.stack([u / w, v / w], 1), w
+
+    def fit(information: Array, moment: Array) -> Array:
+        nonlocal matrix
+        for _ in range(2):
+            place, w = reached()
+            jacobian = np.zeros((len(top), 2, 8))
+            jacobian[:, 0, :3] = jacobian[:, 1, 3:6] = top / w[:, None]
+            for axis in range(2):
+                jacobian[:, axis, 6:] = -place[:, axis, None] * top[:, :2] / w[:, None]
+            missing = moment - (information @ (place - data.position)[..., None])[..., 0]
+            normal = np.einsum("nip,nij,njq->pq", jacobian, information, jacobian, optimize=True)
+            normal += ridge * np.trace(normal) / 8 * np.eye(8) + 1e-9 * np.eye(8)
+            change = np.linalg.solve(normal, np.einsum("nip,ni->p", jacobian, missing))
+            matrix = matrix + np.append(change, 0).reshape(3, 3)
+        return reached()[0] - data.position
+
+    _maximise(data, fit, widths, earlier)
+    return matrix
+
+
+def likely_field(
+    data: Likely,
+    half: tuple[float, float],
+    *,
+    spacing: float,
+    bend: float,
+    pull: float,
+    widths: tuple[float, ...],
+    earlier: Field | None = None,
+) -> SplineField:
+    """The smooth field that is most likely.
+
+    Parameters
+    ----------
+    half : tuple of float
+        Half the height and half the width of the rectangle that the field covers.
+    spacing : float
+        Distance of the control points.
+    bend : float
+        Standard deviation that is expected of the second differences of neighbouring control
+        points; smaller is smoother.
+    pull : float
+        Standard deviation that is expected of the control points.
+    widths : tuple of float
+        Of the reading around the field, one a round.
+    earlier : callable, optional
+        The field with which the images were resampled before they were compared; the result
+        includes it.
+    """
+    design, counts = spline_design(data.position, half, spacing)
+    single = bending_of(counts) / bend**2 + np.eye(design.shape[1]) / pull**2
+    penalty = np.kron(np.eye(2), single)
+    solution = np.zeros((design.shape[1], 2))
+
+    def fit(information: Array, moment: Array) -> Array:
+        nonlocal solution
+        solution = _least_squares(design, information, moment, penalty)
+        return design @ solution
+
+    _maximise(data, fit, widths, earlier)
+    return SplineField(solution.reshape(*counts, 2), half)
+
+
+def _maximise(
+    data: Likely,
+    fit: Callable[[Array, Array], Array],
+    widths: tuple[float, ...],
+    earlier: Field | None = None,
+) -> None:
+    """Alternate between reading the likelihoods and fitting displacements (N, 2) to them."""
+    around = np.zeros_like(data.position)
+    before = np.zeros_like(around) if earlier is None else earlier(data.position)
+    for width in widths:
+        information, moment = data.read(around, width)
+        # what is wanted of the whole field: what was there already and what is seen now
+        displaced = fit(information, moment + (information @ before[..., None])[..., 0])
+        around = displaced - before
+        if earlier is not None:
+            before = earlier(data.position + around)
+            around = displaced - before
+
+
+def _with_ones(position: Array) -> Array:
+    return np.concatenate([position, np.ones((len(position), 1))], 1)
+
+
+def _least_squares(
+    design: Array, information: Array, moment: Array, penalty: NDArray[np.floating[Any]]
+) -> Array:
+    """Minimise over both components at once: (K, 2)."""
+    count = design.shape[1]
+    blocks = {
+        (i, j): design.T @ (design * information[:, i, j, None])
+        for i, j in ((0, 0), (0, 1), (1, 1))
+    }
+    normal = np.block([[blocks[0, 0], blocks[0, 1]], [blocks[0, 1].T, blocks[1, 1]]])
+    right = (design.T @ moment).T.ravel()
+    solved = np.linalg.solve(normal + penalty + 1e-9 * np.eye(2 * count), right)
+    return np.asarray(solved.reshape(2, count).T)
