@@ -24,7 +24,7 @@ from typing import Any
 SHAPE = (512, 640)
 ROWS = {
     "registration": ("optical_flow_tvl1", "busref"),
-    "fusion": ("laplacian", "average", "gaf"),
+    "fusion": ("laplacian", "average", "gaf", "superfusion", "mda", "refusion"),
 }
 
 

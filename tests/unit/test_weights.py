@@ -38,7 +38,7 @@ def own(tmp_path: Path) -> Path:
 
 def test_every_kind_has_its_models() -> None:
     assert {"auto", "busref", "identity"} <= set(list_models("registration"))
-    assert {"gaf", "superfusion", "mda", "refusion"} <= set(list_models("fusion"))
+    assert {"gaf", "superfusion"} <= set(list_models("fusion"))
     assert {"average", "maximum", "laplacian", "guided-filter"} <= set(list_models("fusion"))
     assert "matcher" in list_models("features")
     assert set(list_models()) == {name for kind in KINDS for name in list_models(kind)}
@@ -117,7 +117,7 @@ def test_other_shapes_are_refused(own: Path) -> None:
 
 
 def test_shipped_weights_are_complete_and_small() -> None:
-    assert {path.stem for path in SHIPPED} >= {"bus", "gaf", "busref", "mda"}
+    assert {path.stem for path in SHIPPED} >= {"bus", "gaf", "busref"}
     assert sum(path.stat().st_size for path in SHIPPED) < 25e6
 
 

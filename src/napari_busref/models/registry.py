@@ -206,17 +206,12 @@ def _superfusion_fusion(config: dict[str, Any]) -> nn.Module:
     return SuperFusionNet(SuperFusionNetConfig.from_plain(config))
 
 
-@register_model("mda", "fusion")
 def _mda(config: dict[str, Any]) -> nn.Module:
     from napari_busref.models.mda import Mda, MdaConfig
 
     return Mda(MdaConfig.from_plain(config))
 
 
-@register_model("refusion", "fusion")
-@register_model("refusion-medical", "fusion")
-@register_model("refusion-multi-focus", "fusion")
-@register_model("refusion-multi-exposure", "fusion")
 def _refusion(config: dict[str, Any]) -> nn.Module:
     from napari_busref.models.refusion import ReFusion, ReFusionConfig
 
