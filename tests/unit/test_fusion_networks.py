@@ -95,6 +95,14 @@ def test_tiles_give_what_the_whole_image_gives(name: str) -> None:
     assert whole.std() > 0.01
 
 
+def test_bfloat16_is_near_and_without_a_parameter_of_its_own_type(network: nn.Module) -> None:
+    visible, infrared = torch.rand(2, 40, 56).numpy()
+    plain = fuse(visible, infrared, model=network, device="cpu").fused
+    rounded = fuse(visible, infrared, model=network, device="cpu", precision="bfloat16").fused
+    np.testing.assert_allclose(rounded, plain, atol=0.05)
+    assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
+
+
 def test_gsam_hears_from_the_far_end_of_the_row() -> None:
     """A change at one end of a row reaches the attention at the other one."""
     attention = GlobalSpatialAttention(4, SuperFusionNetConfig(attention_width=16))
