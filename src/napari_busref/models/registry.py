@@ -206,6 +206,7 @@ def _superfusion_fusion(config: dict[str, Any]) -> nn.Module:
     return SuperFusionNet(SuperFusionNetConfig.from_plain(config))
 
 
+@register_model("mda", "fusion")
 def _mda(config: dict[str, Any]) -> nn.Module:
     from napari_busref.models.mda import Mda, MdaConfig
 
