@@ -24,11 +24,9 @@ from napari_busref.training.aligned import (
 )
 from napari_busref.training.config import load_recipe
 from napari_busref.training.data import PairStore
-from napari_busref.training.finetuning import (
-    Finetuned,
-    Preview,
-    Watcher,
-    base_models,
+from napari_busref.training.fine_recipes import base_models
+from napari_busref.training.finetuning import Finetuned, Preview, Watcher
+from napari_busref.training.plans import (
     discard_finetuning,
     is_unfinished,
     logged_losses,
