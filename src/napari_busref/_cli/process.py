@@ -282,6 +282,7 @@ def apply(
 ) -> None:
     """Carry another image, channel or label image through a saved transform."""
     from napari_busref.interchange import read_transform
+    from napari_busref.interchange.grid import METRES
     from napari_busref.io import check_writable, read_image, write_image
     from napari_busref.transform import Transform, read_metadata
 
@@ -295,8 +296,9 @@ def apply(
     if grid is None:  # napari keeps the grids of both images, and no tags of files
         stored = read_transform(transform)
         place = stored.moving if inverse else stored.fixed
-        if place.unit != "pixel":
-            grid = {"spacing": place.spacing, "unit": place.unit}
+        if place.unit in METRES:
+            in_cm = 100 * METRES[place.unit]
+            grid = {"spacing": [length * in_cm for length in place.spacing], "unit": "cm"}
     write_image(output, loaded.apply(picture.data, order=order), metadata=grid)
     out().print(escape(str(output)))
 
