@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import (
     QFileDialog,
@@ -100,6 +100,8 @@ def form(*rows: tuple[str, QWidget]) -> QWidget:
             layout.addRow(widget)
             continue
         label = QLabel(text)
+        # the same in every form of a panel
+        label.setMinimumWidth(label.fontMetrics().horizontalAdvance("Learning rate"))
         label.setBuddy(widget)
         label.setToolTip(widget.toolTip())
         layout.addRow(label, widget)
@@ -133,12 +135,35 @@ def scrolled(panel: QWidget, *widgets: QWidget) -> None:
     for widget in widgets:
         layout.addWidget(widget)
     layout.addStretch()
-    area = QScrollArea()
-    area.setWidgetResizable(True)
-    area.setFrameShape(QFrame.Shape.NoFrame)
-    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    area.setWidget(content)
-    area.setMinimumWidth(content.minimumSizeHint().width() + 16)
     outer = QVBoxLayout(panel)
     outer.setContentsMargins(0, 0, 0, 0)
-    outer.addWidget(area)
+    outer.addWidget(_Scroll(content))
+
+
+class _Scroll(QScrollArea):
+    """Scrolls up and down only, and is as wide as its content, also when that grows."""
+
+    def __init__(self, content: QWidget) -> None:
+        super().__init__()
+        self._content = content
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidget(content)
+        content.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Follow the content when it grows: scroll areas do not by themselves."""
+        if event is not None and event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return bool(super().eventFilter(watched, event))
+
+    def minimumSizeHint(self) -> QSize:
+        """As wide as the content, and a few rows high."""
+        bar = self.verticalScrollBar()
+        room = 0 if bar is None else bar.sizeHint().width()
+        return QSize(self._content.minimumSizeHint().width() + room, 150)
+
+    def sizeHint(self) -> QSize:
+        """As large as the content."""
+        return self._content.sizeHint().expandedTo(self.minimumSizeHint())

@@ -56,7 +56,7 @@ class TrainingSettings(QWidget):
         self.rate.setSingleStep(0.00005)
         self.rate.setSpecialValueText("automatic")
         self.rate.setToolTip(
-            "How far a step goes. automatic: 0.0001 for registration, 0.0002 for fusion.\n"
+            "How far a step goes. automatic: a twentieth of what the model was trained with.\n"
             "Smaller, when the held-out pairs get worse"
         )
         self.minutes = QDoubleSpinBox()

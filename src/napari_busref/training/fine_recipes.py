@@ -1,18 +1,14 @@
-"""How the models of each architecture are fine-tuned. Needs no torch."""
+"""How models are fine-tuned: as they were trained, but gently. Needs no torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from napari_busref.training.config import (
-    AugmentConfig,
-    DataConfig,
-    LossConfig,
-    Recipe,
-    WarpConfig,
-)
+from napari_busref.training.config import Recipe, recipe_from_card
 
-__all__ = ["HEADLINES", "KINDS", "TRAININGS", "Training", "base_models", "kind_of"]
+__all__ = ["HEADLINES", "KINDS", "base_models", "fine_recipe", "kind_of", "stored_side"]
 
 HEADLINES = {
     "registration": ("epe", "mean error", "px", False),
@@ -20,56 +16,25 @@ HEADLINES = {
 }
 """Of each kind the score that counts: its key, its name, its unit, and whether more is better."""
 
-
-@dataclass(frozen=True)
-class Training:
-    """How the models of an architecture are fine-tuned.
-
-    Attributes
-    ----------
-    kind : str
-    recipe : Recipe
-        With what suits little data and a CPU.
-    side : int
-        Pixels of the pairs' shorter side while training.
-    """
-
-    kind: str
-    recipe: Recipe
-    side: int
-
-
-TRAININGS = {
-    # the guide of the full training would double the time of a step
-    "BusRef": Training(
-        "registration",
-        Recipe(
-            "registration",
-            steps=300,
-            batch=8,
-            learning_rate=1e-4,
-            data=DataConfig(crop_side=128, crop_range=(0.5, 1.0)),
-            warp=WarpConfig(12.0, (0.88, 1.14), 6.0, 0.1, (0.01, 0.04), beyond=0.5),
-            loss=LossConfig(guide=0.0),
-        ),
-        384,
-    ),
-    "Gaf": Training(
-        "fusion",
-        Recipe(
-            "gaf",
-            steps=300,
-            batch=6,
-            learning_rate=2e-4,
-            data=DataConfig(crop_side=96),
-            augment=AugmentConfig(polarity=0.0, noise=0.01, blur=0.5),
-            loss=LossConfig(fuse_gradient=0.5),
-        ),
-        512,
-    ),
-}
 KINDS = ("fusion", "registration")
 """In the order of the training, the quicker one first."""
+
+_GENTLE = 0.05  # of the learning rate that a model was trained with
+
+
+@dataclass(frozen=True)
+class _Stage:
+    kind: str
+    batch: int
+    side: int  # px of the pairs' shorter side while training
+
+
+_STAGES = {
+    "registration": _Stage("registration", 8, 384),
+    "superfusion": _Stage("registration", 4, 384),
+    "gaf": _Stage("fusion", 4, 512),
+    "superfusion-fusion": _Stage("fusion", 4, 512),
+}
 
 
 def base_models(kind: str) -> list[str]:
@@ -90,7 +55,50 @@ def kind_of(model: str) -> str | None:
     from napari_busref.models.weights import card
 
     try:
-        training = TRAININGS.get(card(model)["architecture"])
+        stage = _STAGES.get(_stage_of(card(model)))
     except ValueError:  # without weights
         return None
-    return None if training is None else training.kind
+    return None if stage is None else stage.kind
+
+
+def fine_recipe(model: str, content: Mapping[str, Any]) -> Recipe:
+    """The recipe that a model was trained with, made gentle, and starting from the model.
+
+    Parameters
+    ----------
+    model : str
+        Its name, with a `kind_of`.
+    content : mapping
+        Its card.
+
+    Returns
+    -------
+    Recipe
+        The same losses, warps and augmentation; of the learning rate a twentieth, or all of it
+        for a model that was fine-tuned itself; batches for little data and a CPU.
+    """
+    recipe = recipe_from_card(content["recipe"])
+    return replace(
+        recipe,
+        batch=_STAGES[recipe.stage].batch,
+        learning_rate=recipe.learning_rate * (1 if "base" in content else _GENTLE),
+        start_from=model,
+        model=dict(content["config"]),
+        requires="",
+        export="",
+        train_bus=False,
+        processes=1,
+        threads=0,
+        log_every=1,  # a stop takes at most one step
+        checkpoint_every=50,
+    )
+
+
+def stored_side(recipe: Recipe) -> int:
+    """To how many pixels, on their shorter side, pairs are reduced while training."""
+    return _STAGES[recipe.stage].side
+
+
+def _stage_of(content: Mapping[str, Any]) -> str:
+    recipe = content.get("recipe")
+    return str(recipe.get("stage")) if isinstance(recipe, Mapping) else ""

@@ -22,7 +22,7 @@ from napari_busref.progress import Reporter
 from napari_busref.training.aligned import PreparedPair
 from napari_busref.training.config import Recipe
 from napari_busref.training.data import PairStore, shrink
-from napari_busref.training.fine_recipes import TRAININGS
+from napari_busref.training.fine_recipes import fine_recipe, kind_of, stored_side
 from napari_busref.training.finetuning import Finetuned, Preview, Watcher
 from napari_busref.training.held_out import HeldOut, HeldOutFusion, HeldOutRegistration
 from napari_busref.training.plans import CHECKPOINT, RESULT, Plan
@@ -58,14 +58,13 @@ class OneFinetuning:
         self.folder, self.plan, self.kind = folder, plan, kind
         self.base = plan.models[kind]
         self.card = card(self.base)
-        training = TRAININGS.get(self.card["architecture"])
-        if training is None or training.kind != kind:
-            raise ValueError(f"models: {self.base!r} is no longer a model for {kind}")
-        self.training = training
-        self.kept = [_reduced(pair, training.side) for pair in kept]
+        if kind_of(self.base) != kind:
+            raise ValueError(f"models: {self.base!r} is no longer there as a model for {kind}")
+        self.recipe = self._recipe()
+        self.side = stored_side(self.recipe)
+        self.kept = [_reduced(pair, self.side) for pair in kept]
         self.watcher, self.reporter = watcher, reporter
         self.measurer: HeldOut = _measurer(kind, self.kept)
-        self.recipe = self._recipe()
 
     def train(
         self, pairs: list[PreparedPair], device: str, max_minutes: float | None
@@ -78,8 +77,8 @@ class OneFinetuning:
         step = _steps_done(self.folder)
         if step == 0:
             self._show(0, before.scores, before.picture)
-        data = [_reduced(pair, self.training.side) for pair in pairs]
-        recipe = _fitted(self.recipe, data, target)
+        data = [_reduced(pair, self.side) for pair in pairs]
+        recipe = _fitted(self.recipe, self.kind, data, target)
         arguments: dict[str, Any] = {
             "output": self.folder,
             "device": str(target),
@@ -148,17 +147,13 @@ class OneFinetuning:
         return result
 
     def _recipe(self) -> Recipe:
-        plan, recipe = self.plan, self.training.recipe
+        plan, recipe = self.plan, fine_recipe(self.base, self.card)
         return replace(
             recipe,
             steps=plan.steps,
             batch=plan.batch or recipe.batch,
             learning_rate=plan.learning_rate or recipe.learning_rate,
             seed=plan.seed,
-            start_from=self.base,
-            model=self.card["config"],
-            log_every=1,  # a stop takes at most one step
-            checkpoint_every=50,
             validate_every=plan.preview_every,
         )
 
@@ -195,17 +190,16 @@ def _store(pairs: list[PreparedPair]) -> PairStore:
     )
 
 
-def _fitted(recipe: Recipe, pairs: list[PreparedPair], device: torch.device) -> Recipe:
-    """The recipe for these pairs: the fusion network sees pixels of about the size they have."""
-    changes: dict[str, Any] = {
-        "precision": "bf16-mixed" if device.type == "cuda" else "32-true",
-        "data": recipe.data,
-    }
-    if recipe.stage == "gaf":
+def _fitted(recipe: Recipe, kind: str, pairs: list[PreparedPair], device: torch.device) -> Recipe:
+    """The recipe for these pairs and this device."""
+    data = recipe.data
+    if kind == "fusion":
+        # crops show pixels of the size that the base was trained on: what is sharp depends on it
         side = float(np.median([min(pair.fixed.shape) for pair in pairs]))
-        smallest = min(recipe.data.crop_side / side, 1.0)
-        changes["data"] = replace(recipe.data, crop_range=(smallest, min(2.4 * smallest, 1.0)))
-    return replace(recipe, **changes)
+        low, high = (min(share * data.store_side / side, 1.0) for share in data.crop_range)
+        data = replace(data, crop_range=(low, high))
+    precision = "bf16-mixed" if device.type == "cuda" else "32-true"
+    return replace(recipe, precision=precision, data=data)
 
 
 def _steps_done(folder: Path) -> int:

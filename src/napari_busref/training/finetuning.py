@@ -153,8 +153,8 @@ def finetune(
     steps : int
         For each model.
     batch, learning_rate : optional
-        Crops a step, and the largest step length; by default what suits each model and little
-        data (1e-4 for ``busref``, 2e-4 for ``gaf``).
+        Crops a step, and the largest step length; by default a few, and a
+        twentieth of what the model was trained with (7.5e-5 for ``busref``, 2e-4 for ``gaf``).
     max_minutes : float, optional
         Stop training after this time, all models together, and take what was learned so far.
     held_out : int, optional
