@@ -23,7 +23,7 @@ from rich.table import Table
 from napari_busref._inference import Stopwatch
 from napari_busref.datasets import load_pairs
 from napari_busref.evaluation import write_table
-from napari_busref.matching.features import Networks, Reference
+from napari_busref.matching.features import Reference
 from napari_busref.matching.find import Options, find
 from napari_busref.matching.views import View
 from napari_busref.metrics.registration import Scorer, make_pair, pixel_grid
@@ -98,7 +98,7 @@ def _found(
     with torch.inference_mode():
         return find(
             dict(auto.one_shot.items()) if variant.one_shot else {},
-            Reference(Networks(auto.matcher, auto.likelihood), views[0]),
+            Reference(auto.networks, views[0]),
             views[1],
             Estimate(torch.eye(2, 3)[None]),
             variant.options,

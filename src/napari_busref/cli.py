@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from napari_busref._cli import convert, demo, measure, process, training
+from napari_busref._cli import convert, demo, finetuning, measure, process, training
 from napari_busref._cli.console import FriendlyGroup, out
 
 app = typer.Typer(
@@ -52,6 +52,7 @@ for command in (
     convert.convert,
     measure.evaluate,
     training.train,
+    finetuning.finetune,
     measure.models,
     demo.demo,
 ):

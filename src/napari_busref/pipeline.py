@@ -51,6 +51,8 @@ def register_and_fuse(
     transform: Literal["affine", "homography"] = "affine",
     device: str | torch.device = "auto",
     initial: Transform | tuple[ArrayLike, ArrayLike] | None = None,
+    fixed_mask: ArrayLike | None = None,
+    moving_mask: ArrayLike | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> RegistrationAndFusionResult:
@@ -68,7 +70,7 @@ def register_and_fuse(
         For the fusion, ``model`` of `napari_busref.fuse`.
     task, infrared, detail
         For the fusion, see `napari_busref.fuse`.
-    search, refine, transform, initial
+    search, refine, transform, initial, fixed_mask, moving_mask
         For the registration, see `napari_busref.register`.
     device : str or torch.device
         For both.
@@ -98,6 +100,8 @@ def register_and_fuse(
         transform=transform,
         device=device,
         initial=initial,
+        fixed_mask=fixed_mask,
+        moving_mask=moving_mask,
         progress=reporter.part(0.0, 0.7).step,
         cancel=cancel,
     )

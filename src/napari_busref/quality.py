@@ -46,8 +46,8 @@ HOPELESS = 0.2
 
 # Logistic regression of "mean error below 5 px" on `signs_of`: fitted by
 # benchmarks/calibrate_quality.py.
-_WEIGHTS = (1.302, 0.355, -1.161)
-_BIAS = -4.093
+_WEIGHTS = (0.688, 0.535, -1.336)
+_BIAS = -6.853
 
 
 @dataclass(frozen=True)

@@ -279,15 +279,16 @@ class _Job:
     ) -> None:
         from napari_busref.matching.features import Networks
         from napari_busref.matching.find import Options
-        from napari_busref.models import load_model
         from napari_busref.models.auto import Auto
 
-        auto = isinstance(run.module, Auto)
         self.device, self.start = run.device, start
-        tools = run.module if auto else load_model("auto", device=run.device)
-        assert isinstance(tools, Auto)
-        self.networks = Networks(tools.matcher, tools.likelihood)
-        self.one_shot = dict(tools.one_shot.items()) if auto else {run.name: run.module}
+        self.one_shot: dict[str, nn.Module] = {run.name: run.module}
+        auto = isinstance(run.module, Auto)
+        if isinstance(run.module, Auto):
+            self.one_shot = dict(run.module.one_shot.items())
+            self.networks = run.module.networks
+        else:
+            self.networks = Networks.load(run.device)
         self.options = Options(
             search=search or ("near" if auto else "none"),
             refine=refine or ("dense" if auto else "none"),

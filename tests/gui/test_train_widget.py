@@ -7,7 +7,7 @@ import pytest
 from imageio.v3 import imwrite
 
 from napari_busref.models import card, list_models
-from napari_busref.training.finetuning import trainings_folder
+from napari_busref.training.plans import trainings_folder
 
 KEY = "napari-busref"
 SHAPE = (48, 64)
@@ -21,12 +21,12 @@ def own_data(tmp_path, monkeypatch):
 @pytest.fixture
 def train(viewer):
     _, widget = viewer.window.add_plugin_dock_widget(KEY, "Train on my data")
-    widget.registration.value, widget.fusion.value = None, "gaf"  # the quicker one
-    widget.name.setText("our camera")
-    widget.steps.setValue(3)
-    widget.batch.setValue(1)
-    widget.every.setValue(2)
-    widget.device.value = "cpu"
+    widget.choices.registration.value, widget.choices.fusion.value = None, "gaf"  # the quicker one
+    widget.choices.name.setText("our camera")
+    widget.choices.steps.setValue(3)
+    widget.choices.batch.setValue(1)
+    widget.choices.every.setValue(2)
+    widget.choices.device.value = "cpu"
     return widget
 
 
@@ -50,8 +50,8 @@ def folders(tmp_path):
 
 
 def choose(train, folders):
-    train.fixed_folder.setText(str(folders[0]))
-    train.moving_folder.setText(str(folders[1]))
+    train.source.fixed_folder.setText(str(folders[0]))
+    train.source.moving_folder.setText(str(folders[1]))
 
 
 def names(viewer):
@@ -86,7 +86,7 @@ def test_folders_are_trained_on_and_the_model_is_offered(viewer, train, folders,
     np.testing.assert_allclose(viewer.layers[0].data, pair(2)[0] / 255, atol=1e-3)
     assert not np.array_equal(viewer.layers[2].data, viewer.layers[3].data)
     assert viewer.layers[3].metadata[KEY]["step"] == 3
-    assert "our camera" in train.fusion.choices and "our camera" in train.models.choices
+    assert "our camera" in train.choices.fusion.choices and "our camera" in train.models.choices
     assert not train.grab().toImage().isNull()
     _, register = viewer.window.add_plugin_dock_widget(KEY, "Register and fuse")
     assert "our camera" in register.fusion_model.choices
@@ -109,11 +109,11 @@ def test_a_stopped_training_of_layers_is_resumed(viewer, train, qtbot):
         scale=(1, 2, 2),
         units=("s", "um", "um"),
     )
-    train.source.value = "layers"
-    assert (train.fixed.value, train.moving.value) == (fixed, moving)
-    assert train.add_pair()
-    assert train.pair_list.item(0).text() == "vis  +  ir  (3 planes)"
-    train.steps.setValue(100_000)
+    train.source.source.value = "layers"
+    assert (train.source.fixed.value, train.source.moving.value) == (fixed, moving)
+    assert train.source.add_pair()
+    assert train.source.pair_list.item(0).text() == "vis  +  ir  (3 planes)"
+    train.choices.steps.setValue(100_000)
     assert train.train()
     qtbot.waitUntil(lambda: len(train.curve.losses) > 1, timeout=120_000)
     train.button.click()
@@ -125,7 +125,7 @@ def test_a_stopped_training_of_layers_is_resumed(viewer, train, qtbot):
     assert [layer.units[-1] for layer in viewer.layers] == [fixed.units[-1]] * 6
     viewer.layers.remove(fixed)
     viewer.layers.remove("training now")
-    assert train.pair_list.count() == 0
+    assert train.source.pair_list.count() == 0
     before = len(train.curve.losses)
     train.finish_button.click()
     wait(train, qtbot)
@@ -145,12 +145,12 @@ def test_wrong_choices_are_said_and_the_panel_stays_usable(viewer, train, folder
     choose(train, (folders[0], folders[0].parent))
     assert not train.train()
     last("infrared folder: no image in the folder")
-    train.fusion.value = None
+    train.choices.fusion.value = None
     assert not train.train()
     last("choose a model to go on with")
-    train.fusion.value = "gaf"
-    train.source.value = "layers"
-    assert not train.add_pair()
+    train.choices.fusion.value = "gaf"
+    train.source.source.value = "layers"
+    assert not train.source.add_pair()
     last("open two aligned image layers")
     viewer.add_image(pair(0)[0], name="vis")
     small = viewer.add_image(pair(0)[1][:40], name="ir")
@@ -158,13 +158,13 @@ def test_wrong_choices_are_said_and_the_panel_stays_usable(viewer, train, folder
     last("have 48 x 64 px and 40 x 64 px")
     small.data = pair(0)[1]
     small.translate = (5, 0)
-    assert not train.add_pair()
+    assert not train.source.add_pair()
     last("do not lie on each other")
     small.translate = (0, 0)
     assert train.train()  # a single small pair cannot be cut in two: the worker says so
     wait(train, qtbot)
     last("give at least two pairs")
-    train.name.setText("gaf")
+    train.choices.name.setText("gaf")
     assert train.train()
     wait(train, qtbot)
     last("is a model of this package")
@@ -174,7 +174,7 @@ def test_wrong_choices_are_said_and_the_panel_stays_usable(viewer, train, folder
 
 def test_a_panel_that_is_closed_leaves_a_checkpoint(viewer, train, folders, qtbot):
     choose(train, folders)
-    train.steps.setValue(100_000)
+    train.choices.steps.setValue(100_000)
     assert train.train()
     qtbot.waitUntil(lambda: len(train.curve.losses) > 1, timeout=120_000)
     job = train._stopper.job

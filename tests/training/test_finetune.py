@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from imageio.v3 import imwrite
+from typer.testing import CliRunner, Result
 
+from napari_busref.cli import app
 from napari_busref.models import card, list_models, load_model
 from napari_busref.models.user_models import add_user_model, list_user_models
 from napari_busref.progress import Cancelled
@@ -24,11 +26,9 @@ from napari_busref.training.aligned import (
 )
 from napari_busref.training.config import load_recipe
 from napari_busref.training.data import PairStore
-from napari_busref.training.finetuning import (
-    Finetuned,
-    Preview,
-    Watcher,
-    base_models,
+from napari_busref.training.fine_recipes import base_models
+from napari_busref.training.finetuning import Finetuned, Preview, Watcher
+from napari_busref.training.plans import (
     discard_finetuning,
     is_unfinished,
     logged_losses,
@@ -275,6 +275,32 @@ def test_bad_input(changes: dict[str, object], message: str, data_folder: Path) 
     with pytest.raises(ValueError, match=message):
         finetune(**arguments)  # type: ignore[arg-type]
     assert not data_folder.exists()
+
+
+def test_the_command(bases: tuple[str, str], tmp_path: Path) -> None:
+    def invoke(*arguments: object) -> Result:
+        return CliRunner().invoke(app, ["finetune", *map(str, arguments)])
+
+    for folder, image in (("vis", 0), ("ir", 1)):
+        (tmp_path / folder).mkdir()
+        for number in range(3):
+            imwrite(tmp_path / folder / f"{number}.png", PAIRS[number][image])
+    folders = tmp_path / "vis", tmp_path / "ir"
+    settings = ["--name", "mine", "--model", "tiny gaf", "--device", "cpu"]
+    result = invoke(*folders, *settings, "--steps", 1)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("mine: Q_AB/F on held-out pairs ")
+    assert card("mine")["data"] == {f"{folders[0]} and {folders[1]}": "2 aligned pairs"}
+    for arguments, message in (
+        ((*folders, *settings), "there is a model 'mine' already"),
+        (("--resume", "--name", "mine"), "is finished"),
+        (("--resume", "--name", "other"), "holds no training that can be read"),
+        (("--finish",), "--finish: needs --resume"),
+        ((folders[0],), "FIXED and MOVING: two folders"),
+        ((folders[0], tmp_path), "infrared folder: no image"),
+    ):
+        refused = invoke(*arguments)
+        assert (refused.exit_code, message in refused.stderr) == (2, True), refused.output
 
 
 def test_folders_that_hold_no_training(tmp_path: Path) -> None:

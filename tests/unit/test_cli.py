@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from napari_busref.cli import app
 from napari_busref.fusion import fuse as fuse_images
+from napari_busref.interchange import ImageGrid, write_transform
 from napari_busref.io import read_image, write_image
 from napari_busref.progress import check
 from napari_busref.registration import RegistrationResult, register
@@ -241,6 +242,20 @@ def test_apply_carries_labels_both_ways(tmp_path: Path, rng: np.random.Generator
     back = ["apply", tmp_path / "t.busref.h5", there, "--inverse", "--order", 0]
     assert invoke(*back, "-o", tmp_path / "back.npy").exit_code == 0
     np.testing.assert_array_equal(np.load(tmp_path / "back.npy")[2:22, 1:31], labels[2:22, 1:31])
+
+
+def test_apply_knows_the_pixel_size_of_a_transform_from_napari(tmp_path: Path) -> None:
+    shift = Transform(np.eye(3), fixed_shape=(20, 30), moving_shape=(20, 30))
+    grid = ImageGrid((20, 30), spacing=(0.5, 0.25), unit="mm")
+    write_transform(tmp_path / "t.busref.h5", shift, fixed=grid)
+    write_image(tmp_path / "image.tif", np.zeros((20, 30), np.uint8))
+    command = ["apply", tmp_path / "t.busref.h5", tmp_path / "image.tif"]
+    assert invoke(*command, "-o", tmp_path / "there.tif").exit_code == 0
+    spacing = read_image(tmp_path / "there.tif").metadata["spacing"]
+    assert spacing == pytest.approx((0.05, 0.025))
+    # the moving grid is in pixels
+    assert invoke(*command, "--inverse", "-o", tmp_path / "back.tif").exit_code == 0
+    assert "spacing" not in read_image(tmp_path / "back.tif").metadata
 
 
 def test_bad_input_is_one_line_that_names_the_argument(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from napari_busref import Cancelled, Transform, load_model, load_sample, register
+from napari_busref import Cancelled, Transform, load_sample, register
 from napari_busref._inference import Stopwatch
 from napari_busref.matching.agreement import CHANCE, agreement
 from napari_busref.matching.features import Networks, Reference, edge_directions
@@ -45,7 +45,7 @@ def _without_gradients():
 
 @pytest.fixture(scope="module")
 def networks():
-    return Networks(load_model("matcher"), load_model("likelihood"))
+    return Networks.load()
 
 
 @pytest.fixture(scope="module")

@@ -281,6 +281,8 @@ def apply(
     overwrite: Overwrite = False,
 ) -> None:
     """Carry another image, channel or label image through a saved transform."""
+    from napari_busref.interchange import read_transform
+    from napari_busref.interchange.grid import METRES
     from napari_busref.io import check_writable, read_image, write_image
     from napari_busref.transform import Transform, read_metadata
 
@@ -291,6 +293,12 @@ def apply(
     if inverse:
         loaded = loaded.inverse()
     grid = read_metadata(transform).get("moving_image" if inverse else "fixed_image")
+    if grid is None:  # napari keeps the grids of both images, and no tags of files
+        stored = read_transform(transform)
+        place = stored.moving if inverse else stored.fixed
+        if place.unit in METRES:
+            in_cm = 100 * METRES[place.unit]
+            grid = {"spacing": [length * in_cm for length in place.spacing], "unit": "cm"}
     write_image(output, loaded.apply(picture.data, order=order), metadata=grid)
     out().print(escape(str(output)))
 

@@ -129,7 +129,8 @@ class LossCurve(QWidget):
         for index in range(len(points)):
             painter.drawEllipse(polygon[index], 3, 3)
         head = QRectF(area.left(), 0, area.width(), area.top() - 2)
-        text = f"{self._score_name} {points[-1][1]:.3g}"
+        values = " → ".join(f"{value:.3g}" for _, value in dict(points[:1] + points[-1:]).items())
+        text = f"{self._score_name} {values}"
         painter.drawText(head, Qt.AlignmentFlag.AlignRight, text)
 
     def _polygon(

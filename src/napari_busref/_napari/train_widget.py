@@ -6,58 +6,38 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import ComboBox
-from napari.layers import Image
 from napari.utils.notifications import show_error, show_info, show_warning
-from qtpy.QtCore import QEventLoop, QObject, Qt, QTimer, Signal
-from qtpy.QtGui import QIcon
-from qtpy.QtWidgets import (
-    QCheckBox,
-    QDoubleSpinBox,
-    QFileDialog,
-    QFormLayout,
-    QFrame,
-    QHBoxLayout,
-    QLabel,
-    QLineEdit,
-    QListWidget,
-    QProgressBar,
-    QPushButton,
-    QScrollArea,
-    QSpinBox,
-    QStackedWidget,
-    QVBoxLayout,
-    QWidget,
-)
-from superqt import QCollapsible
+from qtpy.QtCore import QEventLoop, QObject, QTimer, Signal
+from qtpy.QtWidgets import QProgressBar, QWidget
 
-from napari_busref._napari.layers import guess_pair
+from napari_busref._napari.forms import button, form, row, scrolled, text
 from napari_busref._napari.loss_curve import LossCurve
 from napari_busref._napari.settings_group import narrow
-from napari_busref._napari.training_pairs import layer_pairs
 from napari_busref._napari.training_preview import PreviewLayers
+from napari_busref._napari.training_settings import TrainingSettings
+from napari_busref._napari.training_source import TrainingSource
 from napari_busref._napari.words import error_text
 from napari_busref._napari.worker import Job, start_job
 from napari_busref.models.user_models import list_user_models, remove_user_model
-from napari_busref.training.aligned import AlignedPair, pairs_in_folders
+from napari_busref.training.aligned import AlignedPair
+from napari_busref.training.fine_recipes import HEADLINES
 from napari_busref.training.finetuning import (
-    HEADLINES,
     Finetuned,
     Preview,
     Watcher,
-    base_models,
-    discard_finetuning,
     finetune,
+    resume_finetuning,
+)
+from napari_busref.training.plans import (
+    discard_finetuning,
     logged_losses,
     read_plan,
-    resume_finetuning,
-    trainings_folder,
     unfinished_finetunings,
 )
 
@@ -143,18 +123,14 @@ class TrainOnMyData(QWidget):
 
     Attributes
     ----------
-    source : magicgui.widgets.ComboBox
-        ``"folders"`` or ``"layers"``; read and set ``value``.
-    fixed_folder, moving_folder, name, folder : QLineEdit
-        Folders of visible and of infrared images, the name of the result, and the folder of the
-        training (empty: one in the user's data folder).
-    match : magicgui.widgets.ComboBox
-        How files are paired, ``"name"`` or ``"order"``.
-    fixed, moving : magicgui.widgets.ComboBox
-        Layers of a pair.
-    registration, fusion : magicgui.widgets.ComboBox
-        The model that is gone on with, or None.
-    steps : QSpinBox
+    source : TrainingSource
+        Which pairs are trained on.
+    choices : TrainingSettings
+        What is trained, and how long.
+    unfinished : magicgui.widgets.ComboBox
+        Folders of trainings that were stopped; read and set ``value``.
+    models : magicgui.widgets.ComboBox
+        Names of the user's models.
     curve : LossCurve
     results : list of Finetuned
         Of the last training; empty while one is running and when it failed or was stopped.
@@ -166,9 +142,9 @@ class TrainOnMyData(QWidget):
     >>> _, panel = viewer.window.add_plugin_dock_widget(
     ...     "napari-busref", "Train on my data"
     ... )  # doctest: +SKIP
-    >>> panel.fixed_folder.setText("pairs/visible")  # doctest: +SKIP
-    >>> panel.moving_folder.setText("pairs/infrared")  # doctest: +SKIP
-    >>> panel.name.setText("our camera")  # doctest: +SKIP
+    >>> panel.source.fixed_folder.setText("pairs/visible")  # doctest: +SKIP
+    >>> panel.source.moving_folder.setText("pairs/infrared")  # doctest: +SKIP
+    >>> panel.choices.name.setText("our camera")  # doctest: +SKIP
     >>> panel.train()  # doctest: +SKIP
     >>> panel.wait()  # doctest: +SKIP
     """
@@ -179,7 +155,6 @@ class TrainOnMyData(QWidget):
         super().__init__(parent)
         self._viewer = napari_viewer
         self.results: list[Finetuned] = []
-        self._pairs: list[tuple[Image, Image]] = []  # fixed and moving, in the order of the list
         self._kind = ""  # that is trained now
         self._running_folder: Path | None = None
         self._started = 0.0
@@ -187,6 +162,8 @@ class TrainOnMyData(QWidget):
         self._preview = PreviewLayers(napari_viewer.layers)
         self._stopper = _Stopper()
         self._live: _Live | None = None
+        self.source = TrainingSource(napari_viewer)
+        self.choices = TrainingSettings()
         self._make_controls()
         self._lay_out()
         self._clock = QTimer(self)
@@ -212,30 +189,12 @@ class TrainOnMyData(QWidget):
             False when it could not be started; a notification says why.
         """
         try:
-            models = [one.value for one in (self.registration, self.fusion) if one.value]
-            if not models:
-                raise ValueError("choose a model to go on with, for registration, fusion or both")
-            name = self.name.text().strip()
-            if not name:
-                raise ValueError("give the result a name")
-            pairs, source = self._chosen_pairs()
+            settings = self.choices.settings()
+            pairs, settings["source"] = self.source.pairs()
         except (ValueError, TypeError, OSError) as error:
             self._fail(error)
             return False
-        folder = Path(self.folder.text().strip() or trainings_folder()) / name
-        settings = {
-            "models": models,
-            "name": name,
-            "output": folder,
-            "source": source,
-            "steps": self.steps.value(),
-            "learning_rate": self.rate.value() or None,
-            "batch": self.batch.value() or None,
-            "held_out": self.held_out.value() or None,
-            "preview_every": self.every.value(),
-            **self._limits(),
-        }
-        return self._begin(folder, pairs=pairs, settings=settings)
+        return self._begin(settings["output"], pairs=pairs, settings=settings)
 
     def resume(self, *, finish: bool = False) -> bool:
         """Go on with the chosen unfinished training; or finish it with what was learned so far.
@@ -249,7 +208,9 @@ class TrainOnMyData(QWidget):
         if folder is None:
             self._fail(ValueError("there is no training that was stopped"))
             return False
-        limits = {"device": self.device.value} if finish else self._limits()
+        limits = self.choices.limits()
+        if finish:
+            del limits["max_minutes"]
         return self._begin(folder, folder=folder, settings={"finish": finish, **limits})
 
     def stop(self) -> None:
@@ -266,36 +227,6 @@ class TrainOnMyData(QWidget):
             self.idle.connect(loop.quit)
             self.destroyed.connect(loop.quit)
             loop.exec()
-
-    def add_pair(self) -> bool:
-        """Put the two chosen layers on the list of pairs.
-
-        Returns
-        -------
-        bool
-            False when they are not aligned; a notification says so.
-        """
-        fixed, moving = self.fixed.value, self.moving.value
-        try:
-            if fixed is None or moving is None:
-                raise ValueError("open two aligned image layers")
-            count = len(layer_pairs(fixed, moving, self._viewer))
-        except (ValueError, TypeError) as error:
-            self._fail(error)
-            return False
-        if (fixed, moving) not in self._pairs:
-            self._pairs.append((fixed, moving))
-            more = f"  ({count} planes)" if count > 1 else ""
-            self.pair_list.addItem(f"{fixed.name}  +  {moving.name}{more}")
-        return True
-
-    def remove_pair(self) -> None:
-        """Take the selected pairs, or the last one, off the list."""
-        rows = {self.pair_list.row(item) for item in self.pair_list.selectedItems()}
-        for row in sorted(rows or {len(self._pairs) - 1}, reverse=True):
-            if 0 <= row < len(self._pairs):
-                self.pair_list.takeItem(row)
-                del self._pairs[row]
 
     def discard(self) -> None:
         """Delete the chosen unfinished training."""
@@ -320,52 +251,11 @@ class TrainOnMyData(QWidget):
 
     def reset_choices(self, event: Any = None) -> None:
         """Offer the layers and models that there are now; napari calls this."""
-        before = self.moving.value, self.fixed.value
-        for chooser in (self.moving, self.fixed):
-            chooser.reset_choices()
-        offered = self.fixed.choices
-        if None in before or before[0] == before[1] or any(one not in offered for one in before):
-            before = guess_pair(self._viewer.layers)
-        for chooser, layer in zip((self.moving, self.fixed), before, strict=True):
-            if layer is not None:
-                chooser.value = layer
-        for row in reversed(range(len(self._pairs))):
-            if any(layer not in self._viewer.layers for layer in self._pairs[row]):
-                self.pair_list.takeItem(row)
-                del self._pairs[row]
-
-    # -- choosing -------------------------------------------------------------------------------
-
-    def _chosen_pairs(self) -> tuple[list[AlignedPair], str]:
-        """The pairs, and where they come from in words."""
-        if self.source.value == "folders":
-            fixed, moving = self.fixed_folder.text().strip(), self.moving_folder.text().strip()
-            pairs = pairs_in_folders(fixed, moving, self.match.value)
-            return pairs, f"{Path(fixed).absolute()} and {Path(moving).absolute()}"
-        chosen = self._pairs
-        if not chosen:
-            if self.fixed.value is None or self.moving.value is None:
-                raise ValueError("open aligned image layers, or choose folders of pairs")
-            chosen = [(self.fixed.value, self.moving.value)]
-        found = [
-            pair for fixed, moving in chosen for pair in layer_pairs(fixed, moving, self._viewer)
-        ]
-        return found, "layers " + ", ".join(f"{one.name} and {two.name}" for one, two in chosen)
-
-    def _limits(self) -> dict[str, Any]:
-        return {"max_minutes": self.minutes.value() or None, "device": self.device.value}
-
-    def _image_layers(self, _: Any = None) -> list[Image]:
-        return [
-            layer
-            for layer in self._viewer.layers
-            if isinstance(layer, Image)
-            and not str(layer.metadata.get("napari-busref", {}).get("role")).startswith("preview")
-        ]
+        self.source.reset_choices()
 
     def _unfinished_choices(self, _: Any = None) -> list[tuple[str, Path]]:
         folders = unfinished_finetunings()
-        own = self.folder.text().strip()
+        own = self.choices.folder.text().strip()
         if own:
             folders = [*unfinished_finetunings(own), *folders]
         return [(read_plan(folder).name, folder) for folder in dict.fromkeys(folders)]
@@ -416,26 +306,27 @@ class TrainOnMyData(QWidget):
 
     def _on_logged(self, kind: str, step: int, steps: int, loss: float) -> None:
         if self.running:
-            self._show_kind(kind, steps)
+            self._show_kind(kind, step, steps)
             self.curve.add_loss(step, loss)
 
     def _on_measured(self, preview: Preview) -> None:
         if not self.running:
             return
         try:
-            self._show_kind(preview.kind, preview.steps)
+            self._show_kind(preview.kind, preview.step, preview.steps)
             self.curve.add_score(preview.step, preview.scores[HEADLINES[preview.kind][0]])
-            if self.preview.isChecked():
+            if self.choices.preview.isChecked():
                 self._preview.show(preview)
         except Exception as error:  # whatever it is, it must not be lost in a slot
-            self.preview.setChecked(False)
+            self.choices.preview.setChecked(False)
             self._fail(error)
 
-    def _show_kind(self, kind: str, steps: int) -> None:
+    def _show_kind(self, kind: str, step: int, steps: int) -> None:
+        """Begin a new plot when this is the first that is heard of a kind."""
         if kind != self._kind and self._running_folder is not None:
             self._kind = kind
             _, name, unit, _ = HEADLINES[kind]
-            done = logged_losses(self._running_folder, kind)
+            done = [one for one in logged_losses(self._running_folder, kind) if one[0] < step]
             self.curve.begin(steps, f"{name} {unit}".strip(), done)
             self.curve.show()
 
@@ -487,7 +378,8 @@ class TrainOnMyData(QWidget):
     # -- showing --------------------------------------------------------------------------------
 
     def _refresh(self) -> None:
-        for chooser in (self.registration, self.fusion, self.unfinished, self.models):
+        self.choices.reset_choices()
+        for chooser in (self.unfinished, self.models):
             chooser.reset_choices()
         self.unfinished_row.setVisible(bool(self.unfinished.choices) and not self.running)
         self.models_row.setVisible(bool(self.models.choices))
@@ -499,9 +391,8 @@ class TrainOnMyData(QWidget):
 
     def _enable(self) -> None:
         self.button.setEnabled(True)
-        self.choices.setEnabled(not self.running)
-        self.unfinished_row.setEnabled(not self.running)
-        self.models_row.setEnabled(not self.running)
+        for part in (self.source, self.choices, self.models_row):
+            part.setEnabled(not self.running)
 
     def _show_stage(self) -> None:
         stage, fraction = self._report
@@ -515,9 +406,6 @@ class TrainOnMyData(QWidget):
         edge = f"QLabel {{ border-left: 4px solid {colour}; padding-left: 6px; }}"
         self.outcome.setStyleSheet(edge if colour else "")
 
-    def _show_source(self, _: Any = None) -> None:
-        self.pages.setCurrentIndex(("folders", "layers").index(self.source.value))
-
     def _fail(self, error: Exception) -> None:
         text = error_text(error)
         _log.debug("training failed", exc_info=error)
@@ -527,97 +415,12 @@ class TrainOnMyData(QWidget):
     # -- controls -------------------------------------------------------------------------------
 
     def _make_controls(self) -> None:
-        self.source = ComboBox(
-            name="source",
-            choices=[("files of two folders", "folders"), ("layers of this viewer", "layers")],
-            tooltip="Where the aligned pairs are: pixel on pixel, of one size",
-        )
-        self.fixed_folder, self.moving_folder = (
-            _line(f"{word} folder", f"Folder of the {word} images (TIFF, PNG, JPEG, NPY)")
-            for word in ("visible", "infrared")
-        )
-        self.match = ComboBox(
-            name="match",
-            choices=[("same name", "name"), ("order of the names", "order")],
-            tooltip="Which files belong together: those of the same name but for the extension,\n"
-            "or the first of both folders, the second and so on",
-        )
-        self.fixed, self.moving = (
-            ComboBox(name=f"{word} layer", choices=self._image_layers, tooltip=tip)
-            for word, tip in (
-                ("visible", "A visible layer. Of a stack every plane is a pair"),
-                (
-                    "infrared",
-                    "An infrared layer that lies on the visible one, pixel on pixel,\n"
-                    "such as the warped layer of Register and fuse",
-                ),
-            )
-        )
-        self.pair_list = QListWidget()
-        self.pair_list.setMaximumHeight(80)
-        self.pair_list.setToolTip(
-            "The pairs to train on. While it is empty, the two layers chosen above are the pair"
-        )
-        self.name = _line("name", "By which the other panels will offer the result")
-        self.name.setText("my model")
-        self.registration, self.fusion = (
-            ComboBox(
-                name=kind,
-                choices=partial(_base_choices, kind),
-                nullable=True,
-                tooltip=f"The model for {kind} to go on with; ----- trains none",
-            )
-            for kind in ("registration", "fusion")
-        )
-        self.registration.value = next(iter(base_models("registration")), None)
-        self.steps = _whole(1, 100000, 300, "Steps of training for each model")
-        self.rate = QDoubleSpinBox()
-        self.rate.setDecimals(6)
-        self.rate.setRange(0, 0.1)
-        self.rate.setSingleStep(0.00005)
-        self.rate.setSpecialValueText("automatic")
-        self.rate.setToolTip(
-            "How far a step goes. automatic: 0.0001 for registration, 0.0002 for fusion.\n"
-            "Smaller, when the held-out pairs get worse"
-        )
-        self.minutes = QDoubleSpinBox()
-        self.minutes.setRange(0, 100000)
-        self.minutes.setDecimals(1)
-        self.minutes.setSpecialValueText("no limit")
-        self.minutes.setToolTip("After this many minutes, take what was learned so far")
-        self.batch = _whole(0, 256, 0, "Pieces of pairs that each step looks at", "automatic")
-        self.held_out = _whole(
-            0,
-            10000,
-            0,
-            "The last pairs are kept back, to see how it does on what it was not trained on.\n"
-            "automatic: a fifth, at most 4; of a single pair its last quarter",
-            "automatic",
-        )
-        self.every = _whole(1, 100000, 50, "Steps between two measurements on the held-out pairs")
-        self.preview = QCheckBox("preview in the viewer")
-        self.preview.setChecked(True)
-        self.preview.setToolTip(
-            "Show the first held-out pair: what the model made of it before and makes now"
-        )
-        self.device = ComboBox(
-            name="device",
-            choices=["auto", "cpu", "cuda", "mps"],
-            tooltip="Where to train. auto takes a GPU if there is one",
-        )
-        self.folder = _line(
-            "folder",
-            f"Where checkpoints and logs are kept, in a folder of the name above.\n"
-            f"Empty: {trainings_folder()}",
-        )
-        self.folder.setPlaceholderText("automatic")
-        self.folder.editingFinished.connect(self._refresh)
-        self.button = _button("run", "", self._button_clicked)
+        self.button = button("run", "", self._button_clicked)
         self.bar = QProgressBar()
         self.bar.setRange(0, _STEPS)
         self.bar.setTextVisible(False)
         self.bar.setToolTip("How much of the training is done")
-        self.stage, self.outcome = _text("stage"), _text("outcome")
+        self.stage, self.outcome = text("stage"), text("outcome")
         self.curve = LossCurve()
         self.curve.setToolTip(
             "Blue: the training loss and its running mean.\n"
@@ -635,96 +438,30 @@ class TrainOnMyData(QWidget):
             choices=lambda _: list_user_models(),
             tooltip="Your models, which the panels offer beside the shipped ones",
         )
-        for chooser in (
-            self.source,
-            self.match,
-            self.fixed,
-            self.moving,
-            self.registration,
-            self.fusion,
-            self.device,
-            self.unfinished,
-            self.models,
-        ):
+        for chooser in (self.unfinished, self.models):
             narrow(chooser)
-        self.source.changed.connect(self._show_source)
+        self.choices.folder.editingFinished.connect(self._refresh)
+        self.source.failed.connect(self._fail)
 
     def _lay_out(self) -> None:
-        self.add_button = _button("&Add pair", "Put the two layers on the list", self.add_pair)
-        self.remove_button = _button(
-            "&Remove pair", "Take the selected pairs off the list", self.remove_pair
-        )
-        folders = _form(
-            ("&Visible", _with_browser(self.fixed_folder)),
-            ("&Infrared", _with_browser(self.moving_folder)),
-            ("Pair by", self.match.native),
-        )
-        layers = _form(
-            ("&Visible", self.fixed.native),
-            ("&Infrared", self.moving.native),
-            ("", _row(self.add_button, self.remove_button)),
-            ("", self.pair_list),
-        )
-        self.pages = QStackedWidget()
-        self.pages.addWidget(folders)
-        self.pages.addWidget(layers)
-        # signs in the text, because superqt's icons are black in a dark theme
-        self.advanced = QCollapsible("", expandedIcon=QIcon(), collapsedIcon=QIcon())
-        self.advanced.toggled.connect(
-            lambda on: self.advanced.setText(f"{'▾' if on else '▸'}  Ad&vanced settings")
-        )
-        self.advanced.setDuration(150)
-        self.advanced.toggleButton().setStyleSheet(
-            "QPushButton, QPushButton:checked { text-align: left; border: none; padding: 4px 0;"
-            " background: transparent; }"
-            "QPushButton:focus { text-decoration: underline; }"
-        )
-        self.advanced.toggleButton().setToolTip("Learning rate, limits, held-out pairs, device")
-        if (inner := self.advanced.layout()) is not None:
-            inner.setContentsMargins(0, 0, 0, 0)
-        rows = (
-            ("Learning rate", self.rate),
-            ("Minutes", self.minutes),
-            ("Crops a step", self.batch),
-            ("Held-out pairs", self.held_out),
-            ("Measure every", self.every),
-            ("Device", self.device.native),
-            ("Folder", _with_browser(self.folder)),
-        )
-        self.advanced.addWidget(_form(*rows, ("", self.preview)))
-        self.advanced.collapse(animate=False)
-        self.choices = QWidget()
-        layout = QVBoxLayout(self.choices)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(_form(("&Pairs", self.source.native)))
-        layout.addWidget(self.pages)
-        layout.addWidget(
-            _form(
-                ("Re&gistration", self.registration.native),
-                ("&Fusion", self.fusion.native),
-                ("St&eps", self.steps),
-                ("&Name", self.name),
-            )
-        )
-        layout.addWidget(self.advanced)
-        self.resume_button = _button("Res&ume", "Go on with it", lambda: self.resume())
-        self.finish_button = _button(
+        self.resume_button = button("Res&ume", "Go on with it", lambda: self.resume())
+        self.finish_button = button(
             "Use so far",
             "Train no further: make a model of what was learned so far",
             lambda: self.resume(finish=True),
         )
-        self.discard_button = _button("Discard", "Delete this training", self.discard)
-        self.unfinished_row = _form(
+        self.discard_button = button("Discard", "Delete this training", self.discard)
+        self.unfinished_row = form(
             ("Stopped", self.unfinished.native),
-            ("", _row(self.resume_button, self.finish_button, self.discard_button)),
+            ("", row(self.resume_button, self.finish_button, self.discard_button)),
         )
-        self.remove_model_button = _button(
+        self.remove_model_button = button(
             "Remove", "Delete this model of yours", self.remove_model
         )
-        self.models_row = _form(("My models", _row(self.models.native, self.remove_model_button)))
-        content = QWidget()
-        whole = QVBoxLayout(content)
-        for widget in (
+        self.models_row = form(("My models", row(self.models.native, self.remove_model_button)))
+        scrolled(
+            self,
+            self.source,
             self.choices,
             self.button,
             self.bar,
@@ -733,35 +470,10 @@ class TrainOnMyData(QWidget):
             self.outcome,
             self.unfinished_row,
             self.models_row,
-        ):
-            whole.addWidget(widget)
-        whole.addStretch()
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setWidget(content)
-        outer = QVBoxLayout(self)
-        outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(scroll)
+        )
         chain = [
-            self.source.native,
-            self.fixed_folder,
-            self.moving_folder,
-            self.match.native,
-            self.fixed.native,
-            self.moving.native,
-            self.add_button,
-            self.remove_button,
-            self.pair_list,
-            self.registration.native,
-            self.fusion.native,
-            self.steps,
-            self.name,
-            self.advanced.toggleButton(),
-            *(widget for _, widget in rows[:-1]),
-            self.folder,
-            self.preview,
+            *self.source.tab_order(),
+            *self.choices.tab_order(),
             self.button,
             self.unfinished.native,
             self.resume_button,
@@ -772,79 +484,3 @@ class TrainOnMyData(QWidget):
         ]
         for first, second in pairwise(chain):
             QWidget.setTabOrder(first, second)
-
-
-def _base_choices(kind: str, _: Any = None) -> list[str]:
-    return base_models(kind)
-
-
-def _line(name: str, tooltip: str) -> QLineEdit:
-    line = QLineEdit()
-    line.setObjectName(name)
-    line.setAccessibleName(name)
-    line.setToolTip(tooltip)
-    return line
-
-
-def _whole(low: int, high: int, value: int, tooltip: str, automatic: str = "") -> QSpinBox:
-    box = QSpinBox()
-    box.setRange(low, high)
-    box.setValue(value)
-    box.setSpecialValueText(automatic)
-    box.setToolTip(tooltip)
-    return box
-
-
-def _button(text: str, tooltip: str, clicked: Any) -> QPushButton:
-    button = QPushButton(text)
-    button.setToolTip(tooltip)
-    button.clicked.connect(lambda: clicked())
-    return button
-
-
-def _text(name: str) -> QLabel:
-    label = QLabel()
-    label.setObjectName(name)
-    label.setTextFormat(Qt.TextFormat.PlainText)
-    label.setWordWrap(True)
-    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    return label
-
-
-def _row(*widgets: QWidget) -> QWidget:
-    row = QWidget()
-    layout = QHBoxLayout(row)
-    layout.setContentsMargins(0, 0, 0, 0)
-    for widget in widgets:
-        layout.addWidget(widget)
-    return row
-
-
-def _with_browser(line: QLineEdit) -> QWidget:
-    def browse() -> None:
-        chosen = QFileDialog.getExistingDirectory(line, line.accessibleName(), line.text())
-        if chosen:
-            line.setText(chosen)
-            line.editingFinished.emit()
-
-    button = _button("…", f"Choose the {line.accessibleName()}", browse)
-    button.setFixedWidth(28)
-    row = _row(line, button)
-    row.setFocusProxy(line)
-    return row
-
-
-def _form(*rows: tuple[str, QWidget]) -> QWidget:
-    form = QWidget()
-    layout = QFormLayout(form)
-    layout.setContentsMargins(0, 0, 0, 0)
-    layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-    for text, widget in rows:
-        if not text:
-            layout.addRow(widget)
-            continue
-        label = QLabel(text)
-        label.setBuddy(widget)
-        label.setToolTip(widget.toolTip())
-        layout.addRow(label, widget)
-    return form

@@ -44,8 +44,11 @@ class PreviewLayers:
         self._kind = ""
 
     def begin(self) -> None:
-        """Show all of them again from the next preview on."""
-        self._own = {role: layer for role, layer in self._own.items() if layer in self._layers}
+        """Show all of them from the next preview on, in those of an earlier training if any."""
+        known = {layer.metadata.get(METADATA_KEY, {}).get("role"): layer for layer in self._layers}
+        self._own = {
+            role: known[f"preview-{role}"] for role in _ROLES if f"preview-{role}" in known
+        }
         self._kind = ""
 
     def show(self, preview: Preview) -> None:

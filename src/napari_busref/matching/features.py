@@ -71,6 +71,18 @@ class Networks:
     matcher: Matcher
     likelihood: Likelihood
 
+    @classmethod
+    def load(cls, device: str | torch.device = "cpu") -> Networks:
+        """The shipped ones."""
+        from napari_busref.models import load_model
+
+        matcher, likelihood = (
+            load_model(name, device=device) for name in ("matcher", "likelihood")
+        )
+        assert isinstance(matcher, Matcher)
+        assert isinstance(likelihood, Likelihood)
+        return cls(matcher, likelihood)
+
 
 class Reference:
     """The fixed image, described once at each working size.

@@ -57,7 +57,7 @@ _KNOWN = 0.3  # share of a block that must lie in both images
 _TOLERATED = 0.01  # fall of the judge's score
 
 # Widths of the reading, in pixels, see `napari_busref.matching.posterior`.
-_STIFF = (8.0, 6.0, 5.0)
+_STIFF = (8.0, 6.0, 5.0, 4.0, 4.0)
 _SOFT = (8.0, 6.0, 4.0, 3.0, 2.0, 1.4)
 # Of displacement fields, in units of half the shorter side: distance of control points, deviation
 # expected of their second differences and of themselves.

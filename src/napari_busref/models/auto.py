@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from napari_busref.matching.features import Networks
 from napari_busref.models.geometry import Estimate, identity_theta
-from napari_busref.models.likelihood import Likelihood
-from napari_busref.models.matcher import Matcher
 from napari_busref.progress import Reporter
 
 
@@ -22,18 +21,19 @@ class Auto(nn.Module):
     ----------
     one_shot : mapping
         Registration networks by name.
-    matcher : Matcher
+    networks : Networks
         For search, judgement and refinement.
-    likelihood : Likelihood
-        For dense refinement.
     """
 
-    def __init__(
-        self, one_shot: Mapping[str, nn.Module], matcher: Matcher, likelihood: Likelihood
-    ) -> None:
+    def __init__(self, one_shot: Mapping[str, nn.Module], networks: Networks) -> None:
         super().__init__()
         self.one_shot = nn.ModuleDict(one_shot)
-        self.matcher, self.likelihood = matcher, likelihood
+        self.matcher, self.likelihood = networks.matcher, networks.likelihood
+
+    @property
+    def networks(self) -> Networks:
+        """What search, judgement and refinement compare by."""
+        return Networks(self.matcher, self.likelihood)
 
     def forward(
         self,
@@ -44,7 +44,7 @@ class Auto(nn.Module):
     ) -> Estimate:
         """Register a pair (1, 1, H, W) in [0, 1] of one size."""
         from napari_busref._inference import Stopwatch
-        from napari_busref.matching.features import Networks, Reference
+        from napari_busref.matching.features import Reference
         from napari_busref.matching.find import Options, find
         from napari_busref.matching.views import View
 
@@ -52,7 +52,7 @@ class Auto(nn.Module):
         valid = ones if moving_valid is None else moving_valid
         return find(
             dict(self.one_shot.items()),
-            Reference(Networks(self.matcher, self.likelihood), View(fixed, ones)),
+            Reference(self.networks, View(fixed, ones)),
             View(moving, valid),
             Estimate(identity_theta(1, fixed)),
             Options(),

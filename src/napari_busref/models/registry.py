@@ -161,14 +161,10 @@ def _check_kind(name: str, found: str, wanted: str | None) -> None:
 
 @register_model("auto", "registration", trained=False)
 def _auto(config: dict[str, Any]) -> nn.Module:
+    from napari_busref.matching.features import Networks
     from napari_busref.models.auto import Auto
-    from napari_busref.models.likelihood import Likelihood
-    from napari_busref.models.matcher import Matcher
 
-    matcher, likelihood = load_model("matcher"), load_model("likelihood")
-    assert isinstance(matcher, Matcher)
-    assert isinstance(likelihood, Likelihood)
-    return Auto({name: load_model(name) for name in ("busref",)}, matcher, likelihood)
+    return Auto({name: load_model(name) for name in ("busref",)}, Networks.load())
 
 
 @register_model("busref", "registration")

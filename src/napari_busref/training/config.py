@@ -311,6 +311,24 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     return recipe
 
 
+def recipe_from_card(values: Mapping[str, Any]) -> Recipe:
+    """The recipe that a card holds; keys of other versions are passed over."""
+    return _build(Recipe, _known(Recipe, values), "")
+
+
+def _known(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    known = {}
+    for field_ in dataclasses.fields(kind):
+        if field_.name in values:
+            value, default = values[field_.name], None
+            if field_.default_factory is not dataclasses.MISSING:
+                default = field_.default_factory()
+            known[field_.name] = (
+                _known(type(default), value) if dataclasses.is_dataclass(default) else value
+            )
+    return known
+
+
 def _build(kind: type[T], values: Mapping[str, Any], prefix: str) -> T:
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = [prefix + name for name in values if name not in fields]

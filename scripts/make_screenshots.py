@@ -1,0 +1,352 @@
+"""Photograph napari with the panels at work on the built-in samples, for docs/images.
+
+    python scripts/make_screenshots.py [thermal] [microscope] [satellite] [training] [--to FOLDER]
+
+Each story is one session of the tutorial of that name in docs/tutorials; all of them take some
+minutes on two cores. Without a screen, run it under xvfb-run -a -s "-screen 0 1600x1200x24".
+Neither the user's Preferences nor the user's models are read or changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage as ndi
+from skimage.measure import label
+from skimage.morphology import remove_small_objects
+
+import napari_busref
+from napari_busref import load_sample, write_image
+from napari_busref.samples import thermal_scene
+
+if TYPE_CHECKING:
+    import napari
+    from numpy.typing import NDArray
+    from qtpy.QtWidgets import QWidget
+
+    from napari_busref import Transform
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES = ROOT / "docs" / "images"
+COLOURS = 256  # of a picture's palette
+WIDEST = 1100  # pixels of a picture
+PANEL = 400  # pixels that a panel is wide
+
+
+class Session:
+    """A napari window with the plugin, and pictures of it.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the pictures go.
+    size : tuple of int
+        Width and height of the window.
+    """
+
+    def __init__(self, folder: Path, size: tuple[int, int] = (1280, 800)) -> None:
+        import napari
+        from npe2 import PluginManager, PluginManifest
+
+        plugins = PluginManager.instance()
+        plugins.discover()
+        if "napari-busref" not in plugins:  # run from a checkout that is not installed
+            manifest = Path(napari_busref.__file__).with_name("napari.yaml")
+            plugins.register(PluginManifest.from_file(manifest))
+        self.folder = folder
+        self.viewer: napari.Viewer = napari.Viewer(show=True)
+        self.viewer.window.resize(*size)
+        self.settle()
+
+    def settle(self, milliseconds: int = 700) -> None:
+        """Serve the window, until all is drawn."""
+        from qtpy.QtTest import QTest
+
+        QTest.qWait(milliseconds)
+
+    def until(self, ready: Callable[[], bool], milliseconds: int = 60_000) -> None:
+        """Serve the window until something is so."""
+        for _ in range(milliseconds // 20):
+            if ready():
+                return
+            self.settle(20)
+        raise TimeoutError("what was waited for did not come")
+
+    def panel(self, title: str) -> Any:
+        """Open a panel by its title in the menu, as a tab where there is one already."""
+        from qtpy.QtCore import Qt
+
+        window = self.viewer.window
+        dock, panel = window.add_plugin_dock_widget("napari-busref", title, tabify=True)
+        dock.parent().resizeDocks([dock], [PANEL], Qt.Orientation.Horizontal)
+        self.settle()
+        self.viewer.reset_view()
+        return panel
+
+    def start(self, panel: Any, photograph: str = "") -> None:
+        """Press the button of "Register and fuse"; photograph the panel while it is at work."""
+        panel.device.value = "cpu"
+        panel.run()
+        if photograph:
+            self.until(lambda: panel.bar.value() > 350)
+            self.only(photograph, panel)
+
+    def select(self, name: str) -> None:
+        """Select one layer, whose controls napari then shows."""
+        self.viewer.layers.selection = {self.viewer.layers[name]}
+
+    def close_panel(self, panel: QWidget) -> None:
+        """Take a panel out of the window."""
+        self.viewer.window.remove_dock_widget(panel)
+        self.settle(200)
+
+    def window(self, name: str) -> None:
+        """Photograph the whole window."""
+        self.settle()
+        self._save(name, self._grab())
+
+    def only(self, name: str, panel: QWidget) -> None:
+        """Photograph one panel, as far down as it has content."""
+        from qtpy.QtCore import QPoint
+
+        self.settle()
+        picture = self._grab()
+        window = panel.window()
+        corner = panel.mapTo(window, QPoint(0, 0))
+        scale = picture.shape[1] / window.width()
+        left, top, right, bottom = (
+            round(scale * edge)
+            for edge in (
+                corner.x(),
+                corner.y(),
+                corner.x() + panel.width(),
+                corner.y() + panel.height(),
+            )
+        )
+        part = picture[top:bottom, left:right]
+        # below the last row that differs from the bottom one there is nothing
+        drawn = np.flatnonzero((part != part[-1:]).any(axis=(1, 2)))
+        end = min(int(drawn[-1]) + 12, len(part)) if len(drawn) else len(part)
+        self._save(name, part[:end])
+
+    def _grab(self) -> NDArray[np.uint8]:
+        picture = self.viewer.screenshot(canvas_only=False, flash=False)
+        return np.ascontiguousarray(picture[..., :3])
+
+    def _save(self, name: str, picture: NDArray[np.uint8]) -> None:
+        """Write an 8-bit palette PNG, a third of the size of true colour."""
+        image = Image.fromarray(picture)
+        image.thumbnail((WIDEST, WIDEST), Image.Resampling.LANCZOS)
+        # by coverage, or small coloured things such as points turn grey
+        small = image.quantize(
+            COLOURS, method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE
+        )
+        path = self.folder / f"{name}.png"
+        small.save(path, optimize=True)
+        print(f"{path.name}: {small.width} x {small.height}, {path.stat().st_size // 1024} KiB")
+
+
+@contextmanager
+def session(folder: Path) -> Iterator[Session]:
+    """A window that is closed at the end."""
+    one = Session(folder)
+    try:
+        yield one
+    finally:
+        one.viewer.close()
+        one.settle(100)
+
+
+def thermal(folder: Path) -> None:
+    """Register and fuse: idle, running, done and unreliable; swipe; landmarks."""
+    with session(folder) as here:
+        viewer = here.viewer
+        _fixed, moving = viewer.open_sample("napari-busref", "thermal")
+        panel = here.panel("Register and fuse")
+        here.window("thermal-open")
+        here.only("panel-idle", panel)
+        panel.advanced.expand(animate=False)
+        here.only("panel-settings", panel)
+        panel.advanced.collapse(animate=False)
+        here.start(panel, photograph="panel-running")
+        panel.wait()
+        moving.visible = False
+        here.select("infrared warped")
+        here.only("panel-done", panel)
+        here.window("thermal-done")
+
+        judge = here.panel("Look and judge")
+        judge.mode.value = "swipe"
+        judge.compare()
+        judge.wait()
+        judge.measure()
+        judge.wait()
+        here.window("swipe")
+        judge.mode.value = "edges"
+        judge.wait()
+        here.window("edges")
+        here.close_panel(judge)
+
+        # another street: whatever is found, it cannot be right
+        panel.undo()
+        moving.data = load_sample("thermal", seed=3).moving
+        moving.visible = True
+        here.start(panel)
+        panel.wait()
+        here.only("panel-unreliable", panel)
+
+    with session(folder) as here:
+        _fixed, moving = here.viewer.open_sample("napari-busref", "thermal")
+        panel = here.panel("Landmarks")
+        _place_landmarks(here, panel, moving.metadata["napari-busref"]["truth"])
+        here.window("landmarks")
+
+
+def _place_landmarks(here: Session, panel: Any, truth: Transform) -> None:
+    """Click as a hand does: a pixel beside the place, and once far more."""
+    panel.placing = True
+    height, width = truth.fixed_shape
+    rows, cols = np.linspace(0.2, 0.85, 3) * height, np.linspace(0.15, 0.85, 4) * width
+    places = np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1).reshape(-1, 2)
+    partners = truth.points(places) + np.random.default_rng(0).normal(0, 0.8, places.shape)
+    partners[5] += (9, -6)
+    for place, partner in zip(places, partners, strict=True):
+        for side, point in (("fixed", place), ("moving", partner)):
+            panel.pairs.points[side].add(point)
+            here.settle(60)
+    panel.placing = False
+    here.viewer.reset_view()
+
+
+def microscope(folder: Path) -> None:
+    """Two stains: overlay before and after, and cells carried over."""
+    with session(folder) as here:
+        viewer = here.viewer
+        _fixed, moving = viewer.open_sample("napari-busref", "stain")
+        panel = here.panel("Register and fuse")
+        here.start(panel)
+        panel.wait()
+        judge = here.panel("Look and judge")
+        judge.mode.value = "overlay"
+        judge.compare()
+        judge.wait()
+        judge.measure()
+        judge.wait()
+        here.window("microscope-after")
+        judge.before.setChecked(True)
+        judge.wait()
+        here.window("microscope-before")
+        judge.clear()
+        here.close_panel(judge)
+        here.close_panel(panel)
+
+        for layer in viewer.layers:
+            layer.visible = layer.name == "nuclei"
+        # what a segmentation of the protein image might give, and two marks
+        stained = ndi.gaussian_filter(moving.data.astype(float), 3)
+        regions = remove_small_objects(label(stained > 1.6 * stained.mean()), max_size=400)
+        labels = viewer.add_labels(regions, name="stained regions", opacity=0.7)
+        marks = viewer.add_points(
+            [[170, 215], [330, 300], [430, 150]],
+            name="marks",
+            size=22,
+            symbol="cross",
+            face_color="yellow",
+        )
+        carry = here.panel("Carry over")
+        viewer.layers.selection = {labels, marks}
+        carry.carry()
+        carry.wait()
+        labels.visible = marks.visible = False
+        here.window("carry-over")
+
+
+def satellite(folder: Path) -> None:
+    """Layers of different pixel size where the map has them, before and after."""
+    pair = runpy.run_path(str(ROOT / "examples" / "06_satellite_pair.py"))
+    with session(folder) as here, tempfile.TemporaryDirectory() as files:
+        paths = [Path(files) / name for name in ("visible.tif", "thermal.tif")]
+        pair["write_pair"](*paths)
+        viewer = here.viewer
+        pair["add_layers"](
+            viewer, *(part for path in paths for part in pair["read_geotiff"](path))
+        )
+        viewer.canvas.overlays.scale_bar.visible = True
+        panel = here.panel("Register and fuse")
+        here.window("satellite-open")
+        here.start(panel)
+        panel.wait()
+        for layer in viewer.layers:
+            layer.visible = layer.name in ("visible", "thermal warped", "thermal displacement")
+        viewer.layers["thermal warped"].opacity = 0.5
+        here.select("thermal displacement")
+        here.window("satellite-done")
+        judge = here.panel("Look and judge")
+        judge.mode.value = "checkerboard"
+        judge.compare()
+        judge.wait()
+        here.select("visible")
+        here.window("checkerboard")
+
+
+def training(folder: Path) -> None:
+    """Train on my data: the curves and the preview, while it runs."""
+    with session(folder) as here, tempfile.TemporaryDirectory() as files, chdir(files):
+        folders = [Path("pairs") / name for name in ("visible", "infrared")]
+        for one in folders:
+            one.mkdir(parents=True)
+        for seed in range(10, 18):
+            street = thermal_scene(seed, (192, 256))
+            for one, image in zip(folders, (street.fixed, street.aligned), strict=True):
+                write_image(one / f"street{seed}.png", image)
+        panel = here.panel("Train on my data")
+        panel.source.fixed_folder.setText(str(folders[0]))
+        panel.source.moving_folder.setText(str(folders[1]))
+        panel.choices.name.setText("our camera")
+        panel.choices.steps.setValue(40)
+        panel.choices.batch.setValue(1)
+        panel.choices.every.setValue(8)
+        panel.choices.device.value = "cpu"
+        panel.train()
+        here.until(lambda: len(panel.curve.scores) > 2 or not panel.running, 400_000)
+        here.viewer.reset_view()
+        here.window("training")
+        panel.stop()
+        panel.wait()
+
+
+STORIES: dict[str, Callable[[Path], None]] = {
+    "thermal": thermal,
+    "microscope": microscope,
+    "satellite": satellite,
+    "training": training,
+}
+
+
+def make(folder: Path, stories: list[str]) -> None:
+    """Play the stories, with Preferences and models of their own."""
+    folder = folder.resolve()  # a story may work in another folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as own:
+        # napari reads its settings when it is first imported
+        os.environ["NAPARI_CONFIG"] = str(Path(own) / "settings.yaml")
+        os.environ["NAPARI_BUSREF_DATA"] = str(Path(own) / "data")
+        for name in stories:
+            STORIES[name](folder)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("stories", nargs="*", choices=[[], *STORIES], help="all by default")
+    parser.add_argument("--to", type=Path, default=IMAGES, metavar="FOLDER")
+    arguments = parser.parse_args()
+    make(arguments.to, arguments.stories or list(STORIES))

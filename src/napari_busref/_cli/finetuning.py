@@ -1,0 +1,105 @@
+"""The command finetune: go on with the training of shipped models on aligned pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.markup import escape
+
+from napari_busref._cli.console import Bars, interruptible, out
+from napari_busref._cli.process import Device
+
+
+def finetune(
+    fixed: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FIXED]", help="Folder of fixed (visible) images."),
+    ] = None,
+    moving: Annotated[
+        Path | None,
+        typer.Argument(metavar="[MOVING]", help="Folder of moving images that lie on them."),
+    ] = None,
+    name: Annotated[
+        str, typer.Option(help="Of the result, for --model; and of the training.")
+    ] = "my model",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="What to go on with; twice for one of each kind (default: busref)."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for checkpoint and log."),
+    ] = None,
+    match: Annotated[
+        Literal["name", "order"], typer.Option(help="How the files of the folders are paired.")
+    ] = "name",
+    steps: Annotated[int, typer.Option(help="Steps for each model.")] = 300,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Default: a twentieth of the model's own training.")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--max-minutes", help="After this time, take what was learned so far."),
+    ] = None,
+    held_out: Annotated[
+        int | None, typer.Option(help="Pairs that are kept back (default: a fifth, at most 4).")
+    ] = None,
+    device: Device = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training of this name or --output.")
+    ] = False,
+    finish: Annotated[
+        bool,
+        typer.Option("--finish", help="With --resume: make models of what was learned so far."),
+    ] = False,
+) -> None:
+    """Fine-tune models on your own aligned pairs. Needs the packages of the extra `train`.
+
+    Ctrl+C stops with a checkpoint; --resume needs no folders. The result is used as --model NAME,
+    and the panels of napari offer it.
+    """
+    from napari_busref import training
+    from napari_busref.training.aligned import pairs_in_folders
+    from napari_busref.training.fine_recipes import HEADLINES
+    from napari_busref.training.plans import trainings_folder
+
+    folder = output if output is not None else trainings_folder() / name
+    if finish and not resume:
+        raise ValueError("--finish: needs --resume")
+    if not resume and (fixed is None or moving is None):
+        raise ValueError("FIXED and MOVING: two folders must be given, but with --resume")
+    bars = Bars()
+    with interruptible() as cancel, bars:
+        progress = bars.add("finetune")
+        if resume:
+            results = training.resume_finetuning(
+                folder,
+                finish=finish,
+                max_minutes=minutes,
+                device=device,
+                progress=progress,
+                cancel=cancel,
+            )
+        else:
+            assert fixed is not None and moving is not None
+            results = training.finetune(
+                pairs_in_folders(fixed, moving, match),
+                model or ["busref"],
+                name=name,
+                output=folder,
+                steps=steps,
+                learning_rate=learning_rate,
+                max_minutes=minutes,
+                held_out=held_out,
+                device=device,
+                source=f"{fixed.absolute()} and {moving.absolute()}",
+                progress=progress,
+                cancel=cancel,
+            )
+    for one in results:
+        key, word, unit, _ = HEADLINES[one.kind]
+        change = f"{one.before[key]:.3g} → {one.after[key]:.3g} {unit}".strip()
+        worse = "" if one.better else " (not better)"
+        out().print(escape(f"{one.name}: {word} on held-out pairs {change}{worse}"))

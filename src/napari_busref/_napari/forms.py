@@ -1,0 +1,169 @@
+"""Small parts of which panels are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from qtpy.QtCore import QEvent, QObject, QSize, Qt
+from qtpy.QtGui import QIcon
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QFormLayout,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QScrollArea,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QCollapsible
+
+__all__ = ["button", "folded", "form", "line", "row", "scrolled", "text", "whole", "with_browser"]
+
+
+def line(name: str, tooltip: str) -> QLineEdit:
+    """A line of text."""
+    edit = QLineEdit()
+    edit.setObjectName(name)
+    edit.setAccessibleName(name)
+    edit.setToolTip(tooltip)
+    return edit
+
+
+def whole(low: int, high: int, value: int, tooltip: str, automatic: str = "") -> QSpinBox:
+    """A whole number; its lowest value may be shown as a word."""
+    box = QSpinBox()
+    box.setRange(low, high)
+    box.setValue(value)
+    box.setSpecialValueText(automatic)
+    box.setToolTip(tooltip)
+    return box
+
+
+def button(text: str, tooltip: str, clicked: Callable[[], Any]) -> QPushButton:
+    """A button that calls something without arguments."""
+    made = QPushButton(text)
+    made.setToolTip(tooltip)
+    made.clicked.connect(lambda: clicked())
+    return made
+
+
+def text(name: str) -> QLabel:
+    """Plain text that wraps and can be copied."""
+    label = QLabel()
+    label.setObjectName(name)
+    label.setTextFormat(Qt.TextFormat.PlainText)
+    label.setWordWrap(True)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    return label
+
+
+def row(*widgets: QWidget) -> QWidget:
+    """Controls beside each other."""
+    box = QWidget()
+    layout = QHBoxLayout(box)
+    layout.setContentsMargins(0, 0, 0, 0)
+    for widget in widgets:
+        layout.addWidget(widget)
+    return box
+
+
+def with_browser(edit: QLineEdit) -> QWidget:
+    """A line that holds a folder, with a button to look for it."""
+
+    def browse() -> None:
+        chosen = QFileDialog.getExistingDirectory(edit, edit.accessibleName(), edit.text())
+        if chosen:
+            edit.setText(chosen)
+            edit.editingFinished.emit()
+
+    look = button("…", f"Choose the {edit.accessibleName()}", browse)
+    look.setFixedWidth(28)
+    box = row(edit, look)
+    box.setFocusProxy(edit)
+    box.setToolTip(edit.toolTip())
+    return box
+
+
+def form(*rows: tuple[str, QWidget]) -> QWidget:
+    """Labelled controls below each other; an empty label lets a control take the whole row."""
+    box = QWidget()
+    layout = QFormLayout(box)
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    for text, widget in rows:
+        if not text:
+            layout.addRow(widget)
+            continue
+        label = QLabel(text)
+        # the same in every form of a panel
+        label.setMinimumWidth(label.fontMetrics().horizontalAdvance("Learning rate"))
+        label.setBuddy(widget)
+        label.setToolTip(widget.toolTip())
+        layout.addRow(label, widget)
+    return box
+
+
+def folded(title: str, tooltip: str, content: QWidget) -> QCollapsible:
+    """Controls that are folded away at first."""
+    # signs in the text, because superqt's icons are black in a dark theme
+    box = QCollapsible("", expandedIcon=QIcon(), collapsedIcon=QIcon())
+    box.toggled.connect(lambda on: box.setText(f"{'▾' if on else '▸'}  {title}"))
+    box.setDuration(150)
+    toggle = box.toggleButton()
+    toggle.setStyleSheet(
+        "QPushButton, QPushButton:checked { text-align: left; border: none; padding: 4px 0;"
+        " background: transparent; }"
+        "QPushButton:focus { text-decoration: underline; }"
+    )
+    toggle.setToolTip(tooltip)
+    if (layout := box.layout()) is not None:
+        layout.setContentsMargins(0, 0, 0, 0)
+    box.addWidget(content)
+    box.collapse(animate=False)
+    return box
+
+
+def scrolled(panel: QWidget, *widgets: QWidget) -> None:
+    """Fill a panel with widgets below each other, which scroll where there is too little room."""
+    content = QWidget()
+    layout = QVBoxLayout(content)
+    for widget in widgets:
+        layout.addWidget(widget)
+    layout.addStretch()
+    outer = QVBoxLayout(panel)
+    outer.setContentsMargins(0, 0, 0, 0)
+    outer.addWidget(_Scroll(content))
+
+
+class _Scroll(QScrollArea):
+    """Scrolls up and down only, and is as wide as its content, also when that grows."""
+
+    def __init__(self, content: QWidget) -> None:
+        super().__init__()
+        self._content = content
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidget(content)
+        content.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Follow the content when it grows: scroll areas do not by themselves."""
+        if event is not None and event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return bool(super().eventFilter(watched, event))
+
+    def minimumSizeHint(self) -> QSize:
+        """As wide as the content, and a few rows high."""
+        bar = self.verticalScrollBar()
+        room = 0 if bar is None else bar.sizeHint().width()
+        return QSize(self._content.minimumSizeHint().width() + room, 150)
+
+    def sizeHint(self) -> QSize:
+        """As large as the content."""
+        return self._content.sizeHint().expandedTo(self.minimumSizeHint())
