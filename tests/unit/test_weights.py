@@ -38,7 +38,7 @@ def own(tmp_path: Path) -> Path:
 
 def test_every_kind_has_its_models() -> None:
     assert {"auto", "busref", "identity"} <= set(list_models("registration"))
-    assert {"gaf", "superfusion", "mda"} <= set(list_models("fusion"))
+    assert {"gaf", "superfusion", "mda", "refusion"} <= set(list_models("fusion"))
     assert {"average", "maximum", "laplacian", "guided-filter"} <= set(list_models("fusion"))
     assert "matcher" in list_models("features")
     assert set(list_models()) == {name for kind in KINDS for name in list_models(kind)}

@@ -209,6 +209,7 @@ def _mda(config: dict[str, Any]) -> nn.Module:
     return Mda(MdaConfig.from_plain(config))
 
 
+@register_model("refusion", "fusion")
 def _refusion(config: dict[str, Any]) -> nn.Module:
     from napari_busref.models.refusion import ReFusion, ReFusionConfig
 
