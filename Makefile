@@ -6,7 +6,7 @@ help:
 	@echo "make demo      set up, then register and fuse the built-in infrared-visible pair"
 	@echo "make test      set up, then lint, type check and test (napari tests under Xvfb)"
 	@echo "make setup     only create .venv and install into it"
-	@echo "make pictures  draw the pictures of the README again"
+	@echo "make pictures  draw the pictures of the README and the documentation again"
 	@echo "make clean     remove .venv and what the demo and the tools wrote"
 
 setup:

@@ -1,8 +1,9 @@
 """Draw the pictures of the README from the built-in samples, with the shipped weights.
 
-Run it as it stands: python scripts/make_pictures.py (half a minute on two cores). Pictures that
-show napari are drawn too where there is a display, for example under
-xvfb-run -a -s "-screen 0 1600x1200x24".
+Run it as it stands: python scripts/make_pictures.py (half a minute on two cores). Where there is
+a display, for example under xvfb-run -a -s "-screen 0 1600x1200x24", the pictures that show napari
+are drawn too: that of the README by examples/03_napari_session.py, those of the documentation by
+scripts/make_screenshots.py (some minutes more).
 """
 
 from __future__ import annotations
@@ -47,11 +48,16 @@ def sample_picture(name: str) -> None:
     print(f"{name}: {before:.2f} px -> {after:.2f} px")
 
 
+def shows_windows() -> bool:
+    """Whether napari can be opened here."""
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        print("no display: the pictures that show napari stay as they are")
+        return False
+    return True
+
+
 def napari_picture() -> None:
     """The screenshot that the napari example makes of itself."""
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        print("no display: the picture of napari stays as it is")
-        return
     with tempfile.TemporaryDirectory() as folder:
         shot = Path(folder) / "napari.png"
         script = ROOT / "examples" / "03_napari_session.py"
@@ -70,4 +76,7 @@ if __name__ == "__main__":
     IMAGES.mkdir(parents=True, exist_ok=True)
     for sample_name in ("thermal", "stain"):
         sample_picture(sample_name)
-    napari_picture()
+    if shows_windows():
+        napari_picture()
+        # a session of its own: napari reads the settings when it is imported
+        subprocess.run([sys.executable, ROOT / "scripts" / "make_screenshots.py"], check=True)

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
 COLOURS = 256  # of a picture's palette
-WIDEST = 1100  # pixels of a picture
+WIDEST = 1150  # pixels of a picture
 PANEL = 400  # pixels that a panel is wide
+GAP = 24  # pixels between pictures beside each other
 
 
 class Session:
@@ -53,7 +54,7 @@ class Session:
         Width and height of the window.
     """
 
-    def __init__(self, folder: Path, size: tuple[int, int] = (1280, 800)) -> None:
+    def __init__(self, folder: Path, size: tuple[int, int] = (1320, 680)) -> None:
         import napari
         from npe2 import PluginManager, PluginManifest
 
@@ -92,13 +93,10 @@ class Session:
         self.viewer.reset_view()
         return panel
 
-    def start(self, panel: Any, photograph: str = "") -> None:
-        """Press the button of "Register and fuse"; photograph the panel while it is at work."""
+    def start(self, panel: Any) -> None:
+        """Press the button of "Register and fuse"."""
         panel.device.value = "cpu"
         panel.run()
-        if photograph:
-            self.until(lambda: panel.bar.value() > 350)
-            self.only(photograph, panel)
 
     def select(self, name: str) -> None:
         """Select one layer, whose controls napari then shows."""
@@ -114,8 +112,8 @@ class Session:
         self.settle()
         self._save(name, self._grab())
 
-    def only(self, name: str, panel: QWidget) -> None:
-        """Photograph one panel, as far down as it has content."""
+    def only(self, name: str, panel: QWidget) -> NDArray[np.uint8]:
+        """Photograph one panel, as far down as it has content; return that."""
         from qtpy.QtCore import QPoint
 
         self.settle()
@@ -137,6 +135,19 @@ class Session:
         drawn = np.flatnonzero((part != part[-1:]).any(axis=(1, 2)))
         end = min(int(drawn[-1]) + 12, len(part)) if len(drawn) else len(part)
         self._save(name, part[:end])
+        return part[:end]
+
+    def beside(self, name: str, pictures: list[NDArray[np.uint8]]) -> None:
+        """Put pictures beside each other, on the ground of the first."""
+        height = max(len(one) for one in pictures)
+        ground = pictures[0][-1, -1]
+        padded = []
+        for one in pictures:
+            sheet = np.empty((height, one.shape[1] + GAP, 3), np.uint8)
+            sheet[:] = ground
+            sheet[: len(one), : one.shape[1]] = one
+            padded.append(sheet)
+        self._save(name, np.concatenate(padded, axis=1)[:, :-GAP])
 
     def _grab(self) -> NDArray[np.uint8]:
         picture = self.viewer.screenshot(canvas_only=False, flash=False)
@@ -152,7 +163,8 @@ class Session:
         )
         path = self.folder / f"{name}.png"
         small.save(path, optimize=True)
-        print(f"{path.name}: {small.width} x {small.height}, {path.stat().st_size // 1024} KiB")
+        size = path.stat().st_size // 1024
+        print(f"{path.name}: {small.width} x {small.height}, {size} KiB", flush=True)
 
 
 @contextmanager
@@ -173,15 +185,17 @@ def thermal(folder: Path) -> None:
         _fixed, moving = viewer.open_sample("napari-busref", "thermal")
         panel = here.panel("Register and fuse")
         here.window("thermal-open")
-        here.only("panel-idle", panel)
+        states = [here.only("panel-idle", panel)]
         panel.advanced.expand(animate=False)
         here.only("panel-settings", panel)
         panel.advanced.collapse(animate=False)
-        here.start(panel, photograph="panel-running")
+        here.start(panel)
+        here.until(lambda: panel.bar.value() > 350)
+        states.append(here.only("panel-running", panel))
         panel.wait()
         moving.visible = False
         here.select("infrared warped")
-        here.only("panel-done", panel)
+        states.append(here.only("panel-done", panel))
         here.window("thermal-done")
 
         judge = here.panel("Look and judge")
@@ -202,7 +216,8 @@ def thermal(folder: Path) -> None:
         moving.visible = True
         here.start(panel)
         panel.wait()
-        here.only("panel-unreliable", panel)
+        states.append(here.only("panel-unreliable", panel))
+        here.beside("panel", states)
 
     with session(folder) as here:
         _fixed, moving = here.viewer.open_sample("napari-busref", "thermal")

@@ -41,7 +41,7 @@ _MOST_ROUND_TRIP = 0.04  # of the shorter side
 _MOST_REFINED = 0.1  # of the shorter side
 _LIKELY = 0.5  # score from which on a registration is called reliable
 
-HOPELESS = 0.2
+HOPELESS = 0.1
 """Score below which a search's result is worth less than its start."""
 
 # Logistic regression of "mean error below 5 px" on `signs_of`: fitted by

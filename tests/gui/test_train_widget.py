@@ -59,7 +59,7 @@ def names(viewer):
 
 
 def wait(train, qtbot):
-    qtbot.waitUntil(lambda: not train.running, timeout=120_000)
+    qtbot.waitUntil(lambda: not train.running, timeout=600_000)
 
 
 def test_folders_are_trained_on_and_the_model_is_offered(viewer, train, folders, qtbot, notes):
@@ -115,7 +115,7 @@ def test_a_stopped_training_of_layers_is_resumed(viewer, train, qtbot):
     assert train.source.pair_list.item(0).text() == "vis  +  ir  (3 planes)"
     train.choices.steps.setValue(100_000)
     assert train.train()
-    qtbot.waitUntil(lambda: len(train.curve.losses) > 1, timeout=120_000)
+    qtbot.waitUntil(lambda: len(train.curve.losses) > 1, timeout=600_000)
     train.button.click()
     wait(train, qtbot)
     assert "stopped" in train.stage.text()
@@ -176,12 +176,37 @@ def test_a_panel_that_is_closed_leaves_a_checkpoint(viewer, train, folders, qtbo
     choose(train, folders)
     train.choices.steps.setValue(100_000)
     assert train.train()
-    qtbot.waitUntil(lambda: len(train.curve.losses) > 1, timeout=120_000)
+    qtbot.waitUntil(lambda: len(train.curve.losses) > 1, timeout=600_000)
     job = train._stopper.job
     viewer.window.remove_dock_widget(train)
     train.deleteLater()
-    qtbot.waitUntil(lambda: not job.is_running, timeout=60_000)
+    qtbot.waitUntil(lambda: not job.is_running, timeout=300_000)
     checkpoint = trainings_folder() / "our camera" / "fusion" / "checkpoint.ckpt"
     assert checkpoint.is_file()
     _, again = viewer.window.add_plugin_dock_widget(KEY, "Train on my data")
     assert again.unfinished.value == trainings_folder() / "our camera"
+
+
+def test_closing_the_viewer_leaves_a_checkpoint(viewer, train, folders, qtbot):
+    choose(train, folders)
+    train.choices.steps.setValue(100_000)
+    assert train.train()
+    qtbot.waitUntil(lambda: len(train.curve.losses) > 1, timeout=600_000)
+    job = train._stopper.job
+    viewer.close()
+    qtbot.waitUntil(lambda: not job.is_running, timeout=300_000)
+    assert (trainings_folder() / "our camera" / "fusion" / "checkpoint.ckpt").is_file()
+
+
+def test_every_control_says_what_it_is_for(train):
+    from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit
+
+    controls = [
+        control
+        for kind in (QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit)
+        for control in train.findChildren(kind)
+        if control.objectName() not in ("qt_spinbox_lineedit",)
+    ]
+    assert len(controls) > 20
+    silent = [control for control in controls if not control.toolTip()]
+    assert not silent, [(type(c).__name__, c.objectName()) for c in silent]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from npe2 import PluginManifest
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -18,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     ROOT / "README.md",
     ROOT / "training" / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -52,6 +54,20 @@ def test_commands_shown_exist_with_their_options(page: Path) -> None:
         known = {option for parameter in command.params for option in parameter.opts}
         used = {word for word in arguments if word.startswith("-")}
         assert used <= known, line
+
+
+def test_every_panel_has_its_calls_in_the_docs() -> None:
+    page = (ROOT / "docs" / "napari.md").read_text("utf-8")
+    table = page.split("\n## From a script")[1].split("|---|---|---|\n")[1].split("\n\n")[0]
+    rows = {row.split("|")[1].strip(): row.split("|")[3] for row in table.splitlines()}
+    manifest = PluginManifest.from_file(ROOT / "src" / "napari_busref" / "napari.yaml")
+    assert set(rows) == {widget.display_name for widget in manifest.contributions.widgets or ()}
+    for cell in rows.values():
+        names = re.findall(r"`([\w.]+)`", cell)
+        assert names
+        for name in names:
+            module, _, function = name.rpartition(".")
+            assert callable(getattr(import_module(module), function))
 
 
 def test_make_targets_shown_exist() -> None:

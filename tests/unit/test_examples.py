@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tifffile
 
 from napari_busref.transform import Transform
 
@@ -45,6 +46,21 @@ def test_apply_to_labels(tmp_path: Path) -> None:
     output = run_example("04_apply_to_labels.py", tmp_path)
     error = float(output.split("there and back:")[1].split("px")[0])
     assert error < 0.1
+
+
+def test_satellite_pair(tmp_path: Path) -> None:
+    output = run_example("06_satellite_pair.py", tmp_path)
+    before, after = (
+        float(output.split(f"off by the {words}:")[1].split("m")[0])
+        for words in ("map", "registration")
+    )
+    assert before > 10 and after < 0.5
+    visible, warped = (
+        next(tmp_path.rglob(f"{name}.tif")) for name in ("visible", "thermal_on_visible")
+    )
+    with tifffile.TiffFile(visible) as one, tifffile.TiffFile(warped) as two:
+        assert one.geotiff_metadata == two.geotiff_metadata
+        assert one.geotiff_metadata["ModelPixelScale"] == [0.5, 0.5, 0.0]
 
 
 @pytest.mark.slow
