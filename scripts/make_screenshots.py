@@ -54,7 +54,7 @@ class Session:
         Width and height of the window.
     """
 
-    def __init__(self, folder: Path, size: tuple[int, int] = (1320, 680)) -> None:
+    def __init__(self, folder: Path, size: tuple[int, int] = (1320, 740)) -> None:
         import napari
         from npe2 import PluginManager, PluginManifest
 
