@@ -15,12 +15,12 @@ from napari_busref.preprocess import fill_invalid
 from napari_busref.transform import Transform
 
 __all__ = [
-    "HOPELESS",
     "EdgeAgreement",
     "Evidence",
     "Quality",
     "assess",
     "edge_agreement",
+    "hopeless",
     "unregistered",
 ]
 
@@ -41,8 +41,10 @@ _MOST_ROUND_TRIP = 0.04  # of the shorter side
 _MOST_REFINED = 0.1  # of the shorter side
 _LIKELY = 0.5  # score from which on a registration is called reliable
 
-HOPELESS = 0.1
-"""Score below which a search's result is worth less than its start."""
+_HOPELESS = 0.2
+"""Score below which a result may be worth less than its start."""
+_STRANGE = 0.2
+"""Share of places that agree in images that share nothing, at most; chance is 0.05."""
 
 # Logistic regression of "mean error below 5 px" on `signs_of`: fitted by
 # benchmarks/calibrate_quality.py.
@@ -332,6 +334,16 @@ def unregistered(mask: NDArray[np.bool_], *reasons: str) -> Quality:
     """
     overlap = float(mask.mean()) if mask.size else 0.0
     return Quality(0.0, False, reasons, overlap, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+
+
+def hopeless(quality: Quality) -> bool:
+    """Whether the start is worth more than what was found.
+
+    It is when the result is unlikely to be right and no more places agree than do in images that
+    share nothing.
+    """
+    local = 0.0 if quality.evidence is None else quality.evidence.local
+    return quality.score < _HOPELESS and local < _STRANGE
 
 
 def _probability(evidence: Evidence, excess: float, side: int) -> float:

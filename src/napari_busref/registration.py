@@ -16,7 +16,7 @@ from napari_busref.device import describe
 from napari_busref.matching import REFINEMENTS, SEARCHES, TRANSFORMS
 from napari_busref.preprocess import Prepared, as_image, as_mask, fill_invalid, prepare
 from napari_busref.progress import Progress, Reporter
-from napari_busref.quality import HOPELESS, Evidence, Quality, assess, unregistered
+from napari_busref.quality import Evidence, Quality, assess, hopeless, unregistered
 from napari_busref.transform import Transform
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def register(
             fixed_valid=ready_fixed.valid,
             wide=job.options.search == "wide",
         )
-        if job.matches and quality.score < HOPELESS:  # no wild transform
+        if job.matches and hopeless(quality):  # no wild transform
             outcome = _Outcome(start, problem="; ".join(quality.reasons) or "nothing fits")
     if outcome.problem is not None:
         mask = start.mask(ready_moving.valid)

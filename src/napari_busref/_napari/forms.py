@@ -22,7 +22,18 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
-__all__ = ["button", "folded", "form", "line", "row", "scrolled", "text", "whole", "with_browser"]
+__all__ = [
+    "Scroll",
+    "button",
+    "folded",
+    "form",
+    "line",
+    "row",
+    "scrolled",
+    "text",
+    "whole",
+    "with_browser",
+]
 
 
 def line(name: str, tooltip: str) -> QLineEdit:
@@ -137,10 +148,10 @@ def scrolled(panel: QWidget, *widgets: QWidget) -> None:
     layout.addStretch()
     outer = QVBoxLayout(panel)
     outer.setContentsMargins(0, 0, 0, 0)
-    outer.addWidget(_Scroll(content))
+    outer.addWidget(Scroll(content))
 
 
-class _Scroll(QScrollArea):
+class Scroll(QScrollArea):
     """Scrolls up and down only, and is as wide as its content, also when that grows."""
 
     def __init__(self, content: QWidget) -> None:

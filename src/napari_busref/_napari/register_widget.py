@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import ComboBox
 from napari.layers import Image, Labels
 from napari.utils.notifications import show_error, show_info, show_warning
-from qtpy.QtCore import QEvent, QEventLoop, QObject, QSize, Qt, QTimer, Signal
+from qtpy.QtCore import QEventLoop, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
-    QFrame,
     QGridLayout,
     QHBoxLayout,
     QLabel,
     QProgressBar,
     QPushButton,
-    QScrollArea,
     QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
 
+from napari_busref._napari.forms import Scroll
 from napari_busref._napari.layers import METADATA_KEY, guess_pair, shown_plane
 from napari_busref._napari.results import FIELD_ROLES, show_field, update_layers
 from napari_busref._napari.run import Outcome, Request, field_layers, run
@@ -320,6 +319,8 @@ class RegisterAndFuse(QWidget):
             self.fixed.reset_choices()
             self.fixed_mask.reset_choices()
             self.moving_mask.reset_choices()
+            for name in ("model", "fusion_model"):  # the user may have trained one
+                self.advanced.controls[name].reset_choices()
             offered = self.moving.choices
             kept = self._user_chose and all(layer in offered for layer in before)
             moving, fixed = before if kept else self._guess(*before)
@@ -584,7 +585,7 @@ class RegisterAndFuse(QWidget):
         layout.addStretch()
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(_Scroll(content))
+        outer.addWidget(Scroll(content))
         chain = [
             self.moving.native,
             self.fixed.native,
@@ -595,35 +596,6 @@ class RegisterAndFuse(QWidget):
         ]
         for first, second in pairwise(chain):
             QWidget.setTabOrder(first, second)
-
-
-class _Scroll(QScrollArea):
-    """Scrolls up and down only: with the settings open the panel is higher than a small screen."""
-
-    def __init__(self, content: QWidget) -> None:
-        super().__init__()
-        self._content = content
-        self.setWidgetResizable(True)
-        self.setFrameShape(QFrame.Shape.NoFrame)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setWidget(content)
-        content.installEventFilter(self)
-
-    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        """Follow the content when it grows: scroll areas do not by themselves."""
-        if event is not None and event.type() == QEvent.Type.LayoutRequest:
-            self.updateGeometry()
-        return bool(super().eventFilter(watched, event))
-
-    def minimumSizeHint(self) -> QSize:
-        """As wide as the content, and a few rows high."""
-        bar = self.verticalScrollBar()
-        room = 0 if bar is None else bar.sizeHint().width()
-        return QSize(self._content.minimumSizeHint().width() + room, 150)
-
-    def sizeHint(self) -> QSize:
-        """As large as the content."""
-        return self._content.sizeHint().expandedTo(self.minimumSizeHint())
 
 
 def _known(layer: Layer) -> dict[str, Any]:

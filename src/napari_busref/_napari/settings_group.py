@@ -157,7 +157,12 @@ def _add_row(layout: QFormLayout, text: str, control: Any) -> QLabel:
 def _control(option: Option) -> ComboBox | CheckBox:
     if option.choices is None:
         return CheckBox(name=option.name, text=option.label, tooltip=option.tooltip)
-    chooser = ComboBox(name=option.name, choices=option.choices(), tooltip=option.tooltip)
+    choices = option.choices
+
+    def offered(_: Any) -> Any:  # asked again by reset_choices: the user may train a model
+        return choices()
+
+    chooser = ComboBox(name=option.name, choices=offered, tooltip=option.tooltip)
     narrow(chooser)
     return chooser
 
