@@ -137,17 +137,20 @@ class Session:
         self._save(name, part[:end])
         return part[:end]
 
-    def beside(self, name: str, pictures: list[NDArray[np.uint8]]) -> None:
-        """Put pictures beside each other, on the ground of the first."""
-        height = max(len(one) for one in pictures)
-        ground = pictures[0][-1, -1]
-        padded = []
-        for one in pictures:
-            sheet = np.empty((height, one.shape[1] + GAP, 3), np.uint8)
-            sheet[:] = ground
-            sheet[: len(one), : one.shape[1]] = one
-            padded.append(sheet)
-        self._save(name, np.concatenate(padded, axis=1)[:, :-GAP])
+    def together(self, name: str, pictures: list[NDArray[np.uint8]]) -> None:
+        """Put pictures of one width together, two in a row, on the ground of the first."""
+        rows = [pictures[at : at + 2] for at in range(0, len(pictures), 2)]
+        width = 2 * pictures[0].shape[1] + GAP
+        height = sum(max(map(len, row)) for row in rows) + GAP * (len(rows) - 1)
+        sheet = np.empty((height, width, 3), np.uint8)
+        sheet[:] = pictures[0][-1, -1]
+        top = 0
+        for row in rows:
+            for column, one in enumerate(row):
+                left = column * (one.shape[1] + GAP)
+                sheet[top : top + len(one), left : left + one.shape[1]] = one
+            top += max(map(len, row)) + GAP
+        self._save(name, sheet)
 
     def _grab(self) -> NDArray[np.uint8]:
         picture = self.viewer.screenshot(canvas_only=False, flash=False)
@@ -217,7 +220,7 @@ def thermal(folder: Path) -> None:
         here.start(panel)
         panel.wait()
         states.append(here.only("panel-unreliable", panel))
-        here.beside("panel", states)
+        here.together("panel", states)
 
     with session(folder) as here:
         _fixed, moving = here.viewer.open_sample("napari-busref", "thermal")
