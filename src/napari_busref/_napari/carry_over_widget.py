@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import ComboBox
 from napari.layers import Image
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QEventLoop, Qt, Signal
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QFileDialog,
     QGridLayout,
     QLabel,
-    QPushButton,
     QVBoxLayout,
     QWidget,
 )
@@ -27,10 +25,10 @@ from napari_busref._napari.carry_over import (
     place_on,
     put_layers,
 )
+from napari_busref._napari.forms import label, named_button, narrow, tab_order
 from napari_busref._napari.layers import METADATA_KEY
-from napari_busref._napari.settings_group import narrow
 from napari_busref._napari.words import error_text
-from napari_busref._napari.worker import Job, start_job
+from napari_busref._napari.worker import Stopper, serve_until, start_job
 from napari_busref.transform import EXTENSION
 
 if TYPE_CHECKING:
@@ -44,17 +42,6 @@ __all__ = ["CarryOver"]
 _log = logging.getLogger(__name__)
 
 _NAMES_SHOWN = 6
-
-
-class _Stopper:
-    """Stops the running job; outlives the panel, whose end it reacts to."""
-
-    job: Job | None = None
-
-    def let_go(self) -> None:
-        if self.job is not None:
-            self.job.let_go()
-            self.job = None
 
 
 class CarryOver(QWidget):
@@ -94,7 +81,7 @@ class CarryOver(QWidget):
         self._viewer = napari_viewer
         self._known: list[KnownTransform] = []
         self._filling = False
-        self._stopper = _Stopper()
+        self._stopper = Stopper()
         self._make_controls()
         self._lay_out()
         self.destroyed.connect(self._stopper.let_go)
@@ -177,10 +164,7 @@ class CarryOver(QWidget):
     def wait(self) -> None:
         """Serve the window until all is carried over."""
         if self.running:
-            loop = QEventLoop()
-            self.idle.connect(loop.quit)
-            self.destroyed.connect(loop.quit)
-            loop.exec()
+            serve_until(self.idle, self.destroyed)
 
     def open_file(self, path: str) -> bool:
         """Open a transform file, and choose its transform.
@@ -361,21 +345,21 @@ class CarryOver(QWidget):
         )
         for chooser in (self.transform, self.direction, self.moving):
             narrow(chooser)
-        self.open_button = _button(
+        self.open_button = named_button(
             "&Open…", "Open a transform file (.busref.h5) and choose its transform"
         )
-        self.selected = _label("selected")
-        self.carry_button = _button(
+        self.selected = label("selected")
+        self.carry_button = named_button(
             "&Carry over",
             "Add the selected layers on the other image: images are resampled (labels keep their\n"
             "numbers), points, shapes, vectors and tracks are moved",
         )
-        self.place_button = _button(
+        self.place_button = named_button(
             "&Place without resampling",
             "Set the affine of the selected layers, so that they lie on the other image as far\n"
             "as shift, rotation, scale and shear go. No pixel changes; no layer is added",
         )
-        self.stage = _label("stage")
+        self.stage = label("stage")
         self.stage.hide()
         self.transform.changed.connect(self._transform_chosen)
         self.direction.changed.connect(self._update)
@@ -404,16 +388,14 @@ class CarryOver(QWidget):
         for widget in (self.selected, self.carry_button, self.place_button, self.stage):
             layout.addWidget(widget)
         layout.addStretch()
-        chain = [
+        tab_order(
             self.transform.native,
             self.open_button,
             self.direction.native,
             self.moving.native,
             self.carry_button,
             self.place_button,
-        ]
-        for first, second in pairwise(chain):
-            QWidget.setTabOrder(first, second)
+        )
 
 
 def _carry(
@@ -441,18 +423,3 @@ def _carry(
 
 def _count(layers: list[Layer]) -> str:
     return f"{len(layers)} layer" + ("" if len(layers) == 1 else "s")
-
-
-def _button(text: str, tooltip: str) -> QPushButton:
-    button = QPushButton(text)
-    button.setObjectName(text.replace("&", "").lower())
-    button.setToolTip(tooltip)
-    return button
-
-
-def _label(name: str) -> QLabel:
-    label = QLabel()
-    label.setObjectName(name)
-    label.setWordWrap(True)
-    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    return label

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import ComboBox
 from napari.layers import Image
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import QEvent, QEventLoop, Qt, QTimer, Signal
+from qtpy.QtCore import QEvent, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
-    QComboBox,
     QDoubleSpinBox,
     QFileDialog,
     QFormLayout,
@@ -40,10 +39,11 @@ from napari_busref._napari.compare_source import (
     view_window,
 )
 from napari_busref._napari.compare_view import ComparisonView, camera_of
+from napari_busref._napari.forms import label, narrow
 from napari_busref._napari.layers import METADATA_KEY
 from napari_busref._napari.metrics_table import MetricsTable
 from napari_busref._napari.words import error_text
-from napari_busref._napari.worker import Job, start_job
+from napari_busref._napari.worker import Job, serve_until, start_job
 from napari_busref.transform import Transform
 
 if TYPE_CHECKING:
@@ -289,10 +289,7 @@ class LookAndJudge(QWidget):
     def wait(self) -> None:
         """Serve the window until nothing is under way."""
         if self._busy():
-            loop = QEventLoop()
-            self.idle.connect(loop.quit)
-            self.destroyed.connect(loop.quit)
-            loop.exec()
+            serve_until(self.idle, self.destroyed)
 
     def reset_choices(self, event: Any = None) -> None:
         """Offer the layers that there are now; napari calls this when they change."""
@@ -386,8 +383,8 @@ class LookAndJudge(QWidget):
         )
         self.button = QPushButton()
         self.button.setObjectName("compare")
-        self.legend = _text_label("legend")
-        self.hint = _text_label("hint")
+        self.legend = label("legend")
+        self.hint = label("hint")
         self.hint.setStyleSheet(
             f"QLabel {{ border-left: 4px solid {_WRONG}; padding-left: 6px; }}"
         )
@@ -704,16 +701,5 @@ class LookAndJudge(QWidget):
 
 def _chooser(name: str, tooltip: str, choices: Any, **options: Any) -> ComboBox:
     chooser = ComboBox(name=name, tooltip=tooltip, choices=choices, **options)
-    box = chooser.native
-    # long layer names must not make the panel wide
-    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(12)
+    narrow(chooser)
     return chooser
-
-
-def _text_label(name: str) -> QLabel:
-    label = QLabel()
-    label.setObjectName(name)
-    label.setWordWrap(True)
-    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    return label

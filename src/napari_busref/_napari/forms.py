@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
+from magicgui.widgets import ComboBox
 from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import (
+    QComboBox,
     QFileDialog,
     QFormLayout,
     QFrame,
@@ -27,9 +30,13 @@ __all__ = [
     "button",
     "folded",
     "form",
+    "label",
     "line",
+    "named_button",
+    "narrow",
     "row",
     "scrolled",
+    "tab_order",
     "text",
     "whole",
     "with_browser",
@@ -63,14 +70,41 @@ def button(text: str, tooltip: str, clicked: Callable[[], Any]) -> QPushButton:
     return made
 
 
+def named_button(text: str, tooltip: str) -> QPushButton:
+    """A button whose object name is what it says."""
+    made = QPushButton(text)
+    made.setObjectName(text.replace("&", "").lower())
+    made.setToolTip(tooltip)
+    return made
+
+
+def label(name: str) -> QLabel:
+    """Text, rich where it looks so, that wraps and can be copied."""
+    made = QLabel()
+    made.setObjectName(name)
+    made.setWordWrap(True)
+    made.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    return made
+
+
 def text(name: str) -> QLabel:
     """Plain text that wraps and can be copied."""
-    label = QLabel()
-    label.setObjectName(name)
-    label.setTextFormat(Qt.TextFormat.PlainText)
-    label.setWordWrap(True)
-    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    return label
+    made = label(name)
+    made.setTextFormat(Qt.TextFormat.PlainText)
+    return made
+
+
+def narrow(chooser: ComboBox) -> None:
+    """Keep long names from making the panel wide."""
+    box = chooser.native
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(12)
+
+
+def tab_order(*widgets: QWidget) -> None:
+    """Let the Tab key go from one widget to the next."""
+    for first, second in pairwise(widgets):
+        QWidget.setTabOrder(first, second)
 
 
 def row(*widgets: QWidget) -> QWidget:
@@ -110,12 +144,12 @@ def form(*rows: tuple[str, QWidget]) -> QWidget:
         if not text:
             layout.addRow(widget)
             continue
-        label = QLabel(text)
+        word = QLabel(text)
         # the same in every form of a panel
-        label.setMinimumWidth(label.fontMetrics().horizontalAdvance("Learning rate"))
-        label.setBuddy(widget)
-        label.setToolTip(widget.toolTip())
-        layout.addRow(label, widget)
+        word.setMinimumWidth(word.fontMetrics().horizontalAdvance("Learning rate"))
+        word.setBuddy(widget)
+        word.setToolTip(widget.toolTip())
+        layout.addRow(word, widget)
     return box
 
 

@@ -9,14 +9,14 @@ from magicgui.types import FileDialogMode
 from magicgui.widgets import CheckBox, ComboBox, FileEdit
 from napari.layers import Image
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QEventLoop, Qt, Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFormLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from napari_busref._napari.layers import Plane, guess_pair, shown_plane
 from napari_busref._napari.start import keep_start
 from napari_busref._napari.transform_io import METADATA_KEY, import_transform
 from napari_busref._napari.words import error_text
-from napari_busref._napari.worker import Job, start_job
+from napari_busref._napari.worker import Stopper, serve_until, start_job
 from napari_busref.interchange.files import READABLE
 from napari_busref.progress import check
 
@@ -25,17 +25,6 @@ if TYPE_CHECKING:
     from napari.layers import Vectors
 
 __all__ = ["ImportTransform"]
-
-
-class _Stopper:
-    """Lets the running job go; outlives the panel, whose end it reacts to."""
-
-    job: Job | None = None
-
-    def let_go(self) -> None:
-        if self.job is not None:
-            self.job.let_go()
-            self.job = None
 
 
 class ImportTransform(QWidget):
@@ -69,7 +58,7 @@ class ImportTransform(QWidget):
         self._choosing = False
         self._pair: tuple[Image | None, Image | None] = (None, None)
         self._request: tuple[Image, Plane, Plane] | None = None
-        self._stopper = _Stopper()
+        self._stopper = Stopper()
         self.path = FileEdit(
             name="transform_file",
             mode=FileDialogMode.EXISTING_FILE,
@@ -158,10 +147,7 @@ class ImportTransform(QWidget):
     def wait(self) -> None:
         """Serve the window until the file has been read."""
         if self.running:
-            loop = QEventLoop()
-            self.idle.connect(loop.quit)
-            self.destroyed.connect(loop.quit)
-            loop.exec()
+            serve_until(self.idle, self.destroyed)
 
     def reset_choices(self, event: Any = None) -> None:
         """Offer the image layers that there are now; napari calls this when they change."""

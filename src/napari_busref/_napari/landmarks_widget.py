@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
@@ -13,7 +12,7 @@ from magicgui.widgets import ComboBox
 from napari.layers import Image
 from napari.utils.notifications import show_error, show_info
 from numpy.typing import NDArray
-from qtpy.QtCore import QEventLoop, Qt, QTimer, Signal
+from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtGui import QBrush, QColor, QFont, QKeySequence, QShortcut
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -22,13 +21,13 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QHeaderView,
     QLabel,
-    QPushButton,
     QTableWidget,
     QTableWidgetItem,
     QVBoxLayout,
     QWidget,
 )
 
+from napari_busref._napari.forms import label, named_button, narrow, tab_order
 from napari_busref._napari.landmark_pairs import COLOURS, LandmarkPairs, Side
 from napari_busref._napari.landmark_result import (
     LandmarkResult,
@@ -39,10 +38,9 @@ from napari_busref._napari.landmark_result import (
 from napari_busref._napari.layers import guess_pair
 from napari_busref._napari.planes import Plane, shown_plane
 from napari_busref._napari.results import update_layers
-from napari_busref._napari.settings_group import narrow
 from napari_busref._napari.start import keep_start
 from napari_busref._napari.words import error_text
-from napari_busref._napari.worker import Job, start_job
+from napari_busref._napari.worker import Stopper, serve_until, start_job
 from napari_busref.landmarks import LandmarkFit, LandmarkModel, fit_landmarks
 from napari_busref.transform import Transform
 
@@ -60,17 +58,6 @@ _COLUMNS = ("no.", "visible", "infrared", "residual", "left out")
 _WORST = "#d64545"
 _DELAY = 60  # ms after the last change of the points before they are fitted
 _SIDES: dict[Side, str] = {"fixed": "visible", "moving": "infrared"}
-
-
-class _Stopper:
-    """Stops the running job; outlives the panel, whose end it reacts to."""
-
-    job: Job | None = None
-
-    def let_go(self) -> None:
-        if self.job is not None:
-            self.job.let_go()
-            self.job = None
 
 
 class Landmarks(QWidget):
@@ -119,7 +106,7 @@ class Landmarks(QWidget):
         self._turn: Side | None = None  # where the next landmark goes; None: not placing
         self._visible: list[tuple[Layer, bool]] = []  # as it was before placing began
         self._filling = False
-        self._stopper = _Stopper()
+        self._stopper = Stopper()
         self._make_controls()
         self._lay_out()
         self._later = QTimer(self)
@@ -241,10 +228,7 @@ class Landmarks(QWidget):
     def wait(self) -> None:
         """Serve the window until the work has ended."""
         if self.running:
-            loop = QEventLoop()
-            self.idle.connect(loop.quit)
-            self.destroyed.connect(loop.quit)
-            loop.exec()
+            serve_until(self.idle, self.destroyed)
 
     def delete_selected(self) -> None:
         """Remove the landmarks of the selected rows from both images."""
@@ -584,7 +568,7 @@ class Landmarks(QWidget):
         )
         for chooser in (self.moving, self.fixed, self.model):
             narrow(chooser)
-        self.place_button = _button(
+        self.place_button = named_button(
             "&Place landmarks",
             "Click the same place on both images, in turn. Press again to end.\n"
             "A point can be dragged with napari's own select tool, and deleted on one image alone",
@@ -593,7 +577,7 @@ class Landmarks(QWidget):
         self.alone = QCheckBox("Show &only the image to click on")
         self.alone.setToolTip("While placing: hide all other images, and keep the place in view")
         self.alone.setChecked(True)
-        self.turn = _label("turn")
+        self.turn = label("turn")
         self.table = QTableWidget(0, len(_COLUMNS))
         self.table.setObjectName("pairs")
         self.table.setHorizontalHeaderLabels(_COLUMNS)
@@ -611,21 +595,21 @@ class Landmarks(QWidget):
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(len(_COLUMNS) - 1, QHeaderView.ResizeMode.Stretch)
         self.table.setMinimumHeight(160)
-        self.delete_button = _button(
+        self.delete_button = named_button(
             "&Delete pair", "Remove the selected landmarks from both images (Del)"
         )
-        self.summary = _label("summary")
-        self.start_button = _button(
+        self.summary = label("summary")
+        self.start_button = named_button(
             "Use as &start",
             "Register from here: opens 'Register and fuse' and runs it with what is set there.\n"
             "The start is kept until one of the two layers is moved",
         )
-        self.result_button = _button(
+        self.result_button = named_button(
             "Use as the &result",
             "Add the warped layer, the mask and the displacement of this very fit, "
             "without registering",
         )
-        self.stage = _label("stage")
+        self.stage = label("stage")
         self.stage.hide()
         self.place_button.clicked.connect(self._place_clicked)
         self.alone.toggled.connect(self._alone_changed)
@@ -664,7 +648,7 @@ class Landmarks(QWidget):
         layout.addWidget(self.summary)
         layout.addLayout(use)
         layout.addWidget(self.stage)
-        chain = [
+        tab_order(
             self.moving.native,
             self.fixed.native,
             self.place_button,
@@ -674,9 +658,7 @@ class Landmarks(QWidget):
             self.delete_button,
             self.start_button,
             self.result_button,
-        ]
-        for first, second in pairwise(chain):
-            QWidget.setTabOrder(first, second)
+        )
 
 
 def _computed(
@@ -702,18 +684,3 @@ def _add_row(grid: QGridLayout, row: int, text: str, chooser: ComboBox) -> None:
     label.setToolTip(chooser.tooltip)
     grid.addWidget(label, row, 0)
     grid.addWidget(chooser.native, row, 1)
-
-
-def _button(text: str, tooltip: str) -> QPushButton:
-    button = QPushButton(text)
-    button.setObjectName(text.replace("&", "").lower())
-    button.setToolTip(tooltip)
-    return button
-
-
-def _label(name: str) -> QLabel:
-    label = QLabel()
-    label.setObjectName(name)
-    label.setWordWrap(True)
-    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    return label

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from itertools import pairwise
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import ComboBox
 from napari.layers import Image, Labels
 from napari.utils.notifications import show_error, show_info, show_warning
-from qtpy.QtCore import QEventLoop, Qt, QTimer, Signal
+from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
@@ -23,16 +22,16 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_busref._napari.forms import Scroll
+from napari_busref._napari.forms import Scroll, label, narrow, tab_order
 from napari_busref._napari.layers import METADATA_KEY, guess_pair, shown_plane
 from napari_busref._napari.results import FIELD_ROLES, show_field, update_layers
 from napari_busref._napari.run import Outcome, Request, field_layers, run
 from napari_busref._napari.settings import Settings
-from napari_busref._napari.settings_group import SettingsGroup, narrow
+from napari_busref._napari.settings_group import SettingsGroup
 from napari_busref._napari.start import start_transform
 from napari_busref._napari.undo import Undo
 from napari_busref._napari.words import error_text, quality_html
-from napari_busref._napari.worker import Job, start_job
+from napari_busref._napari.worker import Stopper, serve_until, start_job
 
 if TYPE_CHECKING:
     import napari
@@ -48,17 +47,6 @@ _STEPS = 1000  # of the progress bar
 _RELIABLE, _UNRELIABLE, _FAILED = "#3fa34d", "#e3a008", "#d64545"
 _GRACE = 400  # ms that a cancelled run has to end by itself
 _TICK = 100  # ms between two looks at the clock
-
-
-class _Stopper:
-    """Stops the running job; outlives the panel, whose end it reacts to."""
-
-    job: Job | None = None
-
-    def let_go(self) -> None:
-        if self.job is not None:
-            self.job.let_go()
-            self.job = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +141,7 @@ class RegisterAndFuse(QWidget):
             for word in ("visible", "infrared")
         )
         self.advanced = SettingsGroup([self.fixed_mask, self.moving_mask])
-        self.hint = _text_label("hint")
+        self.hint = label("hint")
         self.hint.setStyleSheet(_edge(_UNRELIABLE))
         self.button = QPushButton()
         self.button.setObjectName("run")
@@ -167,8 +155,8 @@ class RegisterAndFuse(QWidget):
         self.bar.setRange(0, _STEPS)
         self.bar.setTextVisible(False)
         self.bar.setToolTip("How much of the run is done")
-        self.stage = _text_label("stage")
-        self.quality = _text_label("quality")
+        self.stage = label("stage")
+        self.quality = label("quality")
         self._lay_out()
 
         self._clock = QTimer(self)
@@ -182,7 +170,7 @@ class RegisterAndFuse(QWidget):
         self._turn.setInterval(0)
         self._turn.setSingleShot(True)
         self._turn.timeout.connect(self._place_next)
-        self._stopper = _Stopper()
+        self._stopper = Stopper()
         self.destroyed.connect(self._stopper.let_go)
         self.button.clicked.connect(self._button_clicked)
         self.undo_button.clicked.connect(self.undo)
@@ -289,10 +277,7 @@ class RegisterAndFuse(QWidget):
     def wait(self) -> None:
         """Serve the window until the run has ended."""
         if self.running:
-            loop = QEventLoop()
-            self.idle.connect(loop.quit)
-            self.destroyed.connect(loop.quit)
-            loop.exec()
+            serve_until(self.idle, self.destroyed)
 
     def undo(self) -> None:
         """Put the layers back to where they were before the last run."""
@@ -586,16 +571,14 @@ class RegisterAndFuse(QWidget):
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(Scroll(content))
-        chain = [
+        tab_order(
             self.moving.native,
             self.fixed.native,
             self.swap,
             *self.advanced.tab_order(),
             self.button,
             self.undo_button,
-        ]
-        for first, second in pairwise(chain):
-            QWidget.setTabOrder(first, second)
+        )
 
 
 def _known(layer: Layer) -> dict[str, Any]:
@@ -618,11 +601,3 @@ def _layer_chooser(name: str, tooltip: str, choices: Any, nullable: bool = False
 def _edge(colour: str) -> str:
     """A coloured edge: readable in dark and light themes, unlike coloured text."""
     return f"QLabel {{ border-left: 4px solid {colour}; padding-left: 6px; }}"
-
-
-def _text_label(name: str) -> QLabel:
-    label = QLabel()
-    label.setObjectName(name)
-    label.setWordWrap(True)
-    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    return label

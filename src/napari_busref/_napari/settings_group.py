@@ -9,12 +9,13 @@ from typing import Any
 from magicgui.widgets import CheckBox, ComboBox
 from qtpy.QtCore import Signal
 from qtpy.QtGui import QIcon
-from qtpy.QtWidgets import QComboBox, QFormLayout, QGridLayout, QLabel, QWidget
+from qtpy.QtWidgets import QFormLayout, QGridLayout, QLabel, QWidget
 from superqt import QCollapsible
 
+from napari_busref._napari.forms import narrow
 from napari_busref._napari.settings import OPTIONS, Option, Remembered, Settings
 
-__all__ = ["SettingsGroup", "narrow"]
+__all__ = ["SettingsGroup"]
 
 _OUTPUTS = ("warped", "mask", "fused")
 
@@ -137,13 +138,6 @@ class SettingsGroup(QCollapsible):
             control.enabled = name not in unused
             if name in self._labels:
                 self._labels[name].setEnabled(name not in unused)
-
-
-def narrow(chooser: ComboBox) -> None:
-    """Keep long names from making the panel wide."""
-    box = chooser.native
-    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(12)
 
 
 def _add_row(layout: QFormLayout, text: str, control: Any) -> QLabel:

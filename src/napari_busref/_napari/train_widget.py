@@ -6,24 +6,22 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import ComboBox
 from napari.utils.notifications import show_error, show_info, show_warning
-from qtpy.QtCore import QEventLoop, QObject, QTimer, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QProgressBar, QWidget
 
-from napari_busref._napari.forms import button, form, row, scrolled, text
+from napari_busref._napari.forms import button, form, narrow, row, scrolled, tab_order, text
 from napari_busref._napari.loss_curve import LossCurve
-from napari_busref._napari.settings_group import narrow
 from napari_busref._napari.training_preview import PreviewLayers
 from napari_busref._napari.training_settings import TrainingSettings
 from napari_busref._napari.training_source import TrainingSource
 from napari_busref._napari.words import error_text
-from napari_busref._napari.worker import Job, start_job
+from napari_busref._napari.worker import Stopper, serve_until, start_job
 from napari_busref.models.user_models import list_user_models, remove_user_model
 from napari_busref.training.aligned import AlignedPair
 from napari_busref.training.fine_recipes import HEADLINES
@@ -53,17 +51,6 @@ _log = logging.getLogger(__name__)
 _STEPS = 1000  # of the progress bar
 _BETTER, _WORSE = "#3fa34d", "#e3a008"
 _TICK = 200  # ms between two looks at the clock
-
-
-class _Stopper:
-    """Stops the running job; outlives the panel, whose end it reacts to."""
-
-    job: Job | None = None
-
-    def let_go(self) -> None:
-        if self.job is not None:
-            self.job.let_go()
-            self.job = None
 
 
 class _Live(QObject):
@@ -160,7 +147,7 @@ class TrainOnMyData(QWidget):
         self._started = 0.0
         self._report = ("", 0.0)
         self._preview = PreviewLayers(napari_viewer.layers)
-        self._stopper = _Stopper()
+        self._stopper = Stopper()
         self._live: _Live | None = None
         self.source = TrainingSource(napari_viewer)
         self.choices = TrainingSettings()
@@ -223,10 +210,7 @@ class TrainOnMyData(QWidget):
     def wait(self) -> None:
         """Serve the window until the training has ended."""
         if self.running:
-            loop = QEventLoop()
-            self.idle.connect(loop.quit)
-            self.destroyed.connect(loop.quit)
-            loop.exec()
+            serve_until(self.idle, self.destroyed)
 
     def discard(self) -> None:
         """Delete the chosen unfinished training."""
@@ -471,7 +455,7 @@ class TrainOnMyData(QWidget):
             self.unfinished_row,
             self.models_row,
         )
-        chain = [
+        tab_order(
             *self.source.tab_order(),
             *self.choices.tab_order(),
             self.button,
@@ -481,6 +465,4 @@ class TrainOnMyData(QWidget):
             self.discard_button,
             self.models.native,
             self.remove_model_button,
-        ]
-        for first, second in pairwise(chain):
-            QWidget.setTabOrder(first, second)
+        )

@@ -9,8 +9,7 @@ from typing import Any
 from magicgui.widgets import ComboBox
 from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QVBoxLayout, QWidget
 
-from napari_busref._napari.forms import folded, form, line, whole, with_browser
-from napari_busref._napari.settings_group import narrow
+from napari_busref._napari.forms import folded, form, line, narrow, whole, with_browser
 from napari_busref.training.fine_recipes import base_models
 from napari_busref.training.plans import trainings_folder
 

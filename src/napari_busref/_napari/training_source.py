@@ -10,9 +10,8 @@ from napari.layers import Image
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QListWidget, QVBoxLayout, QWidget
 
-from napari_busref._napari.forms import button, form, line, row, with_browser
+from napari_busref._napari.forms import button, form, line, narrow, row, with_browser
 from napari_busref._napari.layers import METADATA_KEY, guess_pair
-from napari_busref._napari.settings_group import narrow
 from napari_busref._napari.training_pairs import layer_pairs
 from napari_busref.training.aligned import AlignedPair, pairs_in_folders
 

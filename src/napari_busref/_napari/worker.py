@@ -9,10 +9,11 @@ from typing import Any
 
 from napari.qt.threading import GeneratorWorkerSignals, WorkerBase, create_worker
 from napari.utils.notifications import notification_manager
+from qtpy.QtCore import QEventLoop
 
 from napari_busref.progress import Cancelled
 
-__all__ = ["Job", "start_job"]
+__all__ = ["Job", "Stopper", "serve_until", "start_job"]
 
 
 class Job(WorkerBase):
@@ -84,6 +85,26 @@ class Job(WorkerBase):
         if stage != self._last[0] or fraction - self._last[1] >= 0.002:
             self._last = (stage, fraction)
             self.yielded.emit((stage, fraction))
+
+
+class Stopper:
+    """Lets the running job go; outlives the panel, whose end it reacts to."""
+
+    job: Job | None = None
+
+    def let_go(self) -> None:
+        """Do without the job, if there is one."""
+        if self.job is not None:
+            self.job.let_go()
+            self.job = None
+
+
+def serve_until(*signals: Any) -> None:
+    """Serve the window until one of the signals is emitted."""
+    loop = QEventLoop()
+    for signal in signals:
+        signal.connect(loop.quit)
+    loop.exec()
 
 
 def start_job(
