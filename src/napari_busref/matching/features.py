@@ -27,7 +27,7 @@ def describe_local(
     What is switched off is 0, and correlates with nothing.
     """
     # what lies next to the border of the content shows the border
-    known = 1 - F.max_pool2d(1 - view.valid, 2 * _MARGIN + 1, 1, _MARGIN)
+    known = _inner(view.valid, _MARGIN)
     gx, gy = (spatial_gradient(_blurred(view.image, 0.7))[:, 0] * known).split(1, 1)
     sharp = (gx.square() + gy.square() + 1e-8).sqrt()
     gx, gy = (spatial_gradient(_blurred(view.image, 1.5))[:, 0] * known).split(1, 1)
@@ -49,6 +49,13 @@ def _standardised(image: Tensor, known: Tensor, around: Tensor) -> Tensor:
     departure = (image - mean) * known
     variance = _blurred(departure.square(), _SURROUNDINGS) / around
     return departure / (variance + 4e-5).sqrt()
+
+
+def _inner(valid: Tensor, margin: int) -> Tensor:
+    """The valid pixels that lie further than ``margin`` from all others."""
+    if bool(valid.all()):
+        return valid
+    return 1 - F.max_pool2d(1 - valid, 2 * margin + 1, 1, margin)
 
 
 def _blurred(image: Tensor, sigma: float) -> Tensor:
@@ -135,15 +142,11 @@ def edge_directions(view: View, sigma: float = 1.0) -> Tensor:
     ``(gx² - gy², 2 gx gy) / (|g|² + mean |g|²)``: a bright and a dark side count the same, and
     strong edges do not outweigh the rest. 0 where the view is not valid or next to that.
     """
-    size = 2 * round(3 * sigma) + 1
-    smooth = gaussian_blur2d(view.image, (size, size), (sigma, sigma), "reflect")
+    smooth = _blurred(view.image, sigma)
     padded = F.pad(smooth, (1, 1, 1, 1), mode="replicate")
     gx = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
     gy = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
-    border = round(2 * sigma) + 1
-    inner = view.valid
-    if not bool(inner.all()):
-        inner = 1 - F.max_pool2d(1 - inner, 2 * border + 1, 1, border)
+    inner = _inner(view.valid, round(2 * sigma) + 1)
     power = (gx.square() + gy.square()) * inner
     total = inner.sum((-2, -1), keepdim=True).clamp_min(1)
     mean = power.sum((-2, -1), keepdim=True) / total

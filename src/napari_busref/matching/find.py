@@ -142,8 +142,12 @@ def find(
         }
         watch.lap("search")
 
+    judged: dict[int, tuple[Estimate, float]] = {}  # the estimate too: its id stays its own
+
     def judge(estimate: Estimate) -> float:
-        return edge_score(reference, moving, estimate)
+        if id(estimate) not in judged:
+            judged[id(estimate)] = (estimate, edge_score(reference, moving, estimate))
+        return judged[id(estimate)][1]
 
     reporter.step("judging", 0.6)
     scores: dict[str, float] = {}
@@ -185,9 +189,7 @@ def _float_type(module: nn.Module) -> torch.dtype:
     return next(types, torch.float32)
 
 
-def edge_score(
-    fixed: Reference, moving: View, estimate: Estimate, side: int = _JUDGED_AT
-) -> float:
+def edge_score(fixed: Reference, moving: View, estimate: Estimate) -> float:
     """How far the directions of the edges agree in the overlap, in [-1, 1].
 
     No network has seen it and neither candidate maximised it, so it can judge between them.

@@ -40,7 +40,7 @@ def offsets(radius: int, like: Tensor) -> Tensor:
     return torch.stack([x.flatten(), y.flatten()], 1)
 
 
-def pool_votes(window: Tensor, weight: Tensor, reach: int, stride: int = 1) -> Tensor:
+def pool_votes(window: Tensor, weight: Tensor, reach: int) -> Tensor:
     """Average correlations over the cells around each one.
 
     One cell's correlations have many peaks; the offset that neighbours share remains.
@@ -53,11 +53,9 @@ def pool_votes(window: Tensor, weight: Tensor, reach: int, stride: int = 1) -> T
         (B, 1, h, w), how much each fixed cell counts.
     reach : int
         Odd side of the square of cells.
-    stride : int
-        Only every so many cells, beginning with the first.
     """
     if reach == 1:
-        return window[..., ::stride, ::stride]
-    votes = F.avg_pool2d(window * weight, reach, stride, reach // 2)
-    voters = F.avg_pool2d(weight, reach, stride, reach // 2)
+        return window
+    votes = F.avg_pool2d(window * weight, reach, 1, reach // 2)
+    voters = F.avg_pool2d(weight, reach, 1, reach // 2)
     return votes / voters.clamp_min(1e-3)

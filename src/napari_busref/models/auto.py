@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from napari_busref.matching.features import Networks
+from napari_busref.matching.features import Networks, Reference
 from napari_busref.models.geometry import Estimate, identity_theta
 from napari_busref.progress import Reporter
 
@@ -44,7 +44,6 @@ class Auto(nn.Module):
     ) -> Estimate:
         """Register a pair (1, 1, H, W) in [0, 1] of one size."""
         from napari_busref._inference import Stopwatch
-        from napari_busref.matching.features import Reference
         from napari_busref.matching.find import Options, find
         from napari_busref.matching.views import View
 

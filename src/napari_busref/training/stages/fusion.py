@@ -7,12 +7,13 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from napari_busref.datasets import load_pairs
 from napari_busref.metrics.fusion import nabf, qabf, scd, ssim, vif
 from napari_busref.training.config import Recipe
 from napari_busref.training.data import Crops, PairStore
+from napari_busref.training.fusion_losses import pyramid_gradient_loss
 from napari_busref.training.stages.base import Stage
 
 _SCORES = {"qabf": qabf, "vif": vif, "scd": scd, "ssim": ssim, "nabf": nabf}
@@ -26,6 +27,19 @@ class FusionStage(Stage):
     def draw(self, store: PairStore) -> Crops:
         """Draw aligned crops."""
         return store.draw(self.recipe.batch, self.recipe.data)
+
+    def detail_loss(self, fused: Tensor, visible: Tensor, infrared: Tensor) -> Tensor:
+        """`pyramid_gradient_loss` as the recipe sets it."""
+        weights = self.recipe.fusion
+        return pyramid_gradient_loss(
+            fused,
+            visible,
+            infrared,
+            weights.gains,
+            window=weights.window,
+            power=weights.power,
+            noise=weights.noise,
+        )
 
     def validate(self, device: torch.device) -> dict[str, float]:
         """Mean scores on the val pairs of the first data set."""

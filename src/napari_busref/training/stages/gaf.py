@@ -7,7 +7,7 @@ from torch import Tensor
 from napari_busref.models.gaf import Gaf, GafConfig
 from napari_busref.training.config import Recipe
 from napari_busref.training.data import Crops
-from napari_busref.training.fusion_losses import brightness_loss, pyramid_gradient_loss
+from napari_busref.training.fusion_losses import brightness_loss
 from napari_busref.training.losses import fusion_gradient_loss, similarity_loss
 from napari_busref.training.stages.fusion import FusionStage
 
@@ -38,15 +38,7 @@ class GafStage(FusionStage):
             parts["gradient"] = fusion_gradient_loss(fused, visible, infrared, weights.gamma)
             loss = loss + weights.fuse_gradient * parts["gradient"]
         if ours.detail:
-            parts["detail"] = pyramid_gradient_loss(
-                fused,
-                visible,
-                infrared,
-                ours.gains,
-                window=ours.window,
-                power=ours.power,
-                noise=ours.noise,
-            )
+            parts["detail"] = self.detail_loss(fused, visible, infrared)
             loss = loss + ours.detail * parts["detail"]
         if ours.brightness:
             parts["brightness"] = brightness_loss(fused, visible, infrared, side=16)

@@ -8,7 +8,6 @@ from napari_busref.models.bus import Bus
 from napari_busref.models.mda import Mda, MdaConfig
 from napari_busref.training.config import Recipe
 from napari_busref.training.data import Crops
-from napari_busref.training.fusion_losses import pyramid_gradient_loss
 from napari_busref.training.mda_losses import (
     feature_loss,
     image_loss,
@@ -58,14 +57,6 @@ class MdaStage(FusionStage):
             + weights.style * parts["style"]
         )
         if weights.detail:
-            parts["detail"] = pyramid_gradient_loss(
-                fused,
-                visible,
-                infrared,
-                weights.gains,
-                window=weights.window,
-                power=weights.power,
-                noise=weights.noise,
-            )
+            parts["detail"] = self.detail_loss(fused, visible, infrared)
             loss = loss + weights.detail * parts["detail"]
         return {"loss": loss, **parts}

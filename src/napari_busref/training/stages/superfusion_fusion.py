@@ -7,7 +7,7 @@ from torch import Tensor
 from napari_busref.models.superfusion_fusion import SuperFusionNet, SuperFusionNetConfig
 from napari_busref.training.config import Recipe
 from napari_busref.training.data import Crops
-from napari_busref.training.fusion_losses import brightness_loss, pyramid_gradient_loss
+from napari_busref.training.fusion_losses import brightness_loss
 from napari_busref.training.losses import intensity_loss, similarity_loss
 from napari_busref.training.stages.fusion import FusionStage
 
@@ -28,15 +28,7 @@ class SuperFusionFusionStage(FusionStage):
         weights = self.recipe.fusion
         parts = {
             "similarity": similarity_loss(fused, visible, infrared),
-            "detail": pyramid_gradient_loss(
-                fused,
-                visible,
-                infrared,
-                weights.gains,
-                window=weights.window,
-                power=weights.power,
-                noise=weights.noise,
-            ),
+            "detail": self.detail_loss(fused, visible, infrared),
             "intensity": intensity_loss(fused, visible, infrared),
             "brightness": brightness_loss(fused, visible, infrared, side=16),
         }
