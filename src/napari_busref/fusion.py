@@ -6,6 +6,7 @@ import os
 import threading
 from dataclasses import dataclass
 from numbers import Real
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -45,11 +46,17 @@ class FusionResult:
         What was asked for and what it ran on: model, device, versions. JSON can hold it.
     timings : dict
         Seconds of each stage and in total.
+    loss_weights : dict of ndarray, or None
+        What the model's learned loss asks for at every pixel, if that was wanted, as float32
+        (H, W): ``"visible"`` and ``"infrared"``, the weights of being near either image, which
+        add up to 1, and ``"gradient"``, in (0, 2), that of having the stronger gradient. 0 where
+        the infrared image has no content.
     """
 
     fused: NDArray[Any]
     parameters: dict[str, Any]
     timings: dict[str, float]
+    loss_weights: dict[str, NDArray[np.float32]] | None = None
 
 
 def fuse(
@@ -66,6 +73,7 @@ def fuse(
     tile: int | Literal["auto"] | None = "auto",
     mask: ArrayLike | None = None,
     feather: float = 16.0,
+    loss_weights: bool = False,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> FusionResult:
@@ -118,6 +126,9 @@ def fuse(
     feather : float
         Width in pixels of the band inside the border of the mask in which the fused image fades
         into the visible one. 0 switches abruptly.
+    loss_weights : bool
+        Also return the weights of the model's learned loss at every pixel. ``"refusion"`` has
+        some.
     progress : Progress, optional
         Called with the stage and the fraction done.
     cancel : threading.Event, optional
@@ -171,12 +182,20 @@ def fuse(
 
     reporter.step("loading the model", 0.1)
     with runner(chosen, "fusion", device, precision) as run:
+        if loss_weights and not hasattr(run.module, "loss_weights"):
+            raise ValueError(
+                f"loss_weights: {run.name} learns by no loss with weights of its own; use "
+                'model="refusion"'
+            )
         size = choose_size(run.module, run.name, shape, tile)
         watch.lap("load")
         reporter.step("fusing", 0.2)
-        change = np.zeros(shape, np.float32)
+        change, learned = np.zeros(shape, np.float32), None
+        if loss_weights:
+            learned = _loss_weights(run, visible, thermal, size, reporter.part(0.2, 0.3))
         if weight.any():
-            change = _change(run, visible, thermal, emphasis, size, reporter.part(0.2, 0.9))
+            start = 0.3 if loss_weights else 0.2
+            change = _change(run, visible, thermal, emphasis, size, reporter.part(start, 0.9))
         parameters = {
             "function": "fuse",
             "model": run.name,
@@ -201,7 +220,7 @@ def fuse(
     fused = _add(image, change * weight, colours, weight > 0, visible)
     watch.lap("compose")
     reporter.step("fused", 1.0)
-    return FusionResult(fused, parameters, watch.total())
+    return FusionResult(fused, parameters, watch.total(), learned)
 
 
 def _carry(
@@ -258,6 +277,31 @@ def _change(
         fused = run_tiles(network, run.module, seen, warmth, size, reporter)
     fused = more_infrared(fused, seen, warmth, emphasis[0])
     return more_detail(fused, emphasis[1]) - seen
+
+
+def _loss_weights(
+    run: Runner, visible: Prepared, thermal: Prepared, size: int | None, reporter: Reporter
+) -> dict[str, NDArray[np.float32]]:
+    """What the loss of the network asks for at every pixel: `FusionResult.loss_weights`."""
+    if not thermal.valid.any():
+        nothing = np.zeros(visible.grey.shape, np.float32)
+        return {name: nothing.copy() for name in ("visible", "infrared", "gradient")}
+    seen = fill_invalid(visible.grey, visible.valid)
+    warmth = fill_invalid(thermal.grey, thermal.valid)
+    names = ("visible", "infrared", "gradient")  # as in models.refusion.LossWeights
+    found = {}
+    for i, name in enumerate(names):
+
+        def weigh(
+            first: NDArray[np.float32], second: NDArray[np.float32], i: int = i
+        ) -> NDArray[np.float32]:
+            return to_array(run.module.loss_weights(run.tensor(first), run.tensor(second))[i])
+
+        part = reporter.part(i / len(names), (i + 1) / len(names))
+        proposal = SimpleNamespace(reach=run.module.weights_reach)
+        found[name] = run_tiles(weigh, proposal, seen, warmth, size or max(seen.shape), part)
+        found[name][~(visible.valid & thermal.valid)] = 0
+    return found
 
 
 def _fused(

@@ -12,6 +12,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from napari_busref.models.refusion import LossWeights
 from napari_busref.training import mda_losses, refusion_losses
+from napari_busref.training.config import FusionLossConfig
 from napari_busref.training.fusion_losses import (
     brightness_loss,
     energy_weights,
@@ -212,17 +213,16 @@ def test_proposed_loss_is_the_written_out_one(images: tuple[Tensor, Tensor, Tens
     fused, first, second = (image[:1] for image in images)
     share, strength = torch.rand(2, 1, 1, 24, 30, dtype=torch.float64)
     arrays = [image[0, 0].numpy() for image in (fused, first, second)]
-    gradients = [gradient(image) for image in arrays]
-    longer = (gradients[1] ** 2).sum(0) >= (gradients[2] ** 2).sum(0)
-    target = np.where(longer, gradients[1], gradients[2])
+    target = 1.2 * wanted(arrays[1], arrays[2], 3, 2.0, 0.01)
     near, weight = share[0, 0].numpy(), strength[0, 0].numpy()
     expected = (
         near * np.abs(arrays[0] - arrays[1])
         + (1 - near) * np.abs(arrays[0] - arrays[2])
-        + 3 * weight * np.abs(gradients[0] - target).sum(0)
+        + 3 * weight * np.abs(gradient(arrays[0]) - target).sum(0)
     ).mean()
     weights = LossWeights(share, 1 - share, strength)
-    found = refusion_losses.proposed_loss(fused, first, second, weights, 3.0)
+    settings = FusionLossConfig(gradient=3.0, window=3, power=2.0, noise=0.01, gains=(1.2,))
+    found = refusion_losses.proposed_loss(fused, first, second, weights, settings)
     assert float(found) == pytest.approx(expected, rel=1e-6)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from napari_busref import Cancelled, Transform, fuse, list_models
 from napari_busref.emphasis import more_detail, more_infrared
 from napari_busref.metrics.fusion import spatial_frequency
+from napari_busref.models.refusion import PRIORS, ReFusion, ReFusionConfig
 from napari_busref.samples import thermal_scene
 from napari_busref.tasks import TASKS, model_for
 
@@ -384,6 +385,32 @@ def test_emphasis_of_what_is_known():
     np.testing.assert_allclose(more_detail(impulse, 1), 2 * impulse - smooth, atol=1e-6)
 
 
+@pytest.mark.parametrize("prior", list(PRIORS))
+def test_learned_loss_weights_are_given_for_every_pixel(prior):
+    torch.manual_seed(0)
+    model = ReFusion(ReFusionConfig(width=8, heads=4, prior=prior))
+    nn.init.normal_(model.proposal[-1].weight, std=0.3)
+    visible, infrared, mask = texture(), texture(1), disk()
+    arguments = {"fixed": visible, "moving": infrared, "model": model, "device": "cpu"}
+    result = fuse(**arguments, loss_weights=True, mask=mask)
+    weights = result.loss_weights
+    assert list(weights) == ["visible", "infrared", "gradient"]
+    assert all(w.shape == SHAPE and w.dtype == np.float32 for w in weights.values())
+    assert all((w[~mask] == 0).all() for w in weights.values())
+    np.testing.assert_allclose((weights["visible"] + weights["infrared"])[mask], 1, atol=1e-6)
+    assert weights["infrared"][mask].std() > 0.01
+    assert 0 < weights["gradient"][mask].min() <= weights["gradient"].max() < 2
+    # they cost the fused image nothing, and are the same in tiles
+    plain = fuse(**arguments, mask=mask)
+    assert plain.loss_weights is None
+    assert np.array_equal(plain.fused, result.fused)
+    tiles = fuse(**arguments, mask=mask, loss_weights=True, tile=32).loss_weights
+    for name, whole in weights.items():
+        np.testing.assert_allclose(tiles[name], whole, atol=1e-5)
+    nothing = fuse(**arguments, loss_weights=True, mask=np.zeros(SHAPE)).loss_weights
+    assert all((w == 0).all() for w in nothing.values())
+
+
 @pytest.mark.parametrize("name", ["gaf", "guided-filter"])
 def test_bfloat16_stays_near_float32(name, device):
     sample = thermal_scene(0, (96, 128))
@@ -431,6 +458,7 @@ def test_bfloat16_stays_near_float32(name, device):
         ({"model": Mean(lambda *_: 3)}, TypeError, "model: Mean returned int"),
         ({"model": Mean(lambda v, _: v * torch.nan)}, ArithmeticError, "not finite"),
         ({"device": "cuda:77"}, ValueError, "device:"),
+        ({"loss_weights": True}, ValueError, 'loss_weights: average learns .* model="refusion"'),
     ],
 )
 def test_bad_arguments(change, error, message):

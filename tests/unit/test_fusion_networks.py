@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from napari_busref import fuse
 from napari_busref.models.gaf import Gaf, GafConfig
 from napari_busref.models.mda import DualAttention, Mda, MdaConfig
-from napari_busref.models.refusion import ChannelAttention, ReFusion, ReFusionConfig
+from napari_busref.models.refusion import PRIORS, ChannelAttention, ReFusion, ReFusionConfig
 from napari_busref.models.superfusion_fusion import (
     GlobalSpatialAttention,
     SuperFusionNet,
@@ -147,6 +147,31 @@ def test_loss_weights_of_refusion_share_every_pixel() -> None:
     torch.testing.assert_close(weights.first + weights.second, torch.ones(1, 1, 17, 23))
     assert float(weights.first.std()) > 0
     assert 0 < float(weights.gradient.min()) <= float(weights.gradient.max()) < 2
+
+
+@torch.no_grad()
+def test_each_prior_of_refusion_prefers_what_it_says() -> None:
+    y, x = torch.meshgrid(torch.arange(24.0), torch.arange(24.0), indexing="ij")
+    stripes, grey, dark = 0.5 + 0.1 * torch.sin(2 * x), 0.5 + 0 * x, 0.05 + 0 * y
+    preferred = {
+        "brighter": (grey, dark),
+        "sharper": (stripes, grey),
+    }
+    assert set(preferred) | {"equal"} == set(PRIORS)
+    for prior, pair in preferred.items():
+        model = ReFusion(ReFusionConfig(width=8, heads=4, prior=prior))
+        first, second = (image[None, None] for image in pair)
+        assert float(model.loss_weights(first, second).first.mean()) > 0.9
+        assert float(model.loss_weights(second, first).second.mean()) > 0.9
+    equal = ReFusion(ReFusionConfig(width=8, heads=4)).loss_weights(first, second)
+    torch.testing.assert_close(equal.first, equal.second)
+
+
+@torch.no_grad()
+def test_refusion_keeps_black_black() -> None:
+    """As around a head: less than half a grey level of 255."""
+    nothing = torch.zeros(1, 1, 24, 24)
+    assert float(NETWORKS["refusion"]()(nothing, nothing).max()) < 0.5 / 255
 
 
 def _scene() -> tuple[Tensor, Tensor]:

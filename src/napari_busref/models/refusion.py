@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from kornia.filters import spatial_gradient
 from torch import Tensor, nn
 
 from napari_busref.models.config import PlainConfig
@@ -14,6 +16,7 @@ from napari_busref.models.layers import pad_to_multiple, upsample
 from napari_busref.models.whole import over_image, products_of
 
 _SLOPE = 0.1
+_EDGE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,15 @@ class ReFusionConfig(PlainConfig):
     stride : int
         Resolution of the transformer blocks: 1 is the images' own (the paper), 2 half of it. The
         stems and the output convolutions see the full one anyway.
+    prior : str
+        What the proposed loss asks for before anything is learned: both sources as ``"equal"``,
+        the ``"brighter"`` one of every pixel, or the ``"sharper"`` one of its surroundings.
     """
 
     width: int = 16
     heads: int = 8
     stride: int = 2
+    prior: str = "equal"
 
 
 class LossWeights(NamedTuple):
@@ -163,7 +170,7 @@ class FusionModule(nn.Module):
         )
         self.interaction = Interaction(width, heads)
         self.blocks = nn.Sequential(Block(2 * width, heads), Block(2 * width, heads))
-        self.output = nn.Sequential(_conv(4 * width, width), nn.LeakyReLU(_SLOPE), _conv(width, 1))
+        self.output = nn.Sequential(_conv(4 * width, width), nn.LeakyReLU(_SLOPE), _conv(width, 2))
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Fuse images whose sides are multiples of the stride."""
@@ -174,10 +181,12 @@ class FusionModule(nn.Module):
             for branch, x in zip(self.branches, fine, strict=True)
         ]
         together = upsample(self.blocks(self.interaction(*coarse)), size)
-        change = self.output(torch.cat([together, *fine], 1))
-        # the sigmoid starts from the mean of both sources
-        mean = ((first + second) / 2).clamp(0.01, 0.99)
-        return torch.sigmoid(change + torch.logit(mean))
+        share, change = self.output(torch.cat([together, *fine], 1)).chunk(2, 1)
+        # the sigmoid starts from a mixture of both sources: to copy one is easy, and where both
+        # are black (or white) the fused image is, to less than half a grey level of 255
+        share = torch.sigmoid(share).to(first.dtype)
+        mixture = torch.lerp(second, first, share).clamp(_EDGE, 1 - _EDGE)
+        return torch.sigmoid(change + torch.logit(mixture))
 
 
 class ReFusion(nn.Module):
@@ -186,6 +195,9 @@ class ReFusion(nn.Module):
     Only the first is needed to fuse; the others make the loss that it learns from. The proposed
     weights of that loss say which source counts where: :meth:`loss_weights`.
     """
+
+    #: Reach of the loss weights: a convolution's pixel three times, the priors' squares.
+    weights_reach = 3 + 1 + 3
 
     def __init__(self, config: ReFusionConfig | None = None) -> None:
         super().__init__()
@@ -233,7 +245,24 @@ class ReFusion(nn.Module):
 
         ``first`` belongs to ``visible`` and ``second`` to ``infrared``.
         """
-        return weights_from_logits(self.proposal(torch.cat([visible, infrared], 1)))
+        logits = self.proposal(torch.cat([visible, infrared], 1))
+        prior = PRIORS[self.config.prior](visible) - PRIORS[self.config.prior](infrared)
+        return weights_from_logits(logits + F.pad(prior, (0, 0, 0, 0, 0, 2)))
+
+
+def _sharpness(image: Tensor, side: int = 7, noise: float = 0.01) -> Tensor:
+    """Twice the logarithm of the energy of the gradient in a square around each pixel."""
+    energy = spatial_gradient(image)[:, 0].square().sum(1, keepdim=True)
+    padded = F.pad(energy, [side // 2] * 4, mode="replicate")
+    return 2 * (F.avg_pool2d(padded, side, stride=1) + noise**2).log()
+
+
+#: Logit of either source's weight before anything is learned, (B, 1, H, W) to the same.
+PRIORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "equal": torch.zeros_like,
+    "brighter": lambda image: 20 * image,
+    "sharper": _sharpness,
+}
 
 
 def weights_from_logits(logits: Tensor) -> LossWeights:

@@ -8,19 +8,16 @@ from kornia.metrics import ssim
 from torch import Tensor
 
 from napari_busref.models.refusion import LossWeights
-
-
-def stronger_gradient(first: Tensor, second: Tensor) -> Tensor:
-    """Gradient (B, 2, H, W), at each pixel that of the source where it is longer."""
-    a, b = (spatial_gradient(image)[:, 0] for image in (first, second))
-    chosen = a.square().sum(1, keepdim=True) >= b.square().sum(1, keepdim=True)
-    return torch.where(chosen, a, b)
+from napari_busref.training.config import FusionLossConfig
+from napari_busref.training.fusion_losses import wanted_gradient
 
 
 def proposed_loss(
-    fused: Tensor, first: Tensor, second: Tensor, weights: LossWeights, gradient: float
+    fused: Tensor, first: Tensor, second: Tensor, weights: LossWeights, wanted: FusionLossConfig
 ) -> Tensor:
     """``w_1 |F - I_1| + w_2 |F - I_2| + gradient * w_g |grad F - stronger grad|``, mean.
+
+    The stronger gradient is that of `wanted_gradient`: signed, and chosen by the surroundings.
 
     Parameters
     ----------
@@ -28,12 +25,14 @@ def proposed_loss(
         (B, 1, H, W).
     weights : LossWeights
         From the loss-proposal module.
-    gradient : float
-        What a gradient of one grey level a pixel counts beside a difference of one.
+    wanted : FusionLossConfig
+        ``gradient``, what a gradient of one grey level a pixel counts beside a difference of one;
+        ``window``, ``power``, ``noise`` and the first of ``gains`` decide the stronger one.
     """
     intensity = weights.first * (fused - first).abs() + weights.second * (fused - second).abs()
-    change = spatial_gradient(fused)[:, 0] - stronger_gradient(first, second)
-    return (intensity + gradient * weights.gradient * change.abs().sum(1, keepdim=True)).mean()
+    stronger = wanted_gradient(first, second, wanted.window, wanted.power, wanted.noise)
+    change = (spatial_gradient(fused)[:, 0] - wanted.gains[0] * stronger).abs()
+    return (intensity + wanted.gradient * weights.gradient * change.sum(1, keepdim=True)).mean()
 
 
 def reconstruction_loss(

@@ -31,20 +31,20 @@ class ReFusionStage(FusionStage):
     def forward(self, batch: Crops) -> dict[str, Tensor]:
         """Losses of one batch; every ``fusion.outer_every``-th of them updates the proposal."""
         visible, infrared = self.photometric(batch.visible, batch.infrared)
-        gradient = self.recipe.fusion.gradient
+        wanted = self.recipe.fusion
         fused = self.model.fusion(visible, infrared)
         weights = self.model.loss_weights(visible, infrared)
         # the loss as it is now: its weights must not learn to make it small
         fixed = type(weights)(*(w.detach() for w in weights))
         parts = {
-            "fusion": proposed_loss(fused, visible, infrared, fixed, gradient),
+            "fusion": proposed_loss(fused, visible, infrared, fixed, wanted),
             "reconstruction": reconstruction_loss(
                 self.model.reconstruct(fused), visible, infrared
             ),
         }
         # the fused image keeps what the proposed loss asks for; only the reconstruction module,
         # and weakly the fusion module, learn from the second term
-        loss = parts["fusion"] + self.recipe.fusion.reconstruction * parts["reconstruction"]
+        loss = parts["fusion"] + wanted.reconstruction * parts["reconstruction"]
         if self.looks_ahead():
             parts["outer"] = self.outer(visible, infrared)
             loss = loss + parts["outer"]
@@ -66,7 +66,7 @@ class ReFusionStage(FusionStage):
         }
         fused = functional_call(model.fusion, parameters, (inner_v, inner_r))
         inner = proposed_loss(
-            fused, inner_v, inner_r, model.loss_weights(inner_v, inner_r), settings.gradient
+            fused, inner_v, inner_r, model.loss_weights(inner_v, inner_r), settings
         )
         gradients = torch.autograd.grad(inner, list(parameters.values()), create_graph=True)
         stepped = {
