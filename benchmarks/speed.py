@@ -1,10 +1,12 @@
 """Seconds a pair, parameters and peak memory at 512 x 640, each beside a peer in the same run.
 
     python benchmarks/speed.py [--threads 2] [--device cpu] [--repeats 5] [--out speed.json]
+        [--kind fusion] [--shape 512 640] [--precision float32]
 
 Registration stands beside ``skimage.registration.optical_flow_tvl1``, fusion beside the Laplacian
 pyramid. Every row is measured in a process of its own, so that peak memory is that of the row. The
-ratio to the peer is what to compare between machines; the seconds are those of this one.
+ratio to the peer is what to compare between machines; the seconds are those of this one. CPU
+seconds are those of all threads together: other work on the machine changes them less.
 """
 
 from __future__ import annotations
@@ -21,14 +23,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-SHAPE = (512, 640)
 ROWS = {
     "registration": ("optical_flow_tvl1", "busref"),
     "fusion": ("laplacian", "average", "gaf", "superfusion", "mda", "refusion"),
 }
 
 
-def _call(kind: str, name: str, device: str) -> tuple[Callable[[], object], int]:
+def _call(
+    kind: str, name: str, shape: tuple[int, int], device: str, precision: Any
+) -> tuple[Callable[[], object], int]:
     """What one row times, and how many parameters it has."""
     from skimage.color import rgb2gray
 
@@ -36,7 +39,7 @@ def _call(kind: str, name: str, device: str) -> tuple[Callable[[], object], int]
     from napari_busref.models import load_model
     from napari_busref.samples import thermal_scene
 
-    sample = thermal_scene(shape=SHAPE)
+    sample = thermal_scene(shape=shape)
     if name == "optical_flow_tvl1":
         from skimage.registration import optical_flow_tvl1
 
@@ -48,28 +51,33 @@ def _call(kind: str, name: str, device: str) -> tuple[Callable[[], object], int]
         return lambda: register(
             sample.fixed, sample.moving, model=model, device=device
         ), parameters
-    return lambda: fuse(sample.fixed, sample.aligned, model=model, device=device), parameters
+    return lambda: fuse(
+        sample.fixed, sample.aligned, model=model, device=device, precision=precision
+    ), parameters
 
 
-def measure(kind: str, name: str, device: str, threads: int, repeats: int) -> dict[str, Any]:
-    """One row: median of ``repeats`` calls after one that warms up."""
+def measure(kind: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One row: median and fastest of the repeated calls after one that warms up."""
     import torch
 
-    torch.set_num_threads(threads)
-    call, parameters = _call(kind, name, device)
+    torch.set_num_threads(options.threads)
+    shape = (options.shape[0], options.shape[1])
+    call, parameters = _call(kind, name, shape, options.device, options.precision)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     call()
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
+    seconds, busy = [], []
+    for _ in range(options.repeats):
+        started, worked = time.perf_counter(), time.process_time()
         call()  # results are numpy arrays: the device has finished
         seconds.append(time.perf_counter() - started)
+        busy.append(time.process_time() - worked)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "kind": kind,
         "name": name,
         "seconds": round(median(seconds), 4),
         "fastest": round(min(seconds), 4),
+        "cpu_seconds": round(min(busy), 4),
         "parameters": parameters,
         "peak_mib": round(peak / 1024),
         "grown_mib": round((peak - before) / 1024),
@@ -97,29 +105,31 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--kind", choices=tuple(ROWS))
+    parser.add_argument("--shape", type=int, nargs=2, default=(512, 640), metavar=("H", "W"))
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--row", nargs=2, metavar=("KIND", "NAME"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
-        row = measure(*options.row, options.device, options.threads, options.repeats)
-        print(json.dumps(row))
+        print(json.dumps(measure(*options.row, options)))
         return
     rows: list[dict[str, Any]] = []
-    for kind, names in ROWS.items():
-        for name in names:
-            command = [sys.executable, __file__, "--row", kind, name, "--device", options.device]
-            command += ["--threads", str(options.threads), "--repeats", str(options.repeats)]
+    for kind in [options.kind] if options.kind else ROWS:
+        for name in ROWS[kind]:
+            command = [sys.executable, *sys.argv, "--row", kind, name]
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             row = json.loads(output.splitlines()[-1])
             peer = next((r for r in rows if r["kind"] == kind), row)
-            row["ratio_to_peer"] = round(row["seconds"] / peer["seconds"], 3)
+            row["ratio_to_peer"] = round(row["fastest"] / peer["fastest"], 3)
             rows.append(row)
             print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     report = {
         "machine": f"{platform.machine()}, {platform.system()}",
         "device": options.device,
         "threads": options.threads,
-        "shape": SHAPE,
+        "shape": options.shape,
+        "precision": options.precision,
         "import_napari_busref_seconds": import_seconds(options.repeats),
         "rows": rows,
     }

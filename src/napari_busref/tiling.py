@@ -4,7 +4,7 @@ A network says with two attributes how it may be cut:
 
 ``reach``
     How many pixels away from an output pixel an input pixel may lie and still change it, what
-    goes through `napari_busref.models.whole.over_image` left out.
+    goes through `over_image` and `on_image` of `napari_busref.models.whole` left out.
 ``stride``
     Tiles must begin at multiples of this, because of pooling or strided convolutions; 1 if not
     given.
@@ -169,7 +169,8 @@ def run_tiles(
         for index, tile in enumerate(tiles):
             bar.step(f"fusing, tile {index + 1} of {len(tiles)}", index / len(tiles))
             pair = visible[tile.seen], infrared[tile.seen]
-            with ledger.tile(pair[0].shape, tile.inner):
+            origin = tile.seen[0].start, tile.seen[1].start
+            with ledger.tile(pair[0].shape, tile.inner, origin):
                 try:
                     fused[tile.core] = network(*pair)[tile.inner]
                 except Unfinished:

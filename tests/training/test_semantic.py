@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from imageio.v3 import imwrite
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from napari_busref.models.superfusion_fusion import SuperFusionNet, SuperFusionNetConfig
+from napari_busref.training import run
+from napari_busref.training.config import DataConfig
+from napari_busref.training.data import PairStore
 from napari_busref.training.semantic import (
+    LabelledScenes,
     SemanticConstraint,
     fused_colours,
+    load_segmenter,
     lovasz_softmax,
     mean_iou,
 )
@@ -101,14 +112,14 @@ def test_constraint_teaches_the_fusion_network_what_is_looked_for() -> None:
     visible, infrared, labels = scenes()
     fusion = SuperFusionNet(SuperFusionNetConfig(attention_width=4))
     constraint = SemanticConstraint(Brightness()).train()
-    before = mean_iou(constraint, fusion, [(visible, infrared, labels)], 2)
+    before = mean_iou(constraint, fusion, [(visible, infrared, labels)])
     luma = visible.mean(1, keepdim=True)
     optimiser = torch.optim.Adam(fusion.parameters(), 3e-3)
     for _ in range(40):
         optimiser.zero_grad()
         constraint(fusion(luma, infrared), visible, labels).backward()
         optimiser.step()
-    after = mean_iou(constraint, fusion, [(visible, infrared, labels)], 2)
+    after = mean_iou(constraint, fusion, [(visible, infrared, labels)])
     assert before < 0.7 and after > 0.9
     assert float(constraint.segmenter.level) == 0.75 and not constraint.segmenter.training
 
@@ -120,7 +131,103 @@ def test_mean_iou_leaves_out_classes_that_do_not_occur() -> None:
     def infrared_only(visible: Tensor, infrared: Tensor) -> Tensor:
         return infrared
 
-    found = mean_iou(constraint, infrared_only, [(visible, infrared, labels)], 2)  # type: ignore[arg-type]
+    found = mean_iou(constraint, infrared_only, [(visible, infrared, labels)])  # type: ignore[arg-type]
     assert found == pytest.approx(1)
     with pytest.raises(ValueError, match="no labelled pixel"):
-        mean_iou(constraint, infrared_only, [(visible, infrared, labels * 0 + 7)], 2)  # type: ignore[arg-type]
+        mean_iou(constraint, infrared_only, [(visible, infrared, labels * 0 + 7)])  # type: ignore[arg-type]
+
+
+RECIPE = """
+stage = "superfusion-fusion"
+steps = 30
+batch = 2
+learning_rate = 3e-3
+threads = 1
+log_every = 1
+validate_every = {every}
+[data]
+root = "{root}"
+datasets = ["street"]
+crop_side = 32
+crop_range = [0.6, 0.9]
+[augment]
+polarity = 0.0
+[loss]
+semantic = 5.0
+segmenter = "street_networks:bright"
+[model]
+attention_width = 4
+"""
+SEGMENTER = """
+import torch
+
+class Bright(torch.nn.Module):
+    def forward(self, image):
+        bright = 20 * (image.mean(1, keepdim=True) - 0.75)
+        return torch.cat([-bright, bright], 1)
+
+def bright():
+    return Bright()
+
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def street(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set with label maps, and a module with a segmentation network."""
+    visible, infrared, labels = scenes(4)
+    for i in range(4):
+        pictures = {
+            "visible": visible[i].movedim(0, 2) * 255,
+            "infrared": infrared[i, 0] * 255,
+            "labels": labels[i],
+        }
+        for name, picture in pictures.items():
+            (tmp_path / "street" / name).mkdir(parents=True, exist_ok=True)
+            imwrite(tmp_path / "street" / name / f"{i}.png", np.uint8(picture.numpy().round()))
+    split = {"train": ["0.png", "1.png", "2.png"], "val": ["3.png"]}
+    (tmp_path / "street" / "split.json").write_text(json.dumps(split))
+    (tmp_path / "street_networks.py").write_text(SEGMENTER)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_a_recipe_trains_with_a_segmentation_network_and_label_maps(street: Path) -> None:
+    recipe = street / "recipe.toml"
+    recipe.write_text(RECIPE.format(root=street.as_posix(), every=15))
+    assert run("superfusion-fusion", recipe, output=street / "out", device="cpu") is not None
+    (log,) = (street / "out" / "logs").glob("*/metrics.csv")
+    with log.open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    losses = [float(row["semantic"]) for row in rows if row.get("semantic")]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    (column,) = (name for name in rows[0] if name.endswith("miou"))
+    assert all(0 < float(row[column]) <= 1 for row in rows if row[column])
+
+
+def test_labels_are_cropped_with_their_pair(street: Path) -> None:
+    config = DataConfig(datasets=("street",), root=str(street), crop_side=32)
+    crops = PairStore.from_config(config).draw(6, config)
+    colours, labels = LabelledScenes.from_config(config).crop(crops)
+    assert colours.shape[1:] == (3, *crops.visible.shape[2:])
+    # the disc is what the infrared image shows bright
+    assert ((crops.infrared[:, 0] > 0.5) == (labels == 1)).float().mean() > 0.98
+    torch.testing.assert_close(colours.mean(1), crops.visible[:, 0], atol=0.02, rtol=0)
+
+
+def test_what_the_constraint_needs_is_said(street: Path) -> None:
+    for name in ("street_networks", "nowhere:bright", "street_networks:dark"):
+        with pytest.raises(ValueError, match=r"loss.segmenter: got .*need 'module:function'"):
+            load_segmenter(name)
+    with pytest.raises(ValueError, match=r"loss.segmenter: .* returned int"):
+        load_segmenter("street_networks:number")
+    config = DataConfig(datasets=("street",), root=str(street))
+    label = street / "street" / "labels" / "1.png"
+    imwrite(label, np.zeros((8, 8), np.uint8))
+    with pytest.raises(ValueError, match=r"loss.semantic: .*1.png has shape \(8, 8\), need"):
+        LabelledScenes.from_config(config)
+    label.unlink()
+    with pytest.raises(ValueError, match=r"loss.semantic: needs a label map .*1.png"):
+        LabelledScenes.from_config(config)

@@ -33,8 +33,9 @@ class ReFusionConfig(PlainConfig):
         Resolution of the transformer blocks: 1 is the images' own (the paper), 2 half of it. The
         stems and the output convolutions see the full one anyway.
     prior : str
-        What the proposed loss asks for before anything is learned: both sources as ``"equal"``,
-        the ``"brighter"`` one of every pixel, or the ``"sharper"`` one of its surroundings.
+        What is fused, and asked for by the proposed loss, before anything is learned: both
+        sources as ``"equal"``, the ``"brighter"`` one of every pixel, or the ``"sharper"`` one of
+        its surroundings.
     """
 
     width: int = 16
@@ -157,13 +158,28 @@ class Interaction(nn.Module):
         return both * F.gelu(self.gate(both))
 
 
+def _sharpness(image: Tensor, side: int = 7, noise: float = 0.01) -> Tensor:
+    """Twice the logarithm of the energy of the gradient in a square around each pixel."""
+    energy = spatial_gradient(image)[:, 0].square().sum(1, keepdim=True)
+    padded = F.pad(energy, [side // 2] * 4, mode="replicate")
+    return 2 * (F.avg_pool2d(padded, side, stride=1) + noise**2).log()
+
+
+#: Logit of either source's weight before anything is learned, (B, 1, H, W) to the same.
+PRIORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "equal": torch.zeros_like,
+    "brighter": lambda image: 20 * image,
+    "sharper": _sharpness,
+}
+
+
 class FusionModule(nn.Module):
     """Two sources (B, 1, H, W) -> fused (B, 1, H, W) in (0, 1)."""
 
     def __init__(self, config: ReFusionConfig) -> None:
         super().__init__()
         width, heads = config.width, config.heads
-        self.stride = config.stride
+        self.stride, self.prior = config.stride, PRIORS[config.prior]
         self.stems = nn.ModuleList(_conv(1, width) for _ in range(2))
         self.branches = nn.ModuleList(
             nn.Sequential(Block(width, heads), Block(width, heads)) for _ in range(2)
@@ -182,9 +198,11 @@ class FusionModule(nn.Module):
         ]
         together = upsample(self.blocks(self.interaction(*coarse)), size)
         share, change = self.output(torch.cat([together, *fine], 1)).chunk(2, 1)
-        # the sigmoid starts from a mixture of both sources: to copy one is easy, and where both
-        # are black (or white) the fused image is, to less than half a grey level of 255
-        share = torch.sigmoid(share).to(first.dtype)
+        # the sigmoid starts from a mixture of both sources, at first the one of the prior: to copy
+        # one is easy, and where both are black (or white) the fused image is, to less than half a
+        # grey level of 255
+        prior = self.prior(first) - self.prior(second)
+        share = torch.sigmoid(share + prior).to(first.dtype)
         mixture = torch.lerp(second, first, share).clamp(_EDGE, 1 - _EDGE)
         return torch.sigmoid(change + torch.logit(mixture))
 
@@ -246,23 +264,8 @@ class ReFusion(nn.Module):
         ``first`` belongs to ``visible`` and ``second`` to ``infrared``.
         """
         logits = self.proposal(torch.cat([visible, infrared], 1))
-        prior = PRIORS[self.config.prior](visible) - PRIORS[self.config.prior](infrared)
+        prior = self.fusion.prior(visible) - self.fusion.prior(infrared)
         return weights_from_logits(logits + F.pad(prior, (0, 0, 0, 0, 0, 2)))
-
-
-def _sharpness(image: Tensor, side: int = 7, noise: float = 0.01) -> Tensor:
-    """Twice the logarithm of the energy of the gradient in a square around each pixel."""
-    energy = spatial_gradient(image)[:, 0].square().sum(1, keepdim=True)
-    padded = F.pad(energy, [side // 2] * 4, mode="replicate")
-    return 2 * (F.avg_pool2d(padded, side, stride=1) + noise**2).log()
-
-
-#: Logit of either source's weight before anything is learned, (B, 1, H, W) to the same.
-PRIORS: dict[str, Callable[[Tensor], Tensor]] = {
-    "equal": torch.zeros_like,
-    "brighter": lambda image: 20 * image,
-    "sharper": _sharpness,
-}
 
 
 def weights_from_logits(logits: Tensor) -> LossWeights:

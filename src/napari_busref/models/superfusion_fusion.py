@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from napari_busref.models.config import PlainConfig
 from napari_busref.models.layers import pad_to_multiple, upsample
 from napari_busref.models.scan import four_directions
+from napari_busref.models.whole import on_image
 
 _SLOPE = 0.1
 _WIDTHS = (8, 16, 16, 32)
@@ -96,7 +97,8 @@ class GlobalSpatialAttention(nn.Module):
         both = torch.cat([infrared, visible], 1)
         small = F.avg_pool2d(both, self.stride) if self.stride > 1 else both
         x = F.leaky_relu(self.enter(small), _SLOPE)
-        x = self.far(self.second(self.first(x)))
+        # whole rows and columns, whether this is a tile or not
+        x = self.far(on_image(x, lambda whole: self.second(self.first(whole))))
         # what lies at the pixel itself needs the full resolution
         return torch.sigmoid(self.near(both) + upsample(x, (both.shape[-2], both.shape[-1])))
 
@@ -111,6 +113,9 @@ class SuperFusionNet(nn.Module):
     def __init__(self, config: SuperFusionNetConfig | None = None) -> None:
         super().__init__()
         self.config = config or SuperFusionNetConfig()
+        self.stride = self.config.attention_stride
+        # encoder 4, a cell of the attention's entrance and one of its enlargement, decoder 4
+        self.reach = 4 + 2 * self.stride + 2 * self.stride + 4
         self.visible, self.infrared = _chain(1, _WIDTHS), _chain(1, _WIDTHS)
         self.attention = GlobalSpatialAttention(_WIDTHS[-1], self.config)
         self.decoder = nn.Sequential(_chain(_WIDTHS[-1], _DECODER), _conv(_DECODER[-1], 1))
@@ -123,8 +128,7 @@ class SuperFusionNet(nn.Module):
     def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
         """Fuse ``visible`` and ``infrared`` (B, 1, H, W) in [0, 1] -> (B, 1, H, W) in [0, 1]."""
         height, width = visible.shape[-2:]
-        stride = self.config.attention_stride
-        visible, infrared = (pad_to_multiple(x, stride) for x in (visible, infrared))
+        visible, infrared = (pad_to_multiple(x, self.stride) for x in (visible, infrared))
         v, r = self.visible(visible), self.infrared(infrared)
         attention = self.attention(r, v)
         change = self.decoder(torch.lerp(v, r, attention))

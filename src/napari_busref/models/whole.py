@@ -1,9 +1,10 @@
-"""What a network sums up over a whole image, so that tiles can give the same sums.
+"""What a network computes of a whole image, so that tiles can give the same.
 
-A network that pools globally calls `over_image` where it would call ``mean`` or ``amax``. On a
-whole image that is all it does. While `napari_busref.tiling` runs the network tile by tile, the
-first passes over the tiles only add up these sums, one call of `over_image` a pass, and the last
-pass computes with the sums of the whole image.
+A network that pools globally calls `over_image` where it would call ``mean`` or ``amax``, and one
+that passes along whole rows does that in `on_image`. On a whole image that is all they do. While
+`napari_busref.tiling` runs the network tile by tile, the first passes over the tiles only add up
+these sums or put these features together, one call a pass, and the last pass computes with what
+belongs to the whole image.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Ledger", "Part", "Unfinished", "largest_of", "mean_of", "over_image", "products_of"]
+__all__ = [
+    "Ledger",
+    "Part",
+    "Unfinished",
+    "largest_of",
+    "mean_of",
+    "on_image",
+    "over_image",
+    "products_of",
+]
 
 Core = tuple[slice, slice]
 
@@ -101,6 +111,20 @@ def over_image(*parts: Part) -> list[Tensor]:
     return [part.whole() for part in parts] if ledger is None else ledger.read(parts)
 
 
+def on_image(features: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `compute` makes of the features of the whole image; of a tile, its part of that.
+
+    Parameters
+    ----------
+    features : Tensor
+        (B, C, h, w), coarse: those of the whole image are held in the memory.
+    compute : callable
+        To (B, C', h, w).
+    """
+    ledger = _CURRENT.get()
+    return compute(features) if ledger is None else ledger.part_of(features, compute)
+
+
 class Unfinished(Exception):
     """Raised in a network whose next value is not known yet; it is after the pass."""
 
@@ -119,13 +143,15 @@ class Ledger:
         self._known: list[list[Tensor]] = []
         self._sums: list[Tensor] = []
         self._pixels: list[int] = []
+        self._pieces: list[tuple[Core, Tensor]] = []
+        self._compute: Callable[[Tensor], Tensor] | None = None
         self._calls = 0
-        self._shape = (0, 0)
+        self._shape = self._origin = (0, 0)
         self._core: Core = (slice(0, 0), slice(0, 0))
 
     @contextmanager
-    def tile(self, shape: tuple[int, int], core: Core) -> Iterator[None]:
-        """In the body, `over_image` reads here.
+    def tile(self, shape: tuple[int, int], core: Core, origin: tuple[int, int]) -> Iterator[None]:
+        """In the body, `over_image` and `on_image` read here.
 
         Parameters
         ----------
@@ -133,8 +159,10 @@ class Ledger:
             (H, W) of the tile as the network sees it.
         core : tuple of slice
             The part of it that no other tile has.
+        origin : tuple of int
+            Where it begins in the image.
         """
-        self._calls, self._shape, self._core = 0, shape, core
+        self._calls, self._shape, self._core, self._origin = 0, shape, core, origin
         token = _CURRENT.set(self)
         try:
             yield
@@ -153,11 +181,46 @@ class Ledger:
         if self._calls <= len(self._known):
             known = self._known[self._calls - 1]
             return [value.to(part.dtype) for value, part in zip(known, parts, strict=True)]
-        self._add([part.crop(self._at_resolution(part)) for part in parts])
+        self._add([part.crop(self._at_resolution(part.features[0])) for part in parts])
+        raise Unfinished
+
+    def part_of(self, features: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """What the next call of `on_image` computes, where this tile lies.
+
+        Raises
+        ------
+        Unfinished
+            When the features of the other tiles are not known; those of this one are kept.
+        """
+        self._calls += 1
+        core = self._at_resolution(features)
+        rows, cols = (
+            slice(at // step, at // step + length)
+            for at, step, length in zip(
+                self._origin, self._steps(features), features.shape[-2:], strict=True
+            )
+        )
+        if self._calls <= len(self._known):
+            return self._known[self._calls - 1][0][..., rows, cols]
+        place = (
+            slice(rows.start + core[0].start, rows.start + core[0].stop),
+            slice(cols.start + core[1].start, cols.start + core[1].stop),
+        )
+        self._pieces.append((place, features[(..., *core)].clone()))
+        self._compute = compute
         raise Unfinished
 
     def settle(self) -> bool:
         """End a pass. True when it has found values, so that another pass is needed."""
+        if self._pieces and self._compute is not None:
+            height, width = (max(place[axis].stop for place, _ in self._pieces) for axis in (0, 1))
+            first = self._pieces[0][1]
+            whole = first.new_empty(*first.shape[:2], height, width)
+            for place, piece in self._pieces:
+                whole[(..., *place)] = piece
+            self._pieces = []
+            self._known.append([self._compute(whole)])
+            return True
         if not self._sums:
             return False
         self._known.append(
@@ -185,17 +248,24 @@ class Ledger:
                 self._sums[i] = self._sums[i] + value
                 self._pixels[i] += part.pixels
 
-    def _at_resolution(self, part: Part) -> Core:
+    def _steps(self, features: Tensor) -> tuple[int, int]:
+        """Pixels of the tile for one of the features."""
+        rows, cols = (
+            max(round(size / length), 1)
+            for size, length in zip(self._shape, features.shape[-2:], strict=True)
+        )
+        return rows, cols
+
+    def _at_resolution(self, features: Tensor) -> Core:
         """The core in pixels of the features, which may be coarser than the image.
 
         Where the tile ends with the image the features may reach further, because the network
         pads to a multiple of its stride; all of that belongs to the core.
         """
         found = []
-        for size, length, core in zip(
-            self._shape, part.features[0].shape[-2:], self._core, strict=True
+        for size, length, core, step in zip(
+            self._shape, features.shape[-2:], self._core, self._steps(features), strict=True
         ):
-            step = max(round(size / length), 1)
             ends = core.stop == size
             fits = 0 <= length * step - size < self._stride and core.start % step == 0
             if not fits or (core.stop % step and not ends):

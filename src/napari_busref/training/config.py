@@ -137,6 +137,14 @@ class LossConfig:
     fuse, consistency : float
         SuperFusion: weights of the fusion loss on the registered pair and of the distance between
         the two fused images.
+    semantic : float
+        SuperFusion's fusion network: weight of the Lovász-softmax of a segmentation network on
+        the fused image; needs label maps ``DATA/NAME/labels/PAIR.png`` (0 turns it off).
+    segmenter : str
+        That network: ``"module:function"``, where the function returns it with its weights. It
+        maps colours (B, 3, H, W) in [0, 1] to logits (B, K, H, W).
+    ignore : int
+        Label that does not count.
     """
 
     ssim: float = 1.0
@@ -155,6 +163,9 @@ class LossConfig:
     border: float = 0.5
     fuse: float = 0.1
     consistency: float = 0.1
+    semantic: float = 0.0
+    segmenter: str = ""
+    ignore: int = 255
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import pkgutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
+from imageio.v3 import imread
 from kornia.color import rgb_to_ycbcr, ycbcr_to_rgb
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassJaccardIndex
+
+from napari_busref.datasets import default_root, load_pairs
+from napari_busref.models.geometry import base_grid, transform_points, warp
+from napari_busref.training.config import DataConfig
+from napari_busref.training.data import Crops
 
 
 def fused_colours(fused: Tensor, visible: Tensor) -> Tensor:
@@ -82,12 +90,95 @@ class SemanticConstraint(nn.Module):
         return lovasz_softmax(self.logits(fused, visible).softmax(1), labels, self.ignore)
 
 
+def load_segmenter(name: str) -> nn.Module:
+    """Make the segmentation network that a recipe names.
+
+    Parameters
+    ----------
+    name : str
+        ``"module:function"``; the function takes nothing and returns the network with its
+        weights.
+
+    Raises
+    ------
+    ValueError
+        When there is no such function or it returns something else.
+    """
+    wanted = "need 'module:function', a function in a module that can be imported"
+    try:
+        make = pkgutil.resolve_name(name)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise ValueError(f"loss.segmenter: got {name!r}, {wanted}: {error}") from error
+    if not callable(make):
+        raise ValueError(f"loss.segmenter: got {name!r}, {wanted}")
+    network = make()
+    if not isinstance(network, nn.Module):
+        raise ValueError(
+            f"loss.segmenter: {name} returned {type(network).__name__}, need a torch.nn.Module"
+        )
+    return network
+
+
+class LabelledScenes:
+    """Colours and label maps of the pairs of a `PairStore`, in the same order.
+
+    Parameters
+    ----------
+    scenes : list of (visible, infrared, labels)
+        (3, H, W) and (1, H, W) in [0, 1], and whole numbers (H, W).
+    """
+
+    def __init__(self, scenes: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        self.scenes = scenes
+
+    @classmethod
+    def from_config(cls, config: DataConfig, split: str = "train") -> LabelledScenes:
+        """Read ``DATA/NAME/labels/PAIR.png`` for every pair of a recipe's data sets.
+
+        Raises
+        ------
+        ValueError
+            When one is missing or of another size than its pair.
+        """
+        root = Path(config.root) if config.root else default_root() or Path()
+        scenes = []
+        for dataset in config.datasets:
+            for name, infrared, visible in load_pairs(dataset, root, split):
+                file = root / dataset / "labels" / f"{name}.png"
+                if not file.is_file():
+                    raise ValueError(f"loss.semantic: needs a label map {file}, which is missing")
+                labels = torch.from_numpy(imread(file)).long()
+                if labels.shape != infrared.shape:
+                    raise ValueError(
+                        f"loss.semantic: {file} has shape {tuple(labels.shape)}, need "
+                        f"{infrared.shape} as its pair"
+                    )
+                colours = torch.from_numpy(visible).movedim(2, 0) / 255
+                scenes.append((colours, torch.from_numpy(infrared)[None] / 255, labels))
+        return cls(scenes)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Visible (1, 3, H, W), infrared (1, 1, H, W) and labels (1, H, W) of every scene."""
+        return ((v[None], r[None], labels[None]) for v, r, labels in self.scenes)
+
+    def crop(self, crops: Crops) -> tuple[Tensor, Tensor]:
+        """Colours (B, 3, h, w) and labels (B, h, w) of what was drawn from the store."""
+        like = crops.visible
+        grids = transform_points(crops.theta, base_grid(like.shape[-2], like.shape[-1], like))
+        colours, labels = [], []
+        for number, grid in zip(crops.index.tolist(), grids.split(1), strict=True):
+            visible, _, label = self.scenes[number]
+            colours.append(warp(visible[None].to(like), grid, padding="border"))
+            nearest = warp(label[None, None].to(like), grid, padding="border", mode="nearest")
+            labels.append(nearest[:, 0].long())
+        return torch.cat(colours), torch.cat(labels)
+
+
 @torch.no_grad()
 def mean_iou(
     constraint: SemanticConstraint,
     fusion: nn.Module,
     samples: Iterable[tuple[Tensor, Tensor, Tensor]],
-    classes: int,
 ) -> float:
     """Mean IoU of the segmentation of fused images, over the classes that occur.
 
@@ -99,16 +190,17 @@ def mean_iou(
         Visible and infrared (B, 1, H, W) -> fused (B, 1, H, W).
     samples : iterable of (visible, infrared, labels)
         (B, 3, H, W), (B, 1, H, W) and (B, H, W).
-    classes : int
-        K.
     """
     ignored = constraint.ignore
-    score = MulticlassJaccardIndex(classes, average="none", ignore_index=ignored)
+    score: MulticlassJaccardIndex | None = None
     seen: set[int] = set()
     for visible, infrared, labels in samples:
         fused = fusion(rgb_to_ycbcr(visible)[:, :1], infrared)
-        score.update(constraint.logits(fused, visible).argmax(1).cpu(), labels.cpu())
+        logits = constraint.logits(fused, visible)
+        if score is None:
+            score = MulticlassJaccardIndex(logits.shape[1], average="none", ignore_index=ignored)
+        score.update(logits.argmax(1).cpu(), labels.cpu())
         seen |= set(labels.unique().tolist()) - {ignored}
-    if not seen:
+    if score is None or not seen:
         raise ValueError("samples hold no labelled pixel")
     return float(score.compute()[sorted(seen)].mean())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from napari_busref.models.superfusion_fusion import SuperFusionNet, SuperFusionNetConfig
@@ -9,17 +10,28 @@ from napari_busref.training.config import Recipe
 from napari_busref.training.data import Crops
 from napari_busref.training.fusion_losses import brightness_loss
 from napari_busref.training.losses import intensity_loss, similarity_loss
+from napari_busref.training.semantic import (
+    LabelledScenes,
+    SemanticConstraint,
+    load_segmenter,
+    mean_iou,
+)
 from napari_busref.training.stages.fusion import FusionStage
 
 
 class SuperFusionFusionStage(FusionStage):
-    """Fusion of aligned crops; ``training.semantic`` has the semantic constraint."""
+    """Fusion of aligned crops, with the semantic constraint where a recipe gives it a weight."""
 
     export_name = "superfusion-fusion"
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
         self.model: SuperFusionNet = SuperFusionNet(SuperFusionNetConfig.from_plain(recipe.model))
+        self.constraint: SemanticConstraint | None = None
+        if recipe.loss.semantic:
+            segmenter = load_segmenter(recipe.loss.segmenter)
+            self.constraint = SemanticConstraint(segmenter, recipe.loss.ignore)
+            self.scenes = LabelledScenes.from_config(recipe.data)
 
     def forward(self, batch: Crops) -> dict[str, Tensor]:
         """Fusion loss of one batch."""
@@ -38,4 +50,16 @@ class SuperFusionFusionStage(FusionStage):
             + self.recipe.loss.fuse_intensity * parts["intensity"]
             + weights.brightness * parts["brightness"]
         )
+        if self.constraint is not None:
+            parts["semantic"] = self.constraint(fused, *self.scenes.crop(batch))
+            loss = loss + self.recipe.loss.semantic * parts["semantic"]
         return {"loss": loss, **parts}
+
+    def validate(self, device: torch.device) -> dict[str, float]:
+        """As every fusion network; with the semantic constraint also the mean IoU."""
+        scores = super().validate(device)
+        if self.constraint is not None:
+            scenes = LabelledScenes.from_config(self.recipe.data, "val")
+            samples = (tuple(part.to(device) for part in scene) for scene in scenes)
+            scores["miou"] = mean_iou(self.constraint, self.model, samples)  # type: ignore[arg-type]
+        return scores
