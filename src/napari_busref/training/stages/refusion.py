@@ -9,6 +9,7 @@ from torch.func import functional_call
 from napari_busref.models.refusion import ReFusion, ReFusionConfig
 from napari_busref.training.config import Recipe
 from napari_busref.training.data import Crops
+from napari_busref.training.fusion_losses import brightness_loss
 from napari_busref.training.refusion_losses import proposed_loss, reconstruction_loss
 from napari_busref.training.stages.fusion import FusionStage
 
@@ -45,6 +46,9 @@ class ReFusionStage(FusionStage):
         # the fused image keeps what the proposed loss asks for; only the reconstruction module,
         # and weakly the fusion module, learn from the second term
         loss = parts["fusion"] + wanted.reconstruction * parts["reconstruction"]
+        if wanted.brightness:
+            parts["brightness"] = brightness_loss(fused, visible, infrared, side=16)
+            loss = loss + wanted.brightness * parts["brightness"]
         if self.looks_ahead():
             parts["outer"] = self.outer(visible, infrared)
             loss = loss + parts["outer"]
