@@ -12,9 +12,9 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFormLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from napari_busref._napari.layers import Plane, guess_pair, shown_plane
+from napari_busref._napari.layers import METADATA_KEY, Plane, guess_pair, shown_plane
 from napari_busref._napari.start import keep_start
-from napari_busref._napari.transform_io import METADATA_KEY, import_transform
+from napari_busref._napari.transform_io import import_transform
 from napari_busref._napari.words import error_text
 from napari_busref._napari.worker import Stopper, serve_until, start_job
 from napari_busref.interchange.files import READABLE

@@ -11,11 +11,12 @@ from typing import Any
 from napari_busref import _store
 from napari_busref.interchange import itk, ngff, table
 from napari_busref.interchange.grid import ImageGrid
-from napari_busref.interchange.physical import check_grids
+from napari_busref.interchange.physical import check_grids, inverted
 from napari_busref.transform import EXTENSION, Transform
 
 __all__ = [
     "COMPLETE",
+    "FULL",
     "READABLE",
     "WRITABLE",
     "TransformFile",
@@ -29,6 +30,9 @@ COMPLETE = (EXTENSION, ngff.SUFFIX)
 READABLE = (*COMPLETE, *itk.TRANSFORMS, *itk.FIELDS, ".csv")
 #: Extensions that can be written.
 WRITABLE = READABLE
+
+#: Metadata with the grids of the images, where the transform is kept on coarser ones.
+FULL = {"fixed": "fixed_full", "moving": "moving_full"}
 
 _GRIDS = {"fixed": "fixed_grid", "moving": "moving_grid"}
 _Grids = Mapping[str, ImageGrid | None]
@@ -77,7 +81,8 @@ def read_transform(
     fixed, moving : ImageGrid or tuple of int
         The two images, or their ``(rows, cols)`` where pixels are the unit. Needed for all but
         ``.busref.h5`` and ``.ome.zarr`` as this package writes them, which know them; given
-        there, they replace what the file says.
+        there, they replace what the file says. Of a transform that is kept on coarser pixels than
+        those of its images, the grids of the images may be given.
 
     Returns
     -------
@@ -199,13 +204,37 @@ def write_transform(
 
 def _read_own(file: Path, given: _Grids) -> TransformFile:
     with _store.open_file(file) as opened:
-        transform = Transform(**_store.read(opened))
-        metadata = _store.read_json(opened)
+        transform, metadata = Transform(**_store.read(opened)), _store.read_json(opened)
+        stored = _one(transform, metadata, file, {})
         planes = {
             position: _one(Transform(**_store.read(group)), _store.read_json(group), file, {})
             for position, group in _store.read_planes(opened)
         }
-    return _one(transform, metadata, file, given, planes)
+    grids = {}
+    for name, grid in given.items():
+        before: ImageGrid = getattr(stored, name)
+        if grid is None:
+            grids[name] = before
+            continue
+        whole, grids[name] = before, grid
+        if (full := metadata.get(FULL[name])) and tuple(full["shape"]) == grid.shape:
+            whole = ImageGrid.from_dict(full)
+            metadata[FULL[name]] = grid.as_dict()
+            grids[name] = _moved(before, whole, grid)
+        planes = {
+            position: replace(one, **{name: _moved(getattr(one, name), whole, grid)})
+            for position, one in planes.items()
+        }
+    return _one(transform, metadata, file, grids, planes)
+
+
+def _moved(own: ImageGrid, before: ImageGrid, now: ImageGrid) -> ImageGrid:
+    """A grid over an image, once the image's own grid is another."""
+    if before.shape != now.shape:
+        return own  # the caller refuses it
+    return ImageGrid.from_matrix(
+        own.shape, now.matrix @ inverted(before.matrix) @ own.matrix, now.unit
+    )
 
 
 def _one(
