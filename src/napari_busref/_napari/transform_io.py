@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,8 @@ __all__ = [
     "read_transform",
     "write_transform",
 ]
+
+_ENDING = re.compile(r"(\.busref)?\.(h5|ome\.zarr)$", re.IGNORECASE)
 
 
 def get_reader(
@@ -65,7 +68,7 @@ def read_transform(path: str | Sequence[str]) -> list[tuple[Any, dict[str, Any],
     """
     return [
         transform_layer(
-            files.read_transform(one), Path(one).name.rsplit(".", 2)[0]
+            files.read_transform(one), _ENDING.sub("", Path(one).name)
         ).as_layer_data_tuple()
         for one in _paths(path)
     ]
@@ -157,7 +160,7 @@ def import_transform(path: str | os.PathLike[str], fixed: Plane, moving: Plane) 
 
 
 def _is_ours(path: str) -> bool:
-    # images are in folders of that name, too, and other plugins read them
+    # images are in folders of that name, too
     name = path.lower().rstrip("/\\")
     return name.endswith(EXTENSION) or (name.endswith(ngff.SUFFIX) and ngff.is_scene(Path(path)))
 

@@ -195,14 +195,15 @@ def _stored_full(file: TransformFile) -> _Grids:
 
 def _rescaled(file: TransformFile, full: _Grids) -> Rescaled:
     """The transform of a file between images of these grids."""
-    grids = []
+    grids: list[Grid] = []
     for name, own, image in zip(("fixed", "moving"), (file.fixed, file.moving), full, strict=True):
         matrix = np.linalg.solve(image.matrix, own.matrix)
         grid = Grid(own.shape, (round(matrix[0, 0], 9), round(matrix[1, 1], 9)))
         if not np.allclose(grid.matrix, matrix, atol=1e-6):
             raise ValueError(f"{name}: the grid of the transform is not one over its image")
         grids.append(grid)
-    return Rescaled(file.transform, *grids, full[0].shape, full[1].shape)
+    fixed, moving = grids
+    return Rescaled(file.transform, fixed, moving, full[0].shape, full[1].shape)
 
 
 def _stored_grid(stored: Any, shape: tuple[int, int]) -> ImageGrid | None:

@@ -222,7 +222,11 @@ def _read_own(file: Path, given: _Grids) -> TransformFile:
             metadata[FULL[name]] = grid.as_dict()
             grids[name] = _moved(before, whole, grid)
         planes = {
-            position: replace(one, **{name: _moved(getattr(one, name), whole, grid)})
+            position: replace(
+                one,
+                fixed=_moved(one.fixed, whole, grid) if name == "fixed" else one.fixed,
+                moving=_moved(one.moving, whole, grid) if name == "moving" else one.moving,
+            )
             for position, one in planes.items()
         }
     return _one(transform, metadata, file, grids, planes)
