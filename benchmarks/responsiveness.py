@@ -8,13 +8,15 @@ twice in a real napari window: the first run also loads torch. How long the pane
 told too.
 
 Where a gap comes from is told by three times of the main thread: what it computed itself (slots,
-drawing), what it waited for a processor while others had them all, and the rest, in which it
-waited for a lock, mostly Python's. A second thread notes what both were doing meanwhile.
+drawing), what it waited for a processor while others had them all, and the rest, in which it had
+nothing to do or waited for a lock, mostly Python's. Python's own garbage collection, which holds
+that lock, is told apart. A second thread notes what both were doing meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import sys
@@ -22,7 +24,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -64,21 +66,31 @@ class Note:
     worker: str
 
 
+@dataclass
+class Record:
+    """All that is written down while the main thread is watched.
+
+    Attributes
+    ----------
+    beats : list of Beat
+    notes : list of Note
+    collections : list of (float, float)
+        Begin and end (s) of each garbage collection, in whatever thread.
+    """
+
+    beats: list[Beat] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    collections: list[tuple[float, float]] = field(default_factory=list)
+
+
 def gaps(beats: Sequence[Beat]) -> list[float]:
     """Milliseconds between one heartbeat and the next."""
     return [1000 * (later.time - earlier.time) for earlier, later in pairwise(beats)]
 
 
-def summary(beats: Sequence[Beat], notes: Sequence[Note] = ()) -> dict[str, Any]:
-    """Median and longest gaps, and where the longest ones came from.
-
-    Parameters
-    ----------
-    beats : sequence of Beat
-        At least two.
-    notes : sequence of Note
-        Of the same time.
-    """
+def summary(record: Record) -> dict[str, Any]:
+    """Median and longest gaps of at least two beats, and where the longest ones came from."""
+    beats = record.beats
     if len(beats) < 2:
         raise ValueError(f"beats: got {len(beats)}, need at least two")
     found = gaps(beats)
@@ -90,20 +102,25 @@ def summary(beats: Sequence[Beat], notes: Sequence[Note] = ()) -> dict[str, Any]
         "over_50_ms": sum(gap > 50 for gap in found),
         "over_250_ms": sum(gap > 250 for gap in found),
         "longest_ms": round(found[order[0]], 1),
-        "longest": [_described(beats[at], beats[at + 1], notes) for at in order[:LISTED]],
+        "longest": [_described(beats[at], beats[at + 1], record) for at in order[:LISTED]],
     }
 
 
-def _described(before: Beat, after: Beat, notes: Sequence[Note]) -> dict[str, Any]:
+def _described(before: Beat, after: Beat, record: Record) -> dict[str, Any]:
     whole = 1000 * (after.time - before.time)
     computed = 1000 * (after.computed - before.computed)
     queued = 1000 * (after.queued - before.queued)
-    within = [note for note in notes if before.time <= note.time <= after.time]
+    collected = sum(
+        max(0.0, min(end, after.time) - max(begin, before.time))
+        for begin, end in record.collections
+    )
+    within = [note for note in record.notes if before.time <= note.time <= after.time]
     return {
         "ms": round(whole),
         "computed_ms": round(computed),
         "queued_ms": round(queued),
-        "locked_ms": max(0, round(whole - computed - queued)),
+        "waited_ms": max(0, round(whole - computed - queued)),
+        "garbage_ms": round(1000 * collected),
         "stage": f"{before.stage} -> {after.stage}",
         "main": _most([note.main for note in within]),
         "worker": _most([note.worker for note in within]),
@@ -111,7 +128,7 @@ def _described(before: Beat, after: Beat, notes: Sequence[Note]) -> dict[str, An
 
 
 def _most(words: Sequence[str]) -> dict[str, int]:
-    return dict(Counter(words).most_common(3))
+    return dict(Counter(filter(None, words)).most_common(3))
 
 
 def _waited() -> float:
@@ -137,12 +154,11 @@ def _place(frame: FrameType | None) -> str:
 class Watch:
     """Notes what the threads are doing while the main thread is late."""
 
-    def __init__(self, beats: Sequence[Beat]) -> None:
-        self._beats = beats
+    def __init__(self, record: Record) -> None:
+        self._record = record
         self._main = threading.main_thread().ident
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.notes: list[Note] = []
 
     def start(self) -> None:
         """Begin."""
@@ -154,41 +170,38 @@ class Watch:
         self._thread.join()
 
     def _watch(self) -> None:
-        own = threading.get_ident()
+        own, beats = threading.get_ident(), self._record.beats
         while not self._end.is_set():
             sleep(0.01)
             now = perf_counter()
-            if not self._beats or now - self._beats[-1].time < LATE:
+            if not beats or now - beats[-1].time < LATE:
                 continue
             frames = sys._current_frames()
-            others = [
-                place
-                for ident, frame in frames.items()
-                if ident not in (own, self._main) and "napari_busref" in str(_paths(frame))
-                for place in [_place(frame)]
-            ]
-            self.notes.append(Note(now, _place(frames.get(self._main)), "; ".join(others)))
-
-
-def _paths(frame: FrameType | None) -> list[str]:
-    paths = []
-    while frame is not None:
-        paths.append(frame.f_code.co_filename)
-        frame = frame.f_back
-    return paths
+            main = _place(frames.pop(self._main, None))
+            frames.pop(own, None)
+            others = [_place(frame) for frame in frames.values()]
+            at_work = "; ".join(place for place in others if " > " in place)
+            self._record.notes.append(Note(now, main, at_work))
 
 
 @contextmanager
-def heartbeats(panel: Any) -> Iterator[tuple[list[Beat], list[Note]]]:
+def watched(panel: Any) -> Iterator[Record]:
     """Record the heartbeats of the main thread, and what it did when they were late."""
     from qtpy.QtCore import Qt, QTimer
 
-    beats: list[Beat] = []
-    watch = Watch(beats)
+    record = Record()
+    watch = Watch(record)
 
     def beat() -> None:
         stage = panel.stage.text().split(" · ")[0]
-        beats.append(Beat(perf_counter(), stage, thread_time(), _waited()))
+        record.beats.append(Beat(perf_counter(), stage, thread_time(), _waited()))
+
+    def collecting(phase: str, _: dict[str, int]) -> None:
+        now = perf_counter()
+        if phase == "start":
+            record.collections.append((now, now))
+        elif record.collections:
+            record.collections[-1] = (record.collections[-1][0], now)
 
     timer = QTimer()
     timer.setTimerType(Qt.TimerType.PreciseTimer)
@@ -196,18 +209,28 @@ def heartbeats(panel: Any) -> Iterator[tuple[list[Beat], list[Note]]]:
     timer.timeout.connect(beat)
     timer.start()
     watch.start()
+    gc.callbacks.append(collecting)
     try:
-        yield beats, watch.notes
+        yield record
     finally:
+        gc.callbacks.remove(collecting)
         timer.stop()
         watch.stop()
+
+
+def serve(seconds: float) -> None:
+    """Serve the window for a time."""
+    from qtpy.QtCore import QEventLoop, QTimer
+
+    loop = QEventLoop()
+    QTimer.singleShot(round(1000 * seconds), loop.quit)
+    loop.exec()
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Open napari and the panel, and run it."""
     import napari
     from npe2 import PluginManager, PluginManifest
-    from qtpy.QtTest import QTest
 
     import napari_busref
     from napari_busref.samples import thermal_scene
@@ -221,7 +244,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     viewer = napari.Viewer(show=True)
     viewer.add_image(sample.fixed, name="visible")
     viewer.add_image(sample.moving, name="infrared")
-    QTest.qWait(1000)
+    serve(1)
     started = perf_counter()
     _, panel = viewer.window.add_plugin_dock_widget("napari-busref", "Register and fuse")
     opened = {
@@ -230,20 +253,19 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     panel.model.value, panel.fusion_model.value = arguments.model, arguments.fusion_model
     panel.device.value = arguments.device
-    QTest.qWait(1000)
-    with heartbeats(panel) as (beats, notes):
-        QTest.qWait(round(1000 * arguments.idle))
-    idle = summary(beats, notes)
+    serve(1)
+    with watched(panel) as idle:
+        serve(arguments.idle)
     runs = []
     for _ in range(arguments.runs):
-        with heartbeats(panel) as (beats, notes):
+        with watched(panel) as record:
             if not panel.run():
                 raise SystemExit("the run could not be started")
             panel.wait()
-            QTest.qWait(500)  # what the new layers cost counts too
-        runs.append(summary(beats, notes))
+            serve(0.5)  # what the new layers cost counts too
+        runs.append(summary(record))
     viewer.close()
-    return {"opened": opened, "idle": idle, "runs": runs}
+    return {"opened": opened, "idle": summary(idle), "runs": runs}
 
 
 def main() -> None:
