@@ -11,8 +11,8 @@ from napari_busref.matching.views import View, resample
 from napari_busref.models.geometry import Estimate, identity_theta
 from napari_busref.training.data import PairStore
 
-_COARSEST = 250
-"""Working size of the first look: what is left of an alignment by hand is small."""
+_LAST = 2
+"""Looks, counted from the finest: what an alignment by hand leaves is small."""
 
 
 @torch.no_grad()
@@ -30,6 +30,6 @@ def _realigned(infrared: Tensor, visible: Tensor, networks: Networks) -> Tensor:
     ones = torch.ones_like(visible)[None]
     fixed, moving = View(visible[None], ones), View(infrared[None], ones)
     start = Estimate(identity_theta(1, visible))
-    plan = tuple(look for look in looks("dense", "affine", shape) if look.side > _COARSEST)
+    plan = looks("dense", "affine", shape)[-_LAST:]
     *_, estimate = refined(Reference(networks, fixed), moving, start, plan)
     return resample(moving, estimate, shape).image[0]
