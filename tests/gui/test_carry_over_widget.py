@@ -134,12 +134,25 @@ def test_errors_are_notified_and_the_panel_stays_usable(viewer, registered, carr
     with qtbot.waitSignal(carry.idle, timeout=60_000):
         assert carry.carry()
     assert names(viewer)[-1] == "cells on vis"
-    viewer.layers.remove("ir")
+    # layers that go meanwhile
+    viewer.layers.selection = {labels}
+    with qtbot.waitSignal(carry.idle, timeout=60_000):
+        assert carry.carry()
+        viewer.layers.remove("cells")
+        viewer.layers.remove("ir")
+    assert names(viewer)[-1] == "cells on vis"
     assert carry.moving.value is None
+    labels = viewer.layers["cells on vis"]
     viewer.layers.remove("ir warped")
     assert not carry.carry_button.isEnabled()
-    for control in (carry.open_button, carry.carry_button, carry.place_button):
+    for control in (
+        carry.open_button,
+        carry.carry_button,
+        carry.place_button,
+        carry.undo_button,
+    ):
         assert control.toolTip()
+    assert carry.minimumSizeHint().width() <= 320  # a narrow column of a small screen
     # a panel that is closed hears no more of the selection
     viewer.window.remove_dock_widget(carry)
     carry.deleteLater()

@@ -194,6 +194,12 @@ def test_the_fit_becomes_the_result(viewer, landmarks, pair, qtbot, notes):
     np.testing.assert_array_equal(viewer.layers["ir warped"].data, before)
     assert viewer.layers["ir warped"].metadata[KEY]["transform"] == transform
     assert "undone" in landmarks.stage.text() and not landmarks.undo()
+    # a layer that goes meanwhile
+    with qtbot.waitSignal(landmarks.idle, timeout=300_000):
+        assert landmarks.use_as_result()
+        viewer.layers.remove("ir")
+    assert "added 3 layers" in landmarks.stage.text()
+    assert landmarks.pairs is None and not landmarks.result_button.isEnabled()
 
 
 def test_the_fit_becomes_the_start_of_a_registration(viewer, landmarks, pair, fake, qtbot):
@@ -286,6 +292,7 @@ def test_every_control_says_what_it_does_and_can_be_reached(landmarks):
     ):
         assert control.toolTip()
         assert control.focusPolicy() & Qt.FocusPolicy.TabFocus
+    assert landmarks.minimumSizeHint().width() <= 320  # a narrow column of a small screen
 
 
 def test_closing_the_panel_leaves_the_points(viewer, landmarks):

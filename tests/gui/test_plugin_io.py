@@ -189,11 +189,16 @@ def test_import_panel(viewer, pair, tmp_path, notes):
     QApplication.sendPostedEvents(panel, QEvent.Type.DeferredDelete)
 
 
-def test_a_file_of_another_program_is_refused_in_words(viewer, tmp_path):
+def test_a_file_of_another_program_is_refused_in_words(viewer, tmp_path, notes):
+    from napari.errors import ReaderPluginError
+
     path = tmp_path / "other.busref.h5"
     path.write_bytes(b"something else")
     with pytest.raises(ValueError, match="no HDF5 file"):
         viewer.open(path, plugin="napari-busref")
+    with pytest.raises(ReaderPluginError):
+        drop(viewer, path)
+    assert len([text for kind, text in notes if kind == "error" and "no HDF5 file" in text]) == 2
     assert not viewer.layers
 
 

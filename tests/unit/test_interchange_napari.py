@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("napari")
 
-from napari.layers import Image, Labels, Points
+from napari.layers import Image, Labels, Layer, Points
 
 from napari_busref import (
     ImageGrid,
@@ -18,8 +18,10 @@ from napari_busref import (
     write_transform,
 )
 from napari_busref._napari import image_io, transform_io
+from napari_busref._napari.carry_over import carry_over
 from napari_busref._napari.grids import Grid, Rescaled
 from napari_busref._napari.image_grids import grid_of_layer, placement
+from napari_busref._napari.known_transforms import known_transforms
 from napari_busref._napari.layers import METADATA_KEY as KEY
 from napari_busref._napari.stacks import PlaneResult
 
@@ -34,7 +36,7 @@ PLACES = [
 
 @pytest.fixture
 def transform():
-    field = np.random.default_rng(0).normal(size=(2, *FIXED))
+    field = np.random.default_rng(0).normal(size=(2, *FIXED)) / 8  # folds nowhere
     return Transform(AFFINE, field, fixed_shape=FIXED, moving_shape=MOVING)
 
 
@@ -214,6 +216,17 @@ def test_a_stack_is_saved_with_a_transform_for_each_plane(tmp_path, transform):
                     planes[position].transform.points(np.array(point)),
                     atol=1e-6,
                 )
+    # which carries a stack over plane by plane
+    opened = Layer.create(data, meta, kind)
+    (one,) = known_transforms([opened])
+    assert (one.axes, one.label) == ((-2, -1), "ir → vis")
+    points = Points([[number, 3, 4] for number in range(5)])
+    (new,) = carry_over([points], one.transform, opened, planes=one.planes, axes=one.axes)
+    for number, row in enumerate(new.data):
+        found = planes.get((number,))
+        there = (transform if found is None else found.transform).points(row[1:])
+        np.testing.assert_allclose(there, (3, 4), atol=1e-3)
+    assert np.abs(new.data[1, 1:] - new.data[2, 1:]).max() > 0.1
     # onto layers of other pixel sizes
     given = ImageGrid(FIXED, (0.1, 0.1), unit="mm")
     found = read_transform(path, fixed=given)

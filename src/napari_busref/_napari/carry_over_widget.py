@@ -357,7 +357,7 @@ class CarryOver(QWidget):
         for chooser in (self.transform, self.direction, self.moving):
             narrow(chooser)
         self.open_button = named_button(
-            "&Open…", "Open a transform file (.busref.h5) and choose its transform"
+            "&Open a transform file…", "Open a .busref.h5 and choose its transform"
         )
         self.selected = label("selected")
         self.carry_button = named_button(
@@ -399,7 +399,7 @@ class CarryOver(QWidget):
             word.setToolTip(chooser.tooltip)
             grid.addWidget(word, number, 0)
             grid.addWidget(chooser.native, number, 1)
-        grid.addWidget(self.open_button, 0, 2)
+        grid.addWidget(self.open_button, 3, 1)
         grid.setColumnStretch(1, 1)
         layout = QVBoxLayout(self)
         layout.addLayout(grid)
@@ -410,9 +410,9 @@ class CarryOver(QWidget):
         layout.addStretch()
         tab_order(
             self.transform.native,
-            self.open_button,
             self.direction.native,
             self.moving.native,
+            self.open_button,
             self.carry_button,
             self.undo_button,
             self.place_button,

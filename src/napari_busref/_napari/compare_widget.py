@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Image
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QEvent, QTimer, Signal
-from qtpy.QtWidgets import (
-    QFileDialog,
-    QFormLayout,
-    QHBoxLayout,
-    QPushButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QFileDialog, QFormLayout, QPushButton, QWidget
 
 from napari_busref._napari.compare_controls import ModeControls, add_row, chooser
 from napari_busref._napari.compare_draw import Prepared, Request, draw_comparison
@@ -34,7 +27,7 @@ from napari_busref._napari.compare_source import (
     view_window,
 )
 from napari_busref._napari.compare_view import camera_of
-from napari_busref._napari.forms import label
+from napari_busref._napari.forms import label, row, scrolled
 from napari_busref._napari.layers import METADATA_KEY
 from napari_busref._napari.metrics_table import MetricsTable
 from napari_busref._napari.words import error_text
@@ -282,22 +275,25 @@ class LookAndJudge(QWidget):
         self.table = MetricsTable()
 
     def _lay_out(self) -> None:
-        form = QFormLayout()
+        choosers = QWidget()
+        form = QFormLayout(choosers)
+        form.setContentsMargins(0, 0, 0, 0)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         add_row(form, "&Reference (fixed)", self.reference.native)
         add_row(form, "Under &test", self.tested.native)
         add_row(form, "Tr&uth", self.truth.native)
         self.modes.add_to(form)
-        layout = QVBoxLayout(self)
-        layout.addLayout(form)
-        for widget in (self.coloured, self.before, self.button, self.hint, self.legend):
-            layout.addWidget(widget)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.measure_button)
-        buttons.addWidget(self.save_button)
-        layout.addLayout(buttons)
-        layout.addWidget(self.table)
-        layout.addStretch()
+        scrolled(
+            self,
+            choosers,
+            self.coloured,
+            self.before,
+            self.button,
+            self.hint,
+            self.legend,
+            row(self.measure_button, self.save_button),
+            self.table,
+        )
 
     def _connect(self) -> None:
         self._keeper.serve(self)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from napari.layers import Vectors
-from napari.utils.notifications import show_warning
+from napari.utils.notifications import show_error, show_warning
 
 from napari_busref._napari.image_grids import grid_of_plane
 from napari_busref._napari.layers import METADATA_KEY, Plane
 from napari_busref._napari.transform_layer import transform_file, transform_layer
+from napari_busref._napari.words import error_text
 from napari_busref.interchange import files, ngff
 from napari_busref.transform import EXTENSION
 
@@ -66,12 +67,15 @@ def read_transform(path: str | Sequence[str]) -> list[tuple[Any, dict[str, Any],
     ValueError, OSError
         When a file is missing, damaged or of another program.
     """
-    return [
-        transform_layer(
-            files.read_transform(one), _ENDING.sub("", Path(one).name)
-        ).as_layer_data_tuple()
-        for one in _paths(path)
-    ]
+    found = []
+    for one in _paths(path):
+        try:
+            layer = transform_layer(files.read_transform(one), _ENDING.sub("", Path(one).name))
+        except (ValueError, OSError, ModuleNotFoundError) as error:
+            show_error(error_text(error))  # napari says only that the plugin has failed
+            raise
+        found.append(layer.as_layer_data_tuple())
+    return found
 
 
 def write_transform(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
