@@ -7,7 +7,8 @@ The protocol is that of ``docs/protocol.md``. ``FOLDER/rows.csv`` gets a row for
 method as soon as it is measured; the same command again goes on where the last one stopped. At
 the end, or with ``--report`` alone, ``table.md``, ``table.csv`` and ``errors.png`` are written
 from all the rows. A method that fails on a pair is scored as the pair was left, unregistered, and
-counts as failed. ``pip install 'napari-busref[benchmarks]'`` installs the tools; those that are
+counts as failed. Seconds are those of the process on all its threads: what else the machine does
+hardly moves them. ``pip install 'napari-busref[benchmarks]'`` installs the tools; those that are
 missing are named in the table with the reason.
 """
 
@@ -70,7 +71,7 @@ HEADINGS = {
     "share_below_5px": "< 5 px, %",
     "mncc": "MNCC",
     "mmse": "MMSE",
-    "seconds": "seconds",
+    "seconds": "CPU seconds",
 }
 
 
@@ -139,13 +140,13 @@ def score(scorer: Scorer, call: Callable[[], tuple[NDArray[Any], Row]]) -> Row:
 
     from napari_busref.metrics.registration import pixel_grid
 
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         source, facts = call()
         error = "" if np.isfinite(source).all() else "the map is not finite"
     except Exception as problem:  # whatever stopped it, the other methods are still to be measured
         facts, error = {}, " ".join(f"{type(problem).__name__}: {problem}".split())
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     if error:
         source = pixel_grid(scorer.pair.aligned.shape)
         facts = facts | {"failed": True, "error": error}

@@ -3,61 +3,234 @@
     xvfb-run -a -s "-screen 0 1600x1200x24" python benchmarks/responsiveness.py [--size 2048]
 
 A timer in the main thread writes down when it is served; a gap is the time between two of these
-heartbeats. The panel "Register and fuse" runs twice in a real napari window: the first run also
-loads torch. Beside the gaps stands the stage at which the longest one was seen, and how long the
-panel took to open.
+heartbeats. First comes a control in which nothing runs, then the panel "Register and fuse" runs
+twice in a real napari window: the first run also loads torch. How long the panel took to open is
+told too.
+
+Where a gap comes from is told by three times of the main thread: what it computed itself (slots,
+drawing), what it waited for a processor while others had them all, and the rest, in which it had
+nothing to do or waited for a lock, mostly Python's. Python's own garbage collection, which holds
+that lock, is told apart. A second thread notes what both were doing meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import sys
-from collections.abc import Sequence
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep, thread_time
+from types import FrameType
 from typing import Any
 
 BEAT = 5  # ms
+LATE = 0.03  # s without a heartbeat, after which is noted what the threads are doing
+LISTED = 5  # longest gaps
 
 
-def gaps(beats: Sequence[float]) -> list[float]:
-    """Milliseconds between one heartbeat and the next, from their times in seconds."""
-    return [1000 * (later - earlier) for earlier, later in pairwise(beats)]
+@dataclass(frozen=True)
+class Beat:
+    """One heartbeat of the main thread.
 
-
-def summary(beats: Sequence[tuple[float, str]]) -> dict[str, Any]:
-    """Median and longest gap, and what was going on during the longest.
-
-    Parameters
+    Attributes
     ----------
-    beats : sequence of (float, str)
-        Time in seconds and what was going on then; at least two.
+    time : float
+        When, in seconds.
+    stage : str
+        What the panel showed then.
+    computed, queued : float
+        Seconds that the main thread had run until then, and had waited for a processor.
     """
+
+    time: float
+    stage: str = ""
+    computed: float = 0.0
+    queued: float = 0.0
+
+
+@dataclass(frozen=True)
+class Note:
+    """What the threads were doing at a time (s) when the main thread was late."""
+
+    time: float
+    main: str
+    worker: str
+
+
+@dataclass
+class Record:
+    """All that is written down while the main thread is watched.
+
+    Attributes
+    ----------
+    beats : list of Beat
+    notes : list of Note
+    collections : list of (float, float)
+        Begin and end (s) of each garbage collection, in whatever thread.
+    """
+
+    beats: list[Beat] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    collections: list[tuple[float, float]] = field(default_factory=list)
+
+
+def gaps(beats: Sequence[Beat]) -> list[float]:
+    """Milliseconds between one heartbeat and the next."""
+    return [1000 * (later.time - earlier.time) for earlier, later in pairwise(beats)]
+
+
+def summary(record: Record) -> dict[str, Any]:
+    """Median and longest gaps of at least two beats, and where the longest ones came from."""
+    beats = record.beats
     if len(beats) < 2:
         raise ValueError(f"beats: got {len(beats)}, need at least two")
-    found = gaps([time for time, _ in beats])
-    longest = max(range(len(found)), key=found.__getitem__)
+    found = gaps(beats)
+    order = sorted(range(len(found)), key=found.__getitem__, reverse=True)
     return {
-        "seconds": round(beats[-1][0] - beats[0][0], 1),
+        "seconds": round(beats[-1].time - beats[0].time, 1),
         "heartbeats": len(beats),
         "median_ms": round(median(found), 1),
         "over_50_ms": sum(gap > 50 for gap in found),
         "over_250_ms": sum(gap > 250 for gap in found),
-        "longest_ms": round(found[longest], 1),
-        "longest_at": f"{beats[longest][1]} -> {beats[longest + 1][1]}",
+        "longest_ms": round(found[order[0]], 1),
+        "longest": [_described(beats[at], beats[at + 1], record) for at in order[:LISTED]],
     }
 
 
-def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def _described(before: Beat, after: Beat, record: Record) -> dict[str, Any]:
+    whole = 1000 * (after.time - before.time)
+    computed = 1000 * (after.computed - before.computed)
+    queued = 1000 * (after.queued - before.queued)
+    collected = sum(
+        max(0.0, min(end, after.time) - max(begin, before.time))
+        for begin, end in record.collections
+    )
+    within = [note for note in record.notes if before.time <= note.time <= after.time]
+    return {
+        "ms": round(whole),
+        "computed_ms": round(computed),
+        "queued_ms": round(queued),
+        "waited_ms": max(0, round(whole - computed - queued)),
+        "garbage_ms": round(1000 * collected),
+        "stage": f"{before.stage} -> {after.stage}",
+        "main": _most([note.main for note in within]),
+        "worker": _most([note.worker for note in within]),
+    }
+
+
+def _most(words: Sequence[str]) -> dict[str, int]:
+    return dict(Counter(filter(None, words)).most_common(3))
+
+
+def _waited() -> float:
+    """Seconds that this thread has waited for a processor; Linux tells."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except OSError:
+        return 0.0
+
+
+def _place(frame: FrameType | None) -> str:
+    """Where a thread is: the innermost call of this package, and the innermost one of all."""
+    names = []
+    while frame is not None:
+        code = frame.f_code
+        names.append((code.co_filename, f"{Path(code.co_filename).stem}.{code.co_name}"))
+        frame = frame.f_back
+    ours = next((name for path, name in names if "/napari_busref/" in path), "")
+    inner = names[0][1] if names else ""
+    return inner if inner == ours or not ours else f"{ours} > {inner}"
+
+
+class Watch:
+    """Notes what the threads are doing while the main thread is late."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._main = threading.main_thread().ident
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End."""
+        self._end.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        own, beats = threading.get_ident(), self._record.beats
+        while not self._end.is_set():
+            sleep(0.01)
+            now = perf_counter()
+            if not beats or now - beats[-1].time < LATE:
+                continue
+            frames = sys._current_frames()
+            main = _place(frames.pop(self._main, None))
+            frames.pop(own, None)
+            others = [_place(frame) for frame in frames.values()]
+            at_work = "; ".join(place for place in others if " > " in place)
+            self._record.notes.append(Note(now, main, at_work))
+
+
+@contextmanager
+def watched(panel: Any) -> Iterator[Record]:
+    """Record the heartbeats of the main thread, and what it did when they were late."""
+    from qtpy.QtCore import Qt, QTimer
+
+    record = Record()
+    watch = Watch(record)
+
+    def beat() -> None:
+        stage = panel.stage.text().split(" · ")[0]
+        record.beats.append(Beat(perf_counter(), stage, thread_time(), _waited()))
+
+    def collecting(phase: str, _: dict[str, int]) -> None:
+        now = perf_counter()
+        if phase == "start":
+            record.collections.append((now, now))
+        elif record.collections:
+            record.collections[-1] = (record.collections[-1][0], now)
+
+    timer = QTimer()
+    timer.setTimerType(Qt.TimerType.PreciseTimer)
+    timer.setInterval(BEAT)
+    timer.timeout.connect(beat)
+    timer.start()
+    watch.start()
+    gc.callbacks.append(collecting)
+    try:
+        yield record
+    finally:
+        gc.callbacks.remove(collecting)
+        timer.stop()
+        watch.stop()
+
+
+def serve(seconds: float) -> None:
+    """Serve the window for a time."""
+    from qtpy.QtCore import QEventLoop, QTimer
+
+    loop = QEventLoop()
+    QTimer.singleShot(round(1000 * seconds), loop.quit)
+    loop.exec()
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Open napari and the panel, and run it."""
     import napari
     from npe2 import PluginManager, PluginManifest
-    from qtpy.QtCore import QTimer
-    from qtpy.QtTest import QTest
 
     import napari_busref
     from napari_busref.samples import thermal_scene
@@ -71,31 +244,28 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     viewer = napari.Viewer(show=True)
     viewer.add_image(sample.fixed, name="visible")
     viewer.add_image(sample.moving, name="infrared")
-    QTest.qWait(1000)
+    serve(1)
     started = perf_counter()
     _, panel = viewer.window.add_plugin_dock_widget("napari-busref", "Register and fuse")
-    rows: list[dict[str, Any]] = [{"open_seconds": round(perf_counter() - started, 2)}]
-    rows[0]["torch_loaded"] = "torch" in sys.modules
+    opened = {
+        "seconds": round(perf_counter() - started, 2),
+        "torch_loaded": "torch" in sys.modules,
+    }
     panel.model.value, panel.fusion_model.value = arguments.model, arguments.fusion_model
     panel.device.value = arguments.device
+    serve(1)
+    with watched(panel) as idle:
+        serve(arguments.idle)
+    runs = []
     for _ in range(arguments.runs):
-        beats: list[tuple[float, str]] = []
-
-        def beat(beats: list[tuple[float, str]] = beats) -> None:
-            beats.append((perf_counter(), panel.stage.text().split(" · ")[0]))
-
-        timer = QTimer()
-        timer.setInterval(BEAT)
-        timer.timeout.connect(beat)
-        timer.start()
-        if not panel.run():
-            raise SystemExit("the run could not be started")
-        panel.wait()
-        QTest.qWait(500)  # what the new layers cost counts too
-        timer.stop()
-        rows.append(summary(beats))
+        with watched(panel) as record:
+            if not panel.run():
+                raise SystemExit("the run could not be started")
+            panel.wait()
+            serve(0.5)  # what the new layers cost counts too
+        runs.append(summary(record))
     viewer.close()
-    return rows
+    return {"opened": opened, "idle": summary(idle), "runs": runs}
 
 
 def main() -> None:
@@ -105,13 +275,17 @@ def main() -> None:
     parser.add_argument("--fusion-model", default="gaf")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--runs", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="write the rows as JSON")
+    parser.add_argument("--idle", type=float, default=10.0, help="seconds of the control")
+    parser.add_argument("--out", type=Path, help="write everything as JSON")
     arguments = parser.parse_args()
-    rows = measure(arguments)
-    for row in rows:
-        print(", ".join(f"{name} {value}" for name, value in row.items()))
+    found = measure(arguments)
+    print("panel opened:", found["opened"])
+    for name, row in [("idle", found["idle"]), *enumerate(found["runs"], 1)]:
+        print(f"{name}:", ", ".join(f"{key} {row[key]}" for key in row if key != "longest"))
+        for gap in row["longest"]:
+            print("   ", ", ".join(f"{key} {value}" for key, value in gap.items()))
     if arguments.out is not None:
-        content = {"cpus": os.cpu_count(), "load": os.getloadavg(), "rows": rows}
+        content = {"cpus": os.cpu_count(), "load": os.getloadavg(), **found}
         arguments.out.write_text(json.dumps(content, indent=2) + "\n")
 
 

@@ -1,10 +1,11 @@
 """Photograph napari with the panels at work on the built-in samples, for docs/images.
 
-    python scripts/make_screenshots.py [thermal] [microscope] [satellite] [training] [--to FOLDER]
+    python scripts/make_screenshots.py [STORY …] [--to FOLDER]
 
-Each story is one session of the tutorial of that name in docs/tutorials; all of them take some
-minutes on two cores. Without a screen, run it under xvfb-run -a -s "-screen 0 1600x1200x24".
-Neither the user's Preferences nor the user's models are read or changed.
+Stories: thermal, landmarks, microscope, satellite, training; each is a session of a tutorial in
+docs/tutorials, or of a part of one. All of them take some minutes on two cores. Without a screen,
+run it under xvfb-run -a -s "-screen 0 1600x1200x24". Neither the user's Preferences nor the
+user's models are read or changed.
 """
 
 from __future__ import annotations
@@ -182,7 +183,7 @@ def session(folder: Path) -> Iterator[Session]:
 
 
 def thermal(folder: Path) -> None:
-    """Register and fuse: idle, running, done and unreliable; swipe; landmarks."""
+    """Register and fuse: idle, running, done and unreliable; swipe."""
     with session(folder) as here:
         viewer = here.viewer
         _fixed, moving = viewer.open_sample("napari-busref", "thermal")
@@ -222,6 +223,9 @@ def thermal(folder: Path) -> None:
         states.append(here.only("panel-unreliable", panel))
         here.together("panel", states)
 
+
+def landmarks(folder: Path) -> None:
+    """Pairs placed by hand, one of them beside its place."""
     with session(folder) as here:
         _fixed, moving = here.viewer.open_sample("napari-busref", "thermal")
         panel = here.panel("Landmarks")
@@ -344,6 +348,7 @@ def training(folder: Path) -> None:
 
 STORIES: dict[str, Callable[[Path], None]] = {
     "thermal": thermal,
+    "landmarks": landmarks,
     "microscope": microscope,
     "satellite": satellite,
     "training": training,

@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from napari_busref._napari.carry_over import carry_over, place_on
+    from napari_busref._napari.carry_over import carry_over
+    from napari_busref._napari.placing import place_on
     from napari_busref.fusion import FusionResult, fuse
     from napari_busref.interchange import ImageGrid, TransformFile, read_transform, write_transform
     from napari_busref.io import read_image, write_image
@@ -69,7 +70,7 @@ _HOME = {
     "list_samples": "samples",
     "load_model": "models",
     "load_sample": "samples",
-    "place_on": "_napari.carry_over",
+    "place_on": "_napari.placing",
     "read_image": "io",
     "read_transform": "interchange",
     "register": "registration",

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from napari_busref import _store
 from napari_busref._arrays import cast as cast_dtype
 from napari_busref._arrays import frozen, native
-from napari_busref._version import package_version
+from napari_busref._store import EXTENSION
 
 __all__ = ["EXTENSION", "Transform", "read_metadata"]
-
-EXTENSION = ".busref.h5"
-_FORMAT = "napari-busref transform"
-_FORMAT_VERSION = 1
-_METADATA_LIMIT = 60_000  # bytes; HDF5 attributes end at 64 KiB
 
 # A source this far outside the moving image still counts as inside, and a bilinear weight this
 # small as none: displacements are float32, so 1000 px are known to no better than 6e-5 px.
@@ -442,37 +435,7 @@ class Transform:
             The file.
         """
         path = Path(path)
-        if not path.name.lower().endswith(EXTENSION):
-            raise ValueError(f"path: got {str(path)!r}, need a name that ends in {EXTENSION}")
-        try:
-            text = json.dumps(dict(metadata or {}), allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"metadata: cannot be written as JSON: {error}") from None
-        if len(text.encode()) > _METADATA_LIMIT:
-            raise ValueError(f"metadata: got {len(text)} bytes, at most {_METADATA_LIMIT} fit")
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        os.close(handle)
-        try:
-            with h5py.File(name, "w") as file:
-                file.attrs["format"] = _FORMAT
-                file.attrs["format_version"] = _FORMAT_VERSION
-                file.attrs["package_version"] = package_version()
-                file.attrs["convention"] = "q = affine(p + displacement(p)); (row, col) pixels"
-                file.attrs["fixed_shape"] = self.fixed_shape
-                file.attrs["moving_shape"] = self.moving_shape
-                file.attrs["metadata"] = text
-                file["affine"] = self.affine
-                if self.displacement is not None:
-                    file.create_dataset(
-                        "displacement", data=self.displacement, compression="gzip", shuffle=True
-                    )
-            umask = os.umask(0)  # mkstemp makes private files; give the usual permissions
-            os.umask(umask)
-            os.chmod(name, 0o666 & ~umask)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        _store.save(path, self, metadata or {})
         return path
 
     @classmethod
@@ -490,21 +453,14 @@ class Transform:
             When there is no such file.
         ValueError
             When it is not a complete transform file of this package.
+
+        Notes
+        -----
+        Of a stack it is the transform of the plane that was shown; `napari_busref.read_transform`
+        reads all.
         """
-        with _open(path) as file:
-            try:
-                displacement = file["displacement"][...] if "displacement" in file else None
-                shapes = {
-                    name: tuple(int(size) for size in file.attrs[name])
-                    for name in ("fixed_shape", "moving_shape")
-                }
-                affine = file["affine"][...]
-            except (KeyError, TypeError, ValueError, OSError, AttributeError) as error:
-                raise ValueError(f"path: {str(path)!r} is damaged: {error}") from None
-        try:
-            return cls(affine, displacement, **cast(dict[str, Any], shapes))
-        except ValueError as error:
-            raise ValueError(f"path: {str(path)!r} is damaged: {error}") from None
+        with _store.open_file(path) as file:
+            return cls(**_store.read(file))
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -670,33 +626,6 @@ def _shape(shape: Any, name: str) -> tuple[int, int]:
     return rows, cols
 
 
-def _open(path: str | os.PathLike[str]) -> h5py.File:
-    """Open a transform file after checking that it is one."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"path: there is no file {str(path)!r}")
-    if not h5py.is_hdf5(path):
-        raise ValueError(f"path: {str(path)!r} is no HDF5 file, need a transform ({EXTENSION})")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"path: {str(path)!r} is damaged: {error}") from None
-    version = file.attrs.get("format_version", 0)
-    if file.attrs.get("format") != _FORMAT:
-        file.close()
-        raise ValueError(
-            f"path: {str(path)!r} is an HDF5 file of another program, need a transform saved by "
-            f"napari-busref ({EXTENSION})"
-        )
-    if version != _FORMAT_VERSION:
-        file.close()
-        raise ValueError(
-            f"path: {str(path)!r} has format version {version}, this version of napari-busref "
-            f"reads {_FORMAT_VERSION}"
-        )
-    return file
-
-
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What was given to `Transform.save` as `metadata`.
 
@@ -715,11 +644,5 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     FileNotFoundError, ValueError
         As `Transform.load`.
     """
-    with _open(path) as file:
-        try:
-            metadata = json.loads(file.attrs.get("metadata", "{}"))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"path: {str(path)!r} has damaged metadata: {error}") from None
-    if not isinstance(metadata, dict):
-        raise ValueError(f"path: {str(path)!r} has damaged metadata: not an object")
-    return metadata
+    with _store.open_file(path) as file:
+        return _store.read_json(file)

@@ -67,6 +67,12 @@ def test_selected_layers_are_carried_over_and_back(viewer, registered, carry, tr
     with qtbot.waitSignal(carry.idle, timeout=60_000):
         assert carry.carry()
     assert len(viewer.layers) == 9
+    # and is taken back: what was replaced is there again
+    assert viewer.layers["cells on vis"] != new
+    carry.undo_button.click()
+    assert viewer.layers["cells on vis"] == new and len(viewer.layers) == 9
+    assert "undone" in carry.stage.text() and not carry.undo_button.isEnabled()
+    assert not carry.undo()
     # and back
     carry.direction.value = True
     viewer.layers.selection = {viewer.layers["marks on vis"]}
@@ -89,6 +95,11 @@ def test_place_without_resampling(viewer, registered, carry, transform):
         np.testing.assert_allclose(
             world, viewer.layers["ir"].data_to_world(transform.points(point))
         )
+    carry.undo_button.click()
+    for layer in (labels, viewer.layers["ir"]):
+        np.testing.assert_array_equal(layer.affine.affine_matrix, np.eye(3))
+        assert not layer.metadata
+        assert [str(unit) for unit in layer.units] == ["pixel", "pixel"]
 
 
 def test_a_transform_from_a_file(viewer, carry, transform, tmp_path, qtbot, notes):
@@ -123,12 +134,25 @@ def test_errors_are_notified_and_the_panel_stays_usable(viewer, registered, carr
     with qtbot.waitSignal(carry.idle, timeout=60_000):
         assert carry.carry()
     assert names(viewer)[-1] == "cells on vis"
-    viewer.layers.remove("ir")
+    # layers that go meanwhile
+    viewer.layers.selection = {labels}
+    with qtbot.waitSignal(carry.idle, timeout=60_000):
+        assert carry.carry()
+        viewer.layers.remove("cells")
+        viewer.layers.remove("ir")
+    assert names(viewer)[-1] == "cells on vis"
     assert carry.moving.value is None
+    labels = viewer.layers["cells on vis"]
     viewer.layers.remove("ir warped")
     assert not carry.carry_button.isEnabled()
-    for control in (carry.open_button, carry.carry_button, carry.place_button):
+    for control in (
+        carry.open_button,
+        carry.carry_button,
+        carry.place_button,
+        carry.undo_button,
+    ):
         assert control.toolTip()
+    assert carry.minimumSizeHint().width() <= 320  # a narrow column of a small screen
     # a panel that is closed hears no more of the selection
     viewer.window.remove_dock_widget(carry)
     carry.deleteLater()

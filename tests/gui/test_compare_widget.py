@@ -290,6 +290,7 @@ def test_every_control_is_named_and_reachable(panel):
         assert control.toolTip(), control.objectName()
         assert control.focusPolicy() & Qt.FocusPolicy.TabFocus, control.objectName()
     assert panel.table.toolTip()
+    assert panel.minimumSizeHint().width() <= 320  # a narrow column of a small screen
 
 
 def test_opening_the_panel_does_not_load_torch(viewer):

@@ -91,14 +91,22 @@ def test_placing_takes_turns_and_shows_one_image(viewer, landmarks, pair, qtbot)
     np.testing.assert_allclose(second.data_to_world((5, 6)), moving.data_to_world((5, 6)))
 
 
-def test_numbers_and_colours_go_together(viewer, landmarks):
+def test_numbers_and_colours_go_together(viewer, landmarks, qtbot):
     mark(landmarks, PLACES, there(PLACES)[:4])
     first, second = landmarks.pairs.points["fixed"], landmarks.pairs.points["moving"]
     assert landmarks.pairs.numbers("fixed") == [1, 2, 3, 4, 5, 6]
     assert landmarks.pairs.numbers("moving") == [1, 2, 3, 4]
     np.testing.assert_array_equal(first.face_color[:4], second.face_color)
     assert len(np.unique(first.face_color, axis=0)) == 6
-    assert list(first.text.values) == ["1", "2", "3", "4", "5", "6"]
+    viewer.scene.camera.zoom = 50  # far in: there is room for all numbers
+    qtbot.waitUntil(lambda: list(first.text.values) == ["1", "2", "3", "4", "5", "6"])
+    # from far away those that would lie on others are left out, but not that of the selected row
+    viewer.scene.camera.zoom = 0.05
+    landmarks.table.selectRow(2)
+    qtbot.waitUntil(lambda: sum(map(bool, first.text.values)) < 4)
+    assert first.text.values[2] == "3"
+    viewer.scene.camera.zoom = 50
+    qtbot.waitUntil(lambda: all(first.text.values))
     assert column(landmarks, 2)[4:] == ["–", "–"]
     # one point is deleted on one image: its number is free there, and placed next
     first.selected_data = {1}
@@ -106,6 +114,8 @@ def test_numbers_and_colours_go_together(viewer, landmarks):
     assert landmarks.pairs.numbers("fixed") == [1, 3, 4, 5, 6]
     first.add([9, 70])
     assert landmarks.pairs.numbers("fixed") == [1, 3, 4, 5, 6, 2]
+    landmarks.refresh()
+    assert list(first.text.values) == ["1", "3", "4", "5", "6", "2"]
     np.testing.assert_array_equal(first.face_color[5], second.face_color[1])
     # a whole pair is deleted in the table
     landmarks.refresh()
@@ -172,6 +182,24 @@ def test_the_fit_becomes_the_result(viewer, landmarks, pair, qtbot, notes):
     assert "added 3 layers" in landmarks.stage.text()
     assert landmarks.result_button.isEnabled()
     assert not [text for kind, text in notes if kind == "error"]
+    # another fit updates the layers, and is taken back
+    before = viewer.layers["ir warped"].data
+    landmarks.pairs.remove(5)
+    landmarks.model.value = "affine"
+    with qtbot.waitSignal(landmarks.idle, timeout=300_000):
+        assert landmarks.use_as_result()
+    assert (viewer.layers["ir warped"].data != before).any()
+    assert names(viewer)[4:] == ["ir warped", "ir mask", "ir displacement"]
+    landmarks.undo_button.click()
+    np.testing.assert_array_equal(viewer.layers["ir warped"].data, before)
+    assert viewer.layers["ir warped"].metadata[KEY]["transform"] == transform
+    assert "undone" in landmarks.stage.text() and not landmarks.undo()
+    # a layer that goes meanwhile
+    with qtbot.waitSignal(landmarks.idle, timeout=300_000):
+        assert landmarks.use_as_result()
+        viewer.layers.remove("ir")
+    assert "added 3 layers" in landmarks.stage.text()
+    assert landmarks.pairs is None and not landmarks.result_button.isEnabled()
 
 
 def test_the_fit_becomes_the_start_of_a_registration(viewer, landmarks, pair, fake, qtbot):
@@ -260,9 +288,11 @@ def test_every_control_says_what_it_does_and_can_be_reached(landmarks):
         landmarks.delete_button,
         landmarks.start_button,
         landmarks.result_button,
+        landmarks.undo_button,
     ):
         assert control.toolTip()
         assert control.focusPolicy() & Qt.FocusPolicy.TabFocus
+    assert landmarks.minimumSizeHint().width() <= 320  # a narrow column of a small screen
 
 
 def test_closing_the_panel_leaves_the_points(viewer, landmarks):

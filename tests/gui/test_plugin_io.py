@@ -28,6 +28,17 @@ def test_samples_open_and_are_guessed_right(viewer, panel, key):
 
 
 @pytest.fixture
+def readers_of_napari(npe2pm):
+    """napari's own readers, which take ``*.h5`` and ``*.zarr`` too."""
+    import napari_builtins
+    from npe2 import PluginManifest
+
+    path = Path(napari_builtins.__file__).with_name("builtins.yaml")
+    with npe2pm.tmp_plugin(manifest=PluginManifest.from_file(path)):
+        yield
+
+
+@pytest.fixture
 def pair(viewer):
     """A fixed and a moving layer in micrometres, and the transform between them."""
     fixed = viewer.add_image(
@@ -70,13 +81,23 @@ def drop(viewer, path):
     target.dropEvent(event)
 
 
-def test_transforms_go_through_open_save_and_drop(viewer, pair, tmp_path, notes):
+@pytest.mark.parametrize("name", ["pair.busref.h5", "pair.busref.ome.zarr"])
+def test_transforms_go_through_open_save_and_drop(
+    viewer, panel, pair, readers_of_napari, name, tmp_path, notes
+):
+    if name.endswith("zarr"):
+        pytest.importorskip("zarr", reason="needs napari-busref[ngff]")
     fixed, _, transform = pair
-    path = tmp_path / "pair.busref.h5"
+    path = tmp_path / name
     write_transform(path, transform, **GRIDS, metadata={"fixed": "vis", "moving": "ir"})
     (opened,) = viewer.open(path, plugin=None)
     drop(viewer, path)
     assert len(viewer.layers) == 4
+    assert opened.name == "pair"
+    np.testing.assert_allclose(
+        opened.metadata[KEY]["transform"].displacement, transform.displacement, atol=1e-5
+    )
+    transform = opened.metadata[KEY]["transform"]
     for layer in (opened, viewer.layers[-1]):
         assert layer.metadata[KEY]["transform"] == transform
         np.testing.assert_allclose(layer.data_to_world((3, 4)), fixed.data_to_world((3, 4)))
@@ -149,6 +170,11 @@ def test_import_panel(viewer, pair, tmp_path, notes):
     np.testing.assert_allclose(found.affine, transform.affine, atol=1e-9)
     np.testing.assert_allclose(layer.data_to_world((3, 4)), fixed.data_to_world((3, 4)))
     assert moving.metadata[START_KEY]["transform"] == found
+    panel.undo_button.click()
+    assert layer not in viewer.layers and START_KEY not in moving.metadata
+    assert panel.run()
+    panel.wait()
+    assert moving.metadata[START_KEY]["transform"] == found
     # a layer goes away while the file is read, and then the panel does
     assert panel.run()
     viewer.layers.remove(moving)
@@ -163,11 +189,16 @@ def test_import_panel(viewer, pair, tmp_path, notes):
     QApplication.sendPostedEvents(panel, QEvent.Type.DeferredDelete)
 
 
-def test_a_file_of_another_program_is_refused_in_words(viewer, tmp_path):
+def test_a_file_of_another_program_is_refused_in_words(viewer, tmp_path, notes):
+    from napari.errors import ReaderPluginError
+
     path = tmp_path / "other.busref.h5"
     path.write_bytes(b"something else")
     with pytest.raises(ValueError, match="no HDF5 file"):
         viewer.open(path, plugin="napari-busref")
+    with pytest.raises(ReaderPluginError):
+        drop(viewer, path)
+    assert len([text for kind, text in notes if kind == "error" and "no HDF5 file" in text]) == 2
     assert not viewer.layers
 
 

@@ -14,13 +14,10 @@ pytest.importorskip("napari")
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer, Points, Shapes, Surface, Tracks, Vectors
 
-from napari_busref._napari.carry_over import (
-    carry_over,
-    known_transforms,
-    place_on,
-    put_layers,
-)
-from napari_busref._napari.grids import Rescaled
+from napari_busref._napari.carry_over import carry_over
+from napari_busref._napari.grids import Grid, Rescaled
+from napari_busref._napari.known_transforms import known_transforms, put_layers
+from napari_busref._napari.placing import place_on
 from napari_busref.progress import Cancelled
 from napari_busref.transform import Transform
 
@@ -303,6 +300,46 @@ def test_a_stack_registered_plane_by_plane_takes_the_transform_of_each_plane():
     back = carry_over([points, image], one, result, moving_layer(), inverse=True, planes=planes)
     np.testing.assert_allclose(back[0].data[:, 1:], places, atol=1e-3)
     np.testing.assert_allclose(back[1].data[1], other.inverse().apply(image.data[1]))
+
+
+def test_a_field_too_large_for_all_pixels_is_used_as_it_was_found(monkeypatch):
+    """Layers of more than 4096 x 4096 pixels keep the transform at which they were looked at."""
+    monkeypatch.setattr("napari_busref._napari.carry_route.FIELD_BUDGET", 1000)
+    found = bent()
+    fixed_shape, moving_shape = (96, 192), (120, 50)
+    grids = Grid.over(FIXED, fixed_shape), Grid.over(MOVING, moving_shape)
+    rescaled = Rescaled(found, *grids, fixed_shape, moving_shape)
+    dense = rescaled.full()  # what would not be made of large layers
+    known = {"transform": found, "rescaled": rescaled, "axes": (0, 1)}
+    result = Image(np.zeros(fixed_shape), name="vis", metadata={KEY: known})
+    mask = Labels(np.zeros(FIXED, int), scale=grids[0].step, metadata={KEY: known})
+    (one,) = known_transforms([result, mask])  # the mask has coarser pixels
+    assert one.layer is result and one.transform is rescaled
+    moving = Image(np.zeros(moving_shape, np.uint8), name="ir")
+    rng = np.random.default_rng(5)
+    image = Image(rng.random(moving_shape), name="i")
+    labels = Labels(rng.integers(0, 9, moving_shape), name="l")
+    places = inside(5, 3, moving_shape)
+    layers = [
+        image,
+        labels,
+        Points(places, name="p"),
+        Shapes([places[:4]], shape_type="polygon", name="s"),
+    ]
+    new = carry_over(layers, one.transform, result, moving)
+    np.testing.assert_allclose(np.asarray(new[0].data), dense.apply(image.data), atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(new[1].data), dense.apply(labels.data, order=0))
+    np.testing.assert_allclose(dense.points(new[2].data), places, atol=0.1)
+    assert not isinstance(new[0].data, np.ndarray)  # computed where it is looked at
+    back = carry_over([new[0], new[2]], one.transform, result, moving, inverse=True)
+    np.testing.assert_allclose(back[1].data, places, atol=0.1)
+    middle = (slice(30, 90), slice(15, 35))
+    blurred = np.asarray(back[0].data)[middle]  # interpolated twice
+    assert np.corrcoef(blurred.ravel(), image.data[middle].ravel())[0, 1] > 0.5
+    left = place_on([moving], one.transform, result, moving)
+    assert 0.5 < left < 20
+    seen = result.world_to_data(moving.data_to_world(dense.points((50, 90))))
+    assert np.hypot(*(seen - np.array((50, 90)))) <= left + 1
 
 
 def test_a_fixed_stack_gives_its_plane():

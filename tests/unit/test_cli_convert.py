@@ -10,7 +10,14 @@ import pytest
 import tifffile
 from typer.testing import CliRunner, Result
 
-from napari_busref import ImageGrid, Transform, read_transform, write_image, write_transform
+from napari_busref import (
+    ImageGrid,
+    Transform,
+    TransformFile,
+    read_transform,
+    write_image,
+    write_transform,
+)
 from napari_busref.cli import app
 
 FIXED, MOVING = (40, 56), (30, 44)
@@ -84,6 +91,20 @@ def test_inverse_and_affine_only(tmp_path, own):
     assert found.transform.displacement is None
     assert (found.fixed, found.moving) == (GRIDS["moving"], GRIDS["fixed"])
     assert found.metadata == {"fixed": "b.tif", "moving": "a.tif"}
+
+
+def test_a_stack_keeps_its_transforms_where_the_format_holds_them(tmp_path, transform):
+    other = Transform(AFFINE, fixed_shape=FIXED, moving_shape=MOVING)
+    planes = {(0,): TransformFile(transform, **GRIDS), (4,): TransformFile(other, **GRIDS)}
+    path = write_transform(tmp_path / "stack.busref.h5", transform, **GRIDS, planes=planes)
+    assert convert(path, tmp_path / "back.busref.h5", "--inverse").exit_code == 0
+    back = read_transform(tmp_path / "back.busref.h5").planes
+    assert list(back) == [(0,), (4,)]
+    np.testing.assert_allclose(back[4,].transform.affine, np.linalg.inv(AFFINE), atol=1e-12)
+    assert back[4,].fixed == GRIDS["moving"]
+    result = convert(path, tmp_path / "one.csv", "--affine-only")
+    assert result.exit_code == 0
+    assert "holds the transform of the plane that was shown" in " ".join(result.stderr.split())
 
 
 def test_refusals_are_one_line(tmp_path, own, images, monkeypatch):

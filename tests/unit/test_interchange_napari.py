@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("napari")
 
-from napari.layers import Image, Labels, Points
+from napari.layers import Image, Labels, Layer, Points
 
 from napari_busref import (
     ImageGrid,
@@ -18,8 +18,12 @@ from napari_busref import (
     write_transform,
 )
 from napari_busref._napari import image_io, transform_io
+from napari_busref._napari.carry_over import carry_over
+from napari_busref._napari.grids import Grid, Rescaled
 from napari_busref._napari.image_grids import grid_of_layer, placement
+from napari_busref._napari.known_transforms import known_transforms
 from napari_busref._napari.layers import METADATA_KEY as KEY
+from napari_busref._napari.stacks import PlaneResult
 
 FIXED, MOVING = (20, 30), (12, 18)
 AFFINE = np.array([[0.5, 0.1, 3.0], [-0.1, 0.6, -2.0], [0.0, 0.0, 1.0]])
@@ -32,7 +36,7 @@ PLACES = [
 
 @pytest.fixture
 def transform():
-    field = np.random.default_rng(0).normal(size=(2, *FIXED))
+    field = np.random.default_rng(0).normal(size=(2, *FIXED)) / 8  # folds nowhere
     return Transform(AFFINE, field, fixed_shape=FIXED, moving_shape=MOVING)
 
 
@@ -129,8 +133,6 @@ def test_a_table_warns_of_what_it_leaves_out(tmp_path, transform, monkeypatch):
 
 def test_a_transform_kept_coarse_is_saved_on_its_coarse_grids(tmp_path, transform):
     """What is too large at full resolution is kept as it was found, two pixels to one here."""
-    from napari_busref._napari.grids import Grid, Rescaled
-
     full = tuple(2 * size for size in FIXED), tuple(3 * size for size in MOVING)
     rescaled = Rescaled(transform, Grid.over(FIXED, full[0]), Grid.over(MOVING, full[1]), *full)
     moving = ImageGrid(full[1], (4.0, 5.0), unit="mm")
@@ -154,15 +156,101 @@ def test_a_transform_kept_coarse_is_saved_on_its_coarse_grids(tmp_path, transfor
     mapped = (found.moving.matrix @ [*transform.points(coarse), 1])[:2]
     wanted = (moving.matrix @ [*rescaled.points(pixel), 1])[:2]
     np.testing.assert_allclose(mapped, wanted)
-    ((_, meta, _),) = transform_io.read_transform(str(tmp_path / "a.busref.h5"))
-    np.testing.assert_allclose(meta["scale"], (4, 6))
+    ((data, meta, _),) = transform_io.read_transform(str(tmp_path / "a.busref.h5"))
+    np.testing.assert_allclose(meta["scale"], (2, 3))  # where the layer was
+    known = meta["metadata"][KEY]
+    np.testing.assert_allclose(known["rescaled"].points(pixel), rescaled.points(pixel))
+    transform_io.write_transform(str(tmp_path / "b.busref.h5"), data, meta)
+    again = read_transform(tmp_path / "b.busref.h5")
+    assert (again.transform, again.fixed, again.moving) == (transform, found.fixed, found.moving)
+    # the grid of the image may be given for that of the coarser pixels
+    given = ImageGrid(full[0], (20.0, 30.0), unit="nm")
+    other = read_transform(tmp_path / "b.busref.h5", fixed=given)
+    assert other.fixed == ImageGrid(FIXED, (40.0, 60.0), (10.0, 15.0), unit="nm")
+    with pytest.raises(ValueError, match="fixed: got a grid of shape"):
+        read_transform(tmp_path / "b.busref.h5", fixed=(7, 7))
 
 
-def test_a_stack_of_transforms_warns_that_one_is_saved(tmp_path, transform, monkeypatch):
+def stack_of(transform):
+    """A stack whose planes have transforms of their own, one of them on coarser pixels."""
+    whole = Rescaled.of(transform)
+    other = Rescaled.of(Transform(AFFINE, fixed_shape=FIXED, moving_shape=MOVING))
+    quality = Quality(0.9, True, (), 0.8, 0.9, 0.5, 0.2, 3.0, 1.0, 1.0)
+    planes = {
+        (2,): PlaneResult(whole, quality, transform.mask()),
+        (1,): PlaneResult(other, quality, transform.mask()),
+        (3,): PlaneResult(whole.stored(200), quality, transform.mask()),
+    }
+    known = {"transform": transform, "axes": (1, 2), "fixed": "vis", "moving": "ir"}
+    known |= {"mode": "each", "planes": planes, "rescaled": whole, "role": "warped"}
+    return Image(
+        np.zeros((5, *FIXED)),
+        name="ir warped",
+        scale=(10, 2, 3),
+        units=("s", "um", "um"),
+        metadata={KEY: known},
+    )
+
+
+def test_a_stack_is_saved_with_a_transform_for_each_plane(tmp_path, transform):
+    layer = stack_of(transform)
+    path = tmp_path / "stack.busref.h5"
+    save(layer, path)
+    ((data, meta, kind),) = transform_io.read_transform(str(path))
+    again = tmp_path / "again.busref.h5"
+    transform_io.write_transform(str(again), data, meta)
+    assert kind == "vectors"
+    assert set(np.unique(data[:, 0, 0])) == {1, 2, 3}  # arrows on each plane
+    np.testing.assert_allclose(meta["scale"], (10, 2, 3))
+    planes = layer.metadata[KEY]["planes"]
+    for file in (path, again):
+        known = transform_io.read_transform(str(file))[0][1]["metadata"][KEY]
+        assert known["transform"] == transform and known["mode"] == "each"
+        assert known["axes"] == (1, 2)
+        assert list(known["planes"]) == [(2,), (1,), (3,)]
+        for position, found in known["planes"].items():
+            assert found.quality == planes[position].quality
+            for point in ((3, 4), (11.5, 20)):
+                np.testing.assert_allclose(
+                    found.transform.points(np.array(point)),
+                    planes[position].transform.points(np.array(point)),
+                    atol=1e-6,
+                )
+    # which carries a stack over plane by plane
+    opened = Layer.create(data, meta, kind)
+    (one,) = known_transforms([opened])
+    assert (one.axes, one.label) == ((-2, -1), "ir → vis")
+    points = Points([[number, 3, 4] for number in range(5)])
+    (new,) = carry_over([points], one.transform, opened, planes=one.planes, axes=one.axes)
+    for number, row in enumerate(new.data):
+        found = planes.get((number,))
+        there = (transform if found is None else found.transform).points(row[1:])
+        np.testing.assert_allclose(there, (3, 4), atol=1e-3)
+    assert np.abs(new.data[1, 1:] - new.data[2, 1:]).max() > 0.1
+    # onto layers of other pixel sizes
+    given = ImageGrid(FIXED, (0.1, 0.1), unit="mm")
+    found = read_transform(path, fixed=given)
+    assert found.planes[1,].fixed == given
+    np.testing.assert_allclose(found.planes[3,].fixed.spacing, (0.2, 0.2))
+
+
+def test_what_holds_one_transform_warns_about_a_stack(tmp_path, transform, monkeypatch):
     notes = []
     monkeypatch.setattr(transform_io, "show_warning", notes.append)
-    save(layer_of(transform, known={"planes": {(0,): 1, (1,): 2}}), tmp_path / "a.busref.h5")
-    assert "made by 2 transforms, one a plane" in notes[0]
+    save(stack_of(transform), tmp_path / "a.csv")
+    assert "made by 3 transforms, one a plane" in notes[1]
+    save(stack_of(transform), tmp_path / "a.busref.h5")
+    assert len(notes) == 2
+
+
+def test_a_fused_layer_of_coarser_pixels_does_not_say_where_the_fixed_one_is(tmp_path):
+    affine = Transform(AFFINE, fixed_shape=FIXED, moving_shape=MOVING)
+    known = {"role": "fused", "fixed_grid": ImageGrid(FIXED, (2.0, 3.0)).as_dict()}
+    layer = layer_of(affine, known=known, scale=(4, 6))
+    layer.data = np.zeros((10, 15))
+    save(layer, tmp_path / "a.busref.h5")
+    ((_, meta, _),) = transform_io.read_transform(str(tmp_path / "a.busref.h5"))
+    np.testing.assert_allclose(meta["scale"], (2, 3))
 
 
 def test_layers_without_a_transform_are_refused(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from napari_busref import ImageGrid, Transform, write_transform
+from napari_busref import ImageGrid, Transform, read_transform, write_transform
 
 FIXED, MOVING = (40, 56), (30, 44)
 AFFINE = np.array([[0.75, 0.05, 1.0], [-0.04, 0.77, -2.0], [0.0, 0.0, 1.0]])
@@ -180,3 +180,106 @@ def test_the_schemas_of_the_specification_accept_it(tmp_path, elastic, grids):
     validate(attributes(folder), version="0.6", model="scene")
     field = attributes(folder / "coordinateTransformations" / "displacement")
     validate(field, version="0.6", model="image")
+
+
+# -- read back ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grids", GRIDS)
+@pytest.mark.parametrize("affine_only", [False, True], ids=["field", "affine"])
+def test_a_scene_comes_back(tmp_path, elastic, grids, affine_only):
+    if not affine_only:
+        pytest.importorskip("zarr", reason="needs napari-busref[ngff]")
+    fixed, moving = GRIDS[grids]
+    folder = write_transform(
+        tmp_path / "a.ome.zarr",
+        elastic,
+        fixed=fixed,
+        moving=moving,
+        affine_only=affine_only,
+        metadata={"fixed": "vis"},
+    )
+    found = read_transform(folder)
+    np.testing.assert_allclose(found.transform.affine, AFFINE, atol=1e-9)
+    if affine_only:
+        assert found.transform.displacement is None
+    else:
+        np.testing.assert_allclose(found.transform.displacement, elastic.displacement, atol=2e-6)
+    assert (found.fixed, found.moving, found.metadata) == (fixed, moving, {"fixed": "vis"})
+    # in a unit of one's own, as from another program, which knows of no grids
+    group = json.loads((folder / "zarr.json").read_text())
+    del group["attributes"]["napari-busref"]
+    (folder / "zarr.json").write_text(json.dumps(group))
+    with pytest.raises(ValueError, match=r"fixed: .* does not say which images"):
+        read_transform(folder)
+    given = [grid.to("m") if grid.has_length else grid for grid in (fixed, moving)]
+    again = read_transform(folder, fixed=given[0], moving=given[1]).transform
+    np.testing.assert_allclose(again.affine, AFFINE, atol=1e-9)
+
+
+def scene(folder, step, axes=("y", "x"), **more):
+    """A scene as another program may write it."""
+    folder.mkdir()
+    systems = [
+        {"name": name, "axes": [{"name": axis, "type": "space"} for axis in axes]}
+        for name in ("a", "b")
+    ]
+    ends = {"input": {"name": "a"}, "output": {"name": "b"}}
+    ome = {
+        "version": "0.6",
+        "scene": {"coordinateSystems": systems, "coordinateTransformations": [step | ends]},
+    }
+    group = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome} | more}
+    (folder / "zarr.json").write_text(json.dumps(group))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("step", "matrix"),
+    [
+        ({"type": "identity"}, [[1, 0, 0], [0, 1, 0]]),
+        ({"type": "scale", "scale": [2, 3]}, [[2, 0, 0], [0, 3, 0]]),
+        ({"type": "translation", "translation": [2, 3]}, [[1, 0, 2], [0, 1, 3]]),
+        ({"type": "rotation", "rotation": [[0, -1], [1, 0]]}, [[0, -1, 0], [1, 0, 0]]),
+        (
+            {
+                "type": "sequence",
+                "transformations": [
+                    {"type": "scale", "scale": [2, 3]},
+                    {"type": "sequence", "transformations": [{"type": "identity"}]},
+                    {"type": "translation", "translation": [4, 5]},
+                ],
+            },
+            [[2, 0, 4], [0, 3, 5]],
+        ),
+    ],
+)
+def test_linear_transformations_of_other_programs_are_read(tmp_path, step, matrix):
+    folder = scene(tmp_path / "a.ome.zarr", step)
+    found = read_transform(folder, fixed=FIXED, moving=MOVING).transform
+    np.testing.assert_allclose(found.affine[:2], matrix)
+
+
+@pytest.mark.parametrize(
+    ("step", "axes", "message"),
+    [
+        ({"type": "identity"}, ("z", "y", "x"), "has axes z, y, x, need y, x"),
+        ({"type": "byDimension"}, ("y", "x"), "of type 'byDimension'; read are identity"),
+        ({"type": "scale", "scale": [1, 2, 3]}, ("y", "x"), r"a scale of shape \(3,\)"),
+        ({"type": "affine", "path": "a"}, ("y", "x"), "keeps its affine in an array"),
+        ({"type": "displacements", "path": "../b"}, ("y", "x"), "outside the folder"),
+        ({"type": "displacements", "path": "none"}, ("y", "x"), "is damaged"),
+        ({"type": "sequence"}, ("y", "x"), "is damaged"),
+        ({"type": "affine", "affine": [[0, 0, 1], [0, 0, 1]]}, ("y", "x"), "cannot be inverted"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_words(tmp_path, step, axes, message):
+    folder = scene(tmp_path / "a.ome.zarr", step, axes)
+    with pytest.raises(ValueError, match=message):
+        read_transform(folder, fixed=FIXED, moving=MOVING)
+
+
+def test_a_folder_without_a_scene_is_refused(tmp_path):
+    (tmp_path / "a.ome.zarr").mkdir()
+    with pytest.raises(ValueError, match="holds no scene of OME-NGFF"):
+        read_transform(tmp_path / "a.ome.zarr", fixed=FIXED, moving=MOVING)

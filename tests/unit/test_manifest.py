@@ -72,10 +72,11 @@ def test_menus_are_open_to_plugins(manifest):
 
 
 def test_reader_and_writers_leave_the_files_of_others_alone(manifest):
+    from napari_busref._napari.activation import OWN_FILES
     from napari_busref.interchange.files import WRITABLE
 
     (reader,) = manifest.contributions.readers
-    assert reader.filename_patterns == ["*.busref.h5"]
+    assert reader.filename_patterns == list(OWN_FILES)
     for writer in manifest.contributions.writers:
         extensions = set(writer.filename_extensions)
         if writer.command == "napari-busref.write_ome_tiff":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from napari_busref._cli.console import fail, one_line, out
+from napari_busref._cli.console import err, fail, one_line, out, warning
 from napari_busref._cli.files import refuse_existing
 from napari_busref._cli.process import Overwrite
 
@@ -24,14 +24,12 @@ def convert(
         typer.Argument(
             metavar="INPUT",
             help="Transform: .busref.h5; ITK's .tfm, .txt, .mat, .h5; a displacement field .nrrd, "
-            ".nii, .nii.gz, .mha; an affine .csv.",
+            ".nii, .nii.gz, .mha; OME-NGFF .ome.zarr; an affine .csv.",
         ),
     ],
     output: Annotated[
         Path,
-        typer.Argument(
-            metavar="OUTPUT", help="File to write: the same, or .ome.zarr (OME-NGFF 0.6)."
-        ),
+        typer.Argument(metavar="OUTPUT", help="File to write, of any of these formats."),
     ],
     fixed: Annotated[
         Path | None,
@@ -54,12 +52,14 @@ def convert(
     millimetres, the others in the images' own units.
     """
     from napari_busref.interchange import read_transform, write_transform
+    from napari_busref.transform import EXTENSION
 
     refuse_existing([output], overwrite)
     try:
         found = read_transform(transform, fixed=_grid(fixed), moving=_grid(moving))
         if inverse:
             found = _inverse(found)
+        own = output.name.lower().endswith(EXTENSION)
         path = write_transform(
             output,
             found.transform,
@@ -67,11 +67,19 @@ def convert(
             moving=found.moving,
             metadata=found.metadata,
             affine_only=affine_only,
+            planes=found.planes if own else None,
         )
     except ModuleNotFoundError as error:
         if error.name not in _OPTIONAL:
             raise
         fail(one_line(error))
+    if found.planes and not own:
+        err().print(
+            warning(
+                f"{path.name} holds the transform of the plane that was shown; {transform.name} "
+                f"has {len(found.planes)}"
+            )
+        )
     out().print(escape(str(path)))
 
 
@@ -90,4 +98,5 @@ def _inverse(found: TransformFile) -> TransformFile:
 
     names = {"fixed": "moving", "moving": "fixed"}
     metadata = {new: found.metadata[old] for new, old in names.items() if old in found.metadata}
-    return TransformFile(found.transform.inverse(), found.moving, found.fixed, metadata)
+    planes = {position: _inverse(one) for position, one in found.planes.items()}
+    return TransformFile(found.transform.inverse(), found.moving, found.fixed, metadata, planes)

@@ -18,15 +18,13 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_busref._napari.carry_over import (
-    KnownTransform,
-    carry_over,
-    known_transforms,
-    place_on,
-    put_layers,
-)
-from napari_busref._napari.forms import label, named_button, narrow, tab_order
+from napari_busref._napari.carry_over import carry_over
+from napari_busref._napari.forms import label, named_button, narrow, row, tab_order
+from napari_busref._napari.known_transforms import KnownTransform, known_transforms, put_layers
 from napari_busref._napari.layers import METADATA_KEY
+from napari_busref._napari.placing import place_on
+from napari_busref._napari.undo import Undo
+from napari_busref._napari.undo_button import UNDONE, UndoButton
 from napari_busref._napari.words import error_text
 from napari_busref._napari.worker import Stopper, serve_until, start_job
 from napari_busref.transform import EXTENSION
@@ -144,6 +142,7 @@ class CarryOver(QWidget):
         """
         try:
             known, layers = self._chosen()
+            undo = Undo(self._viewer.layers, touched=layers)
             left = place_on(
                 layers,
                 known.transform,
@@ -155,11 +154,17 @@ class CarryOver(QWidget):
         except ValueError as error:
             self._fail(error)
             return False
+        undo.done(self._viewer.layers)
+        self.undo_button.keep(undo)
         text = f"placed {_count(layers)} without resampling"
         if left > 0:
             text += f"; the transform bends, so pixels are off by up to {left:.1f} px"
         self._say(text)
         return True
+
+    def undo(self) -> bool:
+        """Take back what `carry` or `place` did last; False when there is nothing."""
+        return self.undo_button.restore()
 
     def wait(self) -> None:
         """Serve the window until all is carried over."""
@@ -264,11 +269,14 @@ class CarryOver(QWidget):
 
     def _on_carried(self, layers: list[Layer]) -> None:
         selection = set(self._viewer.layers.selection)
+        undo = Undo(self._viewer.layers)
         try:
             put_layers(self._viewer.layers, layers)
         except Exception as error:  # whatever it is, it must not be lost in a slot
             self._fail(error)
             return
+        undo.done(self._viewer.layers)
+        self.undo_button.keep(undo)
         # napari selects what is added; the same layers are likely to be carried over again
         still = {layer for layer in selection if layer in self._viewer.layers}
         if still:
@@ -277,6 +285,9 @@ class CarryOver(QWidget):
 
     def _on_cancelled(self) -> None:
         self._say("cancelled; no layer was added")
+
+    def _on_undone(self) -> None:
+        self._say(UNDONE)
 
     def _on_finished(self) -> None:
         self._stopper.job = None
@@ -346,7 +357,7 @@ class CarryOver(QWidget):
         for chooser in (self.transform, self.direction, self.moving):
             narrow(chooser)
         self.open_button = named_button(
-            "&Open…", "Open a transform file (.busref.h5) and choose its transform"
+            "&Open a transform file…", "Open a .busref.h5 and choose its transform"
         )
         self.selected = label("selected")
         self.carry_button = named_button(
@@ -359,6 +370,13 @@ class CarryOver(QWidget):
             "Set the affine of the selected layers, so that they lie on the other image as far\n"
             "as shift, rotation, scale and shear go. No pixel changes; no layer is added",
         )
+        self.undo_button = UndoButton(
+            self._viewer.layers,
+            "Put the layers back to where they were before the last 'Carry over' or 'Place':\n"
+            "new layers go, replaced ones come back, placed ones lie where they lay",
+        )
+        self.undo_button.undone.connect(self._on_undone)
+        self.undo_button.failed.connect(self._fail)
         self.stage = label("stage")
         self.stage.hide()
         self.transform.changed.connect(self._transform_chosen)
@@ -369,31 +387,34 @@ class CarryOver(QWidget):
 
     def _lay_out(self) -> None:
         grid = QGridLayout()
-        for row, (text, chooser) in enumerate(
+        for number, (text, chooser) in enumerate(
             (
                 ("&Transform", self.transform),
                 ("&Direction", self.direction),
                 ("&Infrared layer", self.moving),
             )
         ):
-            label = QLabel(text)
-            label.setBuddy(chooser.native)
-            label.setToolTip(chooser.tooltip)
-            grid.addWidget(label, row, 0)
-            grid.addWidget(chooser.native, row, 1)
-        grid.addWidget(self.open_button, 0, 2)
+            word = QLabel(text)
+            word.setBuddy(chooser.native)
+            word.setToolTip(chooser.tooltip)
+            grid.addWidget(word, number, 0)
+            grid.addWidget(chooser.native, number, 1)
+        grid.addWidget(self.open_button, 3, 1)
         grid.setColumnStretch(1, 1)
         layout = QVBoxLayout(self)
         layout.addLayout(grid)
-        for widget in (self.selected, self.carry_button, self.place_button, self.stage):
+        layout.addWidget(self.selected)
+        layout.addWidget(row(self.carry_button, self.undo_button))
+        for widget in (self.place_button, self.stage):
             layout.addWidget(widget)
         layout.addStretch()
         tab_order(
             self.transform.native,
-            self.open_button,
             self.direction.native,
             self.moving.native,
+            self.open_button,
             self.carry_button,
+            self.undo_button,
             self.place_button,
         )
 

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import ComboBox
 from napari.layers import Image
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import QEvent, Qt, QTimer, Signal
-from qtpy.QtWidgets import (
-    QCheckBox,
-    QDoubleSpinBox,
-    QFileDialog,
-    QFormLayout,
-    QHBoxLayout,
-    QLabel,
-    QPushButton,
-    QSlider,
-    QSpinBox,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import QEvent, QTimer, Signal
+from qtpy.QtWidgets import QFileDialog, QFormLayout, QPushButton, QWidget
 
-from napari_busref._napari.compare_draw import MODES, Options, Prepared, Request, draw_comparison
+from napari_busref._napari.compare_controls import ModeControls, add_row, chooser
+from napari_busref._napari.compare_draw import Prepared, Request, draw_comparison
+from napari_busref._napari.compare_keeper import LAYER_EVENTS, Keeper
+from napari_busref._napari.compare_legend import legend
 from napari_busref._napari.compare_metrics import Measured, measure
 from napari_busref._napari.compare_source import (
     Part,
@@ -38,12 +26,12 @@ from napari_busref._napari.compare_source import (
     offered,
     view_window,
 )
-from napari_busref._napari.compare_view import ComparisonView, camera_of
-from napari_busref._napari.forms import label, narrow
+from napari_busref._napari.compare_view import camera_of
+from napari_busref._napari.forms import label, row, scrolled
 from napari_busref._napari.layers import METADATA_KEY
 from napari_busref._napari.metrics_table import MetricsTable
 from napari_busref._napari.words import error_text
-from napari_busref._napari.worker import Job, serve_until, start_job
+from napari_busref._napari.worker import serve_until, start_job
 from napari_busref.transform import Transform
 
 if TYPE_CHECKING:
@@ -52,80 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LookAndJudge"]
 
-_LEGENDS = {
-    "checkerboard": "Squares show {reference} and {tested} in turn: follow lines across borders",
-    "swipe": "{reference}, then {tested}: drag the yellow edge in the picture, or the slider",
-    "blink": "{reference} and {tested} in turn: what jumps does not fit",
-    "overlay": (
-        "<font color='#f0f'>■</font> {reference}<br><font color='#0f0'>■</font> {tested}<br>"
-        "<font color='#999'>■</font> both are equally bright"
-    ),
-    "edges": (
-        "<font color='#f00'>■</font> edges of {reference}<br>"
-        "<font color='#0f0'>■</font> edges of {tested}<br>"
-        "<font color='#ff0'>■</font> edges that coincide"
-    ),
-    "difference": (
-        "<font color='#f22'>■</font> {tested} is brighter<br>"
-        "<font color='#44f'>■</font> {tested} is darker<br>"
-        "<font color='#fff'>■</font> no difference"
-    ),
-}
-
 _SETTLE = 150  # ms without a further change before the comparison follows the viewer
-_POSITIONS = 1000  # of the slider
-_LAYER_EVENTS = (
-    *("data", "contrast_limits", "gamma", "colormap"),
-    *("scale", "translate", "rotate", "shear", "affine", "units"),
-)
 _WRONG = "#e3a008"
-
-
-class _Keeper:
-    """Holds what must end with the panel, and outlives it to see to that."""
-
-    def __init__(self, viewer: napari.Viewer) -> None:
-        self.view = ComparisonView(viewer, on_moved=self._moved, on_gone=self._gone)
-        self.jobs: dict[str, Job] = {}
-        self._panel: Callable[[], LookAndJudge | None] = lambda: None
-        self._connections: list[tuple[Any, Callable[..., None]]] = []
-
-    def listen(self, emitters: list[Any], callback: Callable[..., None]) -> None:
-        for emitter in emitters:
-            emitter.connect(callback)
-            self._connections.append((emitter, callback))
-
-    def deafen(self) -> None:
-        for emitter, callback in self._connections:
-            emitter.disconnect(callback)
-        self._connections.clear()
-
-    def serve(self, panel: LookAndJudge) -> None:
-        self._panel = weakref.ref(panel)  # a strong one would keep the panel alive
-
-    def close(self) -> None:
-        self._panel = lambda: None
-        for job in self.jobs.values():
-            job.let_go()
-        self.jobs.clear()
-        self.deafen()
-        self.view.clear()
-
-    def changed(self, event: Any = None) -> None:
-        if (panel := self._panel()) is not None:
-            panel.follow()
-
-    def looked_elsewhere(self, event: Any = None) -> None:
-        if (panel := self._panel()) is not None:
-            panel.follow_camera()
-
-    def _moved(self, position: float) -> None:
-        if (panel := self._panel()) is not None:
-            panel.position.setValue(round(position * _POSITIONS))
-
-    def _gone(self) -> None:
-        if (panel := self._panel()) is not None:
-            panel.clear()
 
 
 class LookAndJudge(QWidget):
@@ -167,7 +83,7 @@ class LookAndJudge(QWidget):
     def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._viewer = napari_viewer
-        self._keeper = _Keeper(napari_viewer)
+        self._keeper = Keeper(napari_viewer)
         self._choosing = False  # True while the program and not the user changes the choosers
         self._user_chose = False
         self._showing: tuple[Layer, ...] = ()  # the layers that are compared
@@ -186,7 +102,6 @@ class LookAndJudge(QWidget):
         self._blink.timeout.connect(self._blink_once)
         self._connect()
         self.reset_choices()
-        self._show_mode()
 
     # -- for scripts ----------------------------------------------------------------------------
 
@@ -220,7 +135,7 @@ class LookAndJudge(QWidget):
         if sides.before is not None:
             watched += [one for one in self._viewer.layers if one.name == sides.before.plane.name]
         viewer = self._viewer
-        emitters = [getattr(layer.events, name) for layer in watched for name in _LAYER_EVENTS]
+        emitters = [getattr(layer.events, name) for layer in watched for name in LAYER_EVENTS]
         emitters += [getattr(viewer.dims.events, name) for name in ("point", "order", "ndisplay")]
         self._keeper.listen(emitters, self._keeper.changed)
         camera = camera_of(viewer).events
@@ -296,8 +211,8 @@ class LookAndJudge(QWidget):
         chosen = self.reference.value, self.tested.value
         self._choosing = True
         try:
-            for chooser in (self.reference, self.tested, self.truth):
-                chooser.reset_choices()
+            for one in (self.reference, self.tested, self.truth):
+                one.reset_choices()
             lost = any(layer not in self.reference.choices for layer in chosen)
             if lost or not (self._user_chose or self.showing):
                 self._guess(*chosen)
@@ -319,68 +234,29 @@ class LookAndJudge(QWidget):
     # -- controls -------------------------------------------------------------------------------
 
     def _make_controls(self) -> None:
-        self.reference = _chooser(
+        self.reference = chooser(
             "reference", "The layer that stays as it is: the fixed one", self._images
         )
-        self.tested = _chooser(
+        self.tested = chooser(
             "under test",
             "The layer to be judged: the warped one, or the moving one where it lies now",
             self._images,
         )
-        self.truth = _chooser(
+        self.truth = chooser(
             "truth",
             "If you have it: what the layer under test should look like, or a layer that carries\n"
             "the true transform. Only the metrics use it",
             self._truths,
             nullable=True,
         )
-        self.mode = _chooser(
-            "mode",
-            "How the two layers are shown together",
-            [(title, name) for name, title in MODES.items()],
-        )
+        self.modes = modes = ModeControls()
+        # by the names that scripts use
+        self.mode, self.direction, self.coloured = modes.mode, modes.direction, modes.coloured
+        self.tile, self.position = modes.tile, modes.position
+        self.rate, self.sigma = modes.rate, modes.sigma
         self.before = QPushButton("&Before registration")
         self.before.setObjectName("before")
         self.before.setCheckable(True)
-        self.coloured = QCheckBox("Layers in their own &colours")
-        self.coloured.setObjectName("coloured")
-        self.coloured.setChecked(True)
-        self.coloured.setToolTip(
-            "On: with the colormap and contrast of each layer. Off: both in grey, each stretched"
-        )
-        self.tile = QSpinBox()
-        self.tile.setRange(0, 4096)
-        self.tile.setSingleStep(8)
-        self.tile.setSpecialValueText("automatic")
-        self.tile.setSuffix(" px")
-        self.tile.setToolTip("Side of a square, in pixels of the reference")
-        self.position = QSlider(Qt.Orientation.Horizontal)
-        self.position.setRange(0, _POSITIONS)
-        self.position.setPageStep(_POSITIONS // 20)
-        self.position.setSingleStep(_POSITIONS // 200)
-        self.position.setValue(_POSITIONS // 2)
-        self.position.setToolTip("Where the edge is; it can also be dragged in the picture")
-        self.direction = _chooser(
-            "direction",
-            "Which way the edge divides the picture",
-            [("left | right", 1), ("top / bottom", 0)],
-        )
-        self.rate = QDoubleSpinBox()
-        self.rate.setRange(0.2, 5.0)  # no more than three flashes a second
-        self.rate.setSingleStep(0.2)
-        self.rate.setDecimals(1)
-        self.rate.setValue(1.6)
-        self.rate.setSuffix(" per s")
-        self.rate.setToolTip("How many times a second the picture changes")
-        self.sigma = QDoubleSpinBox()
-        self.sigma.setRange(0.5, 20.0)
-        self.sigma.setSingleStep(0.5)
-        self.sigma.setDecimals(1)
-        self.sigma.setValue(1.5)
-        self.sigma.setSuffix(" px")
-        self.sigma.setToolTip(
-            "How wide the edges are that are looked for, in pixels shown: more leaves out texture"
-        )
         self.button = QPushButton()
         self.button.setObjectName("compare")
         self.legend = label("legend")
@@ -399,50 +275,33 @@ class LookAndJudge(QWidget):
         self.table = MetricsTable()
 
     def _lay_out(self) -> None:
-        self._form = form = QFormLayout()
+        choosers = QWidget()
+        form = QFormLayout(choosers)
+        form.setContentsMargins(0, 0, 0, 0)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        self._rows: dict[str, list[tuple[QLabel, QWidget]]] = {}
-        for text, control, modes in (
-            ("&Reference (fixed)", self.reference.native, ()),
-            ("Under &test", self.tested.native, ()),
-            ("Tr&uth", self.truth.native, ()),
-            ("Sh&ow as", self.mode.native, ()),
-            ("Squar&es", self.tile, ("checkerboard",)),
-            ("&Edge", self.position, ("swipe",)),
-            ("&Direction", self.direction.native, ("swipe",)),
-            ("&Changes", self.rate, ("blink",)),
-            ("Edge &width", self.sigma, ("edges",)),
-        ):
-            label = QLabel(text)
-            label.setBuddy(control)
-            label.setToolTip(control.toolTip())
-            control.setAccessibleName(text.replace("&", ""))
-            form.addRow(label, control)
-            for mode in modes:
-                self._rows.setdefault(mode, []).append((label, control))
-        layout = QVBoxLayout(self)
-        layout.addLayout(form)
-        for widget in (self.coloured, self.before, self.button, self.hint, self.legend):
-            layout.addWidget(widget)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.measure_button)
-        buttons.addWidget(self.save_button)
-        layout.addLayout(buttons)
-        layout.addWidget(self.table)
-        layout.addStretch()
+        add_row(form, "&Reference (fixed)", self.reference.native)
+        add_row(form, "Under &test", self.tested.native)
+        add_row(form, "Tr&uth", self.truth.native)
+        self.modes.add_to(form)
+        scrolled(
+            self,
+            choosers,
+            self.coloured,
+            self.before,
+            self.button,
+            self.hint,
+            self.legend,
+            row(self.measure_button, self.save_button),
+            self.table,
+        )
 
     def _connect(self) -> None:
         self._keeper.serve(self)
         self.destroyed.connect(self._keeper.close)
-        for chooser in (self.reference, self.tested, self.truth):
-            chooser.changed.connect(self._layer_chosen)
-        self.mode.changed.connect(self._show_mode)
-        self.mode.changed.connect(self._prepare)
+        for one in (self.reference, self.tested, self.truth):
+            one.changed.connect(self._layer_chosen)
+        self.modes.changed.connect(self._prepare)
         self.before.toggled.connect(self._prepare)
-        self.coloured.toggled.connect(self._prepare)
-        self.tile.valueChanged.connect(self._prepare)
-        self.sigma.valueChanged.connect(self._prepare)
-        self.direction.changed.connect(self._prepare)
         self.position.valueChanged.connect(self._move_edge)
         self.rate.valueChanged.connect(self._set_rate)
         self.button.clicked.connect(self._button_clicked)
@@ -471,9 +330,9 @@ class LookAndJudge(QWidget):
         elif self._user_chose and tested in offered_now:
             first = first if first != tested else second
             second = tested
-        for chooser, layer in ((self.reference, first), (self.tested, second)):
+        for one, layer in ((self.reference, first), (self.tested, second)):
             if layer is not None:
-                chooser.value = layer
+                one.value = layer
 
     def _layer_chosen(self, _: Any = None) -> None:
         if self._choosing:
@@ -527,9 +386,7 @@ class LookAndJudge(QWidget):
             sides,
             part,
             "before" if self.before.isChecked() and sides.before is not None else "after",
-            Options(
-                self.mode.value, self.coloured.isChecked(), self.tile.value(), self.sigma.value()
-            ),
+            self.modes.options,
             dict(self._pixels),
         )
         self._start("picture", draw_comparison, request, returned=self._on_prepared)
@@ -556,7 +413,7 @@ class LookAndJudge(QWidget):
                 second,
                 plane,
                 request.part,
-                position=self.position.value() / _POSITIONS,
+                position=self.modes.edge,
                 axis=self.direction.value,
             )
         else:
@@ -580,8 +437,12 @@ class LookAndJudge(QWidget):
     def _set_rate(self, rate: float) -> None:
         self._blink.setInterval(round(1000 / rate))
 
-    def _move_edge(self, value: int) -> None:
-        self._keeper.view.move(value / _POSITIONS)
+    def _move_edge(self, _: int) -> None:
+        self._keeper.view.move(self.modes.edge)
+
+    def edge_dragged(self, position: float) -> None:
+        """Follow the edge that was dragged in the picture, to a position in [0, 1]."""
+        self.modes.edge = position
 
     # -- jobs -----------------------------------------------------------------------------------
 
@@ -637,14 +498,6 @@ class LookAndJudge(QWidget):
         except (OSError, ValueError) as error:
             self._complain(error)
 
-    def _show_mode(self, _: Any = None) -> None:
-        for mode, rows in self._rows.items():
-            for row in rows:
-                for widget in row:
-                    widget.setVisible(mode == self.mode.value)
-        self.coloured.setVisible(self.mode.value in ("checkerboard", "swipe", "blink"))
-        self._show_state()
-
     def _show_state(self) -> None:
         self.button.setText("Cl&ear" if self.showing else "&Compare")
         self.button.setToolTip(
@@ -672,22 +525,7 @@ class LookAndJudge(QWidget):
         )
 
     def _show_legend(self) -> None:
-        text = ""
-        if self._shown is not None:
-            request = self._shown.request
-            side = request.sides.after if request.tested == "after" else request.sides.before
-            assert side is not None
-            tested = f"<b>{escape(side.plane.name)}</b>"
-            if request.tested == "before":
-                tested += " (before registration)"
-            text = _LEGENDS[request.options.mode].format(
-                reference=f"<b>{escape(request.sides.reference.plane.name)}</b>", tested=tested
-            )
-            if request.part.grid.step != (1.0, 1.0):
-                text += (
-                    f"<br><i>One pixel shown is {max(request.part.grid.step):.3g} of the "
-                    "reference; zoom in to see more</i>"
-                )
+        text = "" if self._shown is None else legend(self._shown.request)
         self.legend.setText(text)
         self.legend.setVisible(bool(text))
 
@@ -697,9 +535,3 @@ class LookAndJudge(QWidget):
             show_error(f"Look and judge: {text}")
         self._complaint = text
         self._show_state()
-
-
-def _chooser(name: str, tooltip: str, choices: Any, **options: Any) -> ComboBox:
-    chooser = ComboBox(name=name, tooltip=tooltip, choices=choices, **options)
-    narrow(chooser)
-    return chooser

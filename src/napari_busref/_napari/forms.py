@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 
 __all__ = [
+    "Folded",
     "Scroll",
     "button",
     "folded",
@@ -98,7 +99,7 @@ def narrow(chooser: ComboBox) -> None:
     """Keep long names from making the panel wide."""
     box = chooser.native
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(12)
+    box.setMinimumContentsLength(8)  # a panel of 300 pixels holds it beside its label
 
 
 def tab_order(*widgets: QWidget) -> None:
@@ -146,30 +147,49 @@ def form(*rows: tuple[str, QWidget]) -> QWidget:
             continue
         word = QLabel(text)
         # the same in every form of a panel
-        word.setMinimumWidth(word.fontMetrics().horizontalAdvance("Learning rate"))
+        word.setMinimumWidth(
+            max(map(word.fontMetrics().horizontalAdvance, ("Learning rate", "Registration")))
+        )
         word.setBuddy(widget)
         word.setToolTip(widget.toolTip())
         layout.addRow(word, widget)
     return box
 
 
-def folded(title: str, tooltip: str, content: QWidget) -> QCollapsible:
+class Folded(QCollapsible):
+    """Controls that are folded away at first.
+
+    Parameters
+    ----------
+    title, tooltip : str
+    parent : QWidget, optional
+    """
+
+    def __init__(self, title: str, tooltip: str, parent: QWidget | None = None) -> None:
+        # signs in the text, because superqt's icons are black in a dark theme
+        super().__init__("", parent, expandedIcon=QIcon(), collapsedIcon=QIcon())
+        self.toggled.connect(lambda on: self.setText(f"{'▾' if on else '▸'}  {title}"))
+        self.setDuration(150)
+        # flat, and no napari highlight while open; underlined where the keyboard's focus is
+        self.toggleButton().setStyleSheet(
+            "QPushButton, QPushButton:checked { text-align: left; border: none; padding: 4px 0;"
+            " background: transparent; }"
+            "QPushButton:focus { text-decoration: underline; }"
+        )
+        self.toggleButton().setToolTip(tooltip)
+        if (layout := self.layout()) is not None:
+            layout.setContentsMargins(0, 0, 0, 0)
+
+    def fill(self, content: QWidget) -> None:
+        """Put the controls in, folded away."""
+        self.addWidget(content)
+        self.collapse(animate=False)
+
+
+def folded(title: str, tooltip: str, content: QWidget) -> Folded:
     """Controls that are folded away at first."""
-    # signs in the text, because superqt's icons are black in a dark theme
-    box = QCollapsible("", expandedIcon=QIcon(), collapsedIcon=QIcon())
-    box.toggled.connect(lambda on: box.setText(f"{'▾' if on else '▸'}  {title}"))
-    box.setDuration(150)
-    toggle = box.toggleButton()
-    toggle.setStyleSheet(
-        "QPushButton, QPushButton:checked { text-align: left; border: none; padding: 4px 0;"
-        " background: transparent; }"
-        "QPushButton:focus { text-decoration: underline; }"
-    )
-    toggle.setToolTip(tooltip)
-    if (layout := box.layout()) is not None:
-        layout.setContentsMargins(0, 0, 0, 0)
-    box.addWidget(content)
-    box.collapse(animate=False)
+    box = Folded(title, tooltip)
+    box.fill(content)
     return box
 
 

@@ -10,13 +10,17 @@ from magicgui.widgets import CheckBox, ComboBox, FileEdit
 from napari.layers import Image
 from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QFormLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFormLayout, QPushButton, QVBoxLayout, QWidget
 
-from napari_busref._napari.layers import Plane, guess_pair, shown_plane
+from napari_busref._napari.forms import label, row
+from napari_busref._napari.layers import METADATA_KEY, Plane, guess_pair, shown_plane
 from napari_busref._napari.start import keep_start
-from napari_busref._napari.transform_io import METADATA_KEY, import_transform
+from napari_busref._napari.transform_io import import_transform
+from napari_busref._napari.undo import Undo
+from napari_busref._napari.undo_button import UNDONE, UndoButton
 from napari_busref._napari.words import error_text
 from napari_busref._napari.worker import Stopper, serve_until, start_job
+from napari_busref.interchange import ngff
 from napari_busref.interchange.files import READABLE
 from napari_busref.progress import check
 
@@ -64,7 +68,7 @@ class ImportTransform(QWidget):
             mode=FileDialogMode.EXISTING_FILE,
             filter=f"Transforms ({' '.join('*' + suffix for suffix in READABLE)})",
             tooltip="A transform of ITK (SimpleITK, ANTs, elastix), a displacement field, a\n"
-            "table (.csv) of an affine, or a .busref.h5",
+            "table (.csv) of an affine, a .busref.h5, or the path of an .ome.zarr folder",
         )
         self.moving = ComboBox(
             name="moving_layer",
@@ -84,9 +88,12 @@ class ImportTransform(QWidget):
         self.button = QPushButton("&Import")
         self.button.setObjectName("import")
         self.button.setToolTip("Read the file and add the arrows of the transform as a layer")
-        self.status = QLabel()
-        self.status.setObjectName("status")
-        self.status.setWordWrap(True)
+        self.undo_button = UndoButton(
+            napari_viewer.layers, "Remove the layer of the last import, and forget it as a start"
+        )
+        self.undo_button.undone.connect(self._on_undone)
+        self.undo_button.failed.connect(self._failed)
+        self.status = label("status")
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
         form.addRow("Transform &file", self._labelled(self.path, "Transform file"))
@@ -95,7 +102,7 @@ class ImportTransform(QWidget):
         form.addRow(self._labelled(self.start, "Start the next registration from it"))
         layout = QVBoxLayout(self)
         layout.addLayout(form)
-        layout.addWidget(self.button)
+        layout.addWidget(row(self.button, self.undo_button))
         layout.addWidget(self.status)
         layout.addStretch()
         self.destroyed.connect(self._stopper.let_go)
@@ -123,8 +130,8 @@ class ImportTransform(QWidget):
         try:
             if moving is None or fixed is None or moving == fixed:
                 raise ValueError("open the two images that the transform is for, and choose them")
-            if path.is_dir():  # which an empty entry is
-                raise ValueError("choose the transform file")
+            if path.is_dir() and not path.name.lower().endswith(ngff.SUFFIX):
+                raise ValueError("choose the transform file")  # an empty entry is a folder
             planes = shown_plane(fixed, self._viewer), shown_plane(moving, self._viewer)
         except ValueError as error:
             self._failed(error)
@@ -187,14 +194,20 @@ class ImportTransform(QWidget):
             return
         moving, fixed_plane, moving_plane = self._request
         transform = layer.metadata[METADATA_KEY]["transform"]
+        undo = Undo(self._viewer.layers, touched=[moving])
         self._viewer.add_layer(layer)
         if self.start.value:
             keep_start(moving, fixed_plane, moving_plane, transform)
+        undo.done(self._viewer.layers)
+        self.undo_button.keep(undo)
         kind = "an affine" if transform.displacement is None else "a displacement field"
         self.status.setText(
             f"Read {kind} between {moving_plane.name} and {fixed_plane.name}: "
             f"it is in the layer {layer.name}"
         )
+
+    def _on_undone(self) -> None:
+        self.status.setText(UNDONE)
 
     def _failed(self, error: BaseException) -> None:
         message = error_text(error)

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from napari_busref._napari.planes import Plane
 
-__all__ = ["COLOURS", "LANDMARKS_KEY", "LandmarkPairs", "Side", "renumbered"]
+__all__ = [
+    "COLOURS",
+    "LANDMARKS_KEY",
+    "LandmarkPairs",
+    "Side",
+    "colour_of",
+    "free_of_overlap",
+    "renumbered",
+]
 
 Side = Literal["fixed", "moving"]
 
@@ -37,6 +45,10 @@ COLOURS = (
 )
 
 _PLAIN, _WORST = "black", "red"
+_TEXT = 12  # points
+_DIGIT, _LINE = 11.0, 18.0  # canvas pixels of a number of that size
+_BESIDE = 0.7  # sizes of a landmark that its number is away
+_AWAY: dict[Side, int] = {"fixed": 1, "moving": -1}  # to the right, or to the left
 _SPATIAL = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 _MOVES = ("scale", "translate", "rotate", "shear", "affine", "units")
 
@@ -180,6 +192,43 @@ class LandmarkPairs:
             if colours:
                 layer.border_color = colours
 
+    def thin_labels(self, zoom: float, first: Sequence[int] = ()) -> None:
+        """Leave out numbers that would lie on others at this zoom.
+
+        Parameters
+        ----------
+        zoom : float
+            Canvas pixels for one unit of the world.
+        first : sequence of int
+            Landmarks whose numbers are shown in any case that there is room; then come the lower
+            numbers.
+        """
+        numbers, owners, boxes = [], [], []
+        for side, layer in self.points.items():
+            if not layer.visible:
+                continue
+            beside = _beside(layer.ndim, layer.current_size, side)
+            for number, place in zip(self.numbers(side), layer.data, strict=True):
+                row, col = zoom * np.asarray(layer.data_to_world(place + beside))[-2:]
+                width = _DIGIT * len(str(number)) * _AWAY[side]
+                numbers.append(number)
+                owners.append(side)
+                boxes.append([row, min(col, col + width), _LINE, abs(width)])
+        if not numbers:
+            return
+        known = list(first)
+        rank = [known.index(one) if one in known else len(known) + one for one in numbers]
+        shown = free_of_overlap(np.array(boxes), np.argsort(rank, kind="stable"))
+        for side, layer in self.points.items():
+            mine = [
+                one
+                for one, owner in zip(range(len(numbers)), owners, strict=True)
+                if owner == side
+            ]
+            labels = [str(numbers[one]) if shown[one] else "" for one in mine]
+            if layer.visible and labels != list(layer.features["label"]):
+                layer.features = _table(self.numbers(side), labels)
+
     # -- inside ---------------------------------------------------------------------------------
 
     def _existing(self, layers: Sequence[Layer], side: Side) -> Points | None:
@@ -205,11 +254,13 @@ class LandmarkPairs:
             border_width=0.08,
             border_color=_PLAIN,
             text={
-                "string": "{number}",
+                "string": "{label}",
                 "color": {"feature": "colour", "fallback": "white"},
-                "size": 12,
-                "anchor": "lower_left",
-                "translation": [0.0] * (image.ndim - 2) + [-0.5 * size, 0.7 * size],
+                "size": _TEXT,
+                # right of a landmark on the fixed image, left of one on the moving image: of a
+                # pair that lies close together both can be read
+                "anchor": "lower_left" if side == "fixed" else "lower_right",
+                "translation": _beside(image.ndim, size, side),
             },
             metadata={LANDMARKS_KEY: pair | {"side": side}},
             **{name: getattr(image, name) for name in _SPATIAL},
@@ -250,8 +301,12 @@ class LandmarkPairs:
         numbers = renumbered(given, others)
         if len(numbers):
             layer.features = _table(numbers)
-            layer.face_color = transform_color([_colour(number) for number in numbers])
-        layer.feature_defaults = {"number": 0, "colour": COLOURS[0]}  # a new point has no number
+            layer.face_color = transform_color([colour_of(number) for number in numbers])
+        layer.feature_defaults = {
+            "number": 0,
+            "label": "",
+            "colour": COLOURS[0],
+        }  # a new point has no number
         return [now for now, before in zip(numbers, given, strict=True) if now != before]
 
 
@@ -286,14 +341,49 @@ def _least_unused(numbers: set[int]) -> int:
     return next(number for number in range(1, len(numbers) + 2) if number not in numbers)
 
 
-def _colour(number: int) -> str:
+def colour_of(number: int) -> str:
+    """The colour of a landmark, on both images."""
     return COLOURS[(number - 1) % len(COLOURS)]
 
 
-def _table(numbers: Sequence[int]) -> dict[str, NDArray[Any]]:
+def _beside(ndim: int, size: float, side: Side) -> NDArray[np.float64]:
+    """Where the upper corner of a number is, seen from its landmark, in pixels of the layer."""
+    away = np.zeros(ndim)
+    away[-2:] = -0.5 * size, _BESIDE * size * _AWAY[side]
+    return away
+
+
+def free_of_overlap(
+    boxes: NDArray[np.float64], order: Sequence[int] | NDArray[np.intp]
+) -> NDArray[np.bool_]:
+    """Choose boxes of which none lies on another.
+
+    Parameters
+    ----------
+    boxes : ndarray, shape (N, 4)
+        Top, left, height and width of each.
+    order : sequence of int
+        Which is asked first, which next and so on.
+
+    Returns
+    -------
+    ndarray of bool, shape (N,)
+    """
+    chosen = np.zeros(len(boxes), bool)
+    corners = boxes[:, :2]
+    ends = corners + boxes[:, 2:]
+    for one in order:
+        apart = (ends[one] <= corners[chosen]) | (ends[chosen] <= corners[one])
+        chosen[one] = bool(apart.any(axis=1).all())
+    return chosen
+
+
+def _table(numbers: Sequence[int], labels: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+    shown = [str(number) for number in numbers] if labels is None else labels
     return {
+        "label": np.array(shown, dtype=object),
         "number": np.array(numbers, dtype=int),
-        "colour": np.array([_colour(number) for number in numbers], dtype=object),
+        "colour": np.array([colour_of(number) for number in numbers], dtype=object),
     }
 
 

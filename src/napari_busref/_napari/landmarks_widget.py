@@ -11,34 +11,21 @@ import numpy as np
 from magicgui.widgets import ComboBox
 from napari.layers import Image
 from napari.utils.notifications import show_error, show_info
-from numpy.typing import NDArray
-from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtGui import QBrush, QColor, QFont, QKeySequence, QShortcut
-from qtpy.QtWidgets import (
-    QAbstractItemView,
-    QCheckBox,
-    QGridLayout,
-    QHBoxLayout,
-    QHeaderView,
-    QLabel,
-    QTableWidget,
-    QTableWidgetItem,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import QTimer, Signal
+from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QVBoxLayout, QWidget
 
-from napari_busref._napari.forms import label, named_button, narrow, tab_order
-from napari_busref._napari.landmark_pairs import COLOURS, LandmarkPairs, Side
-from napari_busref._napari.landmark_result import (
-    LandmarkResult,
-    expected_transform,
-    landmark_result,
-    view_change,
-)
+from napari_busref._napari.compare_view import camera_of
+from napari_busref._napari.forms import label, named_button, narrow, row, tab_order
+from napari_busref._napari.landmark_pairs import LandmarkPairs, Side
+from napari_busref._napari.landmark_placing import Placing
+from napari_busref._napari.landmark_result import LandmarkResult, landmark_result
+from napari_busref._napari.landmark_table import PairsTable
 from napari_busref._napari.layers import guess_pair
 from napari_busref._napari.planes import Plane, shown_plane
 from napari_busref._napari.results import update_layers
 from napari_busref._napari.start import keep_start
+from napari_busref._napari.undo import Undo
+from napari_busref._napari.undo_button import UNDONE, UndoButton
 from napari_busref._napari.words import error_text
 from napari_busref._napari.worker import Stopper, serve_until, start_job
 from napari_busref.landmarks import LandmarkFit, LandmarkModel, fit_landmarks
@@ -46,7 +33,6 @@ from napari_busref.transform import Transform
 
 if TYPE_CHECKING:
     import napari
-    from napari.layers import Layer
 
     from napari_busref.progress import Progress
 
@@ -54,10 +40,7 @@ __all__ = ["Landmarks"]
 
 _log = logging.getLogger(__name__)
 
-_COLUMNS = ("no.", "visible", "infrared", "residual", "left out")
-_WORST = "#d64545"
-_DELAY = 60  # ms after the last change of the points before they are fitted
-_SIDES: dict[Side, str] = {"fixed": "visible", "moving": "infrared"}
+_DELAY = 60  # ms after the last change of the points or the view before it is followed
 
 
 class Landmarks(QWidget):
@@ -102,22 +85,23 @@ class Landmarks(QWidget):
         self.pairs: LandmarkPairs | None = None
         self.fit: LandmarkFit | None = None
         self._planes: tuple[Plane, Plane] | None = None  # fixed and moving, of the fit
-        self._rows: list[int] = []  # number of the landmark in each row
-        self._turn: Side | None = None  # where the next landmark goes; None: not placing
-        self._visible: list[tuple[Layer, bool]] = []  # as it was before placing began
+        self._fitted: list[int] = []  # numbers of its pairs
         self._filling = False
         self._stopper = Stopper()
+        self._placing = Placing(napari_viewer, self)
         self._make_controls()
         self._lay_out()
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.setInterval(_DELAY)
         self._later.timeout.connect(self.refresh)
-        self._next: tuple[Side, Side, int] | None = None  # turn to come, after a point on
-        self._turning = QTimer(self)  # napari is still busy with the point that was added
-        self._turning.setSingleShot(True)
-        self._turning.setInterval(0)
-        self._turning.timeout.connect(self._take_turn)
+        self._zoomed = QTimer(self)
+        self._zoomed.setSingleShot(True)
+        self._zoomed.setInterval(_DELAY)
+        self._zoomed.timeout.connect(self._thin_labels)
+        self._placing.changed.connect(self._tell_turn)
+        # a method, which napari holds weakly
+        camera_of(napari_viewer).events.zoom.connect(self._zoom_changed)
         self.destroyed.connect(self._stopper.let_go)
         self.reset_choices()
         self.refresh()
@@ -145,7 +129,7 @@ class Landmarks(QWidget):
                 fixed,
                 moving,
                 changed=self._later.start,
-                added=self._point_added,
+                added=self._placing.added,
             )
         except (ValueError, TypeError) as error:
             self._fail(error)
@@ -161,7 +145,9 @@ class Landmarks(QWidget):
         text = "Place landmarks on both images, then choose what to fit."
         if self.pairs is not None:
             text, numbers = self._fit_now(self.pairs)
-        self._fill(numbers)
+        self._fitted = numbers
+        self.table.fill(self.pairs, self.fit, numbers)
+        self.delete_button.setEnabled(self.table.rowCount() > 0)
         self.summary.setText(text)
         ready = self.fit is not None and not self.running
         for button in (self.start_button, self.result_button):
@@ -171,33 +157,16 @@ class Landmarks(QWidget):
     @property
     def placing(self) -> bool:
         """Whether clicks on the images place landmarks."""
-        return self._turn is not None
+        return self._placing.turn is not None
 
     @placing.setter
     def placing(self, on: bool) -> None:
-        if on == self.placing:
-            return
-        if on:
+        if on and not self.placing:
             pairs = self.start()
             if pairs is not None:
-                self._visible = [
-                    (layer, layer.visible)
-                    for layer in self._viewer.layers
-                    if isinstance(layer, Image)
-                ]
-                self._set_turn(pairs.missing()[0])
-        else:
-            self._turn = None
-            if self.pairs is not None:
-                for points in self.pairs.points.values():
-                    if points in self._viewer.layers:
-                        points.visible = True  # first: napari then takes up the tool of before
-                        points.mode = "pan_zoom"
-            for layer, visible in self._visible:
-                if layer in self._viewer.layers:
-                    layer.visible = visible
-            self._visible = []
-        self.place_button.setChecked(self.placing)
+                self._placing.begin(pairs)
+        elif self.placing and not on:
+            self._placing.end()
         self._tell_turn()
 
     @property
@@ -225,6 +194,10 @@ class Landmarks(QWidget):
         """
         return self._begin(landmark_result, "starting", self._add_result)
 
+    def undo(self) -> bool:
+        """Take back the last `use_as_result`; False when there is nothing to take back."""
+        return self.undo_button.restore()
+
     def wait(self) -> None:
         """Serve the window until the work has ended."""
         if self.running:
@@ -233,8 +206,7 @@ class Landmarks(QWidget):
     def delete_selected(self) -> None:
         """Remove the landmarks of the selected rows from both images."""
         if self.pairs is not None:
-            rows = {index.row() for index in self.table.selectedIndexes()}
-            for number in [self._rows[row] for row in rows]:
+            for number in self.table.selected():
                 self.pairs.remove(number)
 
     def reset_choices(self, event: Any = None) -> None:
@@ -261,73 +233,25 @@ class Landmarks(QWidget):
 
     # -- points ---------------------------------------------------------------------------------
 
-    def _point_added(self, side: Side, number: int) -> None:
-        if self.placing and self.pairs is not None:
-            self._next = (self.pairs.turn_after(side, number), side, number)
-            self._turning.start()
+    def _tell_turn(self) -> None:
+        self.place_button.setChecked(self.placing)
+        self.turn.setText(self._placing.request())
+        self.turn.setVisible(self.placing)
+        self._thin_labels()
 
-    def _take_turn(self) -> None:
-        if self._next is None or not self.placing or self.pairs is None:
-            return
-        (turn, side, number), self._next = self._next, None
-        self._look_at(turn, side, number)
-        self._set_turn(turn)
+    def _zoom_changed(self, event: Any = None) -> None:
+        if self.pairs is not None:
+            self._zoomed.start()
 
-    def _set_turn(self, side: Side) -> None:
-        pairs = self.pairs
+    def _thin_labels(self) -> None:
+        """Leave out numbers that would lie on others; the worst and the selected pairs first."""
+        pairs, fit = self.pairs, self.fit
         if pairs is None:
             return
-        self._turn = side
-        alone = self.alone.isChecked()
-        for layer, visible in self._visible:
-            if layer in self._viewer.layers:
-                layer.visible = layer == pairs.images[side] if alone else visible
-        for other, points in pairs.points.items():
-            points.visible = other == side or not alone
-        self._viewer.layers.selection.active = pairs.points[side]
-        for other, points in pairs.points.items():
-            points.mode = "add" if other == side else "pan_zoom"
-        self._tell_turn()
-
-    def _look_at(self, turn: Side, side: Side, number: int) -> None:
-        """Move the view so that the place just marked is expected where it was."""
-        pairs = self.pairs
-        if pairs is None or turn == side:
-            return
-        place = pairs.place(side, number)
-        camera = self._camera
-        centre = np.array(camera.center, dtype=float)
-        try:
-            planes: dict[Side, Plane] = {
-                one: shown_plane(image, self._viewer) for one, image in pairs.images.items()
-            }
-            fixed, moving = planes["fixed"], planes["moving"]
-            transform = expected_transform(fixed, moving, *pairs.matched(fixed, moving)[1:])
-            if place is None:
-                return
-            centre[-2:], zoom = view_change(
-                transform,
-                place[list(planes[side].axes)],
-                (planes[side], planes[turn]),
-                centre[-2:],
-                inverse=side == "moving",
-            )
-        except ValueError:  # nothing to go by: the view stays where it is
-            return
-        camera.center, camera.zoom = tuple(centre), camera.zoom * zoom
-
-    def _tell_turn(self) -> None:
-        if self.pairs is None or self._turn is None:
-            self.turn.setText("")
-        else:
-            numbers = self.pairs.numbers(self._turn)
-            waiting = [one for one in self.pairs.all_numbers() if one not in numbers]
-            number = min(waiting) if waiting else self.pairs.missing()[1]
-            image = self.pairs.images[self._turn].name
-            self.turn.setText(
-                f"Click place {number} on the {_SIDES[self._turn]} image, {image!r}."
-            )
-        self.turn.setVisible(bool(self.turn.text()))
+        first = self.table.selected()
+        if fit is not None and fit.worst is not None:
+            first.insert(0, self._fitted[fit.worst])
+        pairs.thin_labels(camera_of(self._viewer).zoom, first)
 
     def _drop_if_gone(self) -> None:
         """Part with the points layers when one of the four layers is no longer there."""
@@ -379,76 +303,23 @@ class Landmarks(QWidget):
             parts.append(f"pair {worst} agrees least")
         return "; ".join(parts) + ".", numbers
 
-    def _fill(self, numbers: list[int]) -> None:
-        """Fill the table."""
-        selected = {self._rows[index.row()] for index in self.table.selectedIndexes()}
-        self._rows = [] if self.pairs is None else self.pairs.all_numbers()
-        self._filling = True
-        try:
-            self.table.setRowCount(len(self._rows))
-            for row, number in enumerate(self._rows):
-                self._fill_row(row, number, numbers)
-                if number in selected:
-                    self.table.selectRow(row)
-        finally:
-            self._filling = False
-        self.delete_button.setEnabled(bool(self._rows))
-
-    def _fill_row(self, row: int, number: int, numbers: list[int]) -> None:
-        pairs, fit = self.pairs, self.fit
-        if pairs is None:
-            return
-        texts = [str(number)]
-        for side in pairs.images:
-            place = pairs.place(side, number)
-            texts.append("–" if place is None else _position(place))
-        errors = [np.nan, np.nan]
-        if fit is not None and number in numbers:
-            index = numbers.index(number)
-            errors = [fit.residuals[index], fit.leave_one_out[index]]
-        texts += ["" if np.isnan(error) else f"{error:.2f}" for error in errors]
-        worst = fit is not None and fit.worst is not None and number == numbers[fit.worst]
-        if worst:
-            texts[0] = f"⚠ {number}"
-        for column, text in enumerate(texts):
-            item = QTableWidgetItem(text)
-            item.setTextAlignment(Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignRight)
-            if column == 0:
-                item.setBackground(QBrush(QColor(COLOURS[(number - 1) % len(COLOURS)])))
-                item.setForeground(QBrush(QColor("black")))
-                font = QFont()
-                font.setBold(True)
-                item.setFont(font)
-            elif worst:
-                item.setBackground(QBrush(QColor(_WORST)))
-                item.setForeground(QBrush(QColor("white")))
-            if worst:
-                item.setToolTip("This pair agrees least with the others: look at it again")
-            self.table.setItem(row, column, item)
-
-    def _row_selected(self) -> None:
+    def _look_at(self, number: int) -> None:
         """Show the landmark of the row that the user went to."""
-        rows = {index.row() for index in self.table.selectedIndexes()}
-        if self._filling or self.pairs is None or len(rows) != 1:
+        if self.pairs is None:
             return
-        number = self._rows[rows.pop()]
         order: tuple[Side, Side] = ("fixed", "moving")
-        for side in order if self._turn != "moving" else order[::-1]:
+        for side in order if self._placing.turn != "moving" else order[::-1]:
             place = self.pairs.place(side, number)
             if place is None:
                 continue
             layer = self.pairs.points[side]
             layer.selected_data = {self.pairs.numbers(side).index(number)}
-            world = np.asarray(layer.data_to_world(place))
-            centre = np.array(self._camera.center, dtype=float)
-            centre[-2:] = world[-2:]
-            self._camera.center = tuple(centre)
-            return
-
-    @property
-    def _camera(self) -> Any:
-        # napari 0.9 has moved it
-        return getattr(self._viewer, "scene", self._viewer).camera
+            camera = camera_of(self._viewer)
+            centre = np.array(camera.center, dtype=float)
+            centre[-2:] = np.asarray(layer.data_to_world(place))[-2:]
+            camera.center = tuple(centre)
+            break
+        self._thin_labels()
 
     # -- using it -------------------------------------------------------------------------------
 
@@ -505,16 +376,23 @@ class Landmarks(QWidget):
         )
 
     def _add_result(self, result: LandmarkResult) -> None:
+        undo = Undo(self._viewer.layers)
         try:
             update_layers(self._viewer.layers, result.layers)
         except Exception as error:  # whatever it is, it must not be lost in a slot
             self._fail(error)
             return
+        undo.done(self._viewer.layers)
+        self.undo_button.keep(undo)
         text = f"added {len(result.layers)} layers"
         if not result.quality.reliable:
             reasons = "; ".join(result.quality.reasons) or "its score is low"
             text += f". Check them, they may be wrong: {reasons}"
         self.stage.setText(text)
+
+    def _on_undone(self) -> None:
+        self.stage.setText(UNDONE)
+        self.stage.show()
 
     def _on_finished(self) -> None:
         self._stopper.job = None
@@ -539,10 +417,6 @@ class Landmarks(QWidget):
         if self.moving.value == self.fixed.value and len(self.fixed.choices) > 1:
             show_info("Landmarks: choose two different layers")
         self._drop_if_gone()
-
-    def _alone_changed(self, _: Any = None) -> None:
-        if self._turn is not None:
-            self._set_turn(self._turn)
 
     def _place_clicked(self, on: bool) -> None:
         self.placing = on
@@ -578,23 +452,7 @@ class Landmarks(QWidget):
         self.alone.setToolTip("While placing: hide all other images, and keep the place in view")
         self.alone.setChecked(True)
         self.turn = label("turn")
-        self.table = QTableWidget(0, len(_COLUMNS))
-        self.table.setObjectName("pairs")
-        self.table.setHorizontalHeaderLabels(_COLUMNS)
-        self.table.setToolTip(
-            "Places in (row, col). residual: how far the fit misses the pair.\n"
-            "left out: how far a fit to all other pairs misses it; a thin plate misses none "
-            "otherwise.\nBoth in pixels of the visible image. Delete removes the selected pairs"
-        )
-        vertical, header = self.table.verticalHeader(), self.table.horizontalHeader()
-        assert vertical is not None and header is not None  # a table has both
-        vertical.hide()
-        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        self.table.setTabKeyNavigation(False)
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setSectionResizeMode(len(_COLUMNS) - 1, QHeaderView.ResizeMode.Stretch)
-        self.table.setMinimumHeight(160)
+        self.table = PairsTable()
         self.delete_button = named_button(
             "&Delete pair", "Remove the selected landmarks from both images (Del)"
         )
@@ -609,15 +467,20 @@ class Landmarks(QWidget):
             "Add the warped layer, the mask and the displacement of this very fit, "
             "without registering",
         )
+        self.undo_button = UndoButton(
+            self._viewer.layers,
+            "Put the layers back to where they were before 'Use as the result': layers that it\n"
+            "added go, layers that it updated get their content back",
+        )
+        self.undo_button.undone.connect(self._on_undone)
+        self.undo_button.failed.connect(self._fail)
         self.stage = label("stage")
         self.stage.hide()
         self.place_button.clicked.connect(self._place_clicked)
-        self.alone.toggled.connect(self._alone_changed)
-        self.table.itemSelectionChanged.connect(self._row_selected)
+        self.alone.toggled.connect(self._placing.show_alone)
+        self.table.looked_at.connect(self._look_at)
+        self.table.delete_pressed.connect(self.delete_selected)
         self.delete_button.clicked.connect(self.delete_selected)
-        delete = QShortcut(QKeySequence(QKeySequence.StandardKey.Delete), self.table)
-        delete.setContext(Qt.ShortcutContext.WidgetShortcut)
-        delete.activated.connect(self.delete_selected)
         self.start_button.clicked.connect(self.use_as_start)
         self.result_button.clicked.connect(self.use_as_result)
         self.model.changed.connect(self.refresh)
@@ -626,18 +489,16 @@ class Landmarks(QWidget):
 
     def _lay_out(self) -> None:
         choosers = QGridLayout()
-        for row, (text, chooser) in enumerate(
+        for number, (text, chooser) in enumerate(
             (("&Infrared (moving)", self.moving), ("&Visible (fixed)", self.fixed))
         ):
-            _add_row(choosers, row, text, chooser)
+            _add_row(choosers, number, text, chooser)
         choosers.setColumnStretch(1, 1)
         fit = QGridLayout()
         _add_row(fit, 0, "&Fit", self.model)
         fit.addWidget(self.delete_button, 0, 2)
         fit.setColumnStretch(1, 1)
-        use = QHBoxLayout()
-        use.addWidget(self.start_button)
-        use.addWidget(self.result_button)
+        use = row(self.start_button, self.result_button, self.undo_button)
         layout = QVBoxLayout(self)
         layout.addLayout(choosers)
         layout.addWidget(self.place_button)
@@ -646,7 +507,7 @@ class Landmarks(QWidget):
         layout.addWidget(self.table, 1)
         layout.addLayout(fit)
         layout.addWidget(self.summary)
-        layout.addLayout(use)
+        layout.addWidget(use)
         layout.addWidget(self.stage)
         tab_order(
             self.moving.native,
@@ -658,6 +519,7 @@ class Landmarks(QWidget):
             self.delete_button,
             self.start_button,
             self.result_button,
+            self.undo_button,
         )
 
 
@@ -674,13 +536,9 @@ def _computed(
     return fit.transform
 
 
-def _position(place: NDArray[np.float64]) -> str:
-    return ", ".join(f"{value:.0f}" for value in place)
-
-
-def _add_row(grid: QGridLayout, row: int, text: str, chooser: ComboBox) -> None:
-    label = QLabel(text)
-    label.setBuddy(chooser.native)
-    label.setToolTip(chooser.tooltip)
-    grid.addWidget(label, row, 0)
-    grid.addWidget(chooser.native, row, 1)
+def _add_row(grid: QGridLayout, number: int, text: str, chooser: ComboBox) -> None:
+    word = QLabel(text)
+    word.setBuddy(chooser.native)
+    word.setToolTip(chooser.tooltip)
+    grid.addWidget(word, number, 0)
+    grid.addWidget(chooser.native, number, 1)

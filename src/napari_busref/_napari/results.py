@@ -387,15 +387,22 @@ def _copy(new: Layer, old: Layer) -> None:
         old.features = new.features
         old.edge_color = "magnitude"
         old.edge_contrast_limits = new.edge_contrast_limits
-        old.edge_width = new.edge_width
+        _exchange(old, new, ("edge_width",))
     else:
         old.data = new.data
     if isinstance(old, Image) and not old.rgb and not same_type:
         # the old limits mean nothing for another type
         old.contrast_limits_range = new.contrast_limits_range
         old.contrast_limits = new.contrast_limits
-    for name in _SPATIAL:
-        setattr(old, name, getattr(new, name))
+    _exchange(old, new, _SPATIAL)
     known: Mapping[str, Any] = _knowledge(new)
     old.metadata[METADATA_KEY] = dict(known) | {"name": old.name}
     old.refresh()
+
+
+def _exchange(old: Layer, new: Layer, names: Sequence[str]) -> None:
+    """Give an old layer attributes of a new one, if they differ: each change is drawn."""
+    for name in names:
+        wanted = getattr(new, name)
+        if not np.array_equal(np.asarray(getattr(old, name)), np.asarray(wanted)):
+            setattr(old, name, wanted)

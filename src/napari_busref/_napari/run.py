@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from napari_busref._napari.field_layers import magnitude
+from napari_busref._napari.loading import load_libraries
 from napari_busref._napari.planes import Plane
 from napari_busref._napari.results import result_layers
 from napari_busref._napari.settings import Settings
@@ -89,6 +90,8 @@ def run(request: Request, *, progress: Progress, cancel: threading.Event) -> Out
     """
     reporter = Reporter(progress, cancel)
     settings = request.settings
+    reporter.step("starting", 0.0)
+    load_libraries()
     result = register_layers(
         request.fixed,
         request.moving,

@@ -30,10 +30,14 @@ class Undo:
     ----------
     layers : LayerList
         ``viewer.layers``. Arrays are kept and not copied: a run puts others in their place.
+    touched : sequence of Layer, optional
+        Layers of any kind whose place the run changes, or what this plugin notes in their
+        metadata.
     """
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(self, layers: Sequence[Layer], touched: Sequence[Layer] = ()) -> None:
         self._before = list(layers)
+        self._notes = [_Note.of(layer) for layer in touched]
         self._states = [_State.of(layer) for layer in layers if METADATA_KEY in layer.metadata]
         self._added: list[Layer] = []
         self._removed: list[Layer] = []
@@ -72,8 +76,36 @@ class Undo:
         for state in self._states:
             if state.layer in layers:
                 state.restore(layers)
+        for note in self._notes:
+            if note.layer in layers:
+                note.restore()
         for layer in self._hidden:
             layer.visible = True
+
+
+@dataclass(frozen=True, eq=False)
+class _Note:
+    """Where a layer was, and what this plugin had noted about it."""
+
+    layer: Layer
+    affine: Any
+    units: tuple[Any, ...]
+    metadata: dict[str, Any]
+
+    @classmethod
+    def of(cls, layer: Layer) -> _Note:
+        known = {key: value for key, value in layer.metadata.items() if _is_ours(key)}
+        return cls(layer, copy(layer.affine), tuple(layer.units), known)
+
+    def restore(self) -> None:
+        self.layer.affine, self.layer.units = self.affine, self.units
+        for key in [key for key in self.layer.metadata if _is_ours(key)]:
+            del self.layer.metadata[key]
+        self.layer.metadata.update(self.metadata)
+
+
+def _is_ours(key: Any) -> bool:
+    return str(key).startswith(METADATA_KEY)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from napari_busref import _store
 from napari_busref.interchange import itk, ngff, table
 from napari_busref.interchange.grid import ImageGrid
-from napari_busref.interchange.physical import check_grids
-from napari_busref.transform import EXTENSION, Transform, read_metadata
+from napari_busref.interchange.physical import check_grids, inverted
+from napari_busref.transform import EXTENSION, Transform
 
-__all__ = ["READABLE", "WRITABLE", "TransformFile", "read_transform", "write_transform"]
+__all__ = [
+    "COMPLETE",
+    "FULL",
+    "READABLE",
+    "WRITABLE",
+    "TransformFile",
+    "read_transform",
+    "write_transform",
+]
 
-#: Extensions that can be read. All but the first need to be told the grids of both images.
-READABLE = (EXTENSION, *itk.TRANSFORMS, *itk.FIELDS, ".csv")
+#: Extensions of files that know the grids of their images.
+COMPLETE = (EXTENSION, ngff.SUFFIX)
+#: Extensions that can be read. All but those of `COMPLETE` need to be told both grids.
+READABLE = (*COMPLETE, *itk.TRANSFORMS, *itk.FIELDS, ".csv")
 #: Extensions that can be written.
-WRITABLE = (*READABLE, ngff.SUFFIX)
+WRITABLE = READABLE
+
+#: Metadata with the grids of the images, where the transform is kept on coarser ones.
+FULL = {"fixed": "fixed_full", "moving": "moving_full"}
 
 _GRIDS = {"fixed": "fixed_grid", "moving": "moving_grid"}
+_Grids = Mapping[str, ImageGrid | None]
 
 
 @dataclass(frozen=True)
@@ -36,12 +51,17 @@ class TransformFile:
     metadata : dict
         What else was stored, as JSON holds it. This package writes ``quality``, ``parameters``
         (with the versions that computed it), ``timings``, and the names ``fixed`` and ``moving``.
+    planes : dict
+        Of a stack that was registered plane by plane: from the position along the other
+        dimensions to the transform there, with grids and metadata of its own; `transform` is that
+        of the plane that was shown. Else empty.
     """
 
     transform: Transform
     fixed: ImageGrid
     moving: ImageGrid
     metadata: dict[str, Any] = field(default_factory=dict)
+    planes: dict[tuple[int, ...], TransformFile] = field(default_factory=dict)
 
 
 def read_transform(
@@ -50,17 +70,19 @@ def read_transform(
     fixed: ImageGrid | tuple[int, int] | None = None,
     moving: ImageGrid | tuple[int, int] | None = None,
 ) -> TransformFile:
-    """Read a transform of this package, of ITK, or a table of an affine.
+    """Read a transform of this package, of ITK, of OME-NGFF, or a table of an affine.
 
     Parameters
     ----------
     path : path-like
         Ends in ``.busref.h5``, in ``.tfm``, ``.txt``, ``.mat``, ``.h5``, ``.hdf5`` (ITK
-        transforms), in ``.nrrd``, ``.nii``, ``.nii.gz``, ``.mha`` (displacement fields), or in
-        ``.csv``.
+        transforms), in ``.nrrd``, ``.nii``, ``.nii.gz``, ``.mha`` (displacement fields), in
+        ``.ome.zarr`` (a folder, OME-NGFF 0.6), or in ``.csv``.
     fixed, moving : ImageGrid or tuple of int
         The two images, or their ``(rows, cols)`` where pixels are the unit. Needed for all but
-        ``.busref.h5``, which knows them; given there, they replace what it says.
+        ``.busref.h5`` and ``.ome.zarr`` as this package writes them, which know them; given
+        there, they replace what the file says. Of a transform that is kept on coarser pixels than
+        those of its images, the grids of the images may be given.
 
     Returns
     -------
@@ -87,7 +109,11 @@ def read_transform(
     given = {"fixed": _grid(fixed, "fixed"), "moving": _grid(moving, "moving")}
     if suffix == EXTENSION:
         return _read_own(file, given)
-    if not file.is_file():
+    metadata: dict[str, Any] = {}
+    if suffix == ngff.SUFFIX:
+        metadata = ngff.own_metadata(file)
+        given = {name: given[name] or _stored_grid(metadata, name, file) for name in given}
+    elif not file.is_file():
         raise FileNotFoundError(f"path: there is no file {str(file)!r}")
     missing = [name for name, grid in given.items() if grid is None]
     if missing:
@@ -97,8 +123,9 @@ def read_transform(
         )
     first, second = given["fixed"], given["moving"]
     assert first is not None and second is not None
-    read = table.read_csv if suffix == ".csv" else itk.read_itk
-    return TransformFile(read(file, first, second), first, second)
+    read = {".csv": table.read_csv, ngff.SUFFIX: ngff.read_ngff}.get(suffix, itk.read_itk)
+    known = {key: value for key, value in metadata.items() if key not in _GRIDS.values()}
+    return TransformFile(read(file, first, second), first, second, known)
 
 
 def write_transform(
@@ -109,6 +136,7 @@ def write_transform(
     moving: ImageGrid | None = None,
     metadata: Mapping[str, Any] | None = None,
     affine_only: bool = False,
+    planes: Mapping[tuple[int, ...], TransformFile] | None = None,
 ) -> Path:
     """Write a transform in the format that the name of the file stands for.
 
@@ -127,6 +155,8 @@ def write_transform(
         What JSON can hold, see `TransformFile`; kept by ``.busref.h5`` and ``.ome.zarr``.
     affine_only : bool
         Write the affine part of a transform that also has a displacement.
+    planes : mapping, optional
+        Of a stack: see `TransformFile`. Only ``.busref.h5`` holds them.
 
     Returns
     -------
@@ -137,7 +167,7 @@ def write_transform(
     ------
     ValueError
         When the extension is not accepted, a grid is of another shape, or the format cannot hold
-        the displacement.
+        the displacement or the planes.
     OSError
         When it cannot be written.
     ModuleNotFoundError
@@ -147,18 +177,17 @@ def write_transform(
     suffix = _suffix(file, WRITABLE)
     fixed = ImageGrid(transform.fixed_shape) if fixed is None else fixed
     moving = ImageGrid(transform.moving_shape) if moving is None else moving
-    check_grids(transform, fixed, moving)
-    grids = {_GRIDS["fixed"]: fixed.as_dict(), _GRIDS["moving"]: moving.as_dict()}
+    if planes and suffix != EXTENSION:
+        raise ValueError(f"planes: {file.name} holds one transform, need a name in {EXTENSION}")
+    own = _with_grids(TransformFile(transform, fixed, moving, dict(metadata or {})))
     if suffix == EXTENSION:
-        if affine_only:
-            transform = Transform(
-                transform.affine,
-                fixed_shape=transform.fixed_shape,
-                moving_shape=transform.moving_shape,
-            )
-        return transform.save(file, {**(metadata or {}), **grids})
+        several = {
+            position: (_affine(one.transform, affine_only), _with_grids(one))
+            for position, one in (planes or {}).items()
+        }
+        _store.save(file, _affine(transform, affine_only), own, several)
+        return file
     if suffix == ngff.SUFFIX:
-        own = {**(metadata or {}), **grids}
         return ngff.write_ngff(
             file, transform, fixed, moving, affine_only=affine_only, metadata=own
         )
@@ -173,23 +202,88 @@ def write_transform(
     return itk.write_itk_transform(file, transform, fixed, moving, affine_only=affine_only)
 
 
-def _read_own(file: Path, given: Mapping[str, ImageGrid | None]) -> TransformFile:
-    transform = Transform.load(file)
-    metadata = read_metadata(file)
+def _read_own(file: Path, given: _Grids) -> TransformFile:
+    with _store.open_file(file) as opened:
+        transform, metadata = Transform(**_store.read(opened)), _store.read_json(opened)
+        stored = _one(transform, metadata, file, {})
+        planes = {
+            position: _one(Transform(**_store.read(group)), _store.read_json(group), file, {})
+            for position, group in _store.read_planes(opened)
+        }
+    grids = {}
+    for name, grid in given.items():
+        before: ImageGrid = getattr(stored, name)
+        if grid is None:
+            grids[name] = before
+            continue
+        whole, grids[name] = before, grid
+        if (full := metadata.get(FULL[name])) and tuple(full["shape"]) == grid.shape:
+            whole = ImageGrid.from_dict(full)
+            metadata[FULL[name]] = grid.as_dict()
+            grids[name] = _moved(before, whole, grid)
+        planes = {
+            position: replace(
+                one,
+                fixed=_moved(one.fixed, whole, grid) if name == "fixed" else one.fixed,
+                moving=_moved(one.moving, whole, grid) if name == "moving" else one.moving,
+            )
+            for position, one in planes.items()
+        }
+    return _one(transform, metadata, file, grids, planes)
+
+
+def _moved(own: ImageGrid, before: ImageGrid, now: ImageGrid) -> ImageGrid:
+    """A grid over an image, once the image's own grid is another."""
+    if before.shape != now.shape:
+        return own  # the caller refuses it
+    return ImageGrid.from_matrix(
+        own.shape, now.matrix @ inverted(before.matrix) @ own.matrix, now.unit
+    )
+
+
+def _one(
+    transform: Transform,
+    metadata: dict[str, Any],
+    file: Path,
+    given: _Grids,
+    planes: dict[tuple[int, ...], TransformFile] | None = None,
+) -> TransformFile:
+    """A transform with the grids that were given, or else are stored in its metadata."""
     grids = {}
     for name, shape in (("fixed", transform.fixed_shape), ("moving", transform.moving_shape)):
-        stored = metadata.pop(_GRIDS[name], None)
-        grid = given[name]
-        if grid is None and stored is not None:
-            try:
-                grid = ImageGrid.from_dict(stored)
-            except ValueError as error:
-                raise ValueError(f"path: {str(file)!r} has damaged metadata: {error}") from None
+        grid = given.get(name) or _stored_grid(metadata, name, file)
         if grid is None:  # the command line stores what the image files said
             grid = ImageGrid.from_metadata(shape, metadata.get(f"{name}_image"))
         grids[name] = grid
     check_grids(transform, grids["fixed"], grids["moving"])
-    return TransformFile(transform, grids["fixed"], grids["moving"], metadata)
+    known = {key: value for key, value in metadata.items() if key not in _GRIDS.values()}
+    return TransformFile(transform, grids["fixed"], grids["moving"], known, planes or {})
+
+
+def _stored_grid(metadata: Mapping[str, Any], name: str, file: Path) -> ImageGrid | None:
+    stored = metadata.get(_GRIDS[name])
+    if stored is None:
+        return None
+    try:
+        return ImageGrid.from_dict(stored)
+    except ValueError as error:
+        raise ValueError(f"path: {str(file)!r} is damaged: metadata: {error}") from None
+
+
+def _with_grids(one: TransformFile) -> dict[str, Any]:
+    check_grids(one.transform, one.fixed, one.moving)
+    return {
+        **one.metadata,
+        _GRIDS["fixed"]: one.fixed.as_dict(),
+        _GRIDS["moving"]: one.moving.as_dict(),
+    }
+
+
+def _affine(transform: Transform, affine_only: bool) -> Transform:
+    """The transform, or its affine part alone."""
+    if not affine_only:
+        return transform
+    return replace(transform, displacement=None)
 
 
 def _grid(given: ImageGrid | tuple[int, int] | None, name: str) -> ImageGrid | None:

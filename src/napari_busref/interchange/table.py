@@ -10,11 +10,12 @@ import numpy as np
 
 from napari_busref._version import package_version
 from napari_busref.interchange._write import replacing
-from napari_busref.interchange.grid import ImageGrid, unit_name
+from napari_busref.interchange.grid import ImageGrid
 from napari_busref.interchange.physical import (
     affine_from_physical,
     affine_to_physical,
     check_grids,
+    in_unit,
 )
 from napari_busref.transform import Transform
 
@@ -100,7 +101,7 @@ def read_csv(path: Path, fixed: ImageGrid, moving: ImageGrid) -> Transform:
     for line in text.splitlines():
         if match := _UNITS.match(line.strip()):
             fixed, moving = (
-                _in_unit(grid, unit, path)
+                in_unit(grid, unit, path)
                 for grid, unit in zip((fixed, moving), match.groups(), strict=True)
             )
     return Transform(
@@ -108,14 +109,3 @@ def read_csv(path: Path, fixed: ImageGrid, moving: ImageGrid) -> Transform:
         fixed_shape=fixed.shape,
         moving_shape=moving.shape,
     )
-
-
-def _in_unit(grid: ImageGrid, unit: str, path: Path) -> ImageGrid:
-    if unit_name(unit) == grid.unit:
-        return grid
-    try:
-        return grid.to(unit)
-    except ValueError:
-        raise ValueError(
-            f"path: {path} is in {unit}, but the image's pixel size is in {grid.unit}"
-        ) from None

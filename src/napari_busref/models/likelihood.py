@@ -154,8 +154,9 @@ class Likelihood(nn.Module):
     ) -> Tensor:
         """(B, kinds * reaches, offsets, rows, cols) of a band of rows, the reaches outermost."""
         total = fixed[0].shape[-2] // self.block
-        # rows whose blocks are averaged with those of the band
-        first, last = max(band[0] - _BESIDE, 0), min(band[1] + _BESIDE, total)
+        # rows whose blocks are averaged with those of the band; it begins with one of `every`
+        beside = -(-_BESIDE // every) * every
+        first, last = max(band[0] - beside, 0), min(band[1] + beside, total)
         windows = []
         for index, (one, other) in enumerate(zip(fixed, moving, strict=True)):
             cell = 1 if index < len(_MAPS) else CELL
@@ -173,13 +174,12 @@ class Likelihood(nn.Module):
         # (B, kinds, blocks, side, side) -> (B, kinds * offsets, rows, cols)
         x = torch.stack(windows, 1).flatten(3).transpose(2, 3)
         x = _GAIN * x.flatten(1, 2).unflatten(2, (last - first, -1))
-        pooled = []
-        for reach in _REACHES:
-            mean = x
-            if reach > 1:
-                mean = F.avg_pool2d(x, reach, 1, reach // 2, count_include_pad=False)
-            mean = mean[:, :, band[0] - first : band[1] - first : every, ::every]
-            pooled.append(mean.unflatten(1, (_KINDS, -1)))
+        rows = slice((band[0] - first) // every, -(-(band[1] - first) // every))
+        pooled = [
+            F.avg_pool2d(x, reach, every, reach // 2, count_include_pad=False)[:, :, rows]
+            for reach in _REACHES
+        ]
+        return torch.stack(pooled, 1).unflatten(2, (_KINDS, -1)).flatten(1, 2)
         return torch.cat(pooled, 1)
 
 

@@ -32,6 +32,10 @@ class DataConfig:
         Smallest and largest share of the picture's side that a crop takes in.
     aspects : tuple of float
         Width over height of the crops; a batch has one of them.
+    realign : str
+        Weights of a likelihood network, a name or a file, by which the training pairs are laid on
+        each other anew before the first step: pairs aligned by hand are off by one to four
+        pixels. Empty to trust the pairs.
     """
 
     datasets: tuple[str, ...] = ("roadscene", "vis-nir")
@@ -40,6 +44,7 @@ class DataConfig:
     crop_side: int = 128
     crop_range: tuple[float, float] = (0.6, 1.0)
     aspects: tuple[float, ...] = (1.0, 1.25, 1.5, 1.78)
+    realign: str = ""
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ class _Run:
             self.validates = store is None or monitor is not None
             data = PairStore.from_config(recipe.data) if store is None else store
         self.stage.to(self.fabric.device)
-        self.store = data.to(self.fabric.device)
+        self.store = self.stage.prepare(data.to(self.fabric.device))
         trained = [p for p in self.stage.model.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(
             trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay

@@ -31,6 +31,10 @@ class Stage(nn.Module, ABC):
         self.recipe = recipe
         self.photometric = Photometric(recipe.augment)
 
+    def prepare(self, store: PairStore) -> PairStore:
+        """What is trained on, made from what was read; called once, before the first step."""
+        return store
+
     @abstractmethod
     def draw(self, store: PairStore) -> Any:
         """Draw one batch; all randomness of a step happens here or in ``forward``."""

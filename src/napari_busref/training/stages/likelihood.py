@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_busref.matching.features import describe_local
+from napari_busref.matching.features import Networks, describe_local
 from napari_busref.matching.views import View
 from napari_busref.matching.votes import offsets
+from napari_busref.models import load_model
 from napari_busref.models.geometry import base_grid, inside, warp
 from napari_busref.models.likelihood import Likelihood
 from napari_busref.models.matcher import Matcher
@@ -18,6 +19,7 @@ from napari_busref.training.augment import random_curve
 from napari_busref.training.config import Recipe
 from napari_busref.training.data import PairStore, WarpedCrops
 from napari_busref.training.losses import offset_loss
+from napari_busref.training.realign import realigned
 from napari_busref.training.stages.base import Stage
 from napari_busref.training.warps import fixed_to_moving
 
@@ -43,6 +45,15 @@ class LikelihoodStage(Stage):
         self.matcher = matcher
         self.freeze(self.matcher)
         self.model: Likelihood = Likelihood(**recipe.model)
+
+    def prepare(self, store: PairStore) -> PairStore:
+        """Lay the pairs on each other anew, if the recipe says by what."""
+        if not self.recipe.data.realign:
+            return store
+        device = store.pairs[0][0].device
+        earlier = load_model(self.recipe.data.realign, device=device, kind="features")
+        assert isinstance(earlier, Likelihood)
+        return realigned(store, Networks(self.matcher, earlier))
 
     def draw(self, store: PairStore) -> WarpedCrops:
         """Draw crops whose moving image is warped, all of a batch about as smoothly."""

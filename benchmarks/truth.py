@@ -1,0 +1,190 @@
+"""How far off the truth itself is, and what that does to the measured errors.
+
+    python benchmarks/truth.py --out FOLDER [--dataset vis-nir] [--model auto] [--seeds 0,1,2]
+        [--split val] [--limit 4]
+
+The protocol takes aligned pairs for true, and these were aligned by hand or by a program. Two
+checks that need no other truth, for every pair:
+
+*SIFT* (scikit-image) matches the aligned infrared with the visible image; matches further than 15
+px apart, or more than 1.5 px off their neighbours' median, are left out. Their mean length is how
+far off the pair is. Where there are 30 or more, the registration of the warped pairs is scored at
+these points twice: against the pair as given, and against where SIFT sees the point. SIFT and
+our models share nothing.
+
+*Common error*: every pair is warped several times and registered each time. Errors of the
+registration differ from warp to warp; an error of the pair is there every time. So the mean of
+the products of two warps' error vectors is the mean square of the common part.
+
+``FOLDER`` gets ``rows.csv``, with a row for each pair, and ``table.md``.
+"""
+
+# Only what does not load numpy is imported here: threads are set before anything else.
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+    Array = NDArray[Any]
+
+Row = dict[str, Any]
+FARTHEST = 15.0
+"""Longest match, in pixels; no pair is that far off."""
+AGREED = 1.5
+NEIGHBOURS = 15
+FEWEST = 30
+COLUMNS = {
+    "n": "pairs",
+    "epe": "EPE",
+    "rms": "RMS error",
+    "common": "common to all warps, RMS",
+    "sifted": f"pairs with {FEWEST} matches",
+    "off": "truth off by (SIFT)",
+    "given": "error at the matches, truth as given",
+    "seen": "truth as SIFT sees it",
+}
+
+
+def sift_matches(fixed: Array, aligned: Array) -> tuple[Array, Array]:
+    """Places (N, 2) in the fixed image and where their content lies from there, (N, 2), rc."""
+    import numpy as np
+    from scipy.spatial import cKDTree
+    from skimage.feature import SIFT, match_descriptors
+
+    found = []
+    for image in (fixed, aligned):
+        sift = SIFT(c_dog=0.004)
+        sift.detect_and_extract(image)
+        found.append((sift.positions, sift.descriptors))
+    (place, described), (other, other_described) = found
+    pairs = match_descriptors(described, other_described, max_ratio=0.85, cross_check=True)
+    place, offset = place[pairs[:, 0]], other[pairs[:, 1]] - place[pairs[:, 0]]
+    near = np.hypot(*offset.T) < FARTHEST
+    place, offset = place[near], offset[near]
+    if len(place) < NEIGHBOURS:
+        return place[:0], offset[:0]
+    beside = cKDTree(place).query(place, NEIGHBOURS)[1]
+    agreed = np.hypot(*(offset - np.median(offset[beside], 1)).T) < AGREED
+    return place[agreed], offset[agreed]
+
+
+def measure(
+    infrared: Array, visible: Array, seeds: list[int], model: nn.Module, device: str
+) -> Row:
+    """Both checks of one pair, images in [0, 1]."""
+    import numpy as np
+
+    from napari_busref import register
+    from napari_busref.metrics.registration import make_pair, pixel_grid
+
+    place, offset = sift_matches(visible, infrared)
+    rows, cols = np.rint(place).astype(int).T
+    errors, masks, given, seen = [], [], [], []
+    for seed in seeds:
+        pair = make_pair(infrared, visible, seed)
+        found = register(pair.fixed, pair.moving.astype(np.float32), model=model, device=device)
+        grid = pixel_grid(visible.shape)
+        error = pair.warp.points(grid + found.flow) - grid
+        errors.append(error)
+        masks.append(pair.mask)
+        inside = pair.mask[rows, cols]
+        at = error[:, rows, cols].T[inside]
+        given += np.hypot(*at.T).tolist()
+        seen += np.hypot(*(at - offset[inside]).T).tolist()
+    everywhere = np.all(masks, 0)
+    products = [(a * b).sum(0)[everywhere].mean() for a, b in combinations(errors, 2)]
+    return {
+        "epe": float(
+            np.mean([np.hypot(*e)[m].mean() for e, m in zip(errors, masks, strict=True)])
+        ),
+        "square": float(np.mean([(e**2).sum(0)[everywhere].mean() for e in errors])),
+        "common_square": float(np.mean(products)),
+        "matches": len(place),
+        "off": float(np.hypot(*offset.T).mean()) if len(place) else None,
+        "given": float(np.mean(given)) if given else None,
+        "seen": float(np.mean(seen)) if seen else None,
+    }
+
+
+def summary(rows: list[Row]) -> Row:
+    """Means over the pairs; those of SIFT over the pairs with enough matches."""
+    import numpy as np
+
+    sifted = [row for row in rows if row["matches"] >= FEWEST]
+    mean: Row = {"n": len(rows), "sifted": len(sifted)}
+    mean["epe"] = float(np.mean([row["epe"] for row in rows]))
+    for key, square in (("rms", "square"), ("common", "common_square")):
+        mean[key] = float(np.sqrt(max(np.mean([row[square] for row in rows]), 0)))
+    for key in ("off", "given", "seen"):
+        mean[key] = float(np.mean([row[key] for row in sifted])) if sifted else None
+    return mean
+
+
+def table(summaries: dict[str, Row]) -> str:
+    """Markdown, a row for each set."""
+    lines = [" | ".join(["| set", *COLUMNS.values()]) + " |", "| --- " * (len(COLUMNS) + 1) + "|"]
+    for name, row in summaries.items():
+        cells = [
+            ""
+            if row[key] is None
+            else f"{row[key]:.2f}"
+            if isinstance(row[key], float)
+            else row[key]
+            for key in COLUMNS
+        ]
+        lines.append(" | ".join([f"| {name}", *map(str, cells)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for the table.")],
+    dataset: Annotated[list[str], typer.Option()] = ["roadscene", "vis-nir"],  # noqa: B006
+    model: Annotated[str, typer.Option(help="Registration model.")] = "auto",
+    seeds: Annotated[str, typer.Option(help="Warps of each pair, two or more.")] = "0,1,2",
+    split: Annotated[str, typer.Option(help="Split of the data sets.")] = "val",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
+    device: str = "cpu",
+    threads: int = 2,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the data sets.")] = None,
+) -> None:
+    """Measure all pairs and print the table."""
+    from registration import set_threads
+
+    set_threads(threads)
+    from napari_busref.datasets import load_pairs
+    from napari_busref.evaluation import write_table
+    from napari_busref.models import load_model
+    from napari_busref.preprocess import luma
+
+    drawn = [int(seed) for seed in seeds.split(",")]
+    if len(drawn) < 2:
+        raise typer.BadParameter(
+            "two or more are needed to see what is common", param_hint="seeds"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    network = load_model(model, kind="registration", device=device)
+    rows: list[Row] = []
+    summaries = {}
+    for name in dataset:
+        ours = []
+        for pair, infrared, visible in load_pairs(name, data_root, split)[:limit]:
+            grey = luma(visible / 255.0)
+            ours.append(measure(infrared / 255.0, grey, drawn, network, device))
+            rows.append({"dataset": name, "pair": pair} | ours[-1])
+            write_table(rows, out / "rows.csv")
+        summaries[f"{name} {split}"] = summary(ours)
+    text = table(summaries)
+    (out / "table.md").write_text(text, encoding="utf-8")
+    Console().print(text, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

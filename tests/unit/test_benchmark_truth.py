@@ -1,0 +1,78 @@
+"""The benchmark of how far off the truth is."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from skimage.color import rgb2gray
+
+from napari_busref.metrics import registration
+from napari_busref.samples import thermal_scene
+
+OFF = (0, 3)  # rows, columns by which the content of the infrared image lies beside its place
+
+
+@pytest.fixture
+def truth(monkeypatch: pytest.MonkeyPatch):
+    path = Path(__file__).resolve().parents[2] / "benchmarks"
+    monkeypatch.syspath_prepend(str(path))
+    return importlib.import_module("truth")
+
+
+@pytest.fixture(scope="module")
+def visible() -> np.ndarray:
+    return rgb2gray(thermal_scene(1, (160, 240)).fixed)
+
+
+def test_sift_sees_an_offset(truth, visible) -> None:
+    place, offset = truth.sift_matches(visible, np.roll(visible, OFF, (0, 1)))
+    assert len(place) > truth.FEWEST
+    np.testing.assert_allclose(np.median(offset, 0), OFF, atol=0.2)
+
+
+def test_nothing_is_matched_with_nothing(truth, visible) -> None:
+    noise = np.random.default_rng(0).random(visible.shape)
+    assert len(truth.sift_matches(visible, noise)[0]) < truth.FEWEST
+
+
+def test_a_right_registration_of_a_pair_that_is_off(truth, visible, monkeypatch) -> None:
+    """It ends where SIFT ends, and its whole error is common to all warps."""
+    drawn = []
+
+    def make_pair(*args, **kwargs):
+        drawn.append(registration.SyntheticPair(*vars(original(*args, **kwargs)).values()))
+        return drawn[-1]
+
+    def register(fixed, moving, **kwargs):
+        source = np.roll(drawn[-1].warp.true_source(), [-n for n in OFF], (1, 2))
+        return SimpleNamespace(flow=source - registration.pixel_grid(fixed.shape))
+
+    original = registration.make_pair
+    monkeypatch.setattr(registration, "make_pair", make_pair)
+    monkeypatch.setattr("napari_busref.register", register)
+    monkeypatch.setattr(registration.SyntheticWarp, "mask", inner)
+    row = truth.measure(np.roll(visible, OFF, (0, 1)), visible, [0, 1], None, "cpu")
+    assert row["epe"] == pytest.approx(3, abs=0.05)
+    assert row["common_square"] == pytest.approx(9, abs=0.3)
+    assert row["given"] == pytest.approx(3, abs=0.2) and row["seen"] < 0.5
+    mean = truth.summary([row])
+    assert mean["common"] == pytest.approx(3, abs=0.05) and mean["sifted"] == 1
+    assert truth.table({"here": mean}).splitlines()[-1].startswith("| here | 1 | 3.0")
+
+
+def inner(warp) -> np.ndarray:
+    """The mask without what the roll brings in from the other side."""
+    found = np.zeros(warp.shape, bool)
+    found[30:-30, 30:-30] = True
+    return found
+
+
+def test_without_matches_nothing_is_said_of_them(truth) -> None:
+    row = {"epe": 2.0, "square": 4.0, "common_square": -0.1, "matches": 3}
+    mean = truth.summary([row | {"off": 1.0, "given": 1.0, "seen": 1.0}])
+    assert mean["sifted"] == 0 and mean["off"] is None and mean["common"] == 0
+    assert truth.table({"here": mean}).rstrip().endswith("|  |  |  |")
