@@ -3,10 +3,11 @@
     python benchmarks/fusion.py --out FOLDER [--case roadscene] [--model gaf] [--limit 4]
         [--device cpu] [--threads 2]
 
-The protocol is that of ``docs/protocol.md``, the scores are those of ``docs/metrics.md``: Y
-channel, 0..255, results clipped and rounded, no stretch. The cases: RoadScene (thermal) and EPFL
-(near infrared) ``val``, and all MRI-PET and MRI-CT slices. ``FOLDER`` gets ``rows.csv`` (every
-pair and method), ``table.csv`` and ``table.md``. Data that is not there is left out and named.
+The scores and how they are taken are those of ``docs/metrics.md``: Y channel, 0..255, results
+clipped and rounded, no stretch. The cases, of each the pairs held out from training: RoadScene
+(thermal), EPFL (near infrared), MRI with PET and with CT, made multi-focus and multi-exposure
+pairs. ``FOLDER`` gets ``rows.csv`` (every pair and method), ``table.csv`` and ``table.md``. Data
+that is not there is left out and named.
 """
 
 # Only what does not load numpy is imported here: threads are set before anything else.
@@ -34,33 +35,13 @@ def split(name: str, data_root: Path | None) -> list[Pair]:
     return load_pairs(name, data_root)
 
 
-def slices(kind: str, data_root: Path | None) -> list[Pair]:
-    """Slices of a head: MRI takes the place of infrared, PET or CT in colours that of visible."""
-    import numpy as np
-    from imageio.v3 import imread
-
-    from napari_busref.datasets import default_root
-
-    root = data_root or default_root()
-    if root is None:
-        raise ValueError("no ../shared/data lies beside this checkout")
-    folder = root / "medical" / kind
-    files = sorted((folder / "mri").glob("*.png"))
-    if not files:
-        raise ValueError(f"{folder / 'mri'} holds no pictures")
-    pairs = []
-    for file in files:
-        mri, source = imread(file), imread(folder / "source" / file.name)
-        source = source if source.ndim == 3 else np.repeat(source[..., None], 3, 2)
-        pairs.append((file.stem, mri if mri.ndim == 2 else mri[..., 0], source[..., :3]))
-    return pairs
-
-
 CASES: dict[str, tuple[str, Callable[[Path | None], list[Pair]]]] = {
     "roadscene": ("infrared-visible", partial(split, "roadscene")),
     "vis-nir": ("infrared-visible", partial(split, "vis-nir")),
-    "mri-pet": ("medical", partial(slices, "mri-pet")),
-    "mri-ct": ("medical", partial(slices, "mri-ct")),
+    "mri-pet": ("medical", partial(split, "mri-pet")),
+    "mri-ct": ("medical", partial(split, "mri-ct")),
+    "multi-focus": ("multi-focus", partial(split, "multi-focus")),
+    "multi-exposure": ("multi-exposure", partial(split, "multi-exposure")),
 }
 """For each case its task, and what loads its pairs."""
 

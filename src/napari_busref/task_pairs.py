@@ -71,6 +71,11 @@ def exposure_pairs(split: str) -> list[Pair]:
     return pairs
 
 
+def originals(split: str) -> dict[str, NDArray[np.uint8]]:
+    """Brightness of the photograph behind each made pair, by the pair's name."""
+    return {name: _levels(image @ _BT601) for name, image, _ in _photographs(split)}
+
+
 _BT601 = np.array([0.299, 0.587, 0.114])
 
 

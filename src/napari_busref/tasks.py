@@ -14,9 +14,9 @@ __all__ = ["TASKS", "model_for"]
 #: first is the default. A model that is not listed for a task is used as it is.
 TASKS: dict[str, dict[str, str]] = {
     "infrared-visible": {"gaf": "gaf"},
-    "medical": {"maximum": "maximum"},
-    "multi-focus": {"guided-filter": "guided-filter"},
-    "multi-exposure": {"guided-filter": "guided-filter"},
+    "medical": {"refusion": "refusion-medical"},
+    "multi-focus": {"guided-filter": "guided-filter", "refusion": "refusion-multi-focus"},
+    "multi-exposure": {"guided-filter": "guided-filter", "refusion": "refusion-multi-exposure"},
 }
 
 

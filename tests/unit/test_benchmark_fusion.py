@@ -14,6 +14,7 @@ from PIL import Image
 
 from napari_busref.metrics.fusion import METRICS, qabf
 from napari_busref.samples import thermal_scene
+from napari_busref.task_pairs import originals
 
 SHAPE = (72, 96)
 
@@ -26,13 +27,13 @@ def scripts():
         patch.syspath_prepend(str(path))
         # the other tests keep their threads
         patch.setattr(importlib.import_module("registration"), "set_threads", lambda count: None)
-        names = ("fusion", "fusion_pictures", "ghosting", "tiling")
+        names = ("fusion", "fusion_pictures", "fusion_truth", "ghosting", "tiling")
         yield {name: importlib.import_module(name) for name in names}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Two pairs of a street, one slice of a head."""
+    """Two pairs of a street, two slices of a head, of which the second is held out."""
     root = tmp_path_factory.mktemp("data")
     names = ["a.png", "b.png"]
     pictures = {}
@@ -42,8 +43,10 @@ def data(tmp_path_factory) -> Path:
         pictures[f"roadscene/infrared/{name}"] = sample.aligned
     rows, cols = np.indices((64, 64)) - 31.5
     head = np.uint8(200 * (np.hypot(rows, cols) < 20))
-    pictures["medical/mri-pet/mri/1.png"] = np.stack([head] * 3, -1)
-    pictures["medical/mri-pet/source/1.png"] = np.stack([head, head // 2, head // 4], -1)
+    for number in (0, 1):
+        pictures[f"medical/mri-pet/mri/{number}.png"] = np.stack([head] * 3, -1)
+        colours = np.stack([head, head // 2, head // 4], -1)
+        pictures[f"medical/mri-pet/source/{number}.png"] = colours
     for name, picture in pictures.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(root / name)
@@ -79,6 +82,25 @@ def test_all_methods_stand_in_one_table(scripts: dict[str, ModuleType], data, tm
     assert marked and not any(name.endswith("only") for name in marked)
     with pytest.raises(typer.BadParameter, match="--case: need some of"):
         scripts["fusion"].main(tmp_path, case=["moon"])
+
+
+def test_the_right_answer_of_a_made_pair_is_the_photograph(
+    scripts: dict[str, ModuleType], monkeypatch, capsys
+):
+    script = scripts["fusion_truth"]
+    options = {"model": ["average", "guided-filter"], "threads": 1}
+    for module in ("napari_busref.task_pairs", "napari_busref.datasets"):
+        for name in ("focus_pairs", "exposure_pairs"):
+            whole = getattr(importlib.import_module(module), name)
+            short = [(n, a[:96, :128], b[:96, :128]) for n, a, b in whole("val")[:1]]
+            monkeypatch.setattr(f"{module}.{name}", lambda split, short=short: short)
+    known = {n: image[:96, :128] for n, image in originals("val").items()}
+    monkeypatch.setattr("napari_busref.task_pairs.originals", lambda split: known)
+    script.main(**options)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("multi-focus val, 1 pairs") and len(lines) == 6
+    average, guided = (float(line.split()[1].strip(",")) for line in lines[1:3])
+    assert guided > average + 3  # the average is unsharp everywhere
 
 
 def test_a_sheet_of_scenes_by_methods(scripts: dict[str, ModuleType], data, tmp_path):

@@ -10,6 +10,7 @@ from imageio.v3 import imwrite
 from scipy import ndimage as ndi
 
 from napari_busref.datasets import load_pairs
+from napari_busref.task_pairs import originals
 
 
 @pytest.mark.parametrize("dataset", ["multi-focus", "multi-exposure"])
@@ -31,6 +32,15 @@ def test_each_of_a_focus_pair_is_sharper_somewhere() -> None:
     ]
     sharper = detail[0] > 2 * detail[1], detail[1] > 2 * detail[0]
     assert min(part.mean() for part in sharper) > 0.2
+
+
+def test_the_original_is_what_one_of_a_focus_pair_shows_everywhere() -> None:
+    known = originals("val")
+    for name, second, first in load_pairs("multi-focus")[:4]:
+        pair = (first @ np.array([0.299, 0.587, 0.114]), second.astype(float))
+        apart = np.minimum(*(np.abs(image - known[name]) for image in pair))
+        # the transition between near and far is unsharp in both
+        assert (apart <= 1.5).mean() > 0.9
 
 
 def test_exposures_clip_at_opposite_ends() -> None:

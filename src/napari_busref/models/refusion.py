@@ -158,11 +158,11 @@ class Interaction(nn.Module):
         return both * F.gelu(self.gate(both))
 
 
-def _sharpness(image: Tensor, side: int = 7, noise: float = 0.01) -> Tensor:
-    """Twice the logarithm of the energy of the gradient in a square around each pixel."""
+def _sharpness(image: Tensor, side: int = 11, noise: float = 0.002) -> Tensor:
+    """Four times the logarithm of the energy of the gradient in a square around each pixel."""
     energy = spatial_gradient(image)[:, 0].square().sum(1, keepdim=True)
     padded = F.pad(energy, [side // 2] * 4, mode="replicate")
-    return 2 * (F.avg_pool2d(padded, side, stride=1) + noise**2).log()
+    return 4 * (F.avg_pool2d(padded, side, stride=1) + noise**2).log()
 
 
 #: Logit of either source's weight before anything is learned, (B, 1, H, W) to the same.
@@ -214,8 +214,8 @@ class ReFusion(nn.Module):
     weights of that loss say which source counts where: :meth:`loss_weights`.
     """
 
-    #: Reach of the loss weights: a convolution's pixel three times, the priors' squares.
-    weights_reach = 3 + 1 + 3
+    #: Reach of the loss weights, of which the priors' squares reach farthest.
+    weights_reach = 1 + 5
 
     def __init__(self, config: ReFusionConfig | None = None) -> None:
         super().__init__()

@@ -210,6 +210,9 @@ def _mda(config: dict[str, Any]) -> nn.Module:
 
 
 @register_model("refusion", "fusion")
+@register_model("refusion-medical", "fusion")
+@register_model("refusion-multi-focus", "fusion")
+@register_model("refusion-multi-exposure", "fusion")
 def _refusion(config: dict[str, Any]) -> nn.Module:
     from napari_busref.models.refusion import ReFusion, ReFusionConfig
 
