@@ -132,7 +132,7 @@ def test_settings_are_folded_explained_and_reached_by_the_keyboard(viewer, panel
     assert not panel.advanced.isExpanded()
     assert panel.settings == Settings()
     assert panel.model.choices == tuple(list_models("registration"))
-    assert panel.fusion_model.choices == tuple(list_models("fusion"))
+    assert panel.fusion_model.choices == ("automatic", *list_models("fusion"))
     assert panel.device.choices == ("auto", "cpu", "cuda", "mps")
     controls = panel.advanced.controls
     assert set(controls) == {field.name for field in fields(Settings)}
@@ -157,8 +157,12 @@ def test_settings_are_folded_explained_and_reached_by_the_keyboard(viewer, panel
     assert not controls["on_cancel"].enabled
     controls["refine"].value = "affine"
     assert controls["transform"].enabled
+    assert not controls["weights"].enabled
+    panel.fusion_model.value = "refusion"
+    assert controls["weights"].enabled
     controls["fused"].value = False
-    assert not panel.fusion_model.enabled
+    for name in ("fusion_model", "task", "infrared", "detail", "weights"):
+        assert not controls[name].enabled
     assert panel.button.text() == "&Register"
 
 
@@ -176,9 +180,18 @@ def test_the_preferences_remember_what_the_user_chose(viewer, panel):
     QTest.keyClick(search, Qt.Key.Key_End)
     assert controls["search"].value == "wide"
     assert (remembered.mask, remembered.search) == (False, "wide")
+    detail = controls["detail"]
+    detail.value = 0.25  # a script
+    assert remembered.detail == 0.5
+    detail.slider.setFocus()
+    QTest.keyClick(detail.slider, Qt.Key.Key_End)
+    assert (detail.value, remembered.detail) == (1.0, 1.0)
+    QTest.keyClick(detail.slider, Qt.Key.Key_End)  # changes nothing
+    detail.value = 0.5
+    assert remembered.detail == 1.0
     remembered.device = "cpu"  # in the Preferences
     remembered.model = "no longer there"
-    assert panel.settings == Settings(device="cpu", mask=False, search="wide")
+    assert panel.settings == Settings(device="cpu", mask=False, search="wide", detail=1.0)
     other = RegisterAndFuse(viewer)
     assert other.settings == panel.settings
     other.deleteLater()

@@ -185,6 +185,15 @@ def test_a_panel_that_is_closed_leaves_a_checkpoint(viewer, train, folders, qtbo
     assert checkpoint.is_file()
     _, again = viewer.window.add_plugin_dock_widget(KEY, "Train on my data")
     assert again.unfinished.value == trainings_folder() / "our camera"
+    # the same training goes on, without its images
+    again.resume_button.click()
+    assert again.running
+    qtbot.waitUntil(lambda: len(again.curve.losses) > 2, timeout=600_000)
+    steps = [step for step, _ in again.curve.losses]
+    assert steps == sorted(set(steps)) and steps[0] == 1  # those of before are there, too
+    again.stop()
+    wait(again, qtbot)
+    assert again.unfinished.value == trainings_folder() / "our camera"
 
 
 def test_closing_the_viewer_leaves_a_checkpoint(viewer, train, folders, qtbot):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -285,6 +287,31 @@ def test_ome_tiff_keeps_values_and_pixel_size(tmp_path, layer):
     data = np.asarray(layer.data[0] if getattr(layer, "multiscale", False) else layer.data)
     np.testing.assert_array_equal(found.data, np.squeeze(data))
     assert (found.metadata["spacing"], found.metadata["unit"]) == ((1.0, 0.5), "µm")
+
+
+@pytest.mark.parametrize(
+    ("name", "spacing"), [("a.png", None), ("a.tif", None), ("a.ome.tif", (0.5, 0.5))]
+)
+def test_pictures_are_saved_beside_naparis_own_writers(npe2pm, tmp_path, name, spacing):
+    """As File › Save Selected Layers does, which asks all plugins."""
+    import napari_builtins
+    from napari.plugins.io import save_layers
+    from npe2 import PluginManifest
+
+    import napari_busref
+
+    data = np.random.default_rng(0).integers(0, 255, (6, 5, 3), dtype=np.uint8)
+    layer = Image(data, rgb=True, scale=(0.5, 0.5), units=("um", "um"))
+    ours = Path(napari_busref.__file__).with_name("napari.yaml")
+    theirs = Path(napari_builtins.__file__).with_name("builtins.yaml")
+    with (
+        npe2pm.tmp_plugin(manifest=PluginManifest.from_file(theirs)),
+        npe2pm.tmp_plugin(manifest=PluginManifest.from_file(ours)),
+    ):
+        (path,) = save_layers(str(tmp_path / name), [layer])
+    found = read_image(path)
+    np.testing.assert_array_equal(found.data, data)
+    assert found.metadata.get("spacing") == spacing
 
 
 def test_ome_tiff_without_units_says_no_size(tmp_path):

@@ -24,14 +24,14 @@ def shown(pairs, side):
 
 
 def test_both_numbers_of_a_pair_can_be_read_where_it_lies_close_together(pairs):
-    """One stands to the right, the other to the left."""
+    """One stands above to the right, the other below to the left."""
     for layer in pairs.points.values():
         layer.add([[40, 40], [41, 60]])
     pairs.thin_labels(zoom=5)
     assert shown(pairs, "fixed") == shown(pairs, "moving") == ["1", "2"]
-    right, left = (pairs.points[side].text for side in ("fixed", "moving"))
-    assert right.translation[-1] > 0 > left.translation[-1]
-    assert (str(right.anchor), str(left.anchor)) == ("lower_left", "lower_right")
+    above, below = (pairs.points[side].text for side in ("fixed", "moving"))
+    assert above.translation[0] < 0 < above.translation[1]
+    np.testing.assert_array_equal(above.translation, -below.translation)
 
 
 def test_what_would_lie_on_other_numbers_is_left_out(pairs):

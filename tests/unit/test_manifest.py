@@ -161,3 +161,21 @@ def _environment():
 
     source = str(Path(napari_busref.__file__).parents[1])
     return {**os.environ, "PYTHONPATH": source}
+
+
+def test_napari_need_not_ask_which_reader_to_take(monkeypatch, manifest):
+    """napari's own reader takes ``*.h5``, too; what the user has chosen is kept."""
+    from napari import settings
+
+    from napari_busref._napari.activation import prefer_own_reader
+
+    own = settings.NapariSettings(config_path=None)
+    monkeypatch.setattr(settings, "_SETTINGS", own)
+    own.plugins.extension2reader = {"*.busref.ome.zarr*": "napari", "*.png": "other"}
+    prefer_own_reader()
+    assert own.plugins.extension2reader == {
+        "*.busref.ome.zarr*": "napari",
+        "*.png": "other",
+        "*.busref.h5": "napari-busref",
+    }
+    assert str(manifest.on_activate) == f"{prefer_own_reader.__module__}:prefer_own_reader"

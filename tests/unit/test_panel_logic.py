@@ -19,7 +19,8 @@ from napari_busref._napari.layers import METADATA_KEY
 from napari_busref._napari.settings import OPTIONS, Settings, _valid
 from napari_busref._napari.undo import Undo
 from napari_busref._napari.words import quality_html
-from napari_busref.quality import Evidence, Quality, unregistered
+from napari_busref.quality import Evidence, Quality, assess, unregistered
+from napari_busref.transform import Transform
 
 
 def test_the_manifest_remembers_every_setting_with_its_default():
@@ -44,12 +45,12 @@ def test_what_is_no_longer_offered_becomes_the_default():
 @pytest.mark.parametrize(
     ("settings", "unused"),
     [
-        (Settings(), set()),
-        (Settings(refine="none"), {"transform", "on_cancel"}),
-        (Settings(model="busref"), {"transform", "on_cancel"}),
-        (Settings(refine="none", planes="each"), {"transform"}),
-        (Settings(model="busref", refine="affine"), set()),
-        (Settings(fused=False), {"fusion_model"}),
+        (Settings(), {"weights"}),
+        (Settings(refine="none"), {"transform", "on_cancel", "weights"}),
+        (Settings(model="busref"), {"transform", "on_cancel", "weights"}),
+        (Settings(refine="none", planes="each"), {"transform", "weights"}),
+        (Settings(fusion_model="refusion"), set()),
+        (Settings(fused=False), {"fusion_model", "task", "infrared", "detail", "weights"}),
     ],
 )
 def test_settings_that_change_nothing(settings, unused):
@@ -67,6 +68,16 @@ def test_settings_as_arguments_of_register():
     }
     found = Settings(search="wide", refine="none", on_cancel="best").registration()
     assert (found["search"], found["refine"], found["on_cancel"]) == ("wide", "none", "best")
+    assert Settings().fusion() == {
+        "model": None,
+        "task": "infrared-visible",
+        "infrared": 0.5,
+        "detail": 0.5,
+    }
+    learned = Settings(fusion_model="refusion", weights=True, detail=0.75)
+    assert learned.fusion()["loss_weights"] and learned.fusion()["detail"] == 0.75
+    assert "weights" in learned.roles
+    assert "weights" not in Settings(weights=True).roles  # gaf has none
     assert Settings(mask=False, displacement="grid").roles == {"warped", "fused", "grid"}
     assert Settings(displacement="none").field_role is None
 
@@ -87,12 +98,33 @@ def test_quality_in_words():
         "0.10 → 0.40",
     ):
         assert words in text
+    no_edges = quality_html(replace(QUALITY, edge_agreement=0.0, edge_agreement_before=0.0), 1.0)
+    assert "unknown → unknown" in no_edges
     doubt = quality_html(replace(QUALITY, score=0.2, reliable=False, reasons=("a < b",)), 1.0)
     assert "it may be wrong" in doubt and "unlikely" in doubt and "<li>a &lt; b</li>" in doubt
     nothing = quality_html(unregistered(np.ones((4, 4), bool), "no texture"), 0.0)
     assert "Nothing was found: this is the start" in nothing
     assert "no texture" in nothing
     assert "score" not in nothing
+    assert "edge agreement&nbsp;&nbsp;</td><td>not measured" in nothing
+
+
+def test_a_low_probability_is_said_once():
+    rng = np.random.default_rng(0)
+    noise = rng.random((2, 64, 64)).astype(np.float32)
+    start, everywhere = Transform.identity((64, 64)), np.ones((64, 64), bool)
+    quality = assess(
+        noise[0],
+        noise[1],
+        everywhere,
+        start,
+        Evidence(0.05, 30.0),
+        start=start,
+        before=noise[1],
+        before_mask=everywhere,
+    )
+    assert quality.score < 0.5
+    assert quality_html(quality, 0.0).count("below 5 px") == 1
 
 
 def ours(layer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Shapes
 
 from napari_busref import fusion, registration
-from napari_busref._napari import field_layers, stacks
+from napari_busref._napari import field_layers, stack_fusion, stack_warp
 from napari_busref._napari.frames import stack_frame
 from napari_busref._napari.layers import METADATA_KEY, initial_transform, shown_plane
 from napari_busref._napari.results import (
@@ -71,8 +72,13 @@ class Fake:
 
     def fuse(self, fixed, moving, *, mask, progress, cancel, **options):
         self.fusions += 1
+        self.options = options
         assert fixed.shape[:2] == moving.shape[:2] == mask.shape
-        return FusionResult(np.array(fixed) + 1, {"model": "f"}, {})
+        fused = np.array(fixed) + 1
+        if not options.get("loss_weights"):
+            return FusionResult(fused, {"model": "f"}, {})
+        weights = {"infrared": np.full(mask.shape, self.fusions / 10, np.float32)}
+        return SimpleNamespace(fused=fused, parameters={}, timings={}, loss_weights=weights)
 
 
 @pytest.fixture
@@ -238,7 +244,7 @@ def test_a_pyramid_is_registered_at_a_level_and_warped_at_all(fake):
 
 
 def test_a_fusion_that_would_be_too_large_is_made_where_it_was_registered(fake, monkeypatch):
-    monkeypatch.setattr(stacks, "FUSION_BUDGET", 1000)
+    monkeypatch.setattr(stack_fusion, "FUSION_BUDGET", 1000)
     fixed, moving = planes(image((64, 80), name="vis"), image((64, 80), 1, name="ir"))
     result = register_layers(fixed, moving, pixels=40 * 40)
     fused = result_layers(result, fixed, moving, roles=["fused"])[0]
@@ -437,8 +443,31 @@ def test_rgb_stacks_keep_their_colours(fake):
     assert warped.data.shape == fused.data.shape == (3, 32, 40, 3)
 
 
+def test_the_weights_of_a_learned_loss_are_a_layer_like_the_fused_one(fake, monkeypatch):
+    fixed, moving = planes(
+        stack(3, name="vis", scale=(2, 1, 1)), stack(3, name="ir", scale=(2, 1, 1))
+    )
+    options = {"model": "refusion", "infrared": 0.75, "loss_weights": True}
+    result = register_layers(fixed, moving, mode="one", fusion=options, device="cpu")
+    assert fake.options == options | {"device": "cpu"}
+    assert result.weights.shape == (3, 32, 40)
+    # the shown plane, in the middle, is the first to be fused
+    assert result.weights[:, 0, 0] == pytest.approx([0.2, 0.1, 0.3])
+    (layer,) = result_layers(result, fixed, moving, roles=["weights"])
+    assert layer.name == "ir weights of the loss"
+    assert tuple(layer.contrast_limits) == (0, 1)
+    assert layer.colorbar.visible
+    np.testing.assert_array_equal(layer.scale, (2, 1, 1))
+    without = register_layers(fixed, moving, mode="one", device="cpu")
+    assert result_layers(without, fixed, moving, roles=["weights"]) == []
+    # the weights count as well where room is short: then the shown plane alone is fused
+    monkeypatch.setattr(stack_fusion, "STACK_BUDGET", 3 * 32 * 40)
+    assert register_layers(fixed, moving, mode="one").fused.shape == (3, 32, 40)
+    assert register_layers(fixed, moving, mode="one", fusion=options).weights.shape == (1, 32, 40)
+
+
 def test_a_stack_too_large_to_be_fused_is_fused_where_it_is_shown(fake, monkeypatch):
-    monkeypatch.setattr(stacks, "STACK_BUDGET", 4 * 32 * 40)
+    monkeypatch.setattr(stack_fusion, "STACK_BUDGET", 4 * 32 * 40)
     fixed, moving = planes(stack(name="vis"), stack(name="ir", seed=1), d0=3)
     result = register_layers(fixed, moving, mode="one")
     assert fake.fusions == 1
@@ -472,7 +501,7 @@ def test_labels_restrict_what_is_compared(fake):
 
 def test_layers_say_what_made_them(fake):
     fixed, moving = planes(image((32, 40), name="vis"), image((32, 40), 1, name="ir"))
-    result = register_layers(fixed, moving)
+    result = register_layers(fixed, moving, fusion={"loss_weights": True})
     layers = result_layers(result, fixed, moving, roles=ROLES)
     assert [layer.metadata[METADATA_KEY]["role"] for layer in layers] == list(ROLES)
     for layer in layers:
@@ -521,16 +550,17 @@ def test_a_further_run_updates_every_kind_of_layer(fake):
     for layer in (first, second):
         viewer.add_layer(layer)
     pair = [shown_plane(layer, viewer) for layer in (first, second)]
-    plane = register_layers(*pair)
+    learned = {"loss_weights": True}
+    plane = register_layers(*pair, fusion=learned)
     placed = update_layers(viewer.layers, result_layers(plane, *pair, roles=ROLES))
     placed[0].colormap = "magma"
-    everything = register_layers(*pair, mode="one")
+    everything = register_layers(*pair, mode="one", fusion=learned)
     again = update_layers(viewer.layers, result_layers(everything, *pair, roles=ROLES))
     assert len(viewer.layers) == 2 + len(ROLES)
     assert again[0] is placed[0]
     assert again[0].data.shape == (5, 32, 40)
     assert again[0].colormap.name == "magma"
-    assert isinstance(again[4], Shapes)
+    assert isinstance(again[5], Shapes)
     order = [layer.metadata[METADATA_KEY]["role"] for layer in list(viewer.layers)[2:]]
     assert order == list(ROLES)
 
@@ -554,7 +584,7 @@ def test_a_pyramid_takes_the_place_of_a_flat_layer(fake):
 
 
 def test_cancelled_while_it_is_warped_it_is_made_on_demand(fake, monkeypatch):
-    monkeypatch.setattr(stacks, "BLOCK", 16)
+    monkeypatch.setattr(stack_warp, "BLOCK", 16)
     fixed, moving = planes(image((64, 80), name="vis"), image((64, 80), 1, name="ir"))
     cancel = threading.Event()
 
@@ -581,7 +611,7 @@ def test_with_the_real_registration_and_fusion():
         mode="each",
         fixed_mask=part,
         model="identity",
-        fusion_model="average",
+        fusion={"model": "average"},
         device="cpu",
         pixels=24 * 32,
     )

@@ -26,6 +26,8 @@ def prefer_own_reader(context: Any = None) -> None:
     from napari.settings import get_settings
 
     plugins = get_settings().plugins
-    missing = {name: "napari-busref" for name in OWN_FILES if name not in plugins.extension2reader}
+    # napari looks up folders with a separator at the end
+    patterns = [f"{name}*" if name.endswith("zarr") else name for name in OWN_FILES]
+    missing = {name: "napari-busref" for name in patterns if name not in plugins.extension2reader}
     if missing:
         plugins.extension2reader = {**plugins.extension2reader, **missing}

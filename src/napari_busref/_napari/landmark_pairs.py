@@ -47,8 +47,8 @@ COLOURS = (
 _PLAIN, _WORST = "black", "red"
 _TEXT = 12  # points
 _DIGIT, _LINE = 11.0, 18.0  # canvas pixels of a number of that size
-_BESIDE = 0.7  # sizes of a landmark that its number is away
-_AWAY: dict[Side, int] = {"fixed": 1, "moving": -1}  # to the right, or to the left
+_BESIDE = 0.4  # sizes of a landmark that its number is away
+_AWAY: dict[Side, tuple[int, int]] = {"fixed": (-1, 1), "moving": (1, -1)}  # rows, columns
 _SPATIAL = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 _MOVES = ("scale", "translate", "rotate", "shear", "affine", "units")
 
@@ -210,24 +210,21 @@ class LandmarkPairs:
             beside = _beside(layer.ndim, layer.current_size, side)
             for number, place in zip(self.numbers(side), layer.data, strict=True):
                 row, col = zoom * np.asarray(layer.data_to_world(place + beside))[-2:]
-                width = _DIGIT * len(str(number)) * _AWAY[side]
+                width = _DIGIT * len(str(number))
+                above, after = _AWAY[side]
                 numbers.append(number)
                 owners.append(side)
-                boxes.append([row, min(col, col + width), _LINE, abs(width)])
+                boxes.append([row - _LINE * (above < 0), col - width * (after < 0), _LINE, width])
         if not numbers:
             return
         known = list(first)
         rank = [known.index(one) if one in known else len(known) + one for one in numbers]
         shown = free_of_overlap(np.array(boxes), np.argsort(rank, kind="stable"))
+        labels = np.where(shown, [str(number) for number in numbers], "")
         for side, layer in self.points.items():
-            mine = [
-                one
-                for one, owner in zip(range(len(numbers)), owners, strict=True)
-                if owner == side
-            ]
-            labels = [str(numbers[one]) if shown[one] else "" for one in mine]
-            if layer.visible and labels != list(layer.features["label"]):
-                layer.features = _table(self.numbers(side), labels)
+            mine = list(labels[np.array(owners) == side])
+            if layer.visible and mine != list(layer.features["label"]):
+                layer.features = _table(self.numbers(side), mine)
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -257,9 +254,9 @@ class LandmarkPairs:
                 "string": "{label}",
                 "color": {"feature": "colour", "fallback": "white"},
                 "size": _TEXT,
-                # right of a landmark on the fixed image, left of one on the moving image: of a
-                # pair that lies close together both can be read
-                "anchor": "lower_left" if side == "fixed" else "lower_right",
+                # above a landmark on the fixed image, below one on the moving image: of a pair
+                # that lies close together both can be read
+                "anchor": "upper_left" if side == "fixed" else "lower_right",
                 "translation": _beside(image.ndim, size, side),
             },
             metadata={LANDMARKS_KEY: pair | {"side": side}},
@@ -347,9 +344,9 @@ def colour_of(number: int) -> str:
 
 
 def _beside(ndim: int, size: float, side: Side) -> NDArray[np.float64]:
-    """Where the upper corner of a number is, seen from its landmark, in pixels of the layer."""
+    """Where the nearest corner of a number is, seen from its landmark, in pixels of the layer."""
     away = np.zeros(ndim)
-    away[-2:] = -0.5 * size, _BESIDE * size * _AWAY[side]
+    away[-2:] = _BESIDE * size * np.array(_AWAY[side])
     return away
 
 

@@ -31,11 +31,11 @@ def load_libraries() -> None:
     ImportError
         When torch is not installed or broken.
     """
-    if all(name in sys.modules for name in _NAMES):
+    if all(sys.modules.get(name) for name in _NAMES):
         return
     if "torch" not in sys.modules and hasattr(os, "RTLD_NOW"):
         _load_shared()
-    with _to_stay():
+    with _no_search():
         for name in _NAMES:
             importlib.import_module(name)
 
@@ -56,19 +56,16 @@ def _load_shared() -> None:
 
 
 @contextmanager
-def _to_stay() -> Iterator[None]:
+def _no_search() -> Iterator[None]:
     """Spare Python the search for garbage among objects that are made to stay.
 
     An import makes so many that all objects of the process would be searched several times, a
-    fifth of a second each, in which no thread works. Here they become old at once, with all that
-    there are; garbage among them is found when Python next looks at all.
+    fifth of a second each, in which no thread works.
     """
     before = gc.isenabled()
     gc.disable()
     try:
         yield
-        gc.freeze()
-        gc.unfreeze()
     finally:
         if before:
             gc.enable()

@@ -31,7 +31,7 @@ from napari_busref._napari.settings_group import SettingsGroup
 from napari_busref._napari.start import start_transform
 from napari_busref._napari.undo import Undo
 from napari_busref._napari.words import error_text, quality_html
-from napari_busref._napari.worker import Stopper, serve_until, start_job
+from napari_busref._napari.worker import Stopper, put_off_garbage, serve_until, start_job
 
 if TYPE_CHECKING:
     import napari
@@ -247,6 +247,7 @@ class RegisterAndFuse(QWidget):
                 "finished": self._on_finished,
             },
         )
+        put_off_garbage(self._stopper.job)
         self._show_running("&Cancel", "Stop the run")
         return True
 

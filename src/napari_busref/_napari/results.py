@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 #: What a run can add, from bottom to top.
-ROLES = ("warped", "mask", "fused", "magnitude", "grid", "displacement")
+ROLES = ("warped", "mask", "fused", "weights", "magnitude", "grid", "displacement")
 
 #: What it adds unless told otherwise.
 DEFAULT_ROLES = ("warped", "mask", "fused", "displacement")
@@ -72,14 +72,16 @@ def result_layers(
         Where the run started from; the displacement shows what was found beyond it. A
         `LayersResult` knows it.
     roles : collection of str
-        Which of `ROLES` to make. ``"fused"`` is left out when nothing was fused.
+        Which of `ROLES` to make. ``"fused"`` is left out when nothing was fused, ``"weights"``
+        when the fusion model has none.
 
     Returns
     -------
     list of Layer
-        From bottom to top: warped moving image, mask (Labels, hidden), fused image, lengths of the
-        displacement (Image with a colour bar), deformed grid (Shapes), arrows (Vectors). Of a
-        stack, the grid is that of the shown plane, all others have all planes.
+        From bottom to top: warped moving image, mask (Labels, hidden), fused image, weights of a
+        learned loss (Image, hidden), lengths of the displacement (Image with a colour bar),
+        deformed grid (Shapes), arrows (Vectors). Of a stack, the grid is that of the shown plane,
+        all others have all planes.
         ``metadata["napari-busref"]`` of each holds ``transform`` (`Transform`), ``quality``
         (`Quality`), ``parameters``, ``timings``, ``versions``, ``initial``, the names ``fixed``
         and ``moving``, their ``fixed_grid`` and ``moving_grid`` (`ImageGrid.as_dict`), ``axes``,
@@ -108,6 +110,9 @@ def result_layers(
         "warped": lambda: _warped(result, moving, common("warped", f"{moving.name} warped")),
         "mask": lambda: _mask(result, common("mask", f"{moving.name} mask")),
         "fused": lambda: _fused(result, fixed, common("fused", f"{fixed.name} fused")),
+        "weights": lambda: _weights(
+            result, common("weights", f"{moving.name} weights of the loss")
+        ),
         "magnitude": lambda: _magnitude(
             result, common("magnitude", f"{moving.name} displacement (px of {fixed.name})")
         ),
@@ -123,11 +128,8 @@ def result_layers(
             result, common("displacement", f"{moving.name} displacement")
         ),
     }
-    return [
-        makers[role]()
-        for role in ROLES
-        if role in roles and not (role == "fused" and result.fused is None)
-    ]
+    missing = {role for role in ("fused", "weights") if getattr(result, role) is None}
+    return [makers[role]() for role in ROLES if role in set(roles) - missing]
 
 
 def show_field(layers: Sequence[Layer], role: str | None) -> list[Layer]:
@@ -305,6 +307,19 @@ def _fused(result: LayersResult, fixed: Plane, common: dict[str, Any]) -> Image:
         **result.fused_frame.spatial_on(result.fused_grid),
         **common,
     )
+
+
+def _weights(result: LayersResult, common: dict[str, Any]) -> Image:
+    layer = Image(
+        result.weights,
+        colormap="viridis",
+        contrast_limits=(0.0, 1.0),
+        visible=False,
+        **result.fused_frame.spatial_on(result.fused_grid),
+        **common,
+    )
+    layer.colorbar.visible = True
+    return layer
 
 
 def _magnitude(result: LayersResult, common: dict[str, Any]) -> Image:

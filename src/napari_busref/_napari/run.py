@@ -100,7 +100,7 @@ def run(request: Request, *, progress: Progress, cancel: threading.Event) -> Out
         fixed_mask=request.fixed_mask,
         moving_mask=request.moving_mask,
         fuse=settings.fused,
-        fusion_model=settings.fusion_model,
+        fusion=settings.fusion(),
         progress=reporter.part(0.0, 0.97).step,
         cancel=cancel,
         **settings.registration(),

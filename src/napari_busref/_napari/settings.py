@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from napari_busref.models import list_models
+from napari_busref.tasks import TASKS, model_for
 
 __all__ = ["OPTIONS", "Option", "Remembered", "Settings"]
 
@@ -24,14 +25,20 @@ class Settings:
 
     Parameters
     ----------
-    model, fusion_model : str
-        Names of ``list_models("registration")`` and ``list_models("fusion")``.
+    model : str
+        A name of ``list_models("registration")``.
     search, refine, transform, device : str
         As of `napari_busref.register`; ``"automatic"`` leaves the choice to the model.
+    fusion_model : str
+        A name of ``list_models("fusion")``; ``"automatic"`` is the best for the task.
+    task, infrared, detail
+        As of `napari_busref.fuse`.
     planes : str
         Of stacks: ``"plane"`` (the shown one), ``"one"`` transform for all, one for ``"each"``.
     warped, mask, fused : bool
         Which layers to add. Without ``fused`` nothing is fused.
+    weights : bool
+        Add what a learned loss weighs, of models that know it.
     displacement : str
         How it is drawn: as ``"arrows"``, a deformed ``"grid"``, ``"lengths"``, or ``"none"``.
     results : str
@@ -44,11 +51,15 @@ class Settings:
     search: str = "automatic"
     refine: str = "automatic"
     transform: str = "affine"
-    fusion_model: str = "gaf"
+    fusion_model: str = "automatic"
+    task: str = "infrared-visible"
+    infrared: float = 0.5
+    detail: float = 0.5
     device: str = "auto"
     warped: bool = True
     mask: bool = True
     fused: bool = True
+    weights: bool = False
     displacement: str = "arrows"
     planes: str = "plane"
     results: str = "update"
@@ -58,6 +69,8 @@ class Settings:
     def roles(self) -> frozenset[str]:
         """The layers that are wanted."""
         roles = {name for name in ("warped", "mask", "fused") if getattr(self, name)}
+        if self.weighs:
+            roles.add("weights")
         return frozenset(roles if self.field_role is None else roles | {self.field_role})
 
     @property
@@ -71,12 +84,26 @@ class Settings:
         return self.refine != "none" and (self.refine != "automatic" or self.model == "auto")
 
     @property
+    def weighs(self) -> bool:
+        """Whether the weights of a learned loss are wanted and there are any."""
+        return self.weights and self.fused and self._learned_loss
+
+    @property
+    def _learned_loss(self) -> bool:
+        return str(model_for(self.task, self._fusion_model)).startswith("refusion")
+
+    @property
+    def _fusion_model(self) -> str | None:
+        return None if self.fusion_model == "automatic" else self.fusion_model
+
+    @property
     def unused(self) -> frozenset[str]:
         """Names of the settings that change nothing, given the others."""
         idle = {
             "transform": not self.refines,
             "on_cancel": not self.refines and self.planes == "plane",
-            "fusion_model": not self.fused,
+            "weights": not (self.fused and self._learned_loss),
+            **dict.fromkeys(("fusion_model", "task", "infrared", "detail"), not self.fused),
         }
         return frozenset(name for name, unused in idle.items() if unused)
 
@@ -91,6 +118,14 @@ class Settings:
             "on_cancel": "best" if self.on_cancel == "best" else "raise",
         }
 
+    def fusion(self) -> dict[str, Any]:
+        """Keyword arguments of `napari_busref.fuse`."""
+        names = ("task", "infrared", "detail")
+        asked: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return (
+            asked | {"model": self._fusion_model} | ({"loss_weights": True} if self.weighs else {})
+        )
+
 
 @dataclass(frozen=True)
 class Option:
@@ -103,17 +138,20 @@ class Option:
     label, tooltip : str
         What the user reads.
     choices : callable, optional
-        Returns what there is to choose from, as (text, value). None: on or off.
+        Returns what there is to choose from, as (text, value). None: on or off, or a share.
+    ends : (str, str), optional
+        What 0 and 1 mean, of a share in [0, 1].
     """
 
     name: str
     label: str
     tooltip: str
     choices: Callable[[], list[tuple[str, str]]] | None = None
+    ends: tuple[str, str] | None = None
 
 
-def _models(kind: str) -> Callable[[], list[tuple[str, str]]]:
-    return lambda: [(name, name) for name in list_models(kind)]
+def _models(kind: str, *before: str) -> Callable[[], list[tuple[str, str]]]:
+    return lambda: [(name, name) for name in (*before, *list_models(kind))]
 
 
 def _fixed_list(*choices: tuple[str, str]) -> Callable[[], list[tuple[str, str]]]:
@@ -168,8 +206,33 @@ OPTIONS = (
     Option(
         "fusion_model",
         "Fusion",
-        "What merges the registered infrared image into the visible one; colours are kept",
-        _models("fusion"),
+        "What merges the registered infrared image into the visible one; colours are kept.\n"
+        "automatic: the best for the task",
+        _models("fusion", "automatic"),
+    ),
+    Option(
+        "task",
+        "Fusion task",
+        "What kind of pair it is. Models that are trained for several take the weights for this "
+        "one.\nmulti-focus, multi-exposure: both images may give colours",
+        lambda: [
+            (name.replace("-", " and ", 1) if name == "infrared-visible" else name, name)
+            for name in TASKS
+        ],
+    ),
+    Option(
+        "infrared",
+        "Brightness",
+        "Which image leads the brightness of large areas in the fused one, at the next run.\n"
+        "Left: the visible image. Middle: as the model made it. Right: the infrared image",
+        ends=("visible", "infrared"),
+    ),
+    Option(
+        "detail",
+        "Detail",
+        "How much fine structure the fused image shows, at the next run.\n"
+        "Left: none. Middle: as the model made it. Right: twice as much",
+        ends=("smooth", "crisp"),
     ),
     Option(
         "device",
@@ -180,6 +243,12 @@ OPTIONS = (
     Option("warped", "warped", "Add the infrared image on the grid of the visible one"),
     Option("mask", "mask", "Add where the infrared image has content, as a Labels layer"),
     Option("fused", "fused", "Fuse the two, and add the fused image"),
+    Option(
+        "weights",
+        "weights",
+        "Of the fusion model refusion: add how much its learned loss weighs the infrared image\n"
+        "at every pixel, from 0 to 1",
+    ),
     Option(
         "displacement",
         "Displacement",
@@ -273,7 +342,12 @@ def _valid(settings: Settings) -> Settings:
     wrong = {
         option.name: defaults[option.name]
         for option in OPTIONS
-        if option.choices is not None
-        and getattr(settings, option.name) not in [value for _, value in option.choices()]
+        if not _offered(option, getattr(settings, option.name))
     }
     return replace(settings, **wrong)
+
+
+def _offered(option: Option, value: Any) -> bool:
+    if option.choices is not None:
+        return value in [choice for _, choice in option.choices()]
+    return option.ends is None or 0 <= value <= 1

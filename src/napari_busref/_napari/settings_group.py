@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 from magicgui.widgets import CheckBox, ComboBox
 from qtpy.QtCore import Signal
-from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import QFormLayout, QGridLayout, QLabel, QWidget
-from superqt import QCollapsible
 
-from napari_busref._napari.forms import narrow
+from napari_busref._napari.forms import Folded, narrow
 from napari_busref._napari.settings import OPTIONS, Option, Remembered, Settings
+from napari_busref._napari.share_slider import ShareSlider
 
 __all__ = ["SettingsGroup"]
 
-_OUTPUTS = ("warped", "mask", "fused")
+_OUTPUTS = ("warped", "mask", "fused", "weights")
 
 
-class SettingsGroup(QCollapsible):
+class SettingsGroup(Folded):
     """Advanced settings, folded away at first.
 
     What the user changes is remembered in napari's Preferences, and what is changed there shows
@@ -43,41 +41,25 @@ class SettingsGroup(QCollapsible):
     changed = Signal()
 
     def __init__(self, others: Sequence[Any] = (), parent: QWidget | None = None) -> None:
-        # signs in the text, because superqt's icons are black in a dark theme
-        super().__init__("", parent, expandedIcon=QIcon(), collapsedIcon=QIcon())
-        self.toggled.connect(self._show_title)
-        self.setDuration(150)
-        # flat, and no napari highlight while open; underlined where the keyboard's focus is
-        self.toggleButton().setStyleSheet(
-            "QPushButton, QPushButton:checked { text-align: left; border: none; padding: 4px 0;"
-            " background: transparent; }"
-            "QPushButton:focus { text-decoration: underline; }"
-        )
-        if (layout := self.layout()) is not None:
-            layout.setContentsMargins(0, 0, 0, 0)
-        self.toggleButton().setToolTip(
-            "Models, search, refinement, device and outputs.\nRemembered in File › Preferences"
+        super().__init__(
+            "&Advanced settings",
+            "Models, search, refinement, fusion, device and outputs.\n"
+            "Remembered in File › Preferences",
+            parent,
         )
         self._remembered = Remembered()
         self.controls: dict[str, Any] = {option.name: _control(option) for option in OPTIONS}
         self._labels: dict[str, QLabel] = {}
         self._others = list(others)
         self._stack = True
-        self.addWidget(self._form())
+        self.fill(self._form())
         self.settings = self._remembered.load()
-        for name, control in self.controls.items():
+        for control in self.controls.values():
             control.changed.connect(self._on_changed)
-            signal = (
-                control.native.activated if name not in _switches() else control.native.clicked
-            )
-            signal.connect(self._on_user)
+            _by_user(control).connect(self._on_user)
         self._remembered.connect(self._on_preferences)
         remembered, callback = self._remembered, self._on_preferences
         self.destroyed.connect(lambda: remembered.disconnect(callback))
-        self.collapse(animate=False)
-
-    def _show_title(self, expanded: bool) -> None:
-        self.setText(f"{'▾' if expanded else '▸'}  &Advanced settings")
 
     @property
     def settings(self) -> Settings:
@@ -93,7 +75,8 @@ class SettingsGroup(QCollapsible):
     def tab_order(self) -> list[QWidget]:
         """The controls from first to last."""
         controls = [*self.controls.values(), *self._others]
-        return [self.toggleButton(), *(control.native for control in controls)]
+        natives = (control.native for control in controls)
+        return [self.toggleButton(), *(native.focusProxy() or native for native in natives)]
 
     def set_stack(self, stack: bool) -> None:
         """Say whether one of the chosen layers is a stack."""
@@ -107,7 +90,7 @@ class SettingsGroup(QCollapsible):
         layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         grid = QGridLayout()
         for index, name in enumerate(_OUTPUTS):
-            grid.addWidget(self.controls[name].native, 0, index)
+            grid.addWidget(self.controls[name].native, index // 2, index % 2)
         for option in OPTIONS:
             if option.name == _OUTPUTS[0]:
                 label = QLabel("Outputs")
@@ -148,7 +131,9 @@ def _add_row(layout: QFormLayout, text: str, control: Any) -> QLabel:
     return label
 
 
-def _control(option: Option) -> ComboBox | CheckBox:
+def _control(option: Option) -> ComboBox | CheckBox | ShareSlider:
+    if option.ends is not None:
+        return ShareSlider(option.name, option.ends, option.tooltip)
     if option.choices is None:
         return CheckBox(name=option.name, text=option.label, tooltip=option.tooltip)
     choices = option.choices
@@ -161,5 +146,8 @@ def _control(option: Option) -> ComboBox | CheckBox:
     return chooser
 
 
-def _switches() -> set[str]:
-    return {field.name for field in fields(Settings) if isinstance(field.default, bool)}
+def _by_user(control: ComboBox | CheckBox | ShareSlider) -> Any:
+    """The signal of a control that says that the user, and no script, has changed it."""
+    if isinstance(control, ShareSlider):
+        return control.chosen
+    return control.native.clicked if isinstance(control, CheckBox) else control.native.activated

@@ -13,15 +13,12 @@ from numpy.typing import NDArray
 from napari_busref._napari.frames import Frame, Position, plane_frame, stack_frame
 from napari_busref._napari.grids import FIELD_BUDGET, Grid, Rescaled
 from napari_busref._napari.layers import initial_transform
-from napari_busref._napari.lazy import BLOCK, Source, lazy_array, warp_window
+from napari_busref._napari.lazy import Source
 from napari_busref._napari.masks import mask_on
 from napari_busref._napari.planes import Plane
-from napari_busref._napari.reading import (
-    PIXEL_BUDGET,
-    Reading,
-    choose_reading,
-    level_grid,
-)
+from napari_busref._napari.reading import PIXEL_BUDGET, Reading, choose_reading
+from napari_busref._napari.stack_fusion import FUSION_BUDGET, STACK_BUDGET, Fuser, ToFuse
+from napari_busref._napari.stack_warp import Warp
 from napari_busref.preprocess import MIN_SIZE
 from napari_busref.progress import Cancelled, Progress, Reporter
 from napari_busref.transform import Transform
@@ -43,16 +40,6 @@ __all__ = [
 #: What to do with the other planes of a stack: nothing, use the transform of the shown one, or
 #: find one for each.
 MODES = ("plane", "one", "each")
-
-#: Planes of more pixels are fused as they were read for the registration.
-FUSION_BUDGET = 4096 * 4096
-
-#: Fused stacks of more bytes are not made; then the shown plane alone is fused.
-STACK_BUDGET = 1 << 30
-
-# A warped plane of more pixels is computed when it is looked at, even from an array in memory.
-_EAGER = 8192 * 8192
-_SMALLEST_LEVEL = 1024 * 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +96,9 @@ class LayersResult:
         Pixels of `fused`.
     fused_frame : Frame
         `frame`, or the shown plane alone if the whole would be larger than `STACK_BUDGET`.
+    weights : ndarray of float32 or None
+        On `fused_grid` and `fused_frame`, what a learned loss weighs the moving layer with, in
+        [0, 1], if that was asked for.
     reading : dict
         How the layers were read: level, step and shape of each. JSON can hold it.
     cancelled : bool
@@ -129,6 +119,7 @@ class LayersResult:
     fused: NDArray[Any] | None
     fused_grid: Grid
     fused_frame: Frame
+    weights: NDArray[np.float32] | None = None
     reading: dict[str, Any] = field(default_factory=dict)
     cancelled: bool = False
 
@@ -142,7 +133,7 @@ def register_layers(
     fixed_mask: Plane | None = None,
     moving_mask: Plane | None = None,
     fuse: bool = True,
-    fusion_model: Any = "gaf",
+    fusion: Mapping[str, Any] | None = None,
     device: Any = "auto",
     pixels: int = PIXEL_BUDGET,
     on_cancel: Literal["raise", "best"] = "raise",
@@ -170,7 +161,9 @@ def register_layers(
         lie there.
     fuse : bool
         Whether to fuse too.
-    fusion_model, device
+    fusion : mapping, optional
+        Arguments of `napari_busref.fuse`: ``model``, ``task`` and so on.
+    device
         As for `napari_busref.register_and_fuse`.
     pixels : int
         What is looked at of a plane, at most; see `choose_reading`. Larger planes are registered
@@ -227,7 +220,7 @@ def register_layers(
         initial=initial,
         masks=(fixed_mask, moving_mask),
         pixels=pixels,
-        fusion_model=fusion_model if fuse else None,
+        fusion={"device": device, **(fusion or {})} if fuse else None,
         device=device,
         keep=on_cancel == "best",
         options=options | {"on_cancel": on_cancel},
@@ -258,37 +251,32 @@ class _Run:
         initial: Transform | None,
         masks: tuple[Plane | None, Plane | None],
         pixels: int,
-        fusion_model: Any,
+        fusion: dict[str, Any] | None,
         device: Any,
         keep: bool,
         options: dict[str, Any],
         cancel: threading.Event | None,
     ) -> None:
         self.frame, self.mode, self.initial, self.masks = frame, mode, initial, masks
-        self.pixels, self.fusion_model, self.device = pixels, fusion_model, device
+        self.pixels, self.device = pixels, device
         self.keep, self.options, self.cancel = keep, options, cancel
         fixed, moving = frame.pairs[frame.shown]
         self.readings = choose_reading(fixed, pixels), choose_reading(moving, pixels)
         self.fixed_grid, self.moving_grid = (reading.grid for reading in self.readings)
-        full = Grid(fixed.shape)
-        small = fixed.shape[0] * fixed.shape[1] <= FUSION_BUDGET
-        self.fused_grid = full if small else self.fixed_grid
+        self.fuser = None if fusion is None else Fuser(frame, self.readings, fusion, cancel)
         self.field_pixels = max(1, FIELD_BUDGET // len(frame.pairs))
-        self.fused: NDArray[Any] | None = None
-        self.fused_frame = frame
         self.cval = 0.0
 
     def work(self, reporter: Reporter) -> LayersResult:
         order = list(self.frame.outward())
         several = self.mode == "each"
         count = len(order)
-        first_part = 1 / count if several or not self.fusion_model else max(1 / count, 0.3)
-        if self.mode == "plane" or (self.mode == "one" and not self.fusion_model):
+        first_part = 1 / count if several or self.fuser is None else max(1 / count, 0.3)
+        if self.mode == "plane" or (self.mode == "one" and self.fuser is None):
             first_part = 1.0
         shown = self._pair(
             self.frame.shown, self._start(), reporter.part(0.0, 0.75 * first_part), ""
         )
-        self._prepare_fused()
         planes = {self.frame.shown: self._result(shown)}
         fusion, cancelled = None, False
         warped: NDArray[Any] | list[Any] | None = None
@@ -306,13 +294,7 @@ class _Run:
                     self._one_more(position, beside, planes, part, words)
                 else:
                     self._fuse(position, self._same(position, shown), part, words)
-            if self._at_once():
-                warped = self._compute(shown, planes, reporter)
-            elif self.mode == "plane":
-                warped = self._levels(shown, planes)
-                if isinstance(warped, list) and len(warped) > 1:  # what napari shows at first
-                    reporter.step("warping", 0.99)
-                    warped[-1] = warped[-1].compute()
+            warped = self._warped(shown, planes, reporter)
         except Cancelled:
             if not self.keep:
                 raise
@@ -332,12 +314,10 @@ class _Run:
             moving_grid=self.moving_grid,
             transform=shown.transform,
             planes=planes,
-            warped=self._levels(shown, planes) if warped is None else warped,
-            fused=self.fused if fusion is not None else None,
-            fused_grid=self.fused_grid,
-            fused_frame=self.fused_frame,
+            warped=self._warped(shown, planes, None) if warped is None else warped,
             reading=self._described(),
             cancelled=cancelled,
+            **self._fused(fusion),
         )
 
     def _start(self) -> Rescaled | None:
@@ -439,163 +419,54 @@ class _Run:
         stored = pair.transform.stored(self.field_pixels) if several else pair.transform
         return PlaneResult(stored, pair.quality, pair.registration.mask)
 
-    def _prepare_fused(self) -> None:
-        if not self.fusion_model:
-            return
-        fixed, moving = self.frame.pairs[self.frame.shown]
-        for frame in (self.frame, plane_frame(fixed, moving)):
-            shape = (*frame.sizes_on(self.fused_grid), *fixed.source.shape[fixed.ndim :])
-            dtype = np.dtype(fixed.source.dtype).newbyteorder("=")
-            self.fused_frame = frame
-            if np.prod(shape, dtype=float) * dtype.itemsize <= STACK_BUDGET:
-                break
-        self.fused = np.zeros(shape, dtype)
-
     def _fuse(
         self, position: Position, pair: _Pair, reporter: Reporter, words: str
     ) -> FusionResult | None:
-        """Fuse one pair of planes and put the result where it belongs."""
-        if self.fused is None:
+        if self.fuser is None:
             return None
-        where: Position = position
-        if self.fused_frame is not self.frame:
-            if position != self.frame.shown:
-                return None
-            where = self.fused_frame.shown
-        from napari_busref.fusion import fuse
+        ready = ToFuse(pair.registration, pair.transform, pair.source, pair.fixed, self.cval)
+        return self.fuser.fuse(position, ready, Reporter(_prefixed(reporter, words), self.cancel))
 
-        grid = self.fused_grid
-        reporter.check()
-        image = pair.fixed
-        if image is None or grid != self.fixed_grid:
-            fixed = self.frame.pairs[position][0]
-            reading = self.readings[0] if grid == self.fixed_grid else Reading(fixed, 0, 1)
-            image = replace(reading, plane=fixed).read(cancel=self.cancel)
-        mask = _spread(pair.registration.mask, self.fixed_grid, grid)
-        if pair.fixed is not None and grid == self.fixed_grid and self.moving_grid.full:
-            warped = pair.registration.warped
-        else:
-            window = (slice(0, grid.shape[0]), slice(0, grid.shape[1]))
-            warped = warp_window(pair.source, pair.transform, grid, window, cval=self.cval)
-        result = fuse(
-            image,
-            warped,
-            model=self.fusion_model,
-            device=self.device,
-            mask=mask,
-            progress=_prefixed(reporter, words),
-            cancel=self.cancel,
-        )
-        index: list[Any] = [slice(None)] * len(self.fused_frame.sizes)
-        for axis, number in zip(self.fused_frame.hidden, where, strict=True):
-            index[axis] = number
-        self.fused[tuple(index)] = result.fused
-        return result
+    def _fused(self, fusion: FusionResult | None) -> dict[str, Any]:
+        """What `LayersResult` says of the fusion."""
+        fuser = self.fuser
+        if fuser is None:
+            return {"fused": None, "fused_grid": self.fixed_grid, "fused_frame": self.frame}
+        return {
+            "fused": None if fusion is None else fuser.fused,
+            "fused_grid": fuser.grid,
+            "fused_frame": fuser.frame,
+            "weights": None if fusion is None else fuser.weights,
+        }
 
-    def _levels(
-        self, shown: _Pair, planes: Mapping[Position, PlaneResult]
+    def _warped(
+        self,
+        shown: _Pair,
+        planes: Mapping[Position, PlaneResult],
+        reporter: Reporter | None,
     ) -> NDArray[Any] | list[Any]:
-        """The warped moving layer, computed where it is looked at unless it is there already."""
-        frame = self.frame
-        fixed, moving = frame.pairs[frame.shown]
-        if self.mode == "plane" and self._as_it_is() and len(fixed.levels) == 1:
-            return np.expand_dims(shown.registration.warped, frame.hidden)
-        return [
-            lazy_array(
-                frame.sizes_on(grid),
-                frame.axes,
-                _Blocks(frame, grid, self.mode, shown, planes, self.cval),
-                np.dtype(moving.source.dtype).newbyteorder("="),
-                tuple(moving.source.shape[moving.ndim :]),
-            )
-            for grid in _pyramid(fixed)
-        ]
+        """The warped moving layer; without a reporter nothing is computed now."""
+        single = self.mode == "plane"
+        if single and self._as_it_is() and len(self.frame.pairs[self.frame.shown][0].levels) == 1:
+            return np.expand_dims(shown.registration.warped, self.frame.hidden)
+        warp = Warp(self.frame, self.mode, shown.source, shown.transform, planes, self.cval)
+        if reporter is not None and warp.at_once:
+            return warp.compute(reporter)
+        levels = warp.levels()
+        if reporter is not None and single and len(levels) > 1:  # what napari shows at first
+            reporter.step("warping", 0.99)
+            levels[-1] = levels[-1].compute()
+        return levels
 
     def _as_it_is(self) -> bool:
         """Whether the planes were looked at in full resolution."""
         return self.fixed_grid.full and self.moving_grid.full
-
-    def _at_once(self) -> bool:
-        """Whether the warped layer is to be an array in memory, as the moving one is."""
-        fixed, moving = self.frame.pairs[self.frame.shown]
-        return (
-            self.mode == "plane"
-            and not self._as_it_is()
-            and len(fixed.levels) == 1
-            and isinstance(moving.source, np.ndarray)
-            and fixed.shape[0] * fixed.shape[1] <= _EAGER
-        )
-
-    def _compute(
-        self, shown: _Pair, planes: Mapping[Position, PlaneResult], reporter: Reporter
-    ) -> NDArray[Any]:
-        """Warp the shown plane now, some rows at a time."""
-        frame = self.frame
-        moving = frame.pairs[frame.shown][1]
-        height, width = (frame.sizes[axis] for axis in frame.axes)
-        channels = moving.source.shape[moving.ndim :]
-        dtype = np.dtype(moving.source.dtype).newbyteorder("=")
-        warped = np.empty((height, width, *channels), dtype)
-        blocks = _Blocks(frame, Grid((height, width)), self.mode, shown, planes, self.cval)
-        for top in range(0, height, BLOCK):
-            reporter.step("warping", 0.99)
-            rows = slice(top, min(top + BLOCK, height))
-            warped[rows] = blocks(frame.shown, (rows, slice(0, width)))
-        return np.expand_dims(warped, frame.hidden)
 
     def _described(self) -> dict[str, Any]:
         return {
             name: {"level": reading.level, "step": reading.step, "shape": list(reading.grid.shape)}
             for name, reading in zip(("fixed", "moving"), self.readings, strict=True)
         }
-
-
-@dataclass(frozen=True, eq=False)
-class _Blocks:
-    """Computes the blocks of one level of the warped layer."""
-
-    frame: Frame
-    grid: Grid
-    mode: str
-    shown: _Pair
-    planes: Mapping[Position, PlaneResult]
-    cval: float
-
-    def __call__(self, position: Position, window: tuple[slice, slice]) -> NDArray[Any]:
-        moving = self.frame.pairs[self.frame.shown][1]
-        pair = self.frame.pairs.get(position)
-        found = self.planes.get(position)
-        if pair is None or (self.mode == "each" and found is None):
-            shape = [part.stop - part.start for part in window]
-            dtype = np.dtype(moving.source.dtype).newbyteorder("=")
-            return np.zeros((*shape, *moving.source.shape[moving.ndim :]), dtype)
-        transform = found.transform if found is not None else self.shown.transform
-        source = self.shown.source if pair[1] is moving else Source(pair[1])
-        return warp_window(source, transform, self.grid, window, cval=self.cval, nested=True)
-
-
-def _pyramid(fixed: Plane) -> list[Grid]:
-    """The levels of the fixed plane, or, if it is large and has none, halves and quarters."""
-    if len(fixed.levels) > 1:
-        return [level_grid(fixed, level) for level in range(len(fixed.levels))]
-    grids = [Grid(fixed.shape)]
-    while grids[-1].shape[0] * grids[-1].shape[1] > max(PIXEL_BUDGET, _SMALLEST_LEVEL):
-        rows, cols = (max(1, size // 2) for size in grids[-1].shape)
-        grids.append(Grid((rows, cols), (2.0 * grids[-1].step[0], 2.0 * grids[-1].step[1])))
-    return grids
-
-
-def _spread(mask: NDArray[np.bool_], grid: Grid, onto: Grid) -> NDArray[np.bool_]:
-    """A mask on another grid over the same picture, each pixel from the one that it lies in."""
-    if grid == onto:
-        return mask
-    index = [
-        np.clip(((np.arange(size) + 0.5) * fine / coarse).astype(int), 0, limit - 1)
-        for size, fine, coarse, limit in zip(
-            onto.shape, onto.step, grid.step, grid.shape, strict=True
-        )
-    ]
-    return mask[np.ix_(*index)]
 
 
 def _prefixed(reporter: Reporter, words: str) -> Progress:

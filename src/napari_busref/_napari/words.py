@@ -34,7 +34,7 @@ def quality_html(quality: Quality, largest_px: float) -> str:
     else:
         head = "⚠ Nothing was found: this is the start"
     lines = [f"<b>{head}</b>"]
-    if found(quality):
+    if found(quality) and not any("an error below 5 px" in why for why in quality.reasons):
         lines.append(f"score {quality.score:.2f} of 1: an error below 5 px is {_likely(quality)}")
     if quality.reasons:
         items = "".join(f"<li>{escape(reason)}</li>" for reason in quality.reasons)
@@ -45,12 +45,7 @@ def quality_html(quality: Quality, largest_px: float) -> str:
         ("scale", _number(quality.scale, "{:.3f}")),
         ("largest displacement", _number(largest_px, "{:.1f} px")),
         ("overlap", _number(100 * quality.overlap, "{:.0f} % of the fixed image")),
-        (
-            "edge agreement",
-            _number(quality.edge_agreement_before, "{:.2f}")
-            + " → "
-            + _number(quality.edge_agreement, "{:.2f}"),
-        ),
+        ("edge agreement", _edges(quality)),
     ]
     cells = "".join(
         f"<tr><td>{name}&nbsp;&nbsp;</td><td>{value}</td></tr>" for name, value in rows
@@ -89,6 +84,17 @@ def error_text(error: BaseException) -> str:
 def _likely(quality: Quality) -> str:
     bounds = ((0.95, "very likely"), (0.8, "likely"), (0.5, "more likely than not"))
     return next((words for bound, words in bounds if quality.score >= bound), "unlikely")
+
+
+def _edges(quality: Quality) -> str:
+    if not found(quality):
+        return "not measured, as nothing changed"
+    # exactly 0 where there are too few edges to measure
+    before, after = (
+        f"{value:.2f}" if np.isfinite(value) and value != 0 else "unknown"
+        for value in (quality.edge_agreement_before, quality.edge_agreement)
+    )
+    return f"{before} → {after}"
 
 
 def _number(value: float, form: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import weakref
 from collections.abc import Callable
@@ -9,11 +10,13 @@ from typing import Any
 
 from napari.qt.threading import GeneratorWorkerSignals, WorkerBase, create_worker
 from napari.utils.notifications import notification_manager
-from qtpy.QtCore import QEventLoop
+from qtpy.QtCore import QEventLoop, QTimer
 
 from napari_busref.progress import Cancelled
 
-__all__ = ["Job", "Stopper", "serve_until", "start_job"]
+__all__ = ["Job", "Stopper", "put_off_garbage", "serve_until", "start_job"]
+
+_SETTLE = 1000  # ms after a job, in which its results get into the window
 
 
 class Job(WorkerBase):
@@ -136,6 +139,20 @@ def start_job(
         getattr(job, signal).connect(_while_listening(job, slot))
     job.start()
     return job
+
+
+def put_off_garbage(job: Job) -> None:
+    """Let Python search the objects that there are now for garbage only after a job.
+
+    That takes a quarter of a second in a process with napari and torch, in which the window would
+    stand still. What is made meanwhile is searched as ever.
+    """
+    gc.freeze()
+    job.finished.connect(_search_again)
+
+
+def _search_again() -> None:
+    QTimer.singleShot(_SETTLE, gc.unfreeze)
 
 
 def _while_listening(job: Job, slot: Callable[..., Any]) -> Callable[..., None]:
