@@ -90,7 +90,10 @@ def main(
         raise typer.BadParameter(f"--scene: need some of {', '.join(sorted(names))}")
     chosen = [pair for pair in pairs if pair[0] in scene] if scene else choose(pairs, count)
     controls = [name for name in FUSION_CONTROLS if not name.endswith("only")]
-    loaded = {name: load_model(name) for name in model or [*TASKS[task].values(), *controls]}
+    loaded = {
+        name: load_model(name, kind="fusion")
+        for name in model or [*TASKS[task].values(), *controls]
+    }
     rows = []
     for name, second, first in chosen:
         row = [(f"{name}: visible", first), ("infrared", second)]

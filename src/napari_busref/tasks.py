@@ -15,8 +15,8 @@ __all__ = ["TASKS", "model_for"]
 TASKS: dict[str, dict[str, str]] = {
     "infrared-visible": {"gaf": "gaf"},
     "medical": {"refusion": "refusion-medical"},
-    "multi-focus": {"guided-filter": "guided-filter", "refusion": "refusion-multi-focus"},
-    "multi-exposure": {"guided-filter": "guided-filter", "refusion": "refusion-multi-exposure"},
+    "multi-focus": {"refusion": "refusion-multi-focus"},
+    "multi-exposure": {"laplacian": "laplacian", "refusion": "refusion-multi-exposure"},
 }
 
 
