@@ -101,7 +101,7 @@ class Settings:
         """Names of the settings that change nothing, given the others."""
         idle = {
             "transform": not self.refines,
-            "on_cancel": not self.refines and self.planes == "plane",
+            "on_cancel": not (self.refines or self.fused) and self.planes == "plane",
             "weights": not (self.fused and self._learned_loss),
             **dict.fromkeys(("fusion_model", "task", "infrared", "detail"), not self.fused),
         }
@@ -283,8 +283,8 @@ OPTIONS = (
     Option(
         "on_cancel",
         "On cancel",
-        "What Cancel leaves: nothing, or the best that the refinement has reached\n"
-        "and the planes of a stack that are done",
+        "What Cancel leaves: nothing, or the best that the refinement has reached, not fused\n"
+        "if the fusion was cut short, and the planes of a stack that are done",
         _fixed_list(("keep nothing", "nothing"), ("keep the best so far", "best")),
     ),
 )
