@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from dataclasses import fields
+from pathlib import Path
 from time import perf_counter
 
 import dask.array as da
 import numpy as np
 import pytest
 
+import napari_busref
 from napari_busref.transform import Transform
 
 pytest.importorskip("napari")
@@ -23,6 +25,7 @@ from napari_busref._napari.register_widget import RegisterAndFuse
 from napari_busref._napari.settings import Settings
 
 KEY = "napari-busref"
+MANIFEST = Path(napari_busref.__file__).with_name("napari.yaml")
 RESULTS = ["ir warped", "ir mask", "vis fused", "ir displacement"]
 
 
@@ -125,6 +128,26 @@ def test_no_layers_and_one_layer_are_refused_in_words(viewer, panel, fake, notes
         )
         assert not panel.running
         viewer.add_image(picture(), name="vis")
+
+
+def test_panels_and_samples_are_in_the_command_palette_and_the_layers_menu(window, viewer):
+    import yaml
+    from app_model.types import SubmenuItem
+    from napari._app_model import get_app_model
+
+    menus = get_app_model().menus
+    offered = {
+        item.command.id
+        for item in menus.get_menu(menus.COMMAND_PALETTE_ID)
+        if not isinstance(item, SubmenuItem)
+    }
+    contributions = yaml.safe_load(MANIFEST.read_text())["contributions"]
+    panels = {widget["command"] for widget in contributions["widgets"]}
+    samples = {f"napari-busref.{sample['key']}" for sample in contributions["sample_data"]}
+    assert len(panels) == 6 and len(samples) == 2
+    assert panels | samples <= offered
+    listed = {item.command.id for item in menus.get_menu("napari/layers/register")}
+    assert "napari-busref.register_and_fuse" in listed
 
 
 def test_settings_are_folded_explained_and_reached_by_the_keyboard(viewer, panel):
@@ -639,7 +662,8 @@ def test_cancel_takes_less_than_half_a_second(viewer, panel, pair, fake, qtbot, 
         assert not fake.go.is_set()  # the fusion still works
         left = ["ir warped", "ir mask", "ir displacement"] if best else []
         assert names(viewer) == ["vis", "ir", *left]
-        assert panel.stage.text().startswith("cancelled")
+        said = "what was done by then was kept" if best else "no layer was changed"
+        assert said in panel.stage.text()
         assert (panel.result is not None) == best
         fake.go.set()
         assert QThreadPool.globalInstance().waitForDone(5000)

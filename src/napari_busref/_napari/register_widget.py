@@ -461,12 +461,14 @@ class RegisterAndFuse(QWidget):
                     "lie where it was"
                 )
         seconds = perf_counter() - self._started
-        self.stage.setText(
-            f"cancelled after {seconds:.1f} s; the best so far was kept, not refined further"
-            if self.result.cancelled
-            else f"done in {seconds:.1f} s"
-        )
         quality = self.result.quality
+        if not self.result.cancelled:
+            self.stage.setText(f"done in {seconds:.1f} s")
+        else:
+            cut = quality.evidence is not None and quality.evidence.cancelled
+            kept = "the best so far" if cut else "what was done by then"
+            further = ", not refined further" if cut else ""
+            self.stage.setText(f"cancelled after {seconds:.1f} s; {kept} was kept{further}")
         self._show_quality(
             quality_html(quality, placing.outcome.largest_px),
             _RELIABLE if quality.reliable else _UNRELIABLE,

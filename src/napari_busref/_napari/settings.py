@@ -215,10 +215,7 @@ OPTIONS = (
         "Fusion task",
         "What kind of pair it is. Models that are trained for several take the weights for this "
         "one.\nmulti-focus, multi-exposure: both images may give colours",
-        lambda: [
-            (name.replace("-", " and ", 1) if name == "infrared-visible" else name, name)
-            for name in TASKS
-        ],
+        lambda: [(name, name) for name in TASKS],
     ),
     Option(
         "infrared",
@@ -278,7 +275,7 @@ OPTIONS = (
         "Results",
         "Of a further run on the same two layers: update the layers of the earlier run,\n"
         "or keep those and add new ones",
-        _fixed_list(("update earlier layers", "update"), ("add new layers", "add")),
+        _fixed_list(("update earlier", "update"), ("add new ones", "add")),
     ),
     Option(
         "on_cancel",
