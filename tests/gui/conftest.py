@@ -80,8 +80,8 @@ def notes(monkeypatch):
 class FakePipeline:
     """Stands in for `register` and `fuse`: no model, a known shift.
 
-    Set `hold` to make it wait, after its first stage, until `go` is set or it is cancelled;
-    `deaf` keeps it from noticing that.
+    Set `hold` to make it wait, after its first stage, until `go` is set or it is cancelled, or
+    `hold_fusion` to make it wait while it fuses; `deaf` keeps it from noticing that.
     """
 
     shift = (2.0, -3.0)
@@ -89,6 +89,7 @@ class FakePipeline:
     error: BaseException | None = None
     warning: str | None = None
     hold = False
+    hold_fusion = False
     deaf = False
 
     def __init__(self):
@@ -106,10 +107,7 @@ class FakePipeline:
         try:
             reporter.step("aligning", 0.25)
             if self.hold:
-                self.holding.set()
-                while not self.go.wait(0.005):
-                    if not self.deaf:
-                        reporter.check()
+                self.wait(reporter)
         except progress_module.Cancelled:
             self.cancelled.set()
             if options["on_cancel"] != "best":
@@ -121,11 +119,20 @@ class FakePipeline:
             raise self.error
         return self.result(fixed, moving, options["initial"], stopped)
 
+    def wait(self, reporter):
+        self.holding.set()
+        while not self.go.wait(0.005):
+            if not self.deaf:
+                reporter.check()
+
     def fuse(self, fixed, moving, *, model, progress=None, cancel=None, **options):
         from napari_busref.fusion import FusionResult
 
-        progress_module.Reporter(progress, cancel).step("fusing", 0.5)
-        self.calls[-1]["fusion_model"] = model
+        reporter = progress_module.Reporter(progress, cancel)
+        reporter.step("fusing", 0.5)
+        if self.hold_fusion:
+            self.wait(reporter)
+        self.calls[-1] |= {"fusion_model": model, "fusion": options}
         return FusionResult(
             fused=fixed.copy(), parameters={"model": "fake"}, timings={"network": 0.01}
         )

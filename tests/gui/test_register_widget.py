@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import threading
 from dataclasses import fields
+from pathlib import Path
+from time import perf_counter
 
+import dask.array as da
 import numpy as np
 import pytest
 
+import napari_busref
 from napari_busref.transform import Transform
 
 pytest.importorskip("napari")
@@ -16,10 +20,12 @@ from qtpy.QtCore import Qt, QThreadPool
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
+from napari_busref._napari import register_widget
 from napari_busref._napari.register_widget import RegisterAndFuse
 from napari_busref._napari.settings import Settings
 
 KEY = "napari-busref"
+MANIFEST = Path(napari_busref.__file__).with_name("napari.yaml")
 RESULTS = ["ir warped", "ir mask", "vis fused", "ir displacement"]
 
 
@@ -124,6 +130,26 @@ def test_no_layers_and_one_layer_are_refused_in_words(viewer, panel, fake, notes
         viewer.add_image(picture(), name="vis")
 
 
+def test_panels_and_samples_are_in_the_command_palette_and_the_layers_menu(window, viewer):
+    import yaml
+    from app_model.types import SubmenuItem
+    from napari._app_model import get_app_model
+
+    menus = get_app_model().menus
+    offered = {
+        item.command.id
+        for item in menus.get_menu(menus.COMMAND_PALETTE_ID)
+        if not isinstance(item, SubmenuItem)
+    }
+    contributions = yaml.safe_load(MANIFEST.read_text())["contributions"]
+    panels = {widget["command"] for widget in contributions["widgets"]}
+    samples = {f"napari-busref.{sample['key']}" for sample in contributions["sample_data"]}
+    assert len(panels) == 6 and len(samples) == 2
+    assert panels | samples <= offered
+    listed = {item.command.id for item in menus.get_menu("napari/layers/register")}
+    assert "napari-busref.register_and_fuse" in listed
+
+
 def test_settings_are_folded_explained_and_reached_by_the_keyboard(viewer, panel):
     from qtpy.QtWidgets import QLabel
 
@@ -154,7 +180,7 @@ def test_settings_are_folded_explained_and_reached_by_the_keyboard(viewer, panel
 
     panel.model.value = "identity"
     assert not controls["transform"].enabled
-    assert not controls["on_cancel"].enabled
+    assert controls["on_cancel"].enabled  # the fusion may be cut short
     controls["refine"].value = "affine"
     assert controls["transform"].enabled
     assert not controls["weights"].enabled
@@ -164,6 +190,23 @@ def test_settings_are_folded_explained_and_reached_by_the_keyboard(viewer, panel
     for name in ("fusion_model", "task", "infrared", "detail", "weights"):
         assert not controls[name].enabled
     assert panel.button.text() == "&Register"
+
+
+def test_every_control_of_the_panel_is_explained_and_fits_300_pixels(viewer, panel):
+    from qtpy.QtWidgets import QAbstractButton, QAbstractSlider, QComboBox, QScrollBar
+
+    panel.advanced.expand(animate=False)
+    QApplication.processEvents()
+    controls = [
+        w
+        for kind in (QAbstractButton, QAbstractSlider, QComboBox)
+        for w in panel.findChildren(kind)
+        if not isinstance(w, QScrollBar)
+    ]
+    assert len(controls) > 20
+    for control in controls:
+        assert control.toolTip(), control.objectName()
+    assert panel.minimumSizeHint().width() <= 300
 
 
 def test_the_preferences_remember_what_the_user_chose(viewer, panel):
@@ -461,6 +504,53 @@ def test_layers_that_do_not_overlap_are_refused(viewer, panel, pair, fake, notes
     assert not panel.running
 
 
+def test_units_that_cannot_be_converted_are_refused(viewer, panel, pair, fake, notes, qtbot):
+    moving, fixed = pair
+    for layer, unit in ((moving, "s"), (fixed, "um")):
+        layer.scale, layer.units = (2, 2), (unit, unit)
+    assert not panel.run()
+    assert "cannot be converted; give both the same kind of unit" in notes[-1][1]
+    moving.units = ("nm", "nm")
+    moving.scale = (2000, 2000)
+    run_to_the_end(panel, qtbot)
+    assert names(viewer) == ["vis", "ir", *RESULTS]
+
+
+@pytest.mark.parametrize("mode", ["plane", "one", "each"])
+@pytest.mark.parametrize("axis", ["t", "z"])
+def test_stacks_in_time_and_depth(viewer, panel, fake, qtbot, mode, axis):
+    place = {"scale": (5, 2, 2), "axis_labels": (axis, "y", "x")}
+    place["units"] = ("s", "um", "um") if axis == "t" else ("um",) * 3
+    fixed = viewer.add_image(picture((3, 24, 36)), name="vis", **place)
+    lazy = da.from_array(picture((3, 24, 36), seed=1), chunks=(1, 12, 36))
+    viewer.add_image(lazy, name="ir", **place)
+    viewer.dims.set_current_step(0, 1)
+    panel.settings = Settings(planes=mode)
+    run_to_the_end(panel, qtbot)
+    assert panel.result is not None, panel.quality.text()
+    assert len(fake.calls) == (3 if mode == "each" else 1)
+    first = (1, 0, 0) if mode == "plane" else (0, 0, 0)
+    for name in RESULTS:
+        layer = viewer.layers[name]
+        assert layer.units == fixed.units
+        assert layer.axis_labels == fixed.axis_labels
+        np.testing.assert_allclose(layer.data_to_world((0, 0, 0)), fixed.data_to_world(first))
+    count = 1 if mode == "plane" else 3
+    assert viewer.layers["ir warped"].data.shape == (count, 24, 36)
+    assert np.asarray(viewer.layers["vis fused"].data).any(axis=(1, 2)).all()
+
+
+def test_fusion_is_told_what_is_wanted(viewer, panel, pair, fake, qtbot):
+    controls = panel.advanced.controls
+    controls["task"].value = "medical"
+    controls["infrared"].value, controls["detail"].value = 0.75, 0.25
+    run_to_the_end(panel, qtbot)
+    call = fake.calls[0]
+    assert call["fusion_model"] is None  # the best for the task
+    wanted = {"task": "medical", "infrared": 0.75, "detail": 0.25}
+    assert wanted.items() <= call["fusion"].items()
+
+
 def test_planes_of_a_stack_and_labels_as_masks(viewer, panel, fake, notes, qtbot):
     planes = panel.advanced.controls["planes"]
     viewer.add_image(picture((24, 36)), name="vis")
@@ -548,6 +638,62 @@ def test_cancel_can_keep_the_best_so_far(viewer, panel, pair, fake, notes, qtbot
         panel.button.click()  # discard
     assert "no layer was changed" in panel.stage.text()
     fake.go.set()
+
+
+def seconds_to_cancel(panel, qtbot):
+    began = perf_counter()
+    with qtbot.waitSignal(panel.idle, timeout=5000):
+        panel.button.click()
+    return perf_counter() - began
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_cancel_takes_less_than_half_a_second(viewer, panel, pair, fake, qtbot, best):
+    """Even while the fusion does not look whether it is cancelled."""
+    panel.settings = Settings(on_cancel="best" if best else "nothing")
+    fake.hold_fusion = fake.deaf = True
+    seconds = []
+    for _ in range(3):
+        fake.go.clear()
+        fake.holding.clear()
+        assert panel.run()
+        qtbot.waitUntil(fake.holding.is_set, timeout=30_000)
+        seconds.append(seconds_to_cancel(panel, qtbot))
+        assert not fake.go.is_set()  # the fusion still works
+        left = ["ir warped", "ir mask", "ir displacement"] if best else []
+        assert names(viewer) == ["vis", "ir", *left]
+        said = "what was done by then was kept" if best else "no layer was changed"
+        assert said in panel.stage.text()
+        assert (panel.result is not None) == best
+        fake.go.set()
+        assert QThreadPool.globalInstance().waitForDone(5000)
+        QApplication.processEvents()
+        assert names(viewer) == ["vis", "ir", *left]  # the fusion comes to nothing
+    assert min(seconds) < 0.5  # a busy machine may be late now and then
+
+
+def test_the_best_so_far_can_be_done_without(viewer, panel, pair, fake, qtbot, monkeypatch):
+    panel.settings = Settings(on_cancel="best")
+    go = threading.Event()
+    original = register_widget.take_best
+
+    def slow(request, *, progress, cancel):
+        go.wait(10)
+        return original(request, progress=progress, cancel=cancel)
+
+    monkeypatch.setattr(register_widget, "take_best", slow)
+    fake.hold_fusion = True
+    assert panel.run()
+    qtbot.waitUntil(fake.holding.is_set, timeout=30_000)
+    panel.button.click()
+    assert panel.button.text() == "&Discard"
+    with qtbot.waitSignal(panel.idle, timeout=5000):
+        panel.button.click()
+    go.set()
+    assert QThreadPool.globalInstance().waitForDone(5000)
+    QApplication.processEvents()
+    assert names(viewer) == ["vis", "ir"]
+    assert "no layer was changed" in panel.stage.text()
 
 
 def test_a_second_press_does_not_start_a_second_run(viewer, panel, pair, fake, notes, qtbot):

@@ -459,7 +459,7 @@ def test_auto_on_the_samples(name):
     if name == "thermal":  # what the score is calibrated for
         assert result.quality.reliable
     evidence = result.quality.evidence
-    assert {"start", "busref", "search"} <= set(evidence.candidates)
+    assert {"start", "busref", "superfusion", "search"} <= set(evidence.candidates)
     assert {"busref", "search", "judge", "refine", "agreement"} <= set(result.timings)
     assert result.quality.min_jacobian > 0
 

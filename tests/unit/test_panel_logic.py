@@ -46,8 +46,20 @@ def test_what_is_no_longer_offered_becomes_the_default():
     ("settings", "unused"),
     [
         (Settings(), {"weights"}),
-        (Settings(refine="none"), {"transform", "on_cancel", "weights"}),
-        (Settings(model="busref"), {"transform", "on_cancel", "weights"}),
+        (Settings(refine="none"), {"transform", "weights"}),
+        (Settings(model="busref"), {"transform", "weights"}),
+        (
+            Settings(model="busref", fused=False),
+            {
+                "transform",
+                "on_cancel",
+                "fusion_model",
+                "task",
+                "infrared",
+                "detail",
+                "weights",
+            },
+        ),
         (Settings(refine="none", planes="each"), {"transform", "weights"}),
         (Settings(fusion_model="refusion"), set()),
         (Settings(fused=False), {"fusion_model", "task", "infrared", "detail", "weights"}),

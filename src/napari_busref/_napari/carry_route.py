@@ -61,9 +61,27 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """From the pixels of the source image (moving, unless inverse) to those of the target."""
+    """From the pixels of the source image (moving, unless inverse) to those of the target.
 
-    transform: Rescaled  # fixed to moving
+    Parameters
+    ----------
+    transform : Rescaled
+        From fixed to moving pixels.
+    source : Place or None
+        Where the source image is; None when nothing says so.
+    target : Place
+    inverse : bool
+        Whether the source is the fixed image.
+    axes : tuple of int
+        Dimensions of rows and columns, counted from the last one.
+    names : dict
+        Of the ``fixed`` and the ``moving`` image, and ``inverse``.
+    source_layer : Layer or None
+    planes : mapping
+        Of a stack that was registered plane by plane; else empty.
+    """
+
+    transform: Rescaled
     source: Place | None
     target: Place
     inverse: bool
@@ -82,6 +100,7 @@ class Route:
         axes: tuple[int, int],
         planes: Mapping[tuple[int, ...], PlaneResult] | None = None,
     ) -> Route:
+        """The route for these layers; parameters and errors are those of `carry_over`."""
         if isinstance(transform, Transform):
             transform = Rescaled.of(transform)
         if not axes[0] < axes[1] < 0:
@@ -128,14 +147,17 @@ class Route:
 
     @property
     def source_shape(self) -> tuple[int, int]:
+        """``(rows, cols)`` of the source image."""
         return self.transform.fixed_shape if self.inverse else self.transform.moving_shape
 
     @property
     def target_shape(self) -> tuple[int, int]:
+        """``(rows, cols)`` of the target image."""
         return self.transform.moving_shape if self.inverse else self.transform.fixed_shape
 
     @property
     def target_name(self) -> str:
+        """Name of the target image."""
         return str(self.names["moving" if self.inverse else "fixed"])
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from qtpy.QtWidgets import (
 from napari_busref._napari.forms import Scroll, label, narrow, tab_order
 from napari_busref._napari.layers import METADATA_KEY, guess_pair, shown_plane
 from napari_busref._napari.results import FIELD_ROLES, show_field, update_layers
-from napari_busref._napari.run import Outcome, Request, field_layers, run
+from napari_busref._napari.run import Outcome, Request, field_layers, run, take_best
 from napari_busref._napari.settings import Settings
 from napari_busref._napari.settings_group import SettingsGroup
 from napari_busref._napari.start import start_transform
@@ -105,6 +106,7 @@ class RegisterAndFuse(QWidget):
         self._inputs: tuple[Image, ...] = ()  # layers of the run
         self._placing: _Placing | None = None
         self._started = 0.0  # perf_counter
+        self._stopping = False  # True while the best so far is on its way
         self._report = ("", 0.0)
         self._undo: Undo | None = None
         self._last: Request | None = None  # of the result
@@ -130,6 +132,8 @@ class RegisterAndFuse(QWidget):
         self.swap.setAccessibleName("Swap")
         self.swap.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Expanding)
         self.swap.setFixedWidth(28)
+        for chooser in (self.moving, self.fixed):  # a panel of 300 px holds them
+            chooser.native.setMinimumContentsLength(5)
         self.fixed_mask, self.moving_mask = (
             _layer_chooser(
                 f"{word} mask",
@@ -232,30 +236,20 @@ class RegisterAndFuse(QWidget):
         except (ValueError, TypeError) as error:
             self._show_failure(error)
             return False
-        self._started = perf_counter()
+        self._started, self._stopping = perf_counter(), False
         self._report = ("starting", 0.0)
         self._show_stage()
         self._clock.start()
-        self._stopper.job = start_job(
-            run,
-            self._request,
-            connect={
-                "yielded": self._on_progress,
-                "returned": self._on_result,
-                "errored": self._show_failure,
-                "aborted": self._on_cancelled,
-                "finished": self._on_finished,
-            },
-        )
-        put_off_garbage(self._stopper.job)
+        self._start_job(run, self._request)
         self._show_running("&Cancel", "Stop the run")
         return True
 
     def cancel(self) -> None:
         """Stop the run.
 
-        To keep nothing takes less than half a second, whatever the run is doing. To keep the best
-        so far takes until that is judged and resampled; cancel again to do without it.
+        To keep nothing takes less than half a second, whatever the run is doing. So does keeping
+        the best so far once the shown plane is registered; before that it takes until what the
+        refinement has is judged and resampled. Cancel again to do without it.
         """
         job, request = self._stopper.job, self._request
         if job is None or request is None:
@@ -265,9 +259,13 @@ class RegisterAndFuse(QWidget):
             self._let_go()
             return
         settings = request.settings
-        can_keep = settings.refines or request.mode != "plane"
-        if settings.on_cancel == "best" and can_keep and not job.cancel.is_set():
+        can_keep = settings.refines or request.mode != "plane" or bool(request.best)
+        if settings.on_cancel == "best" and can_keep and not self._stopping:
+            self._stopping = True
             job.stop()
+            if request.best:  # what comes after the registration is not waited for
+                job.let_go()
+                self._start_job(take_best, request)
             self._show_running("&Discard", "Do without the best so far, and stop at once")
             return
         job.quit()
@@ -387,9 +385,25 @@ class RegisterAndFuse(QWidget):
             for layer in (self.fixed_mask.value, self.moving_mask.value)
         ]
         start = start_transform(moving, *planes)
-        return Request(*planes, start, self.settings, *masks), (fixed, moving)
+        fixed_mask, moving_mask = masks
+        request = Request(*planes, start, self.settings, fixed_mask, moving_mask)
+        return request, (fixed, moving)
 
     # -- running (all of this in the main thread) -----------------------------------------------
+
+    def _start_job(self, function: Callable[..., Outcome], request: Request) -> None:
+        self._stopper.job = start_job(
+            function,
+            request,
+            connect={
+                "yielded": self._on_progress,
+                "returned": self._on_result,
+                "errored": self._show_failure,
+                "aborted": self._on_cancelled,
+                "finished": self._on_finished,
+            },
+        )
+        put_off_garbage(self._stopper.job)
 
     def _button_clicked(self) -> None:
         if self.running:
@@ -447,12 +461,14 @@ class RegisterAndFuse(QWidget):
                     "lie where it was"
                 )
         seconds = perf_counter() - self._started
-        self.stage.setText(
-            f"cancelled after {seconds:.1f} s; the best so far was kept, not refined further"
-            if self.result.cancelled
-            else f"done in {seconds:.1f} s"
-        )
         quality = self.result.quality
+        if not self.result.cancelled:
+            self.stage.setText(f"done in {seconds:.1f} s")
+        else:
+            cut = quality.evidence is not None and quality.evidence.cancelled
+            kept = "the best so far" if cut else "what was done by then"
+            further = ", not refined further" if cut else ""
+            self.stage.setText(f"cancelled after {seconds:.1f} s; {kept} was kept{further}")
         self._show_quality(
             quality_html(quality, placing.outcome.largest_px),
             _RELIABLE if quality.reliable else _UNRELIABLE,
@@ -562,6 +578,7 @@ class RegisterAndFuse(QWidget):
         buttons.addWidget(self.undo_button)
         content = QWidget()
         layout = QVBoxLayout(content)
+        layout.setContentsMargins(6, 6, 6, 6)
         layout.addLayout(choosers)
         layout.addWidget(self.hint)
         layout.addWidget(self.advanced)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from napari_busref._napari.field_layers import magnitude
@@ -18,7 +18,7 @@ from napari_busref.transform import Transform
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-__all__ = ["Outcome", "Request", "field_layers", "run"]
+__all__ = ["Outcome", "Request", "field_layers", "run", "take_best"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,11 @@ class Request:
         All else.
     fixed_mask, moving_mask : Plane, optional
         Of Labels layers: what may be compared.
+
+    Attributes
+    ----------
+    best : list of LayersResult
+        What there is so far, if that is to be kept: of the run, one at most.
     """
 
     fixed: Plane
@@ -43,6 +48,7 @@ class Request:
     settings: Settings
     fixed_mask: Plane | None = None
     moving_mask: Plane | None = None
+    best: list[LayersResult] = field(default_factory=list, repr=False)
 
     @property
     def mode(self) -> str:
@@ -92,6 +98,10 @@ def run(request: Request, *, progress: Progress, cancel: threading.Event) -> Out
     settings = request.settings
     reporter.step("starting", 0.0)
     load_libraries()
+
+    def keep(result: LayersResult) -> None:
+        request.best[:] = [result]
+
     result = register_layers(
         request.fixed,
         request.moving,
@@ -102,11 +112,31 @@ def run(request: Request, *, progress: Progress, cancel: threading.Event) -> Out
         fuse=settings.fused,
         fusion=settings.fusion(),
         progress=reporter.part(0.0, 0.97).step,
+        so_far=keep if settings.on_cancel == "best" else None,
         cancel=cancel,
         **settings.registration(),
     )
     if not result.cancelled:
         reporter.step("making the layers", 0.97)
+    return _outcome(result, request)
+
+
+def take_best(request: Request, *, progress: Progress, cancel: threading.Event) -> Outcome:
+    """Build the layers of the best so far of a run that goes on, or is being stopped.
+
+    Parameters
+    ----------
+    request : Request
+        Of the run; there is something in ``request.best``.
+    progress, cancel
+        As for `run`.
+    """
+    Reporter(progress, cancel).step("making the layers", 0.97)
+    return _outcome(request.best[0], request)
+
+
+def _outcome(result: LayersResult, request: Request) -> Outcome:
+    settings = request.settings
     layers = result_layers(result, request.fixed, request.moving, roles=settings.roles)
     lengths, _ = magnitude(result.transform, result.initial)
     return Outcome(result, layers, float(lengths.max()))

@@ -101,7 +101,7 @@ class Settings:
         """Names of the settings that change nothing, given the others."""
         idle = {
             "transform": not self.refines,
-            "on_cancel": not self.refines and self.planes == "plane",
+            "on_cancel": not (self.refines or self.fused) and self.planes == "plane",
             "weights": not (self.fused and self._learned_loss),
             **dict.fromkeys(("fusion_model", "task", "infrared", "detail"), not self.fused),
         }
@@ -215,10 +215,7 @@ OPTIONS = (
         "Fusion task",
         "What kind of pair it is. Models that are trained for several take the weights for this "
         "one.\nmulti-focus, multi-exposure: both images may give colours",
-        lambda: [
-            (name.replace("-", " and ", 1) if name == "infrared-visible" else name, name)
-            for name in TASKS
-        ],
+        lambda: [(name, name) for name in TASKS],
     ),
     Option(
         "infrared",
@@ -278,13 +275,13 @@ OPTIONS = (
         "Results",
         "Of a further run on the same two layers: update the layers of the earlier run,\n"
         "or keep those and add new ones",
-        _fixed_list(("update earlier layers", "update"), ("add new layers", "add")),
+        _fixed_list(("update earlier", "update"), ("add new ones", "add")),
     ),
     Option(
         "on_cancel",
         "On cancel",
-        "What Cancel leaves: nothing, or the best that the refinement has reached\n"
-        "and the planes of a stack that are done",
+        "What Cancel leaves: nothing, or the best that the refinement has reached, not fused\n"
+        "if the fusion was cut short, and the planes of a stack that are done",
         _fixed_list(("keep nothing", "nothing"), ("keep the best so far", "best")),
     ),
 )

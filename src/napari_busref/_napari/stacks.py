@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -137,6 +137,7 @@ def register_layers(
     device: Any = "auto",
     pixels: int = PIXEL_BUDGET,
     on_cancel: Literal["raise", "best"] = "raise",
+    so_far: Callable[[LayersResult], None] | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
     **options: Any,
@@ -170,6 +171,8 @@ def register_layers(
         at a coarser level, and warped at full resolution.
     on_cancel : str
         ``"raise"``, or ``"best"``: return what has been found, if anything.
+    so_far : callable, optional
+        Called with what there is, as if it were cancelled then, whenever a plane is registered.
     progress : Progress, optional
         Called with the stage and the fraction done.
     cancel : threading.Event, optional
@@ -224,6 +227,7 @@ def register_layers(
         device=device,
         keep=on_cancel == "best",
         options=options | {"on_cancel": on_cancel},
+        so_far=so_far,
         cancel=cancel,
     )
     return run.work(Reporter(progress, cancel))
@@ -255,11 +259,12 @@ class _Run:
         device: Any,
         keep: bool,
         options: dict[str, Any],
+        so_far: Callable[[LayersResult], None] | None,
         cancel: threading.Event | None,
     ) -> None:
         self.frame, self.mode, self.initial, self.masks = frame, mode, initial, masks
         self.pixels, self.device = pixels, device
-        self.keep, self.options, self.cancel = keep, options, cancel
+        self.keep, self.options, self.so_far, self.cancel = keep, options, so_far, cancel
         fixed, moving = frame.pairs[frame.shown]
         self.readings = choose_reading(fixed, pixels), choose_reading(moving, pixels)
         self.fixed_grid, self.moving_grid = (reading.grid for reading in self.readings)
@@ -279,6 +284,7 @@ class _Run:
         )
         planes = {self.frame.shown: self._result(shown)}
         fusion, cancelled = None, False
+        self._tell(shown, planes, fusion)
         warped: NDArray[Any] | list[Any] | None = None
         try:
             part = reporter.part(0.75 * first_part, first_part)
@@ -292,6 +298,7 @@ class _Run:
                 words = f"plane {number} of {count}: "
                 if several:
                     self._one_more(position, beside, planes, part, words)
+                    self._tell(shown, planes, fusion)
                 else:
                     self._fuse(position, self._same(position, shown), part, words)
             warped = self._warped(shown, planes, reporter)
@@ -303,6 +310,25 @@ class _Run:
         cancelled = cancelled or (self.cancel is not None and self.cancel.is_set())
         if not cancelled:
             reporter.step("done", 1.0)
+        return self._outcome(shown, planes, fusion, warped, cancelled)
+
+    def _tell(
+        self,
+        shown: _Pair,
+        planes: Mapping[Position, PlaneResult],
+        fusion: FusionResult | None,
+    ) -> None:
+        if self.so_far is not None:
+            self.so_far(self._outcome(shown, dict(planes), fusion, None, True))
+
+    def _outcome(
+        self,
+        shown: _Pair,
+        planes: Mapping[Position, PlaneResult],
+        fusion: FusionResult | None,
+        warped: NDArray[Any] | list[Any] | None,
+        cancelled: bool,
+    ) -> LayersResult:
         return LayersResult(
             registration=shown.registration,
             fusion=fusion,

@@ -162,6 +162,8 @@ def find(
     found = Found(candidates[chosen], chosen, candidates[chosen], scores)
     if options.refine != "none" and networks is not None:
         plan = looks(options.refine, options.transform, fixed.shape)
+        if scores and plan[0] == _POLISH[0]:
+            plan = plan[1:]  # done before it was judged
         steps = refined(
             reference,
             moving,

@@ -61,7 +61,7 @@ _STIFF = (8.0, 6.0, 5.0, 4.0, 4.0)
 _SOFT = (8.0, 6.0, 4.0, 3.0, 2.0, 1.4)
 # Of displacement fields, in units of half the shorter side: distance of control points, deviation
 # expected of their second differences and of themselves.
-_SPACING, _BEND, _PULL = 0.2, 0.04, 0.03
+_SPACING, _BEND, _PULL = 0.15, 0.04, 0.03
 _EVERY = 2  # of the blocks; the others look at much the same pixels
 _SHARED = 3.0  # blocks that share one block's worth of evidence
 

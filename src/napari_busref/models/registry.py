@@ -164,7 +164,8 @@ def _auto(config: dict[str, Any]) -> nn.Module:
     from napari_busref.matching.features import Networks
     from napari_busref.models.auto import Auto
 
-    return Auto({name: load_model(name) for name in ("busref",)}, Networks.load())
+    one_shot = {name: load_model(name, kind="registration") for name in ("busref", "superfusion")}
+    return Auto(one_shot, Networks.load())
 
 
 @register_model("busref", "registration")
