@@ -288,6 +288,7 @@ def _loss_weights(
         return {name: nothing.copy() for name in ("visible", "infrared", "gradient")}
     seen = fill_invalid(visible.grey, visible.valid)
     warmth = fill_invalid(thermal.grey, thermal.valid)
+    module: Any = run.module
     names = ("visible", "infrared", "gradient")  # as in models.refusion.LossWeights
     found = {}
     for i, name in enumerate(names):
@@ -295,10 +296,10 @@ def _loss_weights(
         def weigh(
             first: NDArray[np.float32], second: NDArray[np.float32], i: int = i
         ) -> NDArray[np.float32]:
-            return to_array(run.module.loss_weights(run.tensor(first), run.tensor(second))[i])
+            return to_array(module.loss_weights(run.tensor(first), run.tensor(second))[i])
 
         part = reporter.part(i / len(names), (i + 1) / len(names))
-        proposal = SimpleNamespace(reach=run.module.weights_reach)
+        proposal = SimpleNamespace(reach=module.weights_reach)
         found[name] = run_tiles(weigh, proposal, seen, warmth, size or max(seen.shape), part)
         found[name][~(visible.valid & thermal.valid)] = 0
     return found
