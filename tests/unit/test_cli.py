@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 
 from napari_busref.cli import app
 from napari_busref.fusion import fuse as fuse_images
-from napari_busref.interchange import ImageGrid, write_transform
+from napari_busref.interchange import ImageGrid, TransformFile, write_transform
 from napari_busref.io import read_image, write_image
 from napari_busref.progress import check
 from napari_busref.registration import RegistrationResult, register
@@ -256,6 +256,17 @@ def test_apply_knows_the_pixel_size_of_a_transform_from_napari(tmp_path: Path) -
     # the moving grid is in pixels
     assert invoke(*command, "--inverse", "-o", tmp_path / "back.tif").exit_code == 0
     assert "spacing" not in read_image(tmp_path / "back.tif").metadata
+
+
+def test_apply_says_which_plane_of_a_stack_it_takes(tmp_path: Path) -> None:
+    shift = Transform(np.eye(3), fixed_shape=(20, 30), moving_shape=(20, 30))
+    grids = {"fixed": ImageGrid((20, 30)), "moving": ImageGrid((20, 30))}
+    planes = {(index,): TransformFile(shift, **grids) for index in range(3)}
+    stack = write_transform(tmp_path / "stack.busref.h5", shift, **grids, planes=planes)
+    write_image(tmp_path / "image.tif", np.zeros((20, 30), np.uint8))
+    result = invoke("apply", stack, tmp_path / "image.tif", "-o", tmp_path / "there.tif")
+    assert result.exit_code == 0
+    assert "3 planes" in " ".join(result.stderr.split())
 
 
 def test_bad_input_is_one_line_that_names_the_argument(

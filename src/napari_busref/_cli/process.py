@@ -288,13 +288,19 @@ def apply(
 
     refuse_existing([output], overwrite)
     check_writable(output)
-    loaded = Transform.load(transform)
+    loaded, stored = Transform.load(transform), read_transform(transform)
+    if stored.planes:
+        err().print(
+            warning(
+                f"{transform.name} has the transforms of {len(stored.planes)} planes of a stack; "
+                "that of the plane that was shown is applied"
+            )
+        )
     picture = read_image(image)
     if inverse:
         loaded = loaded.inverse()
     grid = read_metadata(transform).get("moving_image" if inverse else "fixed_image")
     if grid is None:  # napari keeps the grids of both images, and no tags of files
-        stored = read_transform(transform)
         place = stored.moving if inverse else stored.fixed
         if place.unit in METRES:
             in_cm = 100 * METRES[place.unit]
