@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from qtpy.QtWidgets import (
 from napari_busref._napari.forms import Scroll, label, narrow, tab_order
 from napari_busref._napari.layers import METADATA_KEY, guess_pair, shown_plane
 from napari_busref._napari.results import FIELD_ROLES, show_field, update_layers
-from napari_busref._napari.run import Outcome, Request, field_layers, run, take_best
+from napari_busref._napari.run import Outcome, Request, field_layers, run
 from napari_busref._napari.settings import Settings
 from napari_busref._napari.settings_group import SettingsGroup
 from napari_busref._napari.start import start_transform
@@ -240,7 +239,18 @@ class RegisterAndFuse(QWidget):
         self._report = ("starting", 0.0)
         self._show_stage()
         self._clock.start()
-        self._start_job(run, self._request)
+        self._stopper.job = start_job(
+            run,
+            self._request,
+            connect={
+                "yielded": self._on_progress,
+                "returned": self._on_result,
+                "errored": self._show_failure,
+                "aborted": self._on_cancelled,
+                "finished": self._on_finished,
+            },
+        )
+        put_off_garbage(self._stopper.job)
         self._show_running("&Cancel", "Stop the run")
         return True
 
@@ -265,7 +275,7 @@ class RegisterAndFuse(QWidget):
             job.stop()
             if request.best:  # what comes after the registration is not waited for
                 job.let_go()
-                self._start_job(take_best, request)
+                self._on_result(request.best[0])
             self._show_running("&Discard", "Do without the best so far, and stop at once")
             return
         job.quit()
@@ -390,20 +400,6 @@ class RegisterAndFuse(QWidget):
         return request, (fixed, moving)
 
     # -- running (all of this in the main thread) -----------------------------------------------
-
-    def _start_job(self, function: Callable[..., Outcome], request: Request) -> None:
-        self._stopper.job = start_job(
-            function,
-            request,
-            connect={
-                "yielded": self._on_progress,
-                "returned": self._on_result,
-                "errored": self._show_failure,
-                "aborted": self._on_cancelled,
-                "finished": self._on_finished,
-            },
-        )
-        put_off_garbage(self._stopper.job)
 
     def _button_clicked(self) -> None:
         if self.running:

@@ -18,7 +18,7 @@ from napari_busref.transform import Transform
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-__all__ = ["Outcome", "Request", "field_layers", "run", "take_best"]
+__all__ = ["Outcome", "Request", "field_layers", "run"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +38,8 @@ class Request:
 
     Attributes
     ----------
-    best : list of LayersResult
-        What there is so far, if that is to be kept: of the run, one at most.
+    best : list of Outcome
+        What there is so far, ready for the viewer, if that is to be kept: one at most.
     """
 
     fixed: Plane
@@ -48,7 +48,7 @@ class Request:
     settings: Settings
     fixed_mask: Plane | None = None
     moving_mask: Plane | None = None
-    best: list[LayersResult] = field(default_factory=list, repr=False)
+    best: list[Outcome] = field(default_factory=list, repr=False)
 
     @property
     def mode(self) -> str:
@@ -100,7 +100,7 @@ def run(request: Request, *, progress: Progress, cancel: threading.Event) -> Out
     load_libraries()
 
     def keep(result: LayersResult) -> None:
-        request.best[:] = [result]
+        request.best[:] = [_outcome(result, request)]
 
     result = register_layers(
         request.fixed,
@@ -119,20 +119,6 @@ def run(request: Request, *, progress: Progress, cancel: threading.Event) -> Out
     if not result.cancelled:
         reporter.step("making the layers", 0.97)
     return _outcome(result, request)
-
-
-def take_best(request: Request, *, progress: Progress, cancel: threading.Event) -> Outcome:
-    """Build the layers of the best so far of a run that goes on, or is being stopped.
-
-    Parameters
-    ----------
-    request : Request
-        Of the run; there is something in ``request.best``.
-    progress, cancel
-        As for `run`.
-    """
-    Reporter(progress, cancel).step("making the layers", 0.97)
-    return _outcome(request.best[0], request)
 
 
 def _outcome(result: LayersResult, request: Request) -> Outcome:
