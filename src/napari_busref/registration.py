@@ -195,7 +195,7 @@ def register(
         if problem is None:
             part = reporter.part(0.05, 0.8)
             outcome = job.run(ready_fixed, ready_moving, part, watch)
-            if outcome.evidence is not None and outcome.evidence.cancelled:
+            if on_cancel == "best":  # there is something to keep now
                 reporter = reporter.regardless()
         parameters = {
             "function": "register",
@@ -332,7 +332,7 @@ class _Job:
         if isinstance(result, str):
             return _Outcome(self.start, problem=result)
         rough = _as_transform(found.rough, *shapes)
-        if found.cancelled:  # what it has reached is wanted
+        if self.options.keep_best:
             reporter = reporter.regardless()
         reporter.step("cross-checking", 1.0)
         seen = agreement(reference, source, found.estimate)

@@ -13,13 +13,12 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QFileDialog,
     QGridLayout,
-    QLabel,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_busref._napari.carry_over import carry_over
-from napari_busref._napari.forms import label, named_button, narrow, row, tab_order
+from napari_busref._napari.forms import caption, label, named_button, narrow, row, tab_order
 from napari_busref._napari.known_transforms import KnownTransform, known_transforms, put_layers
 from napari_busref._napari.layers import METADATA_KEY
 from napari_busref._napari.placing import place_on
@@ -394,10 +393,7 @@ class CarryOver(QWidget):
                 ("&Infrared layer", self.moving),
             )
         ):
-            word = QLabel(text)
-            word.setBuddy(chooser.native)
-            word.setToolTip(chooser.tooltip)
-            grid.addWidget(word, number, 0)
+            grid.addWidget(caption(text, chooser.native), number, 0)
             grid.addWidget(chooser.native, number, 1)
         grid.addWidget(self.open_button, 3, 1)
         grid.setColumnStretch(1, 1)

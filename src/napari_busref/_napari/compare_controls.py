@@ -17,7 +17,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_busref._napari.compare_draw import MODES, Options
-from napari_busref._napari.forms import narrow
+from napari_busref._napari.forms import caption, narrow
 
 __all__ = ["ModeControls", "add_row", "chooser"]
 
@@ -139,10 +139,7 @@ class ModeControls(QObject):
 
 def add_row(form: QFormLayout, text: str, control: QWidget) -> QLabel:
     """Add a control with a label that is underlined at the letter of its shortcut."""
-    word = QLabel(text)
-    word.setBuddy(control)
-    word.setToolTip(control.toolTip())
-    control.setAccessibleName(text.replace("&", ""))
+    word = caption(text, control)
     form.addRow(word, control)
     return word
 

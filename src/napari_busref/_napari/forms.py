@@ -88,6 +88,16 @@ def label(name: str) -> QLabel:
     return made
 
 
+def caption(text: str, control: QWidget) -> QLabel:
+    """The label of a control; an ampersand stands before the letter of its shortcut."""
+    made = QLabel(text)
+    made.setBuddy(control)
+    made.setToolTip(control.toolTip())
+    if not control.accessibleName():
+        control.setAccessibleName(text.replace("&", ""))
+    return made
+
+
 def text(name: str) -> QLabel:
     """Plain text that wraps and can be copied."""
     made = label(name)
@@ -145,13 +155,11 @@ def form(*rows: tuple[str, QWidget]) -> QWidget:
         if not text:
             layout.addRow(widget)
             continue
-        word = QLabel(text)
+        word = caption(text, widget)
         # the same in every form of a panel
         word.setMinimumWidth(
             max(map(word.fontMetrics().horizontalAdvance, ("Learning rate", "Registration")))
         )
-        word.setBuddy(widget)
-        word.setToolTip(widget.toolTip())
         layout.addRow(word, widget)
     return box
 

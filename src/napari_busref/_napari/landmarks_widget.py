@@ -12,10 +12,10 @@ from magicgui.widgets import ComboBox
 from napari.layers import Image
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QTimer, Signal
-from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QGridLayout, QVBoxLayout, QWidget
 
 from napari_busref._napari.compare_view import camera_of
-from napari_busref._napari.forms import label, named_button, narrow, row, tab_order
+from napari_busref._napari.forms import caption, label, named_button, narrow, row, tab_order
 from napari_busref._napari.landmark_pairs import LandmarkPairs, Side
 from napari_busref._napari.landmark_placing import Placing
 from napari_busref._napari.landmark_result import LandmarkResult, landmark_result
@@ -537,8 +537,5 @@ def _computed(
 
 
 def _add_row(grid: QGridLayout, number: int, text: str, chooser: ComboBox) -> None:
-    word = QLabel(text)
-    word.setBuddy(chooser.native)
-    word.setToolTip(chooser.tooltip)
-    grid.addWidget(word, number, 0)
+    grid.addWidget(caption(text, chooser.native), number, 0)
     grid.addWidget(chooser.native, number, 1)

@@ -14,7 +14,6 @@ from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
-    QLabel,
     QProgressBar,
     QPushButton,
     QSizePolicy,
@@ -22,7 +21,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_busref._napari.forms import Scroll, label, narrow, tab_order
+from napari_busref._napari.forms import Scroll, caption, label, narrow, tab_order
 from napari_busref._napari.layers import METADATA_KEY, guess_pair, shown_plane
 from napari_busref._napari.results import FIELD_ROLES, show_field, update_layers
 from napari_busref._napari.run import Outcome, Request, field_layers, run
@@ -562,10 +561,7 @@ class RegisterAndFuse(QWidget):
         for row, (text, chooser) in enumerate(
             (("&Infrared (moving)", self.moving), ("Vi&sible (fixed)", self.fixed))
         ):
-            label = QLabel(text)
-            label.setBuddy(chooser.native)
-            label.setToolTip(chooser.tooltip)
-            choosers.addWidget(label, row, 0)
+            choosers.addWidget(caption(text, chooser.native), row, 0)
             choosers.addWidget(chooser.native, row, 1)
         choosers.addWidget(self.swap, 0, 2, 2, 1)
         choosers.setColumnStretch(1, 1)

@@ -9,7 +9,7 @@ from magicgui.widgets import CheckBox, ComboBox
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFormLayout, QGridLayout, QLabel, QWidget
 
-from napari_busref._napari.forms import Folded, narrow
+from napari_busref._napari.forms import Folded, caption, narrow
 from napari_busref._napari.settings import OPTIONS, Option, Remembered, Settings
 from napari_busref._napari.share_slider import ShareSlider
 
@@ -124,9 +124,7 @@ class SettingsGroup(Folded):
 
 
 def _add_row(layout: QFormLayout, text: str, control: Any) -> QLabel:
-    label = QLabel(text)
-    label.setBuddy(control.native)
-    label.setToolTip(control.tooltip)
+    label = caption(text, control.native)
     layout.addRow(label, control.native)
     return label
 

@@ -130,7 +130,7 @@ class Fuser:
         for axis, number in zip(self.frame.hidden, where, strict=True):
             index[axis] = number
         self.fused[tuple(index)] = result.fused
-        if self.weights is not None:
+        if self.weights is not None and result.loss_weights is not None:
             self.weights[tuple(index)] = result.loss_weights["infrared"]
         return result
 

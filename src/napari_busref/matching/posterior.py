@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 from napari_busref.matching.splines import Array, SplineField, bending_of, spline_design
@@ -218,5 +219,7 @@ def _least_squares(
     }
     normal = np.block([[blocks[0, 0], blocks[0, 1]], [blocks[0, 1].T, blocks[1, 1]]])
     right = (design.T @ moment).T.ravel()
-    solved = np.linalg.solve(normal + penalty + 1e-9 * np.eye(2 * count), right)
+    normal += penalty + 1e-9 * np.eye(2 * count)
+    # scipy's, unlike numpy's, lets other threads run
+    solved = scipy.linalg.solve(normal, right, assume_a="pos", check_finite=False)
     return np.asarray(solved.reshape(2, count).T)
