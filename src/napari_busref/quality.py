@@ -48,8 +48,8 @@ _STRANGE = 0.2
 
 # Logistic regression of "mean error below 5 px" on `signs_of`: fitted by
 # benchmarks/calibrate_quality.py.
-_WEIGHTS = (0.688, 0.535, -1.336)
-_BIAS = -6.853
+_WEIGHTS = (1.048, 0.321, -1.182)
+_BIAS = -5.182
 
 
 @dataclass(frozen=True)
