@@ -37,6 +37,19 @@ def test_models_without_weights_run_in_the_panel(viewer, panel, qtbot):
     assert "edge agreement" in panel.quality.text()
 
 
+def test_the_weights_of_refusions_loss_become_a_layer(viewer, panel, qtbot):
+    sample = thermal_scene(seed=1, shape=(64, 96))
+    viewer.add_image(sample.fixed, name="visible", rgb=True)
+    viewer.add_image(sample.moving, name="infrared")
+    panel.model.value, panel.fusion_model.value = "identity", "refusion"
+    panel.advanced.controls["weights"].value = True
+    run_to_the_end(panel, qtbot)
+    weights = viewer.layers["infrared weights of the loss"].data
+    assert weights.shape == (64, 96)
+    assert 0 < weights.max() <= 1
+    assert weights.std() > 0
+
+
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
