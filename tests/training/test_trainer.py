@@ -219,4 +219,5 @@ def test_committed_recipes_are_valid() -> None:
     assert {path.stem for path in recipes} >= {"bus", "gaf", "registration"}
     for path in recipes:
         recipe = load_recipe(path)
-        assert path.stem == (recipe.export or recipe.stage)
+        name = recipe.export or recipe.stage
+        assert path.stem == name or path.stem.startswith(f"{name}-")
