@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.linalg
+import torch
 from numpy.typing import NDArray
 
 from napari_busref.matching.splines import Array, SplineField, bending_of, spline_design
@@ -212,14 +212,15 @@ def _least_squares(
     design: Array, information: Array, moment: Array, penalty: NDArray[np.floating[Any]]
 ) -> Array:
     """Minimise over both components at once: (K, 2)."""
+    # torch's threads, which are there already; numpy's would wait for the same processors and
+    # hold other threads of Python meanwhile
+    columns, weights = torch.from_numpy(design), torch.from_numpy(information)
     count = design.shape[1]
-    blocks = {
-        (i, j): design.T @ (design * information[:, i, j, None])
-        for i, j in ((0, 0), (0, 1), (1, 1))
-    }
-    normal = np.block([[blocks[0, 0], blocks[0, 1]], [blocks[0, 1].T, blocks[1, 1]]])
-    right = (design.T @ moment).T.ravel()
-    normal += penalty + 1e-9 * np.eye(2 * count)
-    # scipy's, unlike numpy's, lets other threads run
-    solved = scipy.linalg.solve(normal, right, assume_a="pos", check_finite=False)
-    return np.asarray(solved.reshape(2, count).T)
+    xx, xy, yy = (
+        columns.T @ (columns * weights[:, i, j, None]) for i, j in ((0, 0), (0, 1), (1, 1))
+    )
+    normal = torch.cat([torch.cat([xx, xy], 1), torch.cat([xy.T, yy], 1)])
+    normal += torch.from_numpy(penalty) + 1e-9 * torch.eye(2 * count, dtype=normal.dtype)
+    right = (columns.T @ torch.from_numpy(moment)).T.reshape(-1, 1)
+    solved = torch.cholesky_solve(right, torch.linalg.cholesky(normal))
+    return np.asarray(solved.reshape(2, count).T.numpy())
