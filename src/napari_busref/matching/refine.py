@@ -152,6 +152,8 @@ def _fitted(
     side = min(size)
     pixel, half = 2 / side, (size[0] / side, size[1] / side)
     target = fixed.local(size, learned=learned, pixels=edges)
+    if check is not None:  # describing a large image takes a second
+        check()
     source = describe_local(
         networks.matcher, resample(moving, estimate, size), learned=learned, pixels=edges
     )

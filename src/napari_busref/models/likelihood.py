@@ -108,7 +108,7 @@ class Likelihood(nn.Module):
             Answer only for every so many blocks along rows and columns, beginning with the first:
             neighbours look at much the same pixels.
         before_band : callable, optional
-            Called before each band of rows; may raise to stop.
+            Called first, and before each band of rows; may raise to stop.
 
         Returns
         -------
@@ -117,6 +117,8 @@ class Likelihood(nn.Module):
             outermost. The offset is where the block's content lies in ``moving``, relative to the
             block.
         """
+        if before_band is not None:
+            before_band()
         sources = self._maps(moving, moving.known)
         targets = self._maps(fixed, None)
         rows, cols = (n // self.block for n in fixed.known.shape[-2:])
