@@ -283,26 +283,22 @@ def _loss_weights(
     run: Runner, visible: Prepared, thermal: Prepared, size: int | None, reporter: Reporter
 ) -> dict[str, NDArray[np.float32]]:
     """What the loss of the network asks for at every pixel: `FusionResult.loss_weights`."""
-    if not thermal.valid.any():
-        nothing = np.zeros(visible.grey.shape, np.float32)
-        return {name: nothing.copy() for name in ("visible", "infrared", "gradient")}
-    seen = fill_invalid(visible.grey, visible.valid)
-    warmth = fill_invalid(thermal.grey, thermal.valid)
-    module: Any = run.module
     names = ("visible", "infrared", "gradient")  # as in models.refusion.LossWeights
-    found = {}
-    for i, name in enumerate(names):
+    found = np.zeros((len(names), *visible.grey.shape), np.float32)
+    if thermal.valid.any():
+        seen = fill_invalid(visible.grey, visible.valid)
+        warmth = fill_invalid(thermal.grey, thermal.valid)
+        module: Any = run.module
 
-        def weigh(
-            first: NDArray[np.float32], second: NDArray[np.float32], i: int = i
-        ) -> NDArray[np.float32]:
-            return to_array(module.loss_weights(run.tensor(first), run.tensor(second))[i])
+        def weigh(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+            weights = module.loss_weights(run.tensor(first), run.tensor(second))
+            return np.stack([to_array(weight) for weight in weights])
 
-        part = reporter.part(i / len(names), (i + 1) / len(names))
         proposal = SimpleNamespace(reach=module.weights_reach)
-        found[name] = run_tiles(weigh, proposal, seen, warmth, size or max(seen.shape), part)
-        found[name][~(visible.valid & thermal.valid)] = 0
-    return found
+        side = size or max(seen.shape)
+        found = run_tiles(weigh, proposal, seen, warmth, side, reporter, found.shape[:1])
+        found[:, ~(visible.valid & thermal.valid)] = 0
+    return dict(zip(names, found, strict=True))
 
 
 def _fused(

@@ -139,13 +139,14 @@ def run_tiles(
     infrared: NDArray[np.float32],
     size: int,
     reporter: Reporter,
+    channels: tuple[int, ...] = (),
 ) -> NDArray[np.float32]:
     """Run a network on all tiles and put their cores together.
 
     Parameters
     ----------
     network : callable
-        From two images (H, W) to the fused one, of any size.
+        From two images (H, W) of any size to the fused one, (channels…, H, W).
     module : torch.nn.Module
         The network behind it, for its ``reach`` and ``stride``.
     visible, infrared : ndarray of float32, shape (H, W)
@@ -154,13 +155,15 @@ def run_tiles(
         Side of a tile's core.
     reporter : Reporter
         Told of every tile, and asked there whether to stop.
+    channels : tuple of int
+        Axes of what the network gives, before those of the image.
     """
     from napari_busref.models.whole import Ledger, Unfinished
 
     shape = visible.shape[0], visible.shape[1]
     stride = getattr(module, "stride", 1)
     tiles = cut(shape, size, module.reach, stride)
-    fused = np.empty(shape, np.float32)
+    fused = np.empty((*channels, *shape), np.float32)
     ledger = Ledger(stride)
     number, again = 0, True
     while again:
@@ -172,7 +175,7 @@ def run_tiles(
             origin = tile.seen[0].start, tile.seen[1].start
             with ledger.tile(pair[0].shape, tile.inner, origin):
                 try:
-                    fused[tile.core] = network(*pair)[tile.inner]
+                    fused[(..., *tile.core)] = network(*pair)[(..., *tile.inner)]
                 except Unfinished:
                     continue
         again = ledger.settle()

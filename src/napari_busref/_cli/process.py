@@ -284,7 +284,7 @@ def apply(
     from napari_busref.interchange import read_transform
     from napari_busref.interchange.grid import METRES
     from napari_busref.io import check_writable, read_image, write_image
-    from napari_busref.transform import Transform, read_metadata
+    from napari_busref.transform import Transform
 
     refuse_existing([output], overwrite)
     check_writable(output)
@@ -299,7 +299,7 @@ def apply(
     picture = read_image(image)
     if inverse:
         loaded = loaded.inverse()
-    grid = read_metadata(transform).get("moving_image" if inverse else "fixed_image")
+    grid = stored.metadata.get("moving_image" if inverse else "fixed_image")
     if grid is None:  # napari keeps the grids of both images, and no tags of files
         place = stored.moving if inverse else stored.fixed
         if place.unit in METRES:
