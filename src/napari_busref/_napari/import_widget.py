@@ -70,6 +70,8 @@ class ImportTransform(QWidget):
             tooltip="A transform of ITK (SimpleITK, ANTs, elastix), a displacement field, a\n"
             "table (.csv) of an affine, a .busref.h5, or the path of an .ome.zarr folder",
         )
+        self.path.line_edit.tooltip = self.path.tooltip
+        self.path.choose_btn.tooltip = "Choose the transform file"
         self.moving = ComboBox(
             name="moving_layer",
             choices=self._moving_choices,

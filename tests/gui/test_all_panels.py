@@ -1,0 +1,146 @@
+"""What holds for each of the panels, in a real window."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("napari")
+
+import napari_busref
+from napari_busref.progress import Reporter
+from napari_busref.transform import Transform
+
+KEY = "napari-busref"
+MANIFEST = Path(napari_busref.__file__).with_name("napari.yaml")
+CONTRIBUTIONS = yaml.safe_load(MANIFEST.read_text())["contributions"]
+TITLES = [widget["display_name"] for widget in CONTRIBUTIONS["widgets"]]
+SHAPE = (48, 64)
+
+
+def controls_of(panel):
+    """All that a user can press, move or type into."""
+    from qtpy.QtWidgets import (
+        QAbstractButton,
+        QAbstractSlider,
+        QAbstractSpinBox,
+        QComboBox,
+        QLineEdit,
+        QScrollBar,
+        QTableWidget,
+    )
+
+    kinds = (QAbstractButton, QAbstractSlider, QAbstractSpinBox, QComboBox, QLineEdit)
+    return [
+        control
+        for kind in kinds
+        for control in panel.findChildren(kind)
+        if not isinstance(control, QScrollBar)
+        and not isinstance(control.parent(), QTableWidget)
+        and control.objectName() != "qt_spinbox_lineedit"  # part of a control
+    ]
+
+
+def test_every_control_of_every_panel_is_explained_and_reached_by_the_keyboard(viewer):
+    from qtpy.QtCore import Qt
+
+    assert len(TITLES) == 6
+    for title in TITLES:
+        _, panel = viewer.window.add_plugin_dock_widget(KEY, title)
+        controls = controls_of(panel)
+        assert controls
+        for control in controls:
+            name = (title, type(control).__name__, control.objectName())
+            assert control.toolTip(), name
+            assert control.focusPolicy() & Qt.FocusPolicy.TabFocus, name
+        assert panel.minimumSizeHint().width() <= 320, title  # a narrow column of a small screen
+        viewer.window.remove_dock_widget(panel)
+
+
+def test_every_panel_is_in_the_layers_menu_too(viewer):
+    from napari._app_model import get_app_model
+
+    menus = get_app_model().menus
+    listed = {
+        item.command.id
+        for name in ("register", "transform", "visualize", "measure")
+        for item in menus.get_menu(f"napari/layers/{name}")
+    }
+    assert {widget["command"] for widget in CONTRIBUTIONS["widgets"]} <= listed
+
+
+class Held:
+    """Work that goes on until it is cancelled."""
+
+    def __init__(self):
+        self.begun, self.cancelled = threading.Event(), threading.Event()
+
+    def __call__(self, *args, progress=None, cancel=None, **kwargs):
+        self.begun.set()
+        assert cancel.wait(20)
+        self.cancelled.set()
+        Reporter(progress, cancel).check()
+
+
+def begin_carrying(viewer, monkeypatch, held):
+    monkeypatch.setattr("napari_busref._napari.carry_over_widget.carry_over", held)
+    transform = Transform.identity(SHAPE)
+    known = {"transform": transform, "role": "warped", "fixed": "vis", "moving": "ir"}
+    metadata = {KEY: known | {"axes": (0, 1), "name": "ir warped"}}
+    viewer.add_image(np.zeros(SHAPE), name="ir warped", metadata=metadata)
+    _, panel = viewer.window.add_plugin_dock_widget(KEY, "Carry over")
+    viewer.layers.selection = {viewer.layers["ir"]}
+    assert panel.carry()
+    return panel
+
+
+def begin_landmarks(viewer, monkeypatch, held):
+    _, panel = viewer.window.add_plugin_dock_widget(KEY, "Landmarks")
+    monkeypatch.setattr("napari_busref._napari.landmark_result.register_layers", held)
+    pairs = panel.start()
+    for points in pairs.points.values():
+        points.add([[5, 5], [5, 50], [40, 8], [40, 55]])
+    assert panel.use_as_result()
+    return panel
+
+
+@pytest.mark.parametrize("closed", ["panel", "viewer"])
+@pytest.mark.parametrize("begin", [begin_carrying, begin_landmarks])
+def test_work_under_way_ends_with_its_panel_or_viewer(viewer, qtbot, monkeypatch, begin, closed):
+    held = Held()
+    for name in ("vis", "ir"):
+        viewer.add_image(np.zeros(SHAPE), name=name)
+    panel = begin(viewer, monkeypatch, held)
+    qtbot.waitUntil(held.begun.is_set, timeout=10_000)
+    before = [layer.name for layer in viewer.layers]
+    if closed == "viewer":
+        viewer.close()
+    else:
+        viewer.window.remove_dock_widget(panel)
+        panel.deleteLater()
+    qtbot.waitUntil(held.cancelled.is_set, timeout=10_000)
+    if closed == "panel":
+        assert [layer.name for layer in viewer.layers] == before
+
+
+def test_an_error_in_mid_work_is_notified_and_the_panels_go_on(viewer, qtbot, monkeypatch, notes):
+    def fail(*args, **kwargs):
+        raise RuntimeError("out of luck")  # what torch raises, which napari's workers swallow
+
+    for name in ("vis", "ir"):
+        viewer.add_image(np.zeros(SHAPE), name=name)
+    again = {begin_carrying: "carry", begin_landmarks: "use_as_result"}
+    for begin, method in again.items():
+        before = len(viewer.layers)
+        with monkeypatch.context() as patch:
+            panel = begin(viewer, patch, fail)
+            panel.wait()
+        assert notes[-1][0] == "error" and "out of luck" in notes[-1][1]
+        assert not panel.running
+        assert getattr(panel, method)()
+        panel.wait()
+        assert len(viewer.layers) > before + 1
