@@ -1,6 +1,10 @@
 """How long the main thread is away while a large pair registers in the panel.
 
     xvfb-run -a -s "-screen 0 1600x1200x24" python benchmarks/responsiveness.py [--size 2048]
+    xvfb-run -a -s "-screen 0 1600x1200x24" python benchmarks/responsiveness.py --cancel 8
+
+With `--cancel N` it measures instead how long it takes from a click on Cancel until the panel is
+idle again, at N moments spread over a run, for both choices of what is kept.
 
 A timer in the main thread writes down when it is served; a gap is the time between two of these
 heartbeats. First comes a control in which nothing runs, then the panel "Register and fuse" runs
@@ -24,7 +28,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -227,8 +231,8 @@ def serve(seconds: float) -> None:
     loop.exec()
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Open napari and the panel, and run it."""
+def opened(size: int) -> tuple[Any, Any, dict[str, Any]]:
+    """A napari window with a pair of this size and the panel; and what opening that cost."""
     import napari
     from npe2 import PluginManager, PluginManifest
 
@@ -240,27 +244,40 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if "napari-busref" not in manager:  # not installed: from the checkout
         manifest = Path(napari_busref.__file__).with_name("napari.yaml")
         manager.register(PluginManifest.from_file(manifest))
-    sample = thermal_scene(0, (arguments.size, arguments.size))
+    sample = thermal_scene(0, (size, size))
     viewer = napari.Viewer(show=True)
     viewer.add_image(sample.fixed, name="visible")
     viewer.add_image(sample.moving, name="infrared")
     serve(1)
     started = perf_counter()
     _, panel = viewer.window.add_plugin_dock_widget("napari-busref", "Register and fuse")
-    opened = {
-        "seconds": round(perf_counter() - started, 2),
-        "torch_loaded": "torch" in sys.modules,
-    }
+    cost = {"seconds": round(perf_counter() - started, 2), "torch_loaded": "torch" in sys.modules}
+    return viewer, panel, cost
+
+
+def choose(panel: Any, arguments: argparse.Namespace) -> None:
+    """Set the panel as the command line says."""
     panel.model.value, panel.fusion_model.value = arguments.model, arguments.fusion_model
     panel.device.value = arguments.device
     serve(1)
+
+
+def begin(panel: Any) -> None:
+    """Press the button."""
+    if not panel.run():
+        raise SystemExit("the run could not be started")
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Open napari and the panel, and run it."""
+    viewer, panel, cost = opened(arguments.size or 2048)
+    choose(panel, arguments)
     with watched(panel) as idle:
         serve(arguments.idle)
     runs = []
     for _ in range(arguments.runs):
         with watched(panel) as record:
-            if not panel.run():
-                raise SystemExit("the run could not be started")
+            begin(panel)
             panel.wait()
             serve(0.5)  # what the new layers cost counts too
         runs.append(summary(record))
@@ -269,12 +286,119 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     gc.collect()
     search = {"objects": len(gc.get_objects()), "seconds": round(perf_counter() - started, 2)}
     viewer.close()
-    return {"opened": opened, "idle": summary(idle), "runs": runs, "garbage": search}
+    return {"opened": cost, "idle": summary(idle), "runs": runs, "garbage": search}
+
+
+@dataclass(frozen=True)
+class Click:
+    """One click on Cancel.
+
+    Attributes
+    ----------
+    keep : str
+        What was to be kept: "nothing" or "best".
+    after : float
+        Seconds after the run began.
+    stage : str
+        What the panel showed.
+    idle : float
+        Seconds from the click until the panel was idle again.
+    ended : float
+        Seconds from the click until the thread had ended, for which nobody waits.
+    kept : bool
+        Whether there are results.
+    """
+
+    keep: str
+    after: float
+    stage: str
+    idle: float
+    ended: float
+    kept: bool
+
+
+def click(panel: Any, keep: str, after: float) -> Click | None:
+    """Begin a run and cancel it; None when it was done before."""
+    from qtpy.QtCore import QThreadPool
+
+    panel.advanced.controls["on_cancel"].value = keep
+    started = perf_counter()
+    begin(panel)
+    while panel.running and perf_counter() - started < after:
+        serve(min(0.05, max(0.001, after - (perf_counter() - started))))
+    if not panel.running:
+        return None
+    stage = panel.stage.text().split(" · ")[0]
+    pressed = perf_counter()
+    panel.button.click()
+    panel.wait()
+    idle = perf_counter() - pressed
+    while not QThreadPool.globalInstance().waitForDone(0):
+        serve(0.02)
+    ended = perf_counter() - pressed
+    serve(0.5)
+    return Click(
+        keep, round(after, 2), stage, round(idle, 3), round(ended, 3), panel.result is not None
+    )
+
+
+def cancelled(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Cancel runs at moments that are spread over a whole one."""
+    sizes: dict[str, Any] = {}
+    for size in [arguments.size] if arguments.size else [512, 1024]:
+        viewer, panel, _ = opened(size)
+        choose(panel, arguments)
+        for _ in range(2):  # the first one also loads torch
+            started = perf_counter()
+            begin(panel)
+            panel.wait()
+            whole = perf_counter() - started
+        moments = [whole * (number + 0.5) / arguments.cancel for number in range(arguments.cancel)]
+        clicks = [click(panel, keep, moment) for keep in ("nothing", "best") for moment in moments]
+        sizes[str(size)] = {
+            "whole_run": round(whole, 1),
+            "clicks": [asdict(one) for one in clicks if one is not None],
+        }
+        viewer.close()
+        serve(0.5)
+    return sizes
+
+
+def print_gaps(found: dict[str, Any]) -> None:
+    """Tell what was measured of the main thread."""
+    print("panel opened:", found["opened"])
+    print("a search of all objects for garbage, at the end:", found["garbage"])
+    for name, row in [("idle", found["idle"]), *enumerate(found["runs"], 1)]:
+        print(f"{name}:", ", ".join(f"{key} {row[key]}" for key in row if key != "longest"))
+        for gap in row["longest"]:
+            print("   ", ", ".join(f"{key} {value}" for key, value in gap.items()))
+
+
+def print_clicks(sizes: dict[str, Any]) -> None:
+    """Tell the times for each size and choice, then every click."""
+    for size, found in sizes.items():
+        print(f"{size} x {size}, a run takes {found['whole_run']} s")
+        for keep in ("nothing", "best"):
+            clicks = [one for one in found["clicks"] if one["keep"] == keep]
+            times = [one["idle"] for one in clicks]
+            if times:
+                print(
+                    f"  keep {keep}: median {median(times):.2f} s, longest {max(times):.2f} s, "
+                    f"{sum(time > 0.5 for time in times)} of {len(times)} over 0.5 s, "
+                    f"{sum(one['kept'] for one in clicks)} with results"
+                )
+            for one in clicks:
+                print("    ", ", ".join(f"{key} {one[key]}" for key in one if key != "keep"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--size", type=int, default=2048, help="rows and columns of both images")
+    parser.add_argument(
+        "--size", type=int, help="rows and columns of both images; 2048, or 512 and 1024 to cancel"
+    )
+    parser.add_argument(
+        "--cancel", type=int, metavar="N", help="measure N clicks on Cancel instead"
+    )
     parser.add_argument("--model", default="auto", help="registration model")
     parser.add_argument("--fusion-model", default="gaf")
     parser.add_argument("--device", default="auto")
@@ -282,13 +406,12 @@ def main() -> None:
     parser.add_argument("--idle", type=float, default=10.0, help="seconds of the control")
     parser.add_argument("--out", type=Path, help="write everything as JSON")
     arguments = parser.parse_args()
-    found = measure(arguments)
-    print("panel opened:", found["opened"])
-    print("a search of all objects for garbage, at the end:", found["garbage"])
-    for name, row in [("idle", found["idle"]), *enumerate(found["runs"], 1)]:
-        print(f"{name}:", ", ".join(f"{key} {row[key]}" for key in row if key != "longest"))
-        for gap in row["longest"]:
-            print("   ", ", ".join(f"{key} {value}" for key, value in gap.items()))
+    if arguments.cancel:
+        found = cancelled(arguments)
+        print_clicks(found)
+    else:
+        found = measure(arguments)
+        print_gaps(found)
     if arguments.out is not None:
         content = {"cpus": os.cpu_count(), "load": os.getloadavg(), **found}
         arguments.out.write_text(json.dumps(content, indent=2) + "\n")
