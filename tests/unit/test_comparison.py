@@ -508,7 +508,7 @@ def test_what_is_known_about_the_truth():
     true = Transform.identity(SHAPE)
     viewer.layers["ir"].metadata[KEY] = {"truth": true}
     sides = find(viewer)
-    assert sides.true == true
+    assert sides.true.transform == true
     np.testing.assert_array_equal(
         read(sides.truth, whole(viewer, sides)).image, viewer.layers["ir"].data
     )
@@ -516,7 +516,7 @@ def test_what_is_known_about_the_truth():
     sides = find(viewer, image)
     np.testing.assert_array_equal(read(sides.truth, whole(viewer, sides)).image, image.data)
     carrier = viewer.add_points(metadata={KEY: {"transform": true}})
-    assert find(viewer, carrier).true == true
+    assert find(viewer, carrier).true.transform == true
     with pytest.raises(ValueError, match="truth: layer 'places' is no image"):
         find(viewer, viewer.add_points(name="places"))
 
@@ -569,6 +569,59 @@ def test_measuring_before_and_after(tmp_path):
     assert list(alone.after) == ["nmi", "ncc", "edge_agreement"]
     assert alone.before == {}
     assert alone.better("nmi") is None
+    assert alone.note == ""
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_the_error_of_transforms_that_are_kept_coarse(fits, monkeypatch):
+    """Of large images, where neither need have a field in full resolution."""
+    pytest.importorskip("napari")
+    from napari_busref._napari import compare_metrics, grids
+
+    viewer = registered()  # by (2, -3) pixels
+    coarse = grids.Grid((SHAPE[0] // 2, SHAPE[1] // 2), (2.0, 2.0))
+    displacement = np.zeros((2, *coarse.shape), np.float32)
+    displacement[0] = 2.5  # pixels of the coarse grid
+    transform = Transform(
+        np.eye(3), displacement, fixed_shape=coarse.shape, moving_shape=coarse.shape
+    )
+    known = {"transform": transform}
+    carrier = viewer.add_points(name="true", metadata={KEY: known})
+    if not fits:
+        monkeypatch.setattr(grids, "FIELD_BUDGET", 100)
+        monkeypatch.setattr(compare_metrics, "PIXEL_BUDGET", 300)
+
+    def numbers():
+        return compare_metrics.measure(
+            find(viewer, carrier), progress=lambda *_: None, cancel=threading.Event()
+        )
+
+    # without the grids that it belongs to, it says nothing of these images
+    found = numbers()
+    assert "epe" not in found.after
+    assert found.note == (
+        "No EPE: the true transform is from 20 x 30 pixels to 20 x 30 pixels, and the images have "
+        "40 x 60 pixels and 40 x 60 pixels."
+    )
+    known["rescaled"] = grids.Rescaled(transform, coarse, coarse, SHAPE, SHAPE)
+    found = numbers()
+    assert found.note == ""
+    assert found.after["epe"] == pytest.approx(np.hypot(3, 3), rel=0.02)
+    assert found.before["epe"] == pytest.approx(5, rel=0.02)
+    # the moving layer is not needed for it
+    viewer.layers.remove("ir")
+    assert numbers().after["epe"] == pytest.approx(np.hypot(3, 3), rel=0.02)
+
+
+def test_why_there_is_no_error_is_said():
+    pytest.importorskip("napari")
+    from napari_busref._napari.compare_metrics import measure
+
+    viewer = registered()
+    image = viewer.add_image(noise(seed=5)[..., 0], name="truth")
+    found = measure(find(viewer, image), progress=lambda *_: None, cancel=threading.Event())
+    assert "mncc" in found.after and "epe" not in found.after
+    assert found.note == "No EPE: the truth is an image and carries no transform."
 
 
 def test_the_view_is_one_layer_and_leaves_no_trace():

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_busref._napari.compare_source import Pixels, choose_part
+from napari_busref._napari.grids import Grid
+from napari_busref._napari.reading import PIXEL_BUDGET
 from napari_busref.metrics.alignment import ALIGNMENT_METRICS, alignment_scores, end_point_error
 from napari_busref.progress import Reporter
 
 if TYPE_CHECKING:
     from napari_busref._napari.compare_source import Sides
+    from napari_busref._napari.grids import Rescaled
     from napari_busref.progress import Progress
 
 __all__ = ["Measured", "measure"]
@@ -37,12 +40,15 @@ class Measured:
         Names of the layers: ``reference``, ``tested`` and, if there are, ``before`` and ``truth``.
     shape : tuple of int
         Pixels that the images were compared on.
+    note : str
+        Why there is no end-point error, though a truth was given.
     """
 
     after: Mapping[str, float]
     before: Mapping[str, float]
     layers: Mapping[str, str]
     shape: tuple[int, int]
+    note: str = ""
 
     def better(self, name: str) -> bool | None:
         """Whether a number got better; None where that cannot be said."""
@@ -131,9 +137,22 @@ def measure(sides: Sides, *, progress: Progress, cancel: threading.Event) -> Mea
             truth_mask=None if truth is None else truth.covered,
         )
         reporter.check()
-        if sides.true is not None and estimate is not None and estimate.fits:
-            found["epe"] = end_point_error(estimate.full(), sides.true)
+        if sides.true is not None and estimate is not None:
+            found["epe"] = _error(estimate, sides.true)
         scores.append(found)
     if sides.before is not None:
         names["before"] = sides.before.plane.name
-    return Measured(scores[0], scores[1], names, part.shape)
+    note = f"No EPE: {sides.no_error}." if sides.no_error else ""
+    return Measured(scores[0], scores[1], names, part.shape, note)
+
+
+def _error(estimate: Rescaled, true: Rescaled) -> float:
+    """The end-point error in fixed pixels at full resolution.
+
+    Where a field would be too large there, both are compared on a coarser grid of the fixed image.
+    """
+    fixed, moving = Grid(estimate.fixed_shape), Grid(estimate.moving_shape)
+    if not (estimate.fits and true.fits):
+        fixed = fixed.coarser(PIXEL_BUDGET)
+    step = fixed.step[0]  # and of the columns: the grid of the pixels has squares
+    return step * end_point_error(estimate.onto(fixed, moving), true.onto(fixed, moving))

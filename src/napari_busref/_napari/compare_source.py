@@ -118,8 +118,10 @@ class Sides:
         The same in `before`.
     truth : Side or None
         What `after` should look like.
-    true : Transform or None
+    true : Rescaled or None
         What `estimate` should be.
+    no_error : str
+        Why there is none, though there is a truth.
     """
 
     reference: Side
@@ -129,7 +131,8 @@ class Sides:
     estimate: Rescaled | None = None
     start: Rescaled | None = None
     truth: Side | None = None
-    true: Transform | None = None
+    true: Rescaled | None = None
+    no_error: str = ""
 
 
 @dataclass(frozen=True)
@@ -423,13 +426,13 @@ def _side(reference: Plane, layer: Image, viewer: ViewerModel) -> Side:
 
 
 def _estimate(known: Mapping[str, Any], plane: Plane) -> Rescaled | None:
-    """The transform that a warped layer carries for one of its planes."""
+    """The transform that a layer carries for one of its planes."""
     if known.get("mode") == "each":
         found = known["planes"].get(plane.position)
         return None if found is None else found.transform
     if isinstance(rescaled := known.get("rescaled"), Rescaled):
         return rescaled
-    transform = known["transform"]
+    transform = known.get("transform")
     return Rescaled.of(transform) if isinstance(transform, Transform) else None
 
 
@@ -456,21 +459,45 @@ def _with_truth(
 ) -> Sides:
     """Add what should have come out."""
     reference = sides.reference.plane
-    true = None if moving is None else _knowledge(moving).get("truth")
+    own = None if moving is None else _knowledge(moving).get("truth")
+    true = Rescaled.of(own) if isinstance(own, Transform) else None
     image = None
     if truth is not None:
+        carried = _estimate(_knowledge(truth), sides.after.plane)
         if isinstance(truth, Image) and truth != moving:
             image = _side(reference, truth, viewer)
-        elif isinstance(found := _knowledge(truth).get("transform"), Transform):
-            true = found
+        elif carried is not None:
+            true = carried
         else:
-            raise ValueError(f"truth: layer {truth.name!r} is no image and carries no transform")
-    if isinstance(true, Transform) and moving is not None:
-        plane = shown_plane(moving, viewer)
-        if (true.fixed_shape, true.moving_shape) == (reference.shape, plane.shape):
-            sides = replace(sides, true=true)
-            image = image or Side(plane, Look.of(moving), Rescaled.of(true))
+            raise ValueError(
+                f"truth: layer {truth.name!r} is no image and carries no transform for this plane"
+            )
+    sides = replace(sides, no_error=_no_error(sides.estimate, true))
+    if true is not None and not sides.no_error:
+        sides = replace(sides, true=true)
+        if image is None and moving is not None:
+            plane = shown_plane(moving, viewer)
+            if plane.shape == true.moving_shape:
+                image = Side(plane, Look.of(moving), true)
+    elif truth is None:
+        sides = replace(sides, no_error="")  # nobody has asked for it
     return replace(sides, truth=image)
+
+
+def _no_error(estimate: Rescaled | None, true: Rescaled | None) -> str:
+    """Why the end-point error cannot be told; empty if it can."""
+    if true is None:
+        return "the truth is an image and carries no transform"
+    if estimate is None:
+        return "the layer under test was registered to another layer or plane"
+    shapes = [(one.fixed_shape, one.moving_shape) for one in (true, estimate)]
+    if shapes[0] != shapes[1]:
+        (fixed, moving), (reference, tested) = shapes
+        return (
+            f"the true transform is from {_pixels(fixed)} to {_pixels(moving)}, "
+            f"and the images have {_pixels(reference)} and {_pixels(tested)}"
+        )
+    return ""
 
 
 def _grid(plane: Plane, level: int, step: int) -> Grid:
@@ -498,6 +525,10 @@ def _colour_bytes(colours: NDArray[Any]) -> NDArray[np.uint8]:
         return np.rint(255 * np.clip(colours, 0, 1)).astype(np.uint8)
     top = 1 if colours.dtype.kind == "b" else np.iinfo(colours.dtype).max
     return np.rint(np.clip(colours / top, 0, 1) * 255).astype(np.uint8)
+
+
+def _pixels(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} x {shape[1]} pixels"
 
 
 def _named(layers: Iterable[Layer], name: Any) -> Image | None:

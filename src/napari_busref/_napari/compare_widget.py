@@ -27,7 +27,7 @@ from napari_busref._napari.compare_source import (
     view_window,
 )
 from napari_busref._napari.compare_view import camera_of
-from napari_busref._napari.forms import label, row, scrolled
+from napari_busref._napari.forms import label, row, scrolled, text
 from napari_busref._napari.layers import METADATA_KEY
 from napari_busref._napari.metrics_table import MetricsTable
 from napari_busref._napari.words import error_text
@@ -166,7 +166,7 @@ class LookAndJudge(QWidget):
         bool
             False when it cannot be filled; a notification says why.
         """
-        self.table.show_measured(None)
+        self._show_measured(None)
         if "numbers" in self._keeper.jobs:
             return False
         try:
@@ -174,7 +174,7 @@ class LookAndJudge(QWidget):
         except (ValueError, TypeError) as error:
             self._complain(error)
             return False
-        self._start("numbers", measure, sides, returned=self._on_measured)
+        self._start("numbers", measure, sides, returned=self._show_measured)
         return True
 
     def save_csv(self, path: str | Path) -> Path:
@@ -273,6 +273,8 @@ class LookAndJudge(QWidget):
         self.save_button.setObjectName("save")
         self.save_button.setToolTip("Save the table as a file that a spreadsheet opens")
         self.table = MetricsTable()
+        self.note = text("note")
+        self.note.hide()
 
     def _lay_out(self) -> None:
         choosers = QWidget()
@@ -293,6 +295,7 @@ class LookAndJudge(QWidget):
             self.legend,
             row(self.measure_button, self.save_button),
             self.table,
+            self.note,
         )
 
     def _connect(self) -> None:
@@ -338,7 +341,7 @@ class LookAndJudge(QWidget):
         if self._choosing:
             return
         self._user_chose = True
-        self.table.show_measured(None)
+        self._show_measured(None)
         if self.showing:
             self.compare()
         self._show_state()
@@ -476,8 +479,11 @@ class LookAndJudge(QWidget):
         if not self._busy():
             self.idle.emit()
 
-    def _on_measured(self, measured: Measured) -> None:
+    def _show_measured(self, measured: Measured | None) -> None:
         self.table.show_measured(measured)
+        note = "" if measured is None else measured.note
+        self.note.setText(note)
+        self.note.setVisible(bool(note))
 
     # -- showing --------------------------------------------------------------------------------
 
