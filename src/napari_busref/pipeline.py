@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from numpy.typing import ArrayLike
 
 from napari_busref.fusion import FusionResult, fuse
-from napari_busref.progress import Progress, Reporter
+from napari_busref.progress import Cancelled, Progress, Reporter
 from napari_busref.registration import RegistrationResult, register
 from napari_busref.transform import Transform
 
@@ -29,12 +29,13 @@ class RegistrationAndFusionResult:
     ----------
     registration : RegistrationResult
         Warped infrared image, mask, flow, transform and quality.
-    fusion : FusionResult
-        The fused image; the visible one outside the mask.
+    fusion : FusionResult or None
+        The fused image; the visible one outside the mask. None only where ``on_cancel="best"``
+        was asked for and the call was cancelled before the pair was fused.
     """
 
     registration: RegistrationResult
-    fusion: FusionResult
+    fusion: FusionResult | None
 
 
 def register_and_fuse(
@@ -46,6 +47,7 @@ def register_and_fuse(
     task: str = "infrared-visible",
     infrared: float = 0.5,
     detail: float = 0.5,
+    loss_weights: bool = False,
     search: Literal["near", "wide", "none"] | None = None,
     refine: Literal["dense", "affine", "none"] | None = None,
     transform: Literal["affine", "homography"] = "affine",
@@ -53,6 +55,7 @@ def register_and_fuse(
     initial: Transform | tuple[ArrayLike, ArrayLike] | None = None,
     fixed_mask: ArrayLike | None = None,
     moving_mask: ArrayLike | None = None,
+    on_cancel: Literal["raise", "best"] = "raise",
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> RegistrationAndFusionResult:
@@ -68,12 +71,15 @@ def register_and_fuse(
         For the registration, see `napari_busref.register`.
     fusion_model : str, path or torch.nn.Module, optional
         For the fusion, ``model`` of `napari_busref.fuse`.
-    task, infrared, detail
+    task, infrared, detail, loss_weights
         For the fusion, see `napari_busref.fuse`.
     search, refine, transform, initial, fixed_mask, moving_mask
         For the registration, see `napari_busref.register`.
     device : str or torch.device
         For both.
+    on_cancel : str
+        ``"raise"`` ends with `Cancelled`; ``"best"`` ends with what there is by then: the
+        registration as `napari_busref.register` keeps it, without the fusion.
     progress : Progress, optional
         Called with the stage and the fraction of both steps done.
     cancel : threading.Event, optional
@@ -102,19 +108,26 @@ def register_and_fuse(
         initial=initial,
         fixed_mask=fixed_mask,
         moving_mask=moving_mask,
+        on_cancel=on_cancel,
         progress=reporter.part(0.0, 0.7).step,
         cancel=cancel,
     )
-    fusion = fuse(
-        fixed,
-        registration.warped,
-        model=fusion_model,
-        task=task,
-        infrared=infrared,
-        detail=detail,
-        device=device,
-        mask=registration.mask,
-        progress=reporter.part(0.7, 1.0).step,
-        cancel=cancel,
-    )
+    try:
+        fusion = fuse(
+            fixed,
+            registration.warped,
+            model=fusion_model,
+            task=task,
+            infrared=infrared,
+            detail=detail,
+            loss_weights=loss_weights,
+            device=device,
+            mask=registration.mask,
+            progress=reporter.part(0.7, 1.0).step,
+            cancel=cancel,
+        )
+    except Cancelled:
+        if on_cancel == "raise":
+            raise
+        fusion = None
     return RegistrationAndFusionResult(registration, fusion)

@@ -66,6 +66,27 @@ def test_one_progress_for_both_and_cancel_between():
 
     with pytest.raises(Cancelled):
         register_and_fuse(*pair(), progress=progress, cancel=cancel, **arguments)
+    cancel.clear()
+    kept = register_and_fuse(
+        *pair(), progress=progress, cancel=cancel, on_cancel="best", **arguments
+    )
+    assert cancel.is_set()
+    assert kept.fusion is None
+    assert kept.registration.warped.shape == (90, 110)
+
+
+def test_the_weights_of_the_loss_are_passed_on():
+    visible, infrared = pair()
+    result = register_and_fuse(
+        visible[:48, :64],
+        infrared[:48, :64],
+        model="identity",
+        fusion_model="refusion",
+        loss_weights=True,
+        device="cpu",
+    )
+    assert result.fusion.loss_weights is not None
+    assert all(weights.shape == (48, 64) for weights in result.fusion.loss_weights.values())
 
 
 def test_constant_infrared_still_gives_a_picture():

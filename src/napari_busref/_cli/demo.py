@@ -52,6 +52,7 @@ def demo(
             progress=bars.add(pair.title),
             cancel=cancel,
         )
+    assert both.fusion is not None  # else it was cancelled, which raises
     result = both.registration
     start = Transform.equal_field_of_view(pair.fixed.shape[:2], pair.moving.shape[:2])
     before, after = (
@@ -105,6 +106,7 @@ def panels(
 
     from napari_busref._cli.pictures import flow_picture, overlay, to_rgb
 
+    assert both.fusion is not None
     result = both.registration
     longest = float(np.hypot(result.flow[0], result.flow[1]).max())
     return {

@@ -187,6 +187,7 @@ def run(
             progress=bars.add(pair.name),
             cancel=cancel,
         )
+        assert both.fusion is not None  # else it was cancelled, which raises
         paths = _write_registration(job, pair, fixed_file, moving_file, both.registration)
         paths["fused"] = _write_image(job, pair, fixed_file, "fused", both.fusion.fused)
         fusion = {"timings": both.fusion.timings, "parameters": both.fusion.parameters}

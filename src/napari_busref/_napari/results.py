@@ -228,7 +228,7 @@ def _as_layers_result(
         transform=transform,
         planes={frame.shown: PlaneResult(transform, registration.quality, registration.mask)},
         warped=np.expand_dims(registration.warped, frame.hidden),
-        fused=np.expand_dims(fusion.fused, frame.hidden),
+        fused=None if fusion is None else np.expand_dims(fusion.fused, frame.hidden),
         fused_grid=transform.fixed,
         fused_frame=frame,
     )
