@@ -109,7 +109,8 @@ def register_and_fuse(
         fixed_mask=fixed_mask,
         moving_mask=moving_mask,
         on_cancel=on_cancel,
-        progress=reporter.part(0.0, 0.7).step,
+        # it looks at cancel itself, and reports on while it keeps the best
+        progress=reporter.part(0.0, 0.7).regardless().step,
         cancel=cancel,
     )
     try:

@@ -66,13 +66,27 @@ def test_one_progress_for_both_and_cancel_between():
 
     with pytest.raises(Cancelled):
         register_and_fuse(*pair(), progress=progress, cancel=cancel, **arguments)
-    cancel.clear()
-    kept = register_and_fuse(
-        *pair(), progress=progress, cancel=cancel, on_cancel="best", **arguments
-    )
-    assert cancel.is_set()
+
+
+def test_the_best_so_far_can_be_kept():
+    cancel = threading.Event()
+    stages = []
+
+    def progress(stage, fraction):
+        stages.append(stage)
+        if stage.startswith("refining"):
+            cancel.set()
+
+    arguments = {"model": "identity", "refine": "affine", "fusion_model": "average"}
+    arguments |= {"progress": progress, "cancel": cancel, "device": "cpu"}
+    kept = register_and_fuse(*pair(), on_cancel="best", **arguments)
     assert kept.fusion is None
+    assert kept.registration.quality.evidence.cancelled
     assert kept.registration.warped.shape == (90, 110)
+    assert stages[-1] == "registered"
+    cancel.clear()
+    with pytest.raises(Cancelled):
+        register_and_fuse(*pair(), **arguments)
 
 
 def test_the_weights_of_the_loss_are_passed_on():

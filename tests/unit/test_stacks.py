@@ -14,6 +14,7 @@ pytest.importorskip("napari")
 import dask.array as da
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Shapes
+from scipy import ndimage
 
 from napari_busref import fusion, registration
 from napari_busref._napari import field_layers, stack_fusion, stack_warp
@@ -26,6 +27,8 @@ from napari_busref._napari.results import (
     show_field,
     update_layers,
 )
+from napari_busref._napari.run import Request, run
+from napari_busref._napari.settings import Settings
 from napari_busref._napari.stacks import register_layers
 from napari_busref.fusion import FusionResult
 from napari_busref.progress import Cancelled
@@ -625,3 +628,31 @@ def test_with_the_real_registration_and_fusion():
     assert result.fused.shape == (2, 48, 64)
     warped = np.asarray(result.warped[0][0])
     np.testing.assert_array_equal(warped[2:, :61], ir.data[0, :46, 3:])
+
+
+@pytest.mark.parametrize("keep", ["best", "nothing"])
+def test_cancelled_in_a_real_refinement(keep):
+    """As the panel does it: what has been reached by then, or nothing."""
+    cancel = threading.Event()
+    stages = []
+
+    def progress(stage, fraction):
+        stages.append(stage)
+        if stage.startswith("refining"):
+            cancel.set()
+
+    smooth = ndimage.gaussian_filter(image((64, 80)).data, 2)
+    fixed, moving = planes(Image(smooth, name="vis"), Image(np.roll(smooth, 2, 1), name="ir"))
+    settings = Settings(model="identity", refine="affine", device="cpu", on_cancel=keep)
+    request = Request(fixed, moving, initial_transform(fixed, moving), settings)
+    if keep == "nothing":
+        with pytest.raises(Cancelled):
+            run(request, progress=progress, cancel=cancel)
+        assert stages[-1].startswith("refining")
+        return
+    outcome = run(request, progress=progress, cancel=cancel)
+    assert outcome.result.cancelled and outcome.result.quality.evidence.cancelled
+    assert outcome.result.fusion is None
+    assert stages[-1] == "registered"
+    roles = [layer.metadata[METADATA_KEY]["role"] for layer in outcome.layers]
+    assert roles == ["warped", "mask", "displacement"]

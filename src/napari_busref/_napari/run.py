@@ -111,7 +111,7 @@ def run(request: Request, *, progress: Progress, cancel: threading.Event) -> Out
         moving_mask=request.moving_mask,
         fuse=settings.fused,
         fusion=settings.fusion(),
-        progress=reporter.part(0.0, 0.97).step,
+        progress=reporter.part(0.0, 0.97).regardless().step,  # it looks at cancel itself
         so_far=keep if settings.on_cancel == "best" else None,
         cancel=cancel,
         **settings.registration(),

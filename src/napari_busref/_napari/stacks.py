@@ -387,7 +387,8 @@ class _Run:
             device=self.device,
             fixed_mask=masks[0],
             moving_mask=masks[1],
-            progress=_prefixed(reporter.part(0.05, 1.0), words),
+            # it looks at cancel itself, and reports on while it keeps the best
+            progress=_prefixed(reporter.part(0.05, 1.0).regardless(), words),
             cancel=self.cancel,
             **(self.options | options),
         )
