@@ -348,13 +348,13 @@ def find(viewer, truth=None):
 
 
 def read(side, part):
-    from napari_busref._napari.compare_source import Pixels
+    from napari_busref._napari.compare_pixels import Pixels
 
     return Pixels.read(side, part, threading.Event())
 
 
 def whole(viewer, sides):
-    from napari_busref._napari.compare_source import choose_part
+    from napari_busref._napari.compare_pixels import choose_part
 
     return choose_part(sides.reference.plane)
 
@@ -390,7 +390,8 @@ def test_sides_are_read_on_the_grid_of_the_reference(placed):
 
 def test_a_moving_layer_is_brought_over_through_the_world():
     napari_layers = pytest.importorskip("napari.layers")
-    from napari_busref._napari.compare_source import choose_part, find_sides
+    from napari_busref._napari.compare_pixels import choose_part
+    from napari_busref._napari.compare_source import find_sides
 
     fine = np.repeat(np.repeat(noise()[..., 0], 2, 0), 2, 1)
     viewer = viewer_of(
@@ -412,7 +413,8 @@ def test_large_planes_are_read_coarsely_or_in_part():
     napari_layers = pytest.importorskip("napari.layers")
     import dask.array as da
 
-    from napari_busref._napari.compare_source import choose_part, find_sides, place_on
+    from napari_busref._napari.compare_pixels import choose_part, place_on
+    from napari_busref._napari.compare_source import find_sides
 
     reads = []
 
@@ -461,7 +463,8 @@ def test_large_planes_are_read_coarsely_or_in_part():
 
 def test_layers_keep_their_colours():
     napari_layers = pytest.importorskip("napari.layers")
-    from napari_busref._napari.compare_source import choose_part, find_sides
+    from napari_busref._napari.compare_pixels import choose_part
+    from napari_busref._napari.compare_source import find_sides
 
     grey = np.array([[0, 100], [200, 300]], np.uint16).repeat(20, 0).repeat(20, 1)
     viewer = viewer_of(
@@ -718,7 +721,8 @@ def test_the_edge_is_dragged_in_the_canvas(placed, axis):
 @pytest.mark.parametrize("ndim", [3, 4])
 def test_a_plane_of_a_stack_is_compared_where_it_is(ndim):
     napari_layers = pytest.importorskip("napari.layers")
-    from napari_busref._napari.compare_source import choose_part, find_sides
+    from napari_busref._napari.compare_pixels import choose_part
+    from napari_busref._napari.compare_source import find_sides
     from napari_busref._napari.compare_view import ComparisonView
 
     lead = (3,) * (ndim - 2)

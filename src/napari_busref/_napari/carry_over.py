@@ -13,7 +13,7 @@ from napari.layers import Layer
 from napari_busref._napari.carry_route import Route
 from napari_busref._napari.carry_ways import carried
 from napari_busref._napari.grids import Rescaled
-from napari_busref._napari.stacks import PlaneResult
+from napari_busref._napari.layers_result import PlaneResult
 from napari_busref.progress import Progress, Reporter
 from napari_busref.transform import Transform
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from napari_busref._napari.grids import FIELD_BUDGET, Grid, Rescaled
 from napari_busref._napari.layers import METADATA_KEY
-from napari_busref._napari.planes import factor, spatial_of
-from napari_busref._napari.stacks import PlaneResult
+from napari_busref._napari.layers_result import PlaneResult
+from napari_busref._napari.planes import factor, is_placed, linear_of, spatial_of
 from napari_busref.transform import Transform
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "Route",
     "affine_part",
     "inverted",
-    "linear_of",
     "placed_before",
     "plane_shape",
 ]
@@ -199,7 +198,9 @@ class Route:
         check_dimensions(layer, self.axes)
         raster = isinstance(layer, Image | Labels)
         shape = plane_shape(layer, self.axes) if raster else None
-        placed = _is_placed(layer)
+        before = placed_before(layer)
+        spatial = spatial_of(layer)
+        placed = is_placed(spatial if before is None else spatial | {"affine": before})
         if self.source is None or self.source_layer is None:
             if shape == self.source_shape or not (raster or placed):
                 return np.eye(3)
@@ -210,7 +211,6 @@ class Route:
             )
         if shape == self.source_shape and not placed:
             return np.eye(3)
-        before = placed_before(layer)
         own = world_of(layer, self.axes, before)
         source = self.source.matrix
         if before is not None:  # it belongs to where both were before they were placed
@@ -330,24 +330,6 @@ def inverted(matrix: Array) -> Array:
     inverse = np.eye(3)
     inverse[:2] = np.linalg.inv(matrix)[:2]  # the last row exactly
     return inverse
-
-
-def linear_of(spatial: dict[str, Any]) -> Array:
-    linear = Affine(
-        scale=spatial["scale"], rotate=spatial["rotate"], shear=spatial["shear"]
-    ).linear_matrix
-    return np.array(linear, dtype=float)
-
-
-def _is_placed(layer: Layer) -> bool:
-    affine = placed_before(layer)
-    affine = np.array(layer.affine.affine_matrix) if affine is None else affine
-    spatial = spatial_of(layer)
-    return not (
-        np.allclose(linear_of(spatial), np.eye(layer.ndim))
-        and np.allclose(spatial["translate"], 0)
-        and np.allclose(affine, np.eye(len(affine)))
-    )
 
 
 def plane_shape(layer: Layer, axes: tuple[int, int]) -> tuple[int, int]:

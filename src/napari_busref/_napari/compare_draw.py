@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_busref._napari.compare_source import Part, Pixels, Sides
+from napari_busref._napari.compare_pixels import Part, Pixels
+from napari_busref._napari.compare_source import Sides
 from napari_busref.comparison import checkerboard, difference, edge_overlay, edges, overlay
 from napari_busref.progress import Reporter
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_busref._napari.compare_source import Pixels, choose_part
+from napari_busref._napari.compare_pixels import Pixels, choose_part
 from napari_busref._napari.grids import Grid
 from napari_busref._napari.reading import PIXEL_BUDGET
 from napari_busref.metrics.alignment import ALIGNMENT_METRICS, alignment_scores, end_point_error

@@ -12,7 +12,7 @@ import numpy as np
 from napari.layers import Image, Points, Shapes, Tracks
 from numpy.typing import NDArray
 
-from napari_busref._napari.compare_source import Part, place_on
+from napari_busref._napari.compare_pixels import Part, place_on
 from napari_busref._napari.layers import METADATA_KEY
 from napari_busref._napari.planes import Plane, factor
 from napari_busref.comparison import Curtain

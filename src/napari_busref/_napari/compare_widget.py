@@ -16,16 +16,8 @@ from napari_busref._napari.compare_draw import Prepared, Request, draw_compariso
 from napari_busref._napari.compare_keeper import LAYER_EVENTS, Keeper
 from napari_busref._napari.compare_legend import legend
 from napari_busref._napari.compare_metrics import Measured, measure
-from napari_busref._napari.compare_source import (
-    Part,
-    Pixels,
-    Sides,
-    choose_part,
-    find_sides,
-    guess_sides,
-    offered,
-    view_window,
-)
+from napari_busref._napari.compare_pixels import Part, Pixels, choose_part, view_window
+from napari_busref._napari.compare_source import Sides, find_sides, guess_sides, offered
 from napari_busref._napari.compare_view import camera_of
 from napari_busref._napari.forms import label, row, scrolled, text
 from napari_busref._napari.layers import METADATA_KEY

@@ -13,7 +13,7 @@ from napari.layers import Image, Labels, Layer
 
 from napari_busref._napari.grids import Rescaled
 from napari_busref._napari.layers import METADATA_KEY
-from napari_busref._napari.stacks import PlaneResult
+from napari_busref._napari.layers_result import PlaneResult
 from napari_busref.transform import Transform
 
 __all__ = ["KnownTransform", "known_transforms", "put_layers"]

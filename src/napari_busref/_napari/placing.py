@@ -17,11 +17,10 @@ from napari_busref._napari.carry_route import (
     Route,
     affine_part,
     inverted,
-    linear_of,
     placed_before,
 )
 from napari_busref._napari.grids import Rescaled
-from napari_busref._napari.planes import comparable, factor, spatial_of
+from napari_busref._napari.planes import comparable, factor, linear_of, spatial_of
 from napari_busref.transform import Transform
 
 __all__ = ["place_on"]

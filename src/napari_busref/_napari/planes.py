@@ -5,7 +5,7 @@ Needs `napari.layers` but neither Qt nor a viewer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-__all__ = ["Plane", "comparable", "factor", "shown_plane", "spatial_of"]
+__all__ = [
+    "Plane",
+    "comparable",
+    "factor",
+    "is_placed",
+    "linear_of",
+    "shown_plane",
+    "spatial_of",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +127,7 @@ class Plane:
         those dimensions.
         """
         own = self.layer_spatial
-        linear = Affine(scale=own["scale"], rotate=own["rotate"], shear=own["shear"]).linear_matrix
-        return own | {"translate": own["translate"] + linear @ self.start}
+        return own | {"translate": own["translate"] + linear_of(own) @ self.start}
 
     def at(self, position: Sequence[int]) -> Plane:
         """Return another plane of the same layer.
@@ -257,6 +264,7 @@ def shown_plane(layer: Image | Labels, viewer: ViewerModel) -> Plane:
                 f"({number} along {layer.axis_labels[axis]}, which has {size}); move the slider"
             )
         index.append(number)
+    spatial = spatial_of(layer)
     plane = Plane(
         name=layer.name,
         levels=levels,
@@ -265,8 +273,8 @@ def shown_plane(layer: Image | Labels, viewer: ViewerModel) -> Plane:
         rgb=bool(getattr(layer, "rgb", False)),
         world=_to_world(layer),
         world_units=tuple(layer.units),
-        placed=_is_placed(layer),
-        layer_spatial=spatial_of(layer),
+        placed=is_placed(spatial),
+        layer_spatial=spatial,
         display=_display(layer) if isinstance(layer, Image) else {},
     )
     linear = plane.matrix[:, :2]
@@ -298,17 +306,6 @@ def _to_world(layer: Image | Labels) -> NDArray[np.float64]:
     return np.ascontiguousarray(images.T)
 
 
-def _is_placed(layer: Image | Labels) -> bool:
-    affine = np.asarray(layer.affine.affine_matrix)
-    return not (
-        np.allclose(layer.scale, 1)
-        and np.allclose(layer.translate, 0)
-        and np.allclose(layer.rotate, np.eye(layer.ndim))
-        and np.allclose(layer.shear, 0)
-        and np.allclose(affine, np.eye(len(affine)))
-    )
-
-
 def spatial_of(layer: Layer) -> dict[str, Any]:
     """Keyword arguments that put another layer, of any kind, exactly where this one is."""
     return {
@@ -320,6 +317,24 @@ def spatial_of(layer: Layer) -> dict[str, Any]:
         "units": tuple(layer.units),
         "axis_labels": tuple(layer.axis_labels),
     }
+
+
+def linear_of(spatial: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Scale, rotation and shear of what `spatial_of` returns, as one matrix."""
+    linear = Affine(
+        scale=spatial["scale"], rotate=spatial["rotate"], shear=spatial["shear"]
+    ).linear_matrix
+    return np.array(linear, dtype=float)
+
+
+def is_placed(spatial: Mapping[str, Any]) -> bool:
+    """Whether a layer lies elsewhere than napari puts one of which nothing was said."""
+    linear, affine = linear_of(spatial), spatial["affine"]
+    return not (
+        np.allclose(linear, np.eye(len(linear)))
+        and np.allclose(spatial["translate"], 0)
+        and np.allclose(affine, np.eye(len(affine)))
+    )
 
 
 def _display(layer: Image) -> dict[str, Any]:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import napari
     from napari.layers import Layer
 
-    from napari_busref._napari.stacks import LayersResult
+    from napari_busref._napari.layers_result import LayersResult
 
 __all__ = ["RegisterAndFuse"]
 
@@ -80,8 +80,8 @@ class RegisterAndFuse(QWidget):
     fixed_mask, moving_mask : magicgui.widgets.ComboBox
         Labels layers that say what may be compared, or None; read and set ``value``.
     result : LayersResult or None
-        Of the last run (`napari_busref._napari.stacks.LayersResult`); None while one is running,
-        when it failed and after Undo.
+        Of the last run (`napari_busref._napari.layers_result.LayersResult`); None while one is
+        running, when it failed and after Undo.
     idle : Signal
         Emitted at the end of every run, however it ended.
 

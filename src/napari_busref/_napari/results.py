@@ -22,7 +22,7 @@ from napari_busref._napari.frames import plane_frame
 from napari_busref._napari.grids import Rescaled
 from napari_busref._napari.image_grids import grid_of_plane
 from napari_busref._napari.layers import METADATA_KEY, Plane
-from napari_busref._napari.stacks import LayersResult, PlaneResult
+from napari_busref._napari.layers_result import LayersResult, PlaneResult
 from napari_busref._version import package_version
 from napari_busref.transform import Transform
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from napari_busref._napari.field_layers import magnitude
+from napari_busref._napari.layers_result import LayersResult
 from napari_busref._napari.loading import load_libraries
 from napari_busref._napari.planes import Plane
 from napari_busref._napari.results import result_layers
 from napari_busref._napari.settings import Settings
-from napari_busref._napari.stacks import LayersResult, register_layers
+from napari_busref._napari.stacks import register_layers
 from napari_busref.progress import Progress, Reporter
 from napari_busref.transform import Transform
 

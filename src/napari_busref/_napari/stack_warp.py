@@ -17,7 +17,7 @@ from napari_busref._napari.reading import PIXEL_BUDGET, level_grid
 from napari_busref.progress import Reporter
 
 if TYPE_CHECKING:
-    from napari_busref._napari.stacks import PlaneResult
+    from napari_busref._napari.layers_result import PlaneResult
 
 __all__ = ["Warp"]
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_busref._napari.frames import Frame, Position, plane_frame, stack_frame
-from napari_busref._napari.grids import FIELD_BUDGET, Grid, Rescaled
+from napari_busref._napari.grids import FIELD_BUDGET, Rescaled
 from napari_busref._napari.layers import initial_transform
+from napari_busref._napari.layers_result import LayersResult, PlaneResult
 from napari_busref._napari.lazy import Source
 from napari_busref._napari.masks import mask_on
 from napari_busref._napari.planes import Plane
 from napari_busref._napari.reading import PIXEL_BUDGET, Reading, choose_reading
-from napari_busref._napari.stack_fusion import FUSION_BUDGET, STACK_BUDGET, Fuser, ToFuse
+from napari_busref._napari.stack_fusion import Fuser, ToFuse
 from napari_busref._napari.stack_warp import Warp
 from napari_busref.preprocess import MIN_SIZE
 from napari_busref.progress import Cancelled, Progress, Reporter
@@ -28,100 +29,11 @@ if TYPE_CHECKING:
     from napari_busref.quality import Quality
     from napari_busref.registration import RegistrationResult
 
-__all__ = [
-    "FUSION_BUDGET",
-    "MODES",
-    "STACK_BUDGET",
-    "LayersResult",
-    "PlaneResult",
-    "register_layers",
-]
+__all__ = ["MODES", "register_layers"]
 
 #: What to do with the other planes of a stack: nothing, use the transform of the shown one, or
 #: find one for each.
 MODES = ("plane", "one", "each")
-
-
-@dataclass(frozen=True, eq=False)
-class PlaneResult:
-    """What was found for one plane of a stack.
-
-    Attributes
-    ----------
-    transform : Rescaled
-        Between the pictures at full resolution.
-    quality : Quality
-        In pixels of the fixed layer at full resolution.
-    mask : ndarray of bool
-        The reconstructible area, on `LayersResult.fixed_grid`.
-    """
-
-    transform: Rescaled
-    quality: Quality
-    mask: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, eq=False)
-class LayersResult:
-    """What `register_layers` returns; `result_layers` makes layers of it.
-
-    Attributes
-    ----------
-    registration : RegistrationResult
-        Of the shown planes, as they were read: on `fixed_grid` and `moving_grid`.
-    fusion : FusionResult or None
-        Of the shown planes, on `fused_grid`; None when it was not asked for or not reached.
-    quality : Quality
-        Of the shown planes, in pixels of the fixed layer at full resolution.
-    mode : str
-        One of `MODES`.
-    frame : Frame
-        Where the results lie.
-    initial : Transform or None
-        Where the shown planes started, from full resolution to full resolution.
-    fixed_grid, moving_grid : Grid
-        Pixels at which the two layers were looked at.
-    transform : Rescaled
-        Of the shown planes, between the pictures at full resolution.
-    planes : mapping
-        For each position along the other dimensions, shown one first, what was found there. The
-        mode "each" has an entry for each plane that was done, the others for the shown one only.
-    warped : ndarray or list of dask arrays
-        The moving layer on the fixed one, with all dimensions of `frame`: an array in memory, or
-        the levels of a pyramid, finest first, computed where they are looked at (of a single
-        plane the coarsest is in memory).
-    fused : ndarray or None
-        Fused planes, with all dimensions of `fused_frame`. Planes that were not reached are 0.
-    fused_grid : Grid
-        Pixels of `fused`.
-    fused_frame : Frame
-        `frame`, or the shown plane alone if the whole would be larger than `STACK_BUDGET`.
-    weights : ndarray of float32 or None
-        On `fused_grid` and `fused_frame`, what a learned loss weighs the moving layer with, in
-        [0, 1], if that was asked for.
-    reading : dict
-        How the layers were read: level, step and shape of each. JSON can hold it.
-    cancelled : bool
-        Whether this is what had been done when the run was cancelled.
-    """
-
-    registration: RegistrationResult
-    fusion: FusionResult | None
-    quality: Quality
-    mode: str
-    frame: Frame
-    initial: Transform | None
-    fixed_grid: Grid
-    moving_grid: Grid
-    transform: Rescaled
-    planes: Mapping[Position, PlaneResult]
-    warped: NDArray[Any] | list[Any]
-    fused: NDArray[Any] | None
-    fused_grid: Grid
-    fused_frame: Frame
-    weights: NDArray[np.float32] | None = None
-    reading: dict[str, Any] = field(default_factory=dict)
-    cancelled: bool = False
 
 
 def register_layers(

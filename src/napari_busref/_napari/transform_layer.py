@@ -16,7 +16,7 @@ from napari_busref._napari.field_layers import displacement_layer
 from napari_busref._napari.grids import Grid, Rescaled
 from napari_busref._napari.image_grids import grid_of_layer, placement
 from napari_busref._napari.layers import METADATA_KEY
-from napari_busref._napari.stacks import PlaneResult
+from napari_busref._napari.layers_result import PlaneResult
 from napari_busref.interchange import ImageGrid, TransformFile, files
 from napari_busref.transform import Transform
 
