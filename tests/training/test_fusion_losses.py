@@ -17,6 +17,7 @@ from napari_busref.training.fusion_losses import (
     brightness_loss,
     energy_weights,
     pyramid_gradient_loss,
+    wanted_brightness,
     wanted_gradient,
 )
 
@@ -101,6 +102,29 @@ def test_brightness_loss_sees_squares_only(images: tuple[Tensor, Tensor, Tensor]
     checkers = torch.ones_like(mean) * (-1) ** torch.arange(30)
     assert float(brightness_loss(mean + 0.1 * checkers, visible, infrared, 6)) < 1e-9
     assert float(brightness_loss(mean + 0.1, visible, infrared, 6)) == pytest.approx(0.1)
+
+
+def test_a_bright_sky_that_is_cold_is_wanted_bright_and_so_are_people_at_night() -> None:
+    sky, ground = torch.tensor([0.9, 0.2]), torch.tensor([0.4, 0.4])
+    for visible, infrared in (sky, sky.flip(0)):
+        wanted = [float(wanted_brightness(visible, infrared, k, 0.1)) for k in (0.0, 2.5, 50.0)]
+        assert wanted == pytest.approx([0.56, 0.9 - 0.7 / (1 + np.exp(1.75)) + 0.01, 0.91])
+    assert float(wanted_brightness(*ground, 2.5, 0.1)) == pytest.approx(0.38)
+    assert float(wanted_brightness(*ground, 2.5)) == pytest.approx(0.4)
+
+
+def test_brightness_loss_is_the_distance_to_the_wanted_brightness_of_squares(
+    images: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    fused, visible, infrared = images
+    expected = []
+    for y in range(0, 24, 6):
+        for x in range(0, 30, 6):
+            f, v, r = (i[:, 0, y : y + 6, x : x + 6].mean((1, 2)).numpy() for i in images)
+            share = 1 / (1 + np.exp(-3 * (v - r)))
+            expected.append(abs(f - (share * v + (1 - share) * r + 0.2 * (v + r - 1))))
+    found = brightness_loss(fused, visible, infrared, 6, decision=3.0, contrast=0.2)
+    assert float(found) == pytest.approx(np.mean(expected), rel=1e-6)
 
 
 def test_feature_entropy_is_that_of_the_histogram() -> None:

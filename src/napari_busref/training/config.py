@@ -190,7 +190,9 @@ class FusionLossConfig:
     noise : float
         Gradients below this count as none: where both are so weak, their mean is wanted.
     brightness : float
-        Weight of the distance of the local brightness to the mean of both sources.
+        Weight of the distance of the local brightness to the wanted one.
+    decision, contrast : float
+        Which brightness is wanted (``wanted_brightness``): 0 and 0 the mean of both sources.
     feature, patch, style : float
         MDA: weights of these terms beside the image level.
     deviation : float
@@ -213,6 +215,8 @@ class FusionLossConfig:
     power: float = 2.0
     noise: float = 1e-4
     brightness: float = 0.0
+    decision: float = 0.0
+    contrast: float = 0.0
     feature: float = 0.5
     patch: float = 1.0
     style: float = 0.1

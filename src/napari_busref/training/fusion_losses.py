@@ -89,7 +89,44 @@ def pyramid_gradient_loss(
     return loss
 
 
-def brightness_loss(fused: Tensor, visible: Tensor, infrared: Tensor, side: int) -> Tensor:
-    """Mean absolute distance to the mean of both sources, averaged over squares of ``side``."""
-    difference = fused - (visible + infrared) / 2
-    return F.avg_pool2d(difference, side, ceil_mode=True).abs().mean()
+def wanted_brightness(
+    visible: Tensor, infrared: Tensor, decision: float = 0.0, contrast: float = 0.0
+) -> Tensor:
+    """Brightness that large areas of the fused image should have.
+
+    The mean of both sources makes a bright sky grey where the infrared one is cold. Here the
+    brighter source has the greater share, the more so the more they differ, so that a sky stays
+    bright and so do warm people at night.
+
+    Parameters
+    ----------
+    visible, infrared : Tensor
+        (B, 1, H, W) in [0, 1].
+    decision : float
+        The share of the visible image is ``sigmoid(decision * (visible - infrared))``: 0 is the
+        mean of both, a large number the maximum.
+    contrast : float
+        How much of the departures of both from mid grey is added: a mixture has less contrast
+        than its sources.
+    """
+    mixed = torch.lerp(infrared, visible, torch.sigmoid(decision * (visible - infrared)))
+    return (mixed + contrast * (visible + infrared - 1)).clamp(0, 1)
+
+
+def brightness_loss(
+    fused: Tensor,
+    visible: Tensor,
+    infrared: Tensor,
+    side: int,
+    *,
+    decision: float = 0.0,
+    contrast: float = 0.0,
+) -> Tensor:
+    """Mean absolute distance of the means of squares of ``side`` to the wanted ones.
+
+    What is wanted, `wanted_brightness` says, from the means of the sources.
+    """
+    fused, visible, infrared = (
+        F.avg_pool2d(image, side, ceil_mode=True) for image in (fused, visible, infrared)
+    )
+    return (fused - wanted_brightness(visible, infrared, decision, contrast)).abs().mean()

@@ -13,7 +13,7 @@ from napari_busref.datasets import load_pairs
 from napari_busref.metrics.fusion import nabf, qabf, scd, ssim, vif
 from napari_busref.training.config import Recipe
 from napari_busref.training.data import Crops, PairStore
-from napari_busref.training.fusion_losses import pyramid_gradient_loss
+from napari_busref.training.fusion_losses import brightness_loss, pyramid_gradient_loss
 from napari_busref.training.stages.base import Stage
 
 _SCORES = {"qabf": qabf, "vif": vif, "scd": scd, "ssim": ssim, "nabf": nabf}
@@ -39,6 +39,18 @@ class FusionStage(Stage):
             window=weights.window,
             power=weights.power,
             noise=weights.noise,
+        )
+
+    def brightness_loss(self, fused: Tensor, visible: Tensor, infrared: Tensor) -> Tensor:
+        """`brightness_loss` as the recipe sets it."""
+        weights = self.recipe.fusion
+        return brightness_loss(
+            fused,
+            visible,
+            infrared,
+            side=16,
+            decision=weights.decision,
+            contrast=weights.contrast,
         )
 
     def validate(self, device: torch.device) -> dict[str, float]:

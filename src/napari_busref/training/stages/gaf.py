@@ -7,7 +7,6 @@ from torch import Tensor
 from napari_busref.models.gaf import Gaf, GafConfig
 from napari_busref.training.config import Recipe
 from napari_busref.training.data import Crops
-from napari_busref.training.fusion_losses import brightness_loss
 from napari_busref.training.losses import fusion_gradient_loss, similarity_loss
 from napari_busref.training.stages.fusion import FusionStage
 
@@ -41,6 +40,6 @@ class GafStage(FusionStage):
             parts["detail"] = self.detail_loss(fused, visible, infrared)
             loss = loss + ours.detail * parts["detail"]
         if ours.brightness:
-            parts["brightness"] = brightness_loss(fused, visible, infrared, side=16)
+            parts["brightness"] = self.brightness_loss(fused, visible, infrared)
             loss = loss + ours.brightness * parts["brightness"]
         return {"loss": loss, **parts}

@@ -59,4 +59,7 @@ class MdaStage(FusionStage):
         if weights.detail:
             parts["detail"] = self.detail_loss(fused, visible, infrared)
             loss = loss + weights.detail * parts["detail"]
+        if weights.brightness:
+            parts["brightness"] = self.brightness_loss(fused, visible, infrared)
+            loss = loss + weights.brightness * parts["brightness"]
         return {"loss": loss, **parts}

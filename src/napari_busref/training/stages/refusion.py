@@ -9,7 +9,6 @@ from torch.func import functional_call
 from napari_busref.models.refusion import ReFusion, ReFusionConfig
 from napari_busref.training.config import Recipe
 from napari_busref.training.data import Crops
-from napari_busref.training.fusion_losses import brightness_loss
 from napari_busref.training.refusion_losses import proposed_loss, reconstruction_loss
 from napari_busref.training.stages.fusion import FusionStage
 
@@ -47,7 +46,7 @@ class ReFusionStage(FusionStage):
         # and weakly the fusion module, learn from the second term
         loss = parts["fusion"] + wanted.reconstruction * parts["reconstruction"]
         if wanted.brightness:
-            parts["brightness"] = brightness_loss(fused, visible, infrared, side=16)
+            parts["brightness"] = self.brightness_loss(fused, visible, infrared)
             loss = loss + wanted.brightness * parts["brightness"]
         if self.looks_ahead():
             parts["outer"] = self.outer(visible, infrared)

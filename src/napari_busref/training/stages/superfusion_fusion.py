@@ -8,7 +8,6 @@ from torch import Tensor
 from napari_busref.models.superfusion_fusion import SuperFusionNet, SuperFusionNetConfig
 from napari_busref.training.config import Recipe
 from napari_busref.training.data import Crops
-from napari_busref.training.fusion_losses import brightness_loss
 from napari_busref.training.losses import intensity_loss, similarity_loss
 from napari_busref.training.semantic import (
     LabelledScenes,
@@ -42,7 +41,7 @@ class SuperFusionFusionStage(FusionStage):
             "similarity": similarity_loss(fused, visible, infrared),
             "detail": self.detail_loss(fused, visible, infrared),
             "intensity": intensity_loss(fused, visible, infrared),
-            "brightness": brightness_loss(fused, visible, infrared, side=16),
+            "brightness": self.brightness_loss(fused, visible, infrared),
         }
         loss = (
             self.recipe.loss.ssim * parts["similarity"]
