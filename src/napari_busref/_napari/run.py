@@ -13,7 +13,7 @@ from napari_busref._napari.planes import Plane
 from napari_busref._napari.results import result_layers
 from napari_busref._napari.settings import Settings
 from napari_busref._napari.stacks import register_layers
-from napari_busref.progress import Progress, Reporter
+from napari_busref.progress import Cancelled, Progress, Reporter
 from napari_busref.transform import Transform
 
 if TYPE_CHECKING:
@@ -102,21 +102,27 @@ def run(request: Request, *, progress: Progress, cancel: threading.Event) -> Out
 
     def keep(result: LayersResult) -> None:
         request.best[:] = [_outcome(result, request)]
+        reporter.check()  # if that is all that is wanted, at once
 
-    result = register_layers(
-        request.fixed,
-        request.moving,
-        mode=request.mode,  # type: ignore[arg-type]  # checked there
-        initial=request.initial,
-        fixed_mask=request.fixed_mask,
-        moving_mask=request.moving_mask,
-        fuse=settings.fused,
-        fusion=settings.fusion(),
-        progress=reporter.part(0.0, 0.97).regardless().step,  # it looks at cancel itself
-        so_far=keep if settings.on_cancel == "best" else None,
-        cancel=cancel,
-        **settings.registration(),
-    )
+    try:
+        result = register_layers(
+            request.fixed,
+            request.moving,
+            mode=request.mode,  # type: ignore[arg-type]  # checked there
+            initial=request.initial,
+            fixed_mask=request.fixed_mask,
+            moving_mask=request.moving_mask,
+            fuse=settings.fused,
+            fusion=settings.fusion(),
+            progress=reporter.part(0.0, 0.97).regardless().step,  # it looks at cancel itself
+            so_far=keep if settings.on_cancel == "best" else None,
+            cancel=cancel,
+            **settings.registration(),
+        )
+    except Cancelled:
+        if not request.best:
+            raise
+        return request.best[0]
     if not result.cancelled:
         reporter.step("making the layers", 0.97)
     return _outcome(result, request)
