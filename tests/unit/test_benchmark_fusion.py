@@ -27,7 +27,7 @@ def scripts():
         patch.syspath_prepend(str(path))
         # the other tests keep their threads
         patch.setattr(importlib.import_module("registration"), "set_threads", lambda count: None)
-        names = ("fusion", "fusion_pictures", "fusion_truth", "ghosting", "tiling")
+        names = ("fusion", "fusion_pictures", "fusion_truth", "ghosting", "tiling", "veil")
         yield {name: importlib.import_module(name) for name in names}
 
 
@@ -137,3 +137,18 @@ def test_ghosts_are_measured_against_the_aligned_fusion(
 def test_memory_of_tiles_and_of_the_whole(scripts: dict[str, ModuleType]):
     row = scripts["tiling"].measure("average", 64, 32, "cpu")
     assert row["seconds"] > 0 and row["grown_mib"] >= 0 and row["largest_difference"] == 0
+
+
+def test_the_veil_is_measured_where_one_source_is_bright(
+    scripts: dict[str, ModuleType], monkeypatch, capsys
+):
+    infrared, visible = np.full((40, 64), 51, np.uint8), np.full((40, 64, 3), 204, np.uint8)
+    visible[:, 32:] = 102
+    infrared[:, 48:] = 255
+    pairs = [("street", infrared, visible)]
+    monkeypatch.setitem(scripts["veil"].CASES, "street", ("medical", lambda root: pairs))
+    scripts["veil"].main("street", model=["average", "maximum"], threads=1)
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["", "area", "visible", "infrared", "average", "maximum"][1:]
+    assert rows[2] == ["visible bright", "50.0%", "0.80", "0.20", "0.50", "0.80"]
+    assert rows[3] == ["infrared bright", "25.0%", "0.40", "1.00", "0.70", "1.00"]

@@ -1,0 +1,91 @@
+"""How grey a fused image is where one source is bright and the other dark.
+
+    python benchmarks/veil.py [--case roadscene] [--model gaf] [--limit 4] [--device cpu]
+        [--threads 2]
+
+Squares of 16 px in which the visible image is bright (above 0.6 of the full range) and the
+infrared one darker by a quarter of the range or more are mostly sky by day; those in which it is
+the other way round are mostly what is warm at night. The mean of both sources makes either grey: a
+veil. For both kinds of squares the table has the share of the area, the mean brightness of both
+sources and of what each method makes of them, all in 0..1, Y of the visible image.
+"""
+
+# Only what does not load numpy is imported here: threads are set before anything else.
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from fusion import CASES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SIDE = 16  # of a square, in px
+BRIGHT, APART = 0.6, 0.25
+
+
+def squares(image: NDArray[Any]) -> NDArray[Any]:
+    """Means of the complete squares of an image (H, W) on 0..255, as 0..1, in one row."""
+    from skimage.transform import downscale_local_mean
+
+    height, width = (side - side % SIDE for side in image.shape)
+    means: NDArray[Any] = downscale_local_mean(image[:height, :width] / 255, (SIDE, SIDE))
+    return means.ravel()
+
+
+def main(
+    case: str = "roadscene",
+    model: Annotated[
+        list[str] | None, typer.Option(help="Models (default: of the task, then controls).")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
+    device: str = "cpu",
+    threads: int = 2,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the data sets.")] = None,
+) -> None:
+    """Print the table."""
+    if case not in CASES:
+        raise typer.BadParameter(f"--case: need one of {', '.join(CASES)}")
+    from registration import set_threads
+
+    set_threads(threads)
+    import numpy as np
+
+    from napari_busref import fuse
+    from napari_busref.evaluation import FUSION_CONTROLS
+    from napari_busref.models import load_model
+    from napari_busref.preprocess import luma
+    from napari_busref.tasks import TASKS
+
+    task, load = CASES[case]
+    controls = [name for name in FUSION_CONTROLS if not name.endswith("only")]
+    found: dict[str, list[NDArray[Any]]] = {"visible": [], "infrared": []}
+    networks = {
+        name: load_model(name, kind="fusion", device=device)
+        for name in model or [*TASKS[task].values(), *controls]
+    }
+    for _, infrared, visible in load(data_root)[:limit]:
+        grey = np.rint(luma(visible.astype(float))).astype(np.uint8)
+        found["visible"].append(squares(grey))
+        found["infrared"].append(squares(infrared))
+        full = np.ones(grey.shape, bool)
+        for name, network in networks.items():
+            fused = fuse(grey, infrared, model=network, task=task, mask=full, device=device).fused
+            found.setdefault(name, []).append(squares(fused))
+    means = {name: np.concatenate(rows) for name, rows in found.items()}
+    visible, infrared = means["visible"], means["infrared"]
+    kinds = {
+        "visible bright": (visible > BRIGHT) & (infrared < visible - APART),
+        "infrared bright": (infrared > BRIGHT) & (visible < infrared - APART),
+    }
+    typer.echo("| " + " | ".join(["", "area", *means]) + " |")
+    typer.echo("| --- " * (len(means) + 2) + "|")
+    for kind, where in kinds.items():
+        cells = [f"{row[where].mean():.2f}" if where.any() else "" for row in means.values()]
+        typer.echo("| " + " | ".join([kind, f"{where.mean():.1%}", *cells]) + " |")
+
+
+if __name__ == "__main__":
+    typer.run(main)
