@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from threading import get_ident
 from time import perf_counter
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
@@ -120,6 +121,28 @@ def runner(
         if not modes and target.type != "cpu":  # loaded here: hand its memory back
             found.module.to("cpu")
             (torch.cuda if target.type == "cuda" else torch.mps).empty_cache()
+
+
+@contextmanager
+def interruptible(modules: Iterable[nn.Module], check: Callable[[], None]) -> Iterator[None]:
+    """Call ``check``, which may raise to stop, before every layer of the modules.
+
+    A large image takes a network a second, and a cancelled run is to end at once. Only calls of
+    this thread are interrupted: another one may use the same modules.
+    """
+    owner = get_ident()
+
+    def before(*_: object) -> None:
+        if get_ident() == owner:
+            check()
+
+    layers = {layer for module in modules for layer in module.modules()}
+    hooks = [layer.register_forward_pre_hook(before) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -76,3 +77,17 @@ def describe(device: str | torch.device) -> str:
     if found.type == "cpu":
         return f"cpu ({torch.get_num_threads()} threads)"
     return str(found)
+
+
+def narrow(device: torch.device) -> AbstractContextManager[object]:
+    """Round what networks read to bfloat16, where the processor multiplies that faster.
+
+    For inference on CPUs with AVX-512 BF16: half the time there, more than that elsewhere. Not
+    while gradients are recorded.
+    """
+    import torch
+
+    able = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # not public
+    if device.type != "cpu" or torch.is_grad_enabled() or not able():
+        return nullcontext()
+    return torch.autocast("cpu", torch.bfloat16, cache_enabled=False)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from napari_busref._inference import Runner, Stopwatch, runner, versions
+from napari_busref._inference import Runner, Stopwatch, interruptible, runner, versions
 from napari_busref.device import describe
 from napari_busref.matching import REFINEMENTS, SEARCHES, TRANSFORMS
 from napari_busref.preprocess import Prepared, as_image, as_mask, fill_invalid, prepare
@@ -323,7 +323,9 @@ class _Job:
             self.start.affine, self.start.displacement, *shapes, self.device
         )
         reference = Reference(self.networks, target)
-        found = find(self.one_shot, reference, source, start, self.options, reporter, watch)
+        layers = (*self.one_shot.values(), self.networks.matcher, self.networks.likelihood)
+        with interruptible(layers, reporter.check):
+            found = find(self.one_shot, reference, source, start, self.options, reporter, watch)
         still = found.estimate.phi is start.phi and bool(
             (found.estimate.theta == start.theta).all()
         )
@@ -335,7 +337,8 @@ class _Job:
         if self.options.keep_best:
             reporter = reporter.regardless()
         reporter.step("cross-checking", 1.0)
-        seen = agreement(reference, source, found.estimate)
+        with interruptible(layers, reporter.check):
+            seen = agreement(reference, source, found.estimate)
         evidence = Evidence(
             local=seen.local,
             round_trip_px=seen.round_trip * min(shapes[0]),

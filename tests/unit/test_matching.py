@@ -397,6 +397,36 @@ def test_the_best_candidate_wins(networks):
     assert error(result.estimate, truth) < 1.5
 
 
+class Bent(torch.nn.Module):
+    """Says something else when only the affine is of use."""
+
+    def forward(self, fixed, moving, moving_valid=None, reporter=None):
+        return Estimate(identity_theta(1, fixed), torch.full((1, 2, 8, 8), 0.1))
+
+
+class Quick(Bent):
+    def rough(self, fixed, moving, moving_valid=None, reporter=None):
+        return Wrong()(fixed, moving)
+
+
+@pytest.mark.parametrize(
+    ("network", "refine", "expected"),
+    [
+        (Bent(), "none", Bent()),
+        (Quick(), "none", Bent()),
+        (Quick(), "affine", Wrong()),
+        (Bent(), "affine", lambda fixed, _: Estimate(identity_theta(1, fixed))),
+    ],
+)
+def test_only_the_affine_of_a_network_is_refined(networks, network, refine, expected):
+    options = Options(search="none", refine=refine, start=False)
+    result = found(networks, moved(row=3), options, {"network": network})
+    image = torch.zeros(1, 1, 8, 8)
+    wanted = expected(image, image)
+    torch.testing.assert_close(result.rough.theta, wanted.theta)
+    assert (result.rough.phi is None) == (wanted.phi is None)
+
+
 def test_stages_can_be_switched_off(networks):
     result = found(networks, moved(row=3), Options(search="none", refine="none"))
     assert result.chosen == "start"

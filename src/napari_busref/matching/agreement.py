@@ -20,7 +20,7 @@ _CLOSE = 1.5  # cells
 CHANCE = 9 / (2 * _RADIUS + 1) ** 2
 """Share of the offsets of the window that count as agreement."""
 _OFF = ((0.0, 0.0, 0.03), (0.0, 0.0, -0.03))
-_BACK = (Look("affine", 128), Look("affine", 192))
+_BACK = (Look("affine", _SIDE),)
 
 
 @dataclass(frozen=True)

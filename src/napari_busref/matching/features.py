@@ -32,13 +32,14 @@ def describe_local(
     sharp = (gx.square() + gy.square() + 1e-8).sqrt()
     gx, gy = (spatial_gradient(_blurred(view.image, 1.5))[:, 0] * known).split(1, 1)
     power = gx.square() + gy.square()
-    around = _blurred(known, _SURROUNDINGS).clamp_min(1e-3)
-    usual = _blurred(power, _SURROUNDINGS) / around
+    around, usual = _blurred(torch.cat([known, power], 1), _SURROUNDINGS).split(1, 1)
+    around = around.clamp_min(1e-3)
+    usual = usual / around
     doubled = torch.cat([gx.square() - gy.square(), 2 * gx * gy], 1)
     # 1e-6: a thousandth of the grey range for one pixel is no edge
     directions = 2 * doubled / (power + usual + 1e-6)
-    maps = (_standardised(x, known, around) for x in (view.image, sharp))
-    compared = torch.cat([*maps, directions], 1)
+    maps = _standardised(torch.cat([view.image, sharp], 1), known, around)
+    compared = torch.cat([maps, directions], 1)
     described, finest = matcher.describe(view.image, view.valid)
     return Local(compared * pixels, described * learned, finest * learned, known)
 

@@ -19,7 +19,7 @@ from napari_busref.progress import Cancelled, Reporter
 _POLISH = (Look("affine", 128),)
 _JUDGED_AT = 256
 _BLUR = 2.0  # px at that size
-_KEPT = 3  # places that the search hands over
+_KEPT = 3  # places that networks and search propose, each of which is looked at once
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,9 @@ def find(
     Parameters
     ----------
     one_shot : mapping
-        Registration models by name: ``(fixed, moving, valid, reporter=...) -> Estimate``.
+        Registration models by name: ``(fixed, moving, valid, reporter=...) -> Estimate``. Of their
+        answers only the affine is refined; a model that has a quicker way to it offers that as
+        ``rough``, called alike.
     reference : Reference
         The fixed image, with the networks that search and refinement need.
     moving : View
@@ -110,7 +112,10 @@ def find(
         part = reporter.part(0.5 * index / count, 0.5 * (index + 1) / count)
         part.step(name, 0.0)
         dtype = _float_type(module)
-        answer = module(
+        # a field of its own would only stand in the way of the refinement
+        affine = options.refine != "none" and networks is not None
+        ask = getattr(module, "rough", module) if affine else module
+        answer = ask(
             fixed.image.to(dtype),
             image.to(dtype),
             None if valid is None else valid.to(dtype),
@@ -121,7 +126,7 @@ def find(
                 f"model: {name} returned {type(answer).__name__}, a registration model returns "
                 "napari_busref.models.geometry.Estimate"
             )
-        phi = None if answer.phi is None else answer.phi.float()
+        phi = None if affine or answer.phi is None else answer.phi.float()
         candidates[name] = compose(start, Estimate(answer.theta.float(), phi))
         watch.lap(name)
     if options.search != "none" and networks is not None:
@@ -133,7 +138,8 @@ def find(
             moving,
             start.theta,
             RANGES[options.search],
-            keep=_KEPT,
+            # networks have not learned what only a wide search finds
+            keep=_KEPT if options.search == "wide" else max(_KEPT - count, 1),
             reporter=part,
         )
         names = ("search", *(f"search {index}" for index in range(2, _KEPT + 1)))
@@ -172,7 +178,6 @@ def find(
             learned=options.learned,
             edges=options.edges,
             judge=judge,
-            check=reporter.check,
         )
         try:
             for index, estimate in enumerate(steps):

@@ -99,7 +99,6 @@ def refined(
     learned: bool = True,
     edges: bool = True,
     judge: Callable[[Estimate], float] | None = None,
-    check: Callable[[], None] | None = None,
 ) -> Iterator[Estimate]:
     """Improve an estimate look by look.
 
@@ -117,8 +116,6 @@ def refined(
         What to compare: learned features, and edges and pixels; switches of the ablation.
     judge : callable, optional
         Gives every estimate a score; a look that lowers it by more than a little is forgotten.
-    check : callable, optional
-        Called often; may raise to stop.
 
     Yields
     ------
@@ -128,7 +125,7 @@ def refined(
     estimate = start
     score = judge(start) if judge is not None else 0.0
     for look in plan:
-        fitted = _fitted(fixed, moving, estimate, look, learned, edges, check)
+        fitted = _fitted(fixed, moving, estimate, look, learned, edges)
         if fitted is not None:
             reached = judge(fitted) if judge is not None else 0.0
             if reached > score - _TOLERATED:
@@ -143,7 +140,6 @@ def _fitted(
     look: Look,
     learned: bool,
     edges: bool,
-    check: Callable[[], None] | None,
 ) -> Estimate | None:
     """The estimate with what one look has found; None where too little can be compared."""
     networks = fixed.networks
@@ -152,12 +148,10 @@ def _fitted(
     side = min(size)
     pixel, half = 2 / side, (size[0] / side, size[1] / side)
     target = fixed.local(size, learned=learned, pixels=edges)
-    if check is not None:  # describing a large image takes a second
-        check()
     source = describe_local(
         networks.matcher, resample(moving, estimate, size), learned=learned, pixels=edges
     )
-    likelihood = networks.likelihood(target, source, _EVERY, check)[0]
+    likelihood = networks.likelihood(target, source, _EVERY)[0]
     known = target.known * source.known
     data = _likely(likelihood, known, networks.likelihood, pixel, half)
     if len(data.position) < _FEWEST:

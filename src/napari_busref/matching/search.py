@@ -50,7 +50,7 @@ def _geometric(low: float, high: float, count: int) -> tuple[float, ...]:
 # The descriptors were trained under 15 degrees and a quarter of the scale, so a step in between
 # is safe: +-15 degrees, 0.8 to 1.25; any rotation, 0.4 to 2.5.
 RANGES = {
-    "near": SearchRange((-12.0, -4.0, 4.0, 12.0), _geometric(0.85, 1.18, 3), 0.3, 0.4, 0.3),
+    "near": SearchRange((-10.0, 0.0, 10.0), _geometric(0.85, 1.18, 3), 0.3, 0.4, 0.3),
     "wide": SearchRange(
         tuple(15.0 * index for index in range(24)), _geometric(0.42, 2.4, 9), 1.0, 0.3, 0.5
     ),

@@ -142,8 +142,34 @@ class BusRef(nn.Module):
         Estimate
             ``theta`` (B, 2, 3) and ``phi`` (B, 2, h, w) at an eighth of the finest size.
         """
+        config = self.config
+        return self._look(
+            fixed, moving, moving_valid, reporter, config.affine_sides, config.deformable_sides
+        )
+
+    def rough(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        moving_valid: Tensor | None = None,
+        reporter: Reporter | None = None,
+    ) -> Estimate:
+        """The affine of the first look alone: enough where something else refines it.
+
+        Parameters and result as of ``forward``, without ``phi``.
+        """
+        return self._look(fixed, moving, moving_valid, reporter, self.config.affine_sides[:1], ())
+
+    def _look(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        moving_valid: Tensor | None,
+        reporter: Reporter | None,
+        affine_sides: tuple[int, ...],
+        deformable_sides: tuple[int, ...],
+    ) -> Estimate:
         valid = torch.ones_like(moving) if moving_valid is None else moving_valid.to(moving.dtype)
-        affine_sides, deformable_sides = self.config.affine_sides, self.config.deformable_sides
         looks = len(affine_sides) + len(deformable_sides)
         estimate = Estimate(identity_theta(len(fixed), fixed))
         shown, target = -1, None

@@ -9,7 +9,6 @@ displacement fields: that they are smooth (`napari_busref.matching.posterior`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -91,13 +90,7 @@ class Likelihood(nn.Module):
         """The configuration as plain values, for the card."""
         return dict(self._settings)
 
-    def forward(
-        self,
-        fixed: Local,
-        moving: Local,
-        every: int = 1,
-        before_band: Callable[[], None] | None = None,
-    ) -> Tensor:
+    def forward(self, fixed: Local, moving: Local, every: int = 1) -> Tensor:
         """Log-likelihoods, up to a constant for each block.
 
         Parameters
@@ -107,8 +100,6 @@ class Likelihood(nn.Module):
         every : int
             Answer only for every so many blocks along rows and columns, beginning with the first:
             neighbours look at much the same pixels.
-        before_band : callable, optional
-            Called first, and before each band of rows; may raise to stop.
 
         Returns
         -------
@@ -117,8 +108,6 @@ class Likelihood(nn.Module):
             outermost. The offset is where the block's content lies in ``moving``, relative to the
             block.
         """
-        if before_band is not None:
-            before_band()
         sources = self._maps(moving, moving.known)
         targets = self._maps(fixed, None)
         rows, cols = (n // self.block for n in fixed.known.shape[-2:])
@@ -126,8 +115,6 @@ class Likelihood(nn.Module):
         height = max(_BAND // cols // every, 1) * every
         bands = []
         for start in range(0, rows, height):
-            if before_band is not None:
-                before_band()
             band = (start, min(start + height, rows))
             bands.append(self._weigh(self._correlations(targets, sources, band, every)))
         return torch.cat(bands, 2)
@@ -211,7 +198,7 @@ class _Fine(nn.Module):
 
 
 def block_correlation(fixed: Tensor, moving: Tensor, block: int, radius: int) -> Tensor:
-    """Mean products of the blocks of ``fixed`` with ``moving``, shifted; by FFT.
+    """Mean products of the blocks of ``fixed`` with ``moving``, shifted.
 
     Parameters
     ----------
@@ -227,14 +214,16 @@ def block_correlation(fixed: Tensor, moving: Tensor, block: int, radius: int) ->
     Tensor
         (B, blocks, 2 radius + 1, 2 radius + 1), summed over the channels.
     """
-    side, reach = block + 2 * radius, 2 * radius + 1
-    spectrum = torch.fft.rfft2(_patches(fixed, block, block), (side, side)).conj()
-    product = (torch.fft.rfft2(_patches(moving, side, block)) * spectrum).sum(2)
-    return torch.fft.irfft2(product, (side, side))[..., :reach, :reach] / block**2
+    own = _patches(fixed, block, block)
+    around = _patches(moving, block + 2 * radius, block)
+    # one convolution a block and channel, each with a kernel of its own
+    kernels = own.flatten(0, 2)[:, None]
+    windows = F.conv2d(around.flatten(0, 2)[None], kernels, groups=len(kernels))[0]
+    return windows.unflatten(0, own.shape[:3]).sum(2) / block**2
 
 
 def cell_windows(fixed: Tensor, moving: Tensor, block: int, radius: int) -> Tensor:
-    """What `block_correlation` gives, for many channels: by products of matrices."""
+    """What `block_correlation` gives; faster for many channels, by products of matrices."""
     side, reach = block + 2 * radius, 2 * radius + 1
     own = _patches(fixed, block, block).flatten(3)
     around = _patches(moving, side, block).flatten(3)

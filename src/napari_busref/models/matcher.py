@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_busref.device import narrow
 from napari_busref.models.bus import Bus
 from napari_busref.models.busref import standardise
 
@@ -120,5 +121,7 @@ class Matcher(nn.Module):
 
     def describe(self, image: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What ``forward`` returns, and the first scale of the bus, (B, C / 4, H / 2, W / 2)."""
-        pyramid = self.bus.pyramid(standardise(image, valid))
-        return self.head(pyramid), pyramid[0]
+        ready = standardise(image, valid)
+        with narrow(image.device):
+            pyramid = self.bus.pyramid(ready)
+            return self.head(pyramid), pyramid[0].float()

@@ -177,7 +177,9 @@ class SuperFusionMatcher(nn.Module):
         forward, backward : Tensor
             (B, 2, h, w), at half the finest working size: fixed -> moving, moving -> fixed.
         """
-        forward, backward = self._estimate(fixed, moving, moving_valid, reporter, both=True)
+        forward, backward = self._estimate(
+            fixed, moving, moving_valid, reporter, self.config.sides, both=True
+        )
         assert backward is not None
         return forward, backward
 
@@ -205,8 +207,23 @@ class SuperFusionMatcher(nn.Module):
             ``theta``, the affine nearest to the field, and ``phi``, what is left, at half the
             finest working size.
         """
-        field, _ = self._estimate(fixed, moving, moving_valid, reporter, both=False)
+        field, _ = self._estimate(fixed, moving, moving_valid, reporter, self.config.sides)
         return split_affine(field)
+
+    def rough(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        moving_valid: Tensor | None = None,
+        reporter: Reporter | None = None,
+    ) -> Estimate:
+        """The affine of the first pass alone: enough where something else refines it.
+
+        Parameters and result as of ``forward``, without ``phi``.
+        """
+        sides = self.config.sides[:1]
+        field, _ = self._estimate(fixed, moving, moving_valid, reporter, sides)
+        return Estimate(split_affine(field).theta)
 
     def _estimate(
         self,
@@ -214,13 +231,13 @@ class SuperFusionMatcher(nn.Module):
         moving: Tensor,
         moving_valid: Tensor | None,
         reporter: Reporter | None,
+        sides: tuple[int, ...],
         *,
-        both: bool,
+        both: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         valid = torch.ones_like(moving) if moving_valid is None else moving_valid.to(moving.dtype)
         forward: Tensor | None = None
         backward: Tensor | None = None
-        sides = self.config.sides
         for index, side in enumerate(sides):
             if reporter is not None:
                 reporter.step(f"dense matching, pass {index + 1}", index / len(sides))

@@ -1,0 +1,54 @@
+"""What registration and fusion share when they run a network."""
+
+from threading import Thread
+
+import pytest
+import torch
+from torch import nn
+
+from napari_busref._inference import interruptible
+from napari_busref.progress import Cancelled
+
+
+class Layers(nn.Module):
+    """Three layers that write down when they run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(*(nn.Identity() for _ in range(3)))
+        self.ran = 0
+        for layer in self.inner:
+            layer.register_forward_hook(self._count)
+
+    def _count(self, *_: object) -> None:
+        self.ran += 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)
+
+
+def test_a_network_stops_between_its_layers():
+    network = Layers()
+
+    def check() -> None:
+        if network.ran == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled), interruptible([network], check):
+        network(torch.zeros(1))
+    assert network.ran == 2
+    network(torch.zeros(1))  # as it was before
+    assert network.ran == 5
+
+
+def test_other_threads_are_not_interrupted():
+    network = Layers()
+
+    def check() -> None:
+        raise Cancelled
+
+    with interruptible([network], check):
+        other = Thread(target=network, args=(torch.zeros(1),))
+        other.start()
+        other.join()
+    assert network.ran == 3
