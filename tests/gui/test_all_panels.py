@@ -47,17 +47,21 @@ def controls_of(panel):
 
 def test_every_control_of_every_panel_is_explained_and_reached_by_the_keyboard(viewer):
     from qtpy.QtCore import Qt
+    from qtpy.QtWidgets import QApplication
 
     assert len(TITLES) == 6
     for title in TITLES:
         _, panel = viewer.window.add_plugin_dock_widget(KEY, title)
+        if title == "Register and fuse":
+            panel.advanced.expand(animate=False)
+            QApplication.processEvents()
         controls = controls_of(panel)
         assert controls
         for control in controls:
             name = (title, type(control).__name__, control.objectName())
             assert control.toolTip(), name
             assert control.focusPolicy() & Qt.FocusPolicy.TabFocus, name
-        assert panel.minimumSizeHint().width() <= 300, (title, panel.minimumSizeHint().width())
+        assert panel.minimumSizeHint().width() <= 300, title  # a narrow column of a small screen
         viewer.window.remove_dock_widget(panel)
 
 

@@ -276,25 +276,6 @@ def test_the_view_follows_the_place(viewer, landmarks, pair, qtbot):
     )
 
 
-def test_every_control_says_what_it_does_and_can_be_reached(landmarks):
-    from qtpy.QtCore import Qt
-
-    for control in (landmarks.moving, landmarks.fixed, landmarks.model):
-        assert control.native.toolTip()
-    for control in (
-        landmarks.place_button,
-        landmarks.alone,
-        landmarks.table,
-        landmarks.delete_button,
-        landmarks.start_button,
-        landmarks.result_button,
-        landmarks.undo_button,
-    ):
-        assert control.toolTip()
-        assert control.focusPolicy() & Qt.FocusPolicy.TabFocus
-    assert landmarks.minimumSizeHint().width() <= 320  # a narrow column of a small screen
-
-
 def test_closing_the_panel_leaves_the_points(viewer, landmarks):
     mark(landmarks, PLACES, there(PLACES))
     points = landmarks.pairs.points["fixed"]

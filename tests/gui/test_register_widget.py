@@ -191,23 +191,6 @@ def test_settings_are_folded_explained_and_reached_by_the_keyboard(viewer, panel
     assert panel.button.text() == "&Register"
 
 
-def test_every_control_of_the_panel_is_explained_and_fits_300_pixels(viewer, panel):
-    from qtpy.QtWidgets import QAbstractButton, QAbstractSlider, QComboBox, QScrollBar
-
-    panel.advanced.expand(animate=False)
-    QApplication.processEvents()
-    controls = [
-        w
-        for kind in (QAbstractButton, QAbstractSlider, QComboBox)
-        for w in panel.findChildren(kind)
-        if not isinstance(w, QScrollBar)
-    ]
-    assert len(controls) > 20
-    for control in controls:
-        assert control.toolTip(), control.objectName()
-    assert panel.minimumSizeHint().width() <= 300
-
-
 def test_the_preferences_remember_what_the_user_chose(viewer, panel):
     from napari.settings import get_plugin_settings
 
@@ -481,7 +464,7 @@ def test_an_error_while_layers_are_added_is_notified(
     def broken(*args):
         raise OSError("disk")
 
-    monkeypatch.setattr("napari_busref._napari.register_widget.update_layers", broken)
+    monkeypatch.setattr("napari_busref._napari.placer.update_layers", broken)
     run_to_the_end(panel, qtbot)
     assert notes[-1] == ("error", "Register and fuse: disk")
     assert names(viewer) == ["vis", "ir"]

@@ -205,17 +205,3 @@ def test_closing_the_viewer_leaves_a_checkpoint(viewer, train, folders, qtbot):
     viewer.close()
     qtbot.waitUntil(lambda: not job.is_running, timeout=300_000)
     assert (trainings_folder() / "our camera" / "fusion" / "checkpoint.ckpt").is_file()
-
-
-def test_every_control_says_what_it_is_for(train):
-    from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit
-
-    controls = [
-        control
-        for kind in (QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit)
-        for control in train.findChildren(kind)
-        if control.objectName() not in ("qt_spinbox_lineedit",)
-    ]
-    assert len(controls) > 20
-    silent = [control for control in controls if not control.toolTip()]
-    assert not silent, [(type(c).__name__, c.objectName()) for c in silent]

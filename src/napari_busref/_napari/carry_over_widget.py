@@ -365,7 +365,7 @@ class CarryOver(QWidget):
             "numbers), points, shapes, vectors and tracks are moved",
         )
         self.place_button = named_button(
-            "&Place without resampling",
+            "Place without resa&mpling",
             "Set the affine of the selected layers, so that they lie on the other image as far\n"
             "as shift, rotation, scale and shear go. No pixel changes; no layer is added",
         )

@@ -5,19 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from magicgui.widgets import ComboBox
-from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QDoubleSpinBox,
     QFormLayout,
     QLabel,
-    QSlider,
     QSpinBox,
     QWidget,
 )
 
 from napari_busref._napari.compare_draw import MODES, Options
-from napari_busref._napari.forms import caption, narrow
+from napari_busref._napari.forms import caption, narrow, slider
 
 __all__ = ["ModeControls", "add_row", "chooser"]
 
@@ -58,12 +57,13 @@ class ModeControls(QObject):
         self.tile.setSpecialValueText("automatic")
         self.tile.setSuffix(" px")
         self.tile.setToolTip("Side of a square, in pixels of the reference")
-        self.position = QSlider(Qt.Orientation.Horizontal)
-        self.position.setRange(0, _POSITIONS)
-        self.position.setPageStep(_POSITIONS // 20)
-        self.position.setSingleStep(_POSITIONS // 200)
+        self.position = slider(
+            _POSITIONS,
+            _POSITIONS // 20,
+            _POSITIONS // 200,
+            "Where the edge is; it can also be dragged in the picture",
+        )
         self.position.setValue(_POSITIONS // 2)
-        self.position.setToolTip("Where the edge is; it can also be dragged in the picture")
         self.direction = chooser(
             "direction",
             "Which way the edge divides the picture",

@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QPushButton,
     QScrollArea,
+    QSlider,
     QSpinBox,
     QVBoxLayout,
     QWidget,
@@ -37,6 +38,7 @@ __all__ = [
     "narrow",
     "row",
     "scrolled",
+    "slider",
     "tab_order",
     "text",
     "whole",
@@ -61,6 +63,16 @@ def whole(low: int, high: int, value: int, tooltip: str, automatic: str = "") ->
     box.setSpecialValueText(automatic)
     box.setToolTip(tooltip)
     return box
+
+
+def slider(steps: int, page: int, single: int, tooltip: str) -> QSlider:
+    """A slider from 0 to `steps`; how far a page key and an arrow key take it."""
+    made = QSlider(Qt.Orientation.Horizontal)
+    made.setRange(0, steps)
+    made.setPageStep(page)
+    made.setSingleStep(single)
+    made.setToolTip(tooltip)
+    return made
 
 
 def button(text: str, tooltip: str, clicked: Callable[[], Any]) -> QPushButton:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicgui.types import FileDialogMode
-from magicgui.widgets import CheckBox, ComboBox, FileEdit
-from napari.layers import Image
+from magicgui.widgets import CheckBox, FileEdit
 from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFormLayout, QPushButton, QVBoxLayout, QWidget
 
 from napari_busref._napari.forms import label, row
-from napari_busref._napari.layers import METADATA_KEY, Plane, guess_pair, shown_plane
+from napari_busref._napari.layers import METADATA_KEY, Plane, shown_plane
+from napari_busref._napari.pair_chooser import PairChooser
 from napari_busref._napari.start import keep_start
 from napari_busref._napari.transform_io import import_transform
 from napari_busref._napari.undo import Undo
@@ -26,7 +26,7 @@ from napari_busref.progress import check
 
 if TYPE_CHECKING:
     import napari
-    from napari.layers import Vectors
+    from napari.layers import Image, Vectors
 
 __all__ = ["ImportTransform"]
 
@@ -59,8 +59,6 @@ class ImportTransform(QWidget):
     def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._viewer = napari_viewer
-        self._choosing = False
-        self._pair: tuple[Image | None, Image | None] = (None, None)
         self._request: tuple[Image, Plane, Plane] | None = None
         self._stopper = Stopper()
         self.path = FileEdit(
@@ -72,22 +70,18 @@ class ImportTransform(QWidget):
         )
         self.path.line_edit.tooltip = self.path.tooltip
         self.path.choose_btn.tooltip = "Choose the transform file"
-        self.moving = ComboBox(
-            name="moving_layer",
-            choices=self._moving_choices,
-            tooltip="The layer that the transform brings to the other one",
+        self.pair = PairChooser(
+            napari_viewer,
+            "The layer that the transform brings to the other one",
+            "The layer from whose pixels the transform starts, the reference",
         )
-        self.fixed = ComboBox(
-            name="fixed_layer",
-            choices=self._images,
-            tooltip="The layer from whose pixels the transform starts, the reference",
-        )
+        self.moving, self.fixed = self.pair.moving, self.pair.fixed
         self.start = CheckBox(
             value=False,
             text="Start the next registration from it",
             tooltip="Register and fuse then refines this transform, until a layer is moved",
         )
-        self.button = QPushButton("&Import")
+        self.button = QPushButton("I&mport")
         self.button.setObjectName("import")
         self.button.setToolTip("Read the file and add the arrows of the transform as a layer")
         self.undo_button = UndoButton(
@@ -99,8 +93,7 @@ class ImportTransform(QWidget):
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
         form.addRow("Transform &file", self._labelled(self.path, "Transform file"))
-        form.addRow("&Infrared (moving)", self._labelled(self.moving, "Moving layer"))
-        form.addRow("&Visible (fixed)", self._labelled(self.fixed, "Fixed layer"))
+        form.addRow(self.pair)
         form.addRow(self._labelled(self.start, "Start the next registration from it"))
         layout = QVBoxLayout(self)
         layout.addLayout(form)
@@ -109,8 +102,6 @@ class ImportTransform(QWidget):
         layout.addStretch()
         self.destroyed.connect(self._stopper.let_go)
         self.button.clicked.connect(self.run)
-        self.moving.changed.connect(self._chosen)
-        self.fixed.changed.connect(self._chosen)
         self.reset_choices()
 
     @property
@@ -128,9 +119,10 @@ class ImportTransform(QWidget):
         """
         if self.running:
             return False
-        path, moving, fixed = Path(str(self.path.value)), self.moving.value, self.fixed.value
+        path = Path(str(self.path.value))
+        moving, fixed = self.pair.layers
         try:
-            if moving is None or fixed is None or moving == fixed:
+            if moving is None or fixed is None:
                 raise ValueError("open the two images that the transform is for, and choose them")
             if path.is_dir() and not path.name.lower().endswith(ngff.SUFFIX):
                 raise ValueError("choose the transform file")  # an empty entry is a folder
@@ -160,36 +152,7 @@ class ImportTransform(QWidget):
 
     def reset_choices(self, event: Any = None) -> None:
         """Offer the image layers that there are now; napari calls this when they change."""
-        before = self._pair
-        self._choosing = True
-        try:
-            self.moving.reset_choices()
-            self.fixed.reset_choices()
-            offered = self._images()
-            kept = before[0] != before[1] and all(one in offered for one in before)
-            pair = before if kept else guess_pair(offered)
-            for chooser, layer in zip((self.moving, self.fixed), pair, strict=True):
-                if layer is not None:
-                    chooser.value = layer
-        finally:
-            self._choosing = False
-        self._pair = (self.moving.value, self.fixed.value)
-
-    def _images(self, _: Any = None) -> list[Image]:
-        return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
-
-    def _moving_choices(self, _: Any = None) -> list[Image]:
-        images = self._images()
-        return images if len(images) > 1 else []  # a single one is the fixed layer
-
-    def _chosen(self, _: Any = None) -> None:
-        if self._choosing:
-            return
-        if self.moving.value == self.fixed.value and None not in self._pair:
-            self._choosing = True
-            self.moving.value, self.fixed.value = reversed(self._pair)
-            self._choosing = False
-        self._pair = (self.moving.value, self.fixed.value)
+        self.pair.reset_choices(keep=True)
 
     def _read(self, layer: Vectors) -> None:
         if self._request is None:

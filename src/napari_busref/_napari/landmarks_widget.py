@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 from magicgui.widgets import ComboBox
-from napari.layers import Image
-from napari.utils.notifications import show_error, show_info
+from napari.utils.notifications import show_error
 from qtpy.QtCore import QTimer, Signal
-from qtpy.QtWidgets import QCheckBox, QGridLayout, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QVBoxLayout, QWidget
 
 from napari_busref._napari.compare_view import camera_of
 from napari_busref._napari.forms import caption, label, named_button, narrow, row, tab_order
@@ -20,7 +19,7 @@ from napari_busref._napari.landmark_pairs import LandmarkPairs, Side
 from napari_busref._napari.landmark_placing import Placing
 from napari_busref._napari.landmark_result import LandmarkResult, landmark_result
 from napari_busref._napari.landmark_table import PairsTable
-from napari_busref._napari.layers import guess_pair
+from napari_busref._napari.pair_chooser import PairChooser
 from napari_busref._napari.planes import Plane, shown_plane
 from napari_busref._napari.results import update_layers
 from napari_busref._napari.start import keep_start
@@ -86,7 +85,6 @@ class Landmarks(QWidget):
         self.fit: LandmarkFit | None = None
         self._planes: tuple[Plane, Plane] | None = None  # fixed and moving, of the fit
         self._fitted: list[int] = []  # numbers of its pairs
-        self._filling = False
         self._stopper = Stopper()
         self._placing = Placing(napari_viewer, self)
         self._make_controls()
@@ -116,11 +114,11 @@ class Landmarks(QWidget):
         LandmarkPairs or None
             None when the layers are not right; a notification says why.
         """
-        fixed, moving = self.fixed.value, self.moving.value
+        moving, fixed = self.pair.layers
         if self.pairs is not None:
             return self.pairs
         try:
-            if fixed is None or moving is None or fixed == moving:
+            if fixed is None or moving is None:
                 raise ValueError("open two image layers, an infrared and a visible one")
             shown_plane(fixed, self._viewer)
             shown_plane(moving, self._viewer)
@@ -211,24 +209,7 @@ class Landmarks(QWidget):
 
     def reset_choices(self, event: Any = None) -> None:
         """Offer the image layers that there are now; napari calls this when they change."""
-        before = self.moving.value, self.fixed.value
-        self._filling = True
-        try:
-            for chooser in (self.moving, self.fixed):
-                chooser.reset_choices()
-            offered = self.fixed.choices
-            chosen = before
-            if (
-                None in before
-                or before[0] == before[1]
-                or any(one not in offered for one in before)
-            ):
-                chosen = guess_pair(self._viewer.layers)
-            for chooser, layer in zip((self.moving, self.fixed), chosen, strict=True):
-                if layer is not None:
-                    chooser.value = layer
-        finally:
-            self._filling = False
+        self.pair.reset_choices(keep=True)
         self._drop_if_gone()
 
     # -- points ---------------------------------------------------------------------------------
@@ -408,30 +389,16 @@ class Landmarks(QWidget):
 
     # -- controls -------------------------------------------------------------------------------
 
-    def _image_layers(self, _: Any = None) -> list[Image]:
-        return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
-
-    def _layer_chosen(self, _: Any = None) -> None:
-        if self._filling:
-            return
-        if self.moving.value == self.fixed.value and len(self.fixed.choices) > 1:
-            show_info("Landmarks: choose two different layers")
-        self._drop_if_gone()
-
     def _place_clicked(self, on: bool) -> None:
         self.placing = on
 
     def _make_controls(self) -> None:
-        self.moving = ComboBox(
-            name="infrared layer",
-            tooltip="The layer that is resampled: infrared, thermal, another stain …",
-            choices=self._image_layers,
+        self.pair = PairChooser(
+            self._viewer,
+            "The layer that is resampled: infrared, thermal, another stain …",
+            "The reference, which stays as it is",
         )
-        self.fixed = ComboBox(
-            name="visible layer",
-            tooltip="The reference, which stays as it is",
-            choices=self._image_layers,
-        )
+        self.moving, self.fixed = self.pair.moving, self.pair.fixed
         self.model = ComboBox(
             name="fit",
             tooltip="affine: shift, rotation, scale and shear; 3 pairs or more.\n"
@@ -440,10 +407,9 @@ class Landmarks(QWidget):
             "better 10",
             choices=list(get_args(LandmarkModel)),
         )
-        for chooser in (self.moving, self.fixed, self.model):
-            narrow(chooser)
+        narrow(self.model)
         self.place_button = named_button(
-            "&Place landmarks",
+            "Place landmar&ks",
             "Click the same place on both images, in turn. Press again to end.\n"
             "A point can be dragged with napari's own select tool, and deleted on one image alone",
         )
@@ -484,34 +450,23 @@ class Landmarks(QWidget):
         self.start_button.clicked.connect(self.use_as_start)
         self.result_button.clicked.connect(self.use_as_result)
         self.model.changed.connect(self.refresh)
-        self.moving.changed.connect(self._layer_chosen)
-        self.fixed.changed.connect(self._layer_chosen)
+        self.pair.changed.connect(self._drop_if_gone)
 
     def _lay_out(self) -> None:
-        choosers = QGridLayout()
-        for number, (text, chooser) in enumerate(
-            (("&Infrared (moving)", self.moving), ("&Visible (fixed)", self.fixed))
-        ):
-            _add_row(choosers, number, text, chooser)
-        choosers.setColumnStretch(1, 1)
-        fit = QGridLayout()
-        _add_row(fit, 0, "&Fit", self.model)
-        fit.addWidget(self.delete_button, 0, 2)
-        fit.setColumnStretch(1, 1)
+        fit = row(caption("Fi&t", self.model.native), self.model.native, self.delete_button)
         use = row(self.start_button, self.result_button, self.undo_button)
         layout = QVBoxLayout(self)
-        layout.addLayout(choosers)
+        layout.addWidget(self.pair)
         layout.addWidget(self.place_button)
         layout.addWidget(self.alone)
         layout.addWidget(self.turn)
         layout.addWidget(self.table, 1)
-        layout.addLayout(fit)
+        layout.addWidget(fit)
         layout.addWidget(self.summary)
         layout.addWidget(use)
         layout.addWidget(self.stage)
         tab_order(
-            self.moving.native,
-            self.fixed.native,
+            *self.pair.tab_order(),
             self.place_button,
             self.alone,
             self.table,
@@ -534,8 +489,3 @@ def _computed(
     """The transform of a fit, which takes a while on large images; for the worker."""
     progress("preparing the start", 0.0)
     return fit.transform
-
-
-def _add_row(grid: QGridLayout, number: int, text: str, chooser: ComboBox) -> None:
-    grid.addWidget(caption(text, chooser.native), number, 0)
-    grid.addWidget(chooser.native, number, 1)

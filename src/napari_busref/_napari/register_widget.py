@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +11,18 @@ from napari.layers import Image, Labels
 from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import (
-    QGridLayout,
     QHBoxLayout,
     QProgressBar,
     QPushButton,
-    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
 
-from napari_busref._napari.forms import Scroll, caption, label, narrow, tab_order
-from napari_busref._napari.layers import METADATA_KEY, guess_pair, shown_plane
-from napari_busref._napari.results import FIELD_ROLES, show_field, update_layers
+from napari_busref._napari.forms import Scroll, label, narrow, tab_order
+from napari_busref._napari.layers import METADATA_KEY, shown_plane
+from napari_busref._napari.pair_chooser import PairChooser
+from napari_busref._napari.placer import Placer, drawings
+from napari_busref._napari.results import show_field, update_layers
 from napari_busref._napari.run import Outcome, Request, field_layers, run
 from napari_busref._napari.settings import Settings
 from napari_busref._napari.settings_group import SettingsGroup
@@ -34,7 +33,6 @@ from napari_busref._napari.worker import Stopper, put_off_garbage, serve_until, 
 
 if TYPE_CHECKING:
     import napari
-    from napari.layers import Layer
 
     from napari_busref._napari.layers_result import LayersResult
 
@@ -46,15 +44,6 @@ _STEPS = 1000  # of the progress bar
 _RELIABLE, _UNRELIABLE, _FAILED = "#3fa34d", "#e3a008", "#d64545"
 _GRACE = 400  # ms that a cancelled run has to end by itself
 _TICK = 100  # ms between two looks at the clock
-
-
-@dataclass(frozen=True, eq=False)
-class _Placing:
-    """A finished run whose layers are on their way into the viewer."""
-
-    outcome: Outcome
-    undo: Undo
-    waiting: list[Layer]
 
 
 class RegisterAndFuse(QWidget):
@@ -102,43 +91,25 @@ class RegisterAndFuse(QWidget):
         self._viewer = napari_viewer
         self._request: Request | None = None
         self._inputs: tuple[Image, ...] = ()  # layers of the run
-        self._placing: _Placing | None = None
         self._started = 0.0  # perf_counter
         self._stopping = False  # True while the best so far is on its way
         self._report = ("", 0.0)
         self._undo: Undo | None = None
         self._last: Request | None = None  # of the result
-        self._choosing = False  # True while the program and not the user changes the choosers
-        self._user_chose = False
-        self._pair: tuple[Image | None, Image | None] = (None, None)
         self.result: LayersResult | None = None
 
-        self.moving = _layer_chooser(
-            "infrared layer",
+        self.pair = PairChooser(
+            napari_viewer,
             "The layer that is resampled: infrared, thermal, another stain …",
-            self._moving_choices,
-        )
-        self.fixed = _layer_chooser(
-            "visible layer",
             "The reference, which stays as it is: the results lie exactly on it",
-            self._image_layers,
         )
-        self.swap = QPushButton()
-        self.swap.setObjectName("swap")
-        self.swap.setText("⇅")
-        self.swap.setToolTip("Swap the infrared and the visible layer")
-        self.swap.setAccessibleName("Swap")
-        self.swap.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Expanding)
-        self.swap.setFixedWidth(28)
-        for chooser in (self.moving, self.fixed):  # a panel of 300 px holds them
-            chooser.native.setMinimumContentsLength(5)
+        self.moving, self.fixed, self.swap = self.pair.moving, self.pair.fixed, self.pair.swap
         self.fixed_mask, self.moving_mask = (
-            _layer_chooser(
+            _mask_chooser(
                 f"{word} mask",
                 f"A Labels layer: where it is 0, the {word} layer is not compared.\n"
                 "Any pixel size and place: it counts where you see it",
                 self._mask_choices,
-                nullable=True,
             )
             for word in ("visible", "infrared")
         )
@@ -168,17 +139,12 @@ class RegisterAndFuse(QWidget):
         self._grace.setInterval(_GRACE)
         self._grace.setSingleShot(True)
         self._grace.timeout.connect(self._let_go)
-        self._turn = QTimer(self)
-        self._turn.setInterval(0)
-        self._turn.setSingleShot(True)
-        self._turn.timeout.connect(self._place_next)
+        self._placer = Placer(napari_viewer, self._on_placed, self._on_not_placed, self)
         self._stopper = Stopper()
         self.destroyed.connect(self._stopper.let_go)
         self.button.clicked.connect(self._button_clicked)
         self.undo_button.clicked.connect(self.undo)
-        self.swap.clicked.connect(self._swap_clicked)
-        self.moving.changed.connect(self._layer_chosen)
-        self.fixed.changed.connect(self._layer_chosen)
+        self.pair.changed.connect(self._update_hint)
         self.advanced.changed.connect(self._show_idle)
         self.advanced.controls["displacement"].changed.connect(self._draw_field)
         self._show_quality("", None)
@@ -263,11 +229,12 @@ class RegisterAndFuse(QWidget):
         job, request = self._stopper.job, self._request
         if job is None or request is None:
             return
-        if self._placing is not None:
-            self._take_back(self._placing)
-            self._let_go()
-            return
         settings = request.settings
+        if self._placer.busy:
+            if settings.on_cancel == "nothing" or self._stopping:
+                self._placer.take_back()
+                self._let_go()
+            return
         can_keep = settings.refines or request.mode != "plane" or bool(request.best)
         if settings.on_cancel == "best" and can_keep and not self._stopping:
             self._stopping = True
@@ -305,34 +272,14 @@ class RegisterAndFuse(QWidget):
 
     def reset_choices(self, event: Any = None) -> None:
         """Offer the image layers that there are now; napari calls this when they change."""
-        before = self._pair
-        self._choosing = True
-        try:
-            self.moving.reset_choices()
-            self.fixed.reset_choices()
-            self.fixed_mask.reset_choices()
-            self.moving_mask.reset_choices()
-            for name in ("model", "fusion_model"):  # the user may have trained one
-                self.advanced.controls[name].reset_choices()
-            offered = self.moving.choices
-            kept = self._user_chose and all(layer in offered for layer in before)
-            moving, fixed = before if kept else self._guess(*before)
-            for chooser, layer in ((self.moving, moving), (self.fixed, fixed)):
-                if layer is not None:
-                    chooser.value = layer
-        finally:
-            self._choosing = False
-        self._pair = (self.moving.value, self.fixed.value)
+        self.pair.reset_choices()
+        self.fixed_mask.reset_choices()
+        self.moving_mask.reset_choices()
+        for name in ("model", "fusion_model"):  # the user may have trained one
+            self.advanced.controls[name].reset_choices()
         self._update_hint()
 
     # -- choosing -------------------------------------------------------------------------------
-
-    def _image_layers(self, _: Any = None) -> list[Image]:
-        return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
-
-    def _moving_choices(self, _: Any = None) -> list[Image]:
-        images = self._image_layers()
-        return images if len(images) > 1 else []  # a single one is the fixed layer
 
     def _mask_choices(self, _: Any = None) -> list[Labels]:
         return [
@@ -341,49 +288,16 @@ class RegisterAndFuse(QWidget):
             if isinstance(layer, Labels) and METADATA_KEY not in layer.metadata
         ]
 
-    def _guess(
-        self, moving: Image | None, fixed: Image | None
-    ) -> tuple[Image | None, Image | None]:
-        """Guess both layers, but keep what the user chose and is still there."""
-        offered = self.moving.choices
-        guessed_moving, guessed_fixed = guess_pair(self._viewer.layers)
-        if self._user_chose and fixed in offered:
-            return (guessed_moving if guessed_moving != fixed else guessed_fixed), fixed
-        if self._user_chose and moving in offered:
-            return moving, (guessed_fixed if guessed_fixed != moving else guessed_moving)
-        return guessed_moving, guessed_fixed
-
-    def _layer_chosen(self, _: Any = None) -> None:
-        if self._choosing:
-            return
-        self._user_chose = True
-        if self.moving.value == self.fixed.value:  # not `is`: plugins see layers through proxies
-            self._exchange()
-        self._pair = (self.moving.value, self.fixed.value)
-        self._update_hint()
-
-    def _swap_clicked(self) -> None:
-        if None not in self._pair:
-            self._user_chose = True
-            self._exchange()
-            self._pair = (self.moving.value, self.fixed.value)
-
-    def _exchange(self) -> None:
-        self._choosing = True
-        try:
-            self.fixed.value, self.moving.value = self._pair
-        finally:
-            self._choosing = False
-
     def _update_hint(self) -> None:
-        enough = len(self._image_layers()) > 1
+        enough = len(self.pair.images()) > 1
         self.hint.setText("" if enough else "Open two image layers, an infrared and a visible one")
         self.hint.setVisible(not enough)
-        self.swap.setEnabled(enough)
-        self.advanced.set_stack(any(layer is not None and layer.ndim > 2 for layer in self._pair))
+        self.advanced.set_stack(
+            any(layer is not None and layer.ndim > 2 for layer in self.pair.layers)
+        )
 
     def _make_request(self) -> tuple[Request, tuple[Image, ...]]:
-        moving, fixed = self.moving.value, self.fixed.value
+        moving, fixed = self.pair.layers
         if moving is None or fixed is None:
             raise ValueError("open two image layers, an infrared and a visible one")
         if not self.settings.roles:
@@ -411,44 +325,19 @@ class RegisterAndFuse(QWidget):
         self._show_stage()
 
     def _on_result(self, outcome: Outcome) -> None:
-        self._placing = _Placing(outcome, Undo(self._viewer.layers), list(outcome.layers))
-        self._turn.start()
+        if self._request is not None:
+            self._placer.begin(outcome, self._request)
 
-    def _place_next(self) -> None:
-        """Put one layer into the viewer, or after the last one tell how it went.
-
-        One in each turn of the event loop: four large ones at once would stop the window.
-        """
-        placing, request = self._placing, self._request
-        if placing is None or request is None:
-            return
-        layers, settings = self._viewer.layers, request.settings
-        try:
-            if placing.waiting:
-                layer = placing.waiting.pop(0)
-                if settings.results == "add":
-                    layers.append(layer)
-                else:
-                    update_layers(layers, [layer])
-                self._turn.start()
-                return
-            if settings.results == "update":
-                for layer in self._drawings(request):
-                    if _role(layer) != settings.field_role:  # of an earlier run
-                        layer.visible = False
-            placing.undo.done(layers)
-            self._show_result(placing, request)
-        except Exception as error:  # whatever it is, it must not be lost in a slot
-            self._take_back(placing)
-            self._show_failure(error)
+    def _on_placed(self, outcome: Outcome, undo: Undo) -> None:
+        self._show_result(outcome)
+        self._undo, self._last, self.result = undo, self._request, outcome.result
         self._finish()
 
-    def _take_back(self, placing: _Placing) -> None:
-        placing.undo.done(self._viewer.layers)
-        placing.undo.restore(self._viewer.layers)
+    def _on_not_placed(self, error: Exception) -> None:
+        self._show_failure(error)
+        self._finish()
 
-    def _show_result(self, placing: _Placing, request: Request) -> None:
-        self._undo, self._last, self.result = placing.undo, request, placing.outcome.result
+    def _show_result(self, outcome: Outcome) -> None:
         for layer in self._inputs:
             if layer not in self._viewer.layers:
                 show_info(
@@ -456,8 +345,8 @@ class RegisterAndFuse(QWidget):
                     "lie where it was"
                 )
         seconds = perf_counter() - self._started
-        quality = self.result.quality
-        if not self.result.cancelled:
+        quality = outcome.result.quality
+        if not outcome.result.cancelled:
             self.stage.setText(f"done in {seconds:.1f} s")
         else:
             cut = quality.evidence is not None and quality.evidence.cancelled
@@ -465,22 +354,12 @@ class RegisterAndFuse(QWidget):
             further = ", not refined further" if cut else ""
             self.stage.setText(f"cancelled after {seconds:.1f} s; {kept} was kept{further}")
         self._show_quality(
-            quality_html(quality, placing.outcome.largest_px),
+            quality_html(quality, outcome.largest_px),
             _RELIABLE if quality.reliable else _UNRELIABLE,
         )
         if not quality.reliable:
             reasons = "; ".join(quality.reasons) or "its score is low"
             show_warning(f"Register and fuse: check the result, it may be wrong: {reasons}")
-
-    def _drawings(self, request: Request) -> list[Layer]:
-        """The layers in the viewer that draw the displacement of a pair."""
-        pair = {"fixed": request.fixed.name, "moving": request.moving.name}
-        return [
-            layer
-            for layer in self._viewer.layers
-            if _role(layer) in FIELD_ROLES
-            and all(_known(layer).get(key) == name for key, name in pair.items())
-        ]
 
     def _draw_field(self, _: Any = None) -> None:
         """Draw the displacement of the last run another way."""
@@ -490,7 +369,7 @@ class RegisterAndFuse(QWidget):
         try:
             new = field_layers(self.result, self._last, settings)
             self._undo.also(update_layers(self._viewer.layers, new))
-            show_field(self._drawings(self._last), settings.field_role)
+            show_field(drawings(self._viewer.layers, self._last), settings.field_role)
         except Exception as error:  # whatever it is, it must not be lost in a slot
             show_error(f"Register and fuse: {error_text(error)}")
 
@@ -504,15 +383,14 @@ class RegisterAndFuse(QWidget):
             self._finish()
 
     def _on_finished(self) -> None:
-        if self._placing is None:  # else the last layer ends the run
+        if not self._placer.busy:  # else the last layer ends the run
             self._finish()
 
     def _finish(self) -> None:
         self._stopper.let_go()
         self._grace.stop()
         self._clock.stop()
-        self._turn.stop()
-        self._request, self._inputs, self._placing = None, (), None
+        self._request, self._inputs = None, ()
         self._show_idle()
         self.idle.emit()
 
@@ -557,21 +435,13 @@ class RegisterAndFuse(QWidget):
         self.quality.setStyleSheet(_edge(colour) if colour else "")
 
     def _lay_out(self) -> None:
-        choosers = QGridLayout()
-        for row, (text, chooser) in enumerate(
-            (("&Infrared (moving)", self.moving), ("Vi&sible (fixed)", self.fixed))
-        ):
-            choosers.addWidget(caption(text, chooser.native), row, 0)
-            choosers.addWidget(chooser.native, row, 1)
-        choosers.addWidget(self.swap, 0, 2, 2, 1)
-        choosers.setColumnStretch(1, 1)
         buttons = QHBoxLayout()
         buttons.addWidget(self.button, 1)
         buttons.addWidget(self.undo_button)
         content = QWidget()
         layout = QVBoxLayout(content)
         layout.setContentsMargins(6, 6, 6, 6)
-        layout.addLayout(choosers)
+        layout.addWidget(self.pair)
         layout.addWidget(self.hint)
         layout.addWidget(self.advanced)
         layout.addLayout(buttons)
@@ -582,27 +452,16 @@ class RegisterAndFuse(QWidget):
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(Scroll(content))
         tab_order(
-            self.moving.native,
-            self.fixed.native,
-            self.swap,
+            *self.pair.tab_order(),
             *self.advanced.tab_order(),
             self.button,
             self.undo_button,
         )
 
 
-def _known(layer: Layer) -> dict[str, Any]:
-    known: dict[str, Any] = layer.metadata.get(METADATA_KEY, {})
-    return known
-
-
-def _role(layer: Layer) -> str | None:
-    return _known(layer).get("role")
-
-
-def _layer_chooser(name: str, tooltip: str, choices: Any, nullable: bool = False) -> ComboBox:
+def _mask_chooser(name: str, tooltip: str, choices: Any) -> ComboBox:
     chooser = ComboBox(
-        name=name, label=name.capitalize(), tooltip=tooltip, choices=choices, nullable=nullable
+        name=name, label=name.capitalize(), tooltip=tooltip, choices=choices, nullable=True
     )
     narrow(chooser)
     return chooser

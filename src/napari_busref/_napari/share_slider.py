@@ -5,6 +5,8 @@ from __future__ import annotations
 from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtWidgets import QGridLayout, QLabel, QSizePolicy, QSlider, QWidget
 
+from napari_busref._napari.forms import slider
+
 __all__ = ["ShareSlider"]
 
 _STEPS = 20
@@ -38,9 +40,7 @@ class ShareSlider(QObject):
     def __init__(self, name: str, ends: tuple[str, str], tooltip: str) -> None:
         super().__init__()
         self.tooltip = tooltip
-        self.slider = QSlider(Qt.Orientation.Horizontal)
-        self.slider.setRange(0, _STEPS)
-        self.slider.setPageStep(_STEPS // 4)
+        self.slider = slider(_STEPS, _STEPS // 4, 1, tooltip)
         self.slider.setTickPosition(QSlider.TickPosition.TicksBelow)
         self.slider.setTickInterval(_STEPS // 2)
         self.slider.setAccessibleName(name)
@@ -48,8 +48,7 @@ class ShareSlider(QObject):
         self.native.setObjectName(name)
         self.native.setFocusProxy(self.slider)
         self.native.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        for widget in (self.native, self.slider):
-            widget.setToolTip(tooltip)
+        self.native.setToolTip(tooltip)
         layout = QGridLayout(self.native)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setVerticalSpacing(0)

@@ -1,0 +1,117 @@
+"""Putting the layers of a finished run into a viewer, without stopping its window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QObject, QTimer
+
+from napari_busref._napari.layers import METADATA_KEY
+from napari_busref._napari.results import FIELD_ROLES, update_layers
+from napari_busref._napari.undo import Undo
+
+if TYPE_CHECKING:
+    import napari
+    from napari.layers import Layer
+
+    from napari_busref._napari.run import Outcome, Request
+
+__all__ = ["Placer", "drawings"]
+
+
+class Placer(QObject):
+    """Adds layers one in each turn of the event loop: four large ones at once would stop it.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    placed : callable
+        Called with the outcome and its `Undo` when all layers are there.
+    failed : callable
+        Called with the error when one cannot be added, or `placed` raises; then all is as before.
+    parent : QObject
+    """
+
+    def __init__(
+        self,
+        viewer: napari.Viewer,
+        placed: Callable[[Outcome, Undo], None],
+        failed: Callable[[Exception], None],
+        parent: QObject,
+    ) -> None:
+        super().__init__(parent)
+        self._viewer = viewer
+        self._placed, self._failed = placed, failed
+        self._work: tuple[Outcome, Request, Undo] | None = None
+        self._waiting: list[Layer] = []
+        self._turn = QTimer(self)
+        self._turn.setInterval(0)
+        self._turn.setSingleShot(True)
+        self._turn.timeout.connect(self._next)
+
+    @property
+    def busy(self) -> bool:
+        """Whether layers are on their way."""
+        return self._work is not None
+
+    def begin(self, outcome: Outcome, request: Request) -> None:
+        """Put in the layers of an outcome."""
+        self._work = (outcome, request, Undo(self._viewer.layers))
+        self._waiting = list(outcome.layers)
+        self._turn.start()
+
+    def take_back(self) -> None:
+        """Stop, and leave the layers as they were before."""
+        if self._work is not None:
+            _, _, undo = self._work
+            self._end()
+            undo.done(self._viewer.layers)
+            undo.restore(self._viewer.layers)
+
+    def _end(self) -> None:
+        self._turn.stop()
+        self._work, self._waiting = None, []
+
+    def _next(self) -> None:
+        if self._work is None:
+            return
+        outcome, request, undo = self._work
+        layers, settings = self._viewer.layers, request.settings
+        try:
+            if self._waiting:
+                layer = self._waiting.pop(0)
+                if settings.results == "add":
+                    layers.append(layer)
+                else:
+                    update_layers(layers, [layer])
+                self._turn.start()
+                return
+            if settings.results == "update":
+                for layer in drawings(layers, request):
+                    if _known(layer).get("role") != settings.field_role:  # of an earlier run
+                        layer.visible = False
+            self._end()
+            undo.done(layers)
+            self._placed(outcome, undo)
+        except Exception as error:  # whatever it is, it must not be lost in a slot
+            self._end()
+            undo.done(layers)
+            undo.restore(layers)
+            self._failed(error)
+
+
+def drawings(layers: Any, request: Request) -> list[Layer]:
+    """The layers in a viewer that draw the displacement of a pair."""
+    pair = {"fixed": request.fixed.name, "moving": request.moving.name}
+    return [
+        layer
+        for layer in layers
+        if _known(layer).get("role") in FIELD_ROLES
+        and all(_known(layer).get(key) == name for key, name in pair.items())
+    ]
+
+
+def _known(layer: Layer) -> dict[str, Any]:
+    known: dict[str, Any] = layer.metadata.get(METADATA_KEY, {})
+    return known
