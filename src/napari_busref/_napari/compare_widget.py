@@ -11,20 +11,19 @@ from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QEvent, QTimer, Signal
 from qtpy.QtWidgets import QFileDialog, QFormLayout, QPushButton, QWidget
 
-from napari_busref._napari.compare_controls import ModeControls, add_row, chooser
+from napari_busref._napari.compare_choosers import SideChoosers
+from napari_busref._napari.compare_controls import ModeControls
 from napari_busref._napari.compare_draw import Prepared, Request, draw_comparison
 from napari_busref._napari.compare_keeper import LAYER_EVENTS, Keeper
 from napari_busref._napari.compare_legend import legend
 from napari_busref._napari.compare_metrics import Measured, measure
 from napari_busref._napari.compare_pixels import Part, Pixels, choose_part, view_window
-from napari_busref._napari.compare_source import Sides, find_sides, guess_sides, offered
+from napari_busref._napari.compare_source import Sides, find_sides
 from napari_busref._napari.compare_view import camera_of
 from napari_busref._napari.forms import label, row, scrolled, text
-from napari_busref._napari.layers import METADATA_KEY
 from napari_busref._napari.metrics_table import MetricsTable
 from napari_busref._napari.words import error_text
 from napari_busref._napari.worker import serve_until, start_job
-from napari_busref.transform import Transform
 
 if TYPE_CHECKING:
     import napari
@@ -76,8 +75,6 @@ class LookAndJudge(QWidget):
         super().__init__(parent)
         self._viewer = napari_viewer
         self._keeper = Keeper(napari_viewer)
-        self._choosing = False  # True while the program and not the user changes the choosers
-        self._user_chose = False
         self._showing: tuple[Layer, ...] = ()  # the layers that are compared
         self._shown: Prepared | None = None
         self._pixels: dict[str, Pixels] = {}
@@ -122,7 +119,7 @@ class LookAndJudge(QWidget):
         except (ValueError, TypeError) as error:
             self._complain(error)
             return False
-        self._showing = (self.reference.value, self.tested.value)
+        self._showing = self.sides.pair
         watched = [*self._showing]
         if sides.before is not None:
             watched += [one for one in self._viewer.layers if one.name == sides.before.plane.name]
@@ -200,16 +197,7 @@ class LookAndJudge(QWidget):
 
     def reset_choices(self, event: Any = None) -> None:
         """Offer the layers that there are now; napari calls this when they change."""
-        chosen = self.reference.value, self.tested.value
-        self._choosing = True
-        try:
-            for one in (self.reference, self.tested, self.truth):
-                one.reset_choices()
-            lost = any(layer not in self.reference.choices for layer in chosen)
-            if lost or not (self._user_chose or self.showing):
-                self._guess(*chosen)
-        finally:
-            self._choosing = False
+        self.sides.reset_choices(keep=self.showing)
         gone = [layer.name for layer in self._showing if layer not in self._viewer.layers]
         if gone:
             self.clear()
@@ -226,23 +214,10 @@ class LookAndJudge(QWidget):
     # -- controls -------------------------------------------------------------------------------
 
     def _make_controls(self) -> None:
-        self.reference = chooser(
-            "reference", "The layer that stays as it is: the fixed one", self._images
-        )
-        self.tested = chooser(
-            "under test",
-            "The layer to be judged: the warped one, or the moving one where it lies now",
-            self._images,
-        )
-        self.truth = chooser(
-            "truth",
-            "If you have it: what the layer under test should look like, or a layer that carries\n"
-            "the true transform. Only the metrics use it",
-            self._truths,
-            nullable=True,
-        )
+        self.sides = sides = SideChoosers(self._viewer)
         self.modes = modes = ModeControls()
         # by the names that scripts use
+        self.reference, self.tested, self.truth = sides.reference, sides.tested, sides.truth
         self.mode, self.direction, self.coloured = modes.mode, modes.direction, modes.coloured
         self.tile, self.position = modes.tile, modes.position
         self.rate, self.sigma = modes.rate, modes.sigma
@@ -273,9 +248,7 @@ class LookAndJudge(QWidget):
         form = QFormLayout(choosers)
         form.setContentsMargins(0, 0, 0, 0)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        add_row(form, "&Reference (fixed)", self.reference.native)
-        add_row(form, "Under &test", self.tested.native)
-        add_row(form, "Tr&uth", self.truth.native)
+        self.sides.add_to(form)
         self.modes.add_to(form)
         scrolled(
             self,
@@ -293,8 +266,7 @@ class LookAndJudge(QWidget):
     def _connect(self) -> None:
         self._keeper.serve(self)
         self.destroyed.connect(self._keeper.close)
-        for one in (self.reference, self.tested, self.truth):
-            one.changed.connect(self._layer_chosen)
+        self.sides.changed.connect(self._layer_chosen)
         self.modes.changed.connect(self._prepare)
         self.before.toggled.connect(self._prepare)
         self.position.valueChanged.connect(self._move_edge)
@@ -303,46 +275,14 @@ class LookAndJudge(QWidget):
         self.measure_button.clicked.connect(self.measure)
         self.save_button.clicked.connect(self._save_clicked)
 
-    def _images(self, _: Any = None) -> list[Image]:
-        return offered(self._viewer.layers)
-
-    def _truths(self, _: Any = None) -> list[Layer]:
-        images = self._images()
-        return [
-            layer
-            for layer in self._viewer.layers
-            if layer in images
-            or isinstance(layer.metadata.get(METADATA_KEY, {}).get("transform"), Transform)
-        ]
-
-    def _guess(self, reference: Image | None, tested: Image | None) -> None:
-        """Fill the choosers by a guess, but keep what the user chose and is still there."""
-        offered_now = self.reference.choices
-        first, second = guess_sides(self._viewer.layers)
-        if self._user_chose and reference in offered_now:
-            second = second if second != reference else first
-            first = reference
-        elif self._user_chose and tested in offered_now:
-            first = first if first != tested else second
-            second = tested
-        for one, layer in ((self.reference, first), (self.tested, second)):
-            if layer is not None:
-                one.value = layer
-
     def _layer_chosen(self, _: Any = None) -> None:
-        if self._choosing:
-            return
-        self._user_chose = True
         self._show_measured(None)
         if self.showing:
             self.compare()
         self._show_state()
 
     def _sides(self) -> Sides:
-        reference, tested = self.reference.value, self.tested.value
-        if reference is None or tested is None or len(self.reference.choices) < 2:
-            raise ValueError("open two image layers, a reference and one to be judged")
-        return find_sides(self._viewer, reference, tested, self.truth.value)
+        return find_sides(self._viewer, *self.sides.pair, self.truth.value)
 
     # -- preparing a comparison (main thread; `draw_comparison` is for the worker) ---------------
 
