@@ -108,6 +108,14 @@ class Session:
         self.viewer.window.remove_dock_widget(panel)
         self.settle(200)
 
+    def dismiss(self, panel: QWidget) -> None:
+        """Close napari's notifications, which lie over the picture."""
+        from qtpy.QtWidgets import QDialog
+
+        for dialog in panel.window().findChildren(QDialog):
+            if type(dialog).__name__ == "NapariQtNotification":
+                dialog.close()
+
     def window(self, name: str) -> None:
         """Photograph the whole window."""
         self.settle()
@@ -257,6 +265,7 @@ def microscope(folder: Path) -> None:
         panel = here.panel("Register and fuse")
         here.start(panel)
         panel.wait()
+        here.dismiss(panel)
         judge = here.panel("Look and judge")
         judge.mode.value = "overlay"
         judge.compare()

@@ -11,7 +11,7 @@ import numpy as np
 from magicgui.widgets import ComboBox
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QTimer, Signal
-from qtpy.QtWidgets import QCheckBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QVBoxLayout, QWidget
 
 from napari_busref._napari.compare_view import camera_of
 from napari_busref._napari.forms import caption, label, named_button, narrow, row, tab_order
@@ -453,7 +453,10 @@ class Landmarks(QWidget):
         self.pair.changed.connect(self._drop_if_gone)
 
     def _lay_out(self) -> None:
-        fit = row(caption("Fi&t", self.model.native), self.model.native, self.delete_button)
+        fit = QHBoxLayout()
+        fit.addWidget(caption("Fi&t", self.model.native))
+        fit.addWidget(self.model.native, 1)
+        fit.addWidget(self.delete_button)
         use = row(self.start_button, self.result_button, self.undo_button)
         layout = QVBoxLayout(self)
         layout.addWidget(self.pair)
@@ -461,7 +464,7 @@ class Landmarks(QWidget):
         layout.addWidget(self.alone)
         layout.addWidget(self.turn)
         layout.addWidget(self.table, 1)
-        layout.addWidget(fit)
+        layout.addLayout(fit)
         layout.addWidget(self.summary)
         layout.addWidget(use)
         layout.addWidget(self.stage)
