@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from napari_busref._napari.carry_over import carry_over
     from napari_busref._napari.placing import place_on
+    from napari_busref._napari.script import register_layers
     from napari_busref.fusion import FusionResult, fuse
     from napari_busref.interchange import ImageGrid, TransformFile, read_transform, write_transform
     from napari_busref.io import read_image, write_image
@@ -49,6 +50,7 @@ __all__ = [
     "read_transform",
     "register",
     "register_and_fuse",
+    "register_layers",
     "write_image",
     "write_transform",
 ]
@@ -75,6 +77,7 @@ _HOME = {
     "read_transform": "interchange",
     "register": "registration",
     "register_and_fuse": "pipeline",
+    "register_layers": "_napari.script",
     "write_image": "io",
     "write_transform": "interchange",
 }

@@ -15,10 +15,9 @@ pytest.importorskip("napari")
 from napari.components import ViewerModel
 from napari.layers import Image
 
-from napari_busref._napari.layers import shown_plane
-from napari_busref._napari.run import Request, run
+import napari_busref
+from napari_busref._napari.run import make_request, run
 from napari_busref._napari.settings import Settings
-from napari_busref._napari.start import start_transform
 from napari_busref.transform import Transform
 
 FIXED, MOVING = (72, 96), (80, 88)
@@ -87,12 +86,8 @@ def outcome(fixed: Image, moving: Image, **settings):
     viewer = ViewerModel()
     for layer in (fixed, moving):
         viewer.add_layer(layer)
-    planes = shown_plane(fixed, viewer), shown_plane(moving, viewer)
-    request = Request(
-        *planes,
-        start_transform(moving, *planes),
-        Settings(model="identity", search="none", device="cpu", fused=False, **settings),
-    )
+    chosen = Settings(model="identity", search="none", device="cpu", fused=False, **settings)
+    request = make_request(viewer, fixed, moving, chosen)
     return run(request, progress=lambda *_: None, cancel=threading.Event())
 
 
@@ -149,3 +144,30 @@ def test_a_registration_goes_on_from_there(case):
     )
     np.testing.assert_allclose(before, 2.5)
     assert after.max() < 0.8
+
+
+def test_a_script_makes_one_call_of_it():
+    """Of a film, a transform for each picture."""
+    said = {"units": ("s", "um", "um"), "axis_labels": ("t", "y", "x")}
+    picture = photographed("vis", FIXED, {"units": UM})
+    viewer = ViewerModel()
+    fixed = viewer.add_image(np.stack([picture.data] * 2), name="vis", **said)
+    moving = viewer.add_image(np.stack([picture.data[::2, ::2]] * 2), name="ir", **said)
+    moving.scale, moving.translate = (1, 2, 2), (0, 0.5, 0.5)
+    part = viewer.add_labels(np.ones(FIXED, int), name="part", units=UM)
+    asked = {"model": "identity", "fusion_model": "average", "device": "cpu"}
+    layers = napari_busref.register_layers(
+        viewer, fixed, moving, fixed_mask=part, planes="each", displacement="lengths", **asked
+    )
+    assert list(viewer.layers) == [fixed, moving, part]
+    roles = [layer.metadata["napari-busref"]["role"] for layer in layers]
+    assert roles == ["warped", "mask", "fused", "magnitude"]
+    for layer in layers[:3]:
+        assert layer.data.shape == (2, *FIXED)
+        assert (layer.units, layer.axis_labels) == (fixed.units, ("t", "y", "x"))
+    with pytest.raises(ValueError, match=r"planes: got 'all', need one of \['plane', 'one'"):
+        napari_busref.register_layers(viewer, fixed, moving, planes="all")
+    with pytest.raises(ValueError, match="no output"):
+        napari_busref.register_layers(
+            viewer, fixed, moving, warped=False, mask=False, fused=False, displacement="none"
+        )

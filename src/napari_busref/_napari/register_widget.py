@@ -19,14 +19,13 @@ from qtpy.QtWidgets import (
 )
 
 from napari_busref._napari.forms import Scroll, label, narrow, tab_order
-from napari_busref._napari.layers import METADATA_KEY, shown_plane
+from napari_busref._napari.layers import METADATA_KEY
 from napari_busref._napari.pair_chooser import PairChooser
 from napari_busref._napari.placer import Placer, drawings
 from napari_busref._napari.results import show_field, update_layers
-from napari_busref._napari.run import Outcome, Request, field_layers, run
+from napari_busref._napari.run import Outcome, Request, field_layers, make_request, run
 from napari_busref._napari.settings import Settings
 from napari_busref._napari.settings_group import SettingsGroup
-from napari_busref._napari.start import start_transform
 from napari_busref._napari.undo import Undo
 from napari_busref._napari.words import error_text, quality_html
 from napari_busref._napari.worker import Stopper, put_off_garbage, serve_until, start_job
@@ -300,16 +299,8 @@ class RegisterAndFuse(QWidget):
         moving, fixed = self.pair.layers
         if moving is None or fixed is None:
             raise ValueError("open two image layers, an infrared and a visible one")
-        if not self.settings.roles:
-            raise ValueError("no output is chosen; tick one of them in the advanced settings")
-        planes = shown_plane(fixed, self._viewer), shown_plane(moving, self._viewer)
-        masks = [
-            None if layer is None else shown_plane(layer, self._viewer)
-            for layer in (self.fixed_mask.value, self.moving_mask.value)
-        ]
-        start = start_transform(moving, *planes)
-        fixed_mask, moving_mask = masks
-        request = Request(*planes, start, self.settings, fixed_mask, moving_mask)
+        masks = self.fixed_mask.value, self.moving_mask.value
+        request = make_request(self._viewer, fixed, moving, self.settings, *masks)
         return request, (fixed, moving)
 
     # -- running (all of this in the main thread) -----------------------------------------------

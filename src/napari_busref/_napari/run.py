@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING
 from napari_busref._napari.field_layers import magnitude
 from napari_busref._napari.layers_result import LayersResult
 from napari_busref._napari.loading import load_libraries
-from napari_busref._napari.planes import Plane
+from napari_busref._napari.planes import Plane, shown_plane
 from napari_busref._napari.results import result_layers
 from napari_busref._napari.settings import Settings
 from napari_busref._napari.stacks import register_layers
+from napari_busref._napari.start import start_transform
 from napari_busref.progress import Cancelled, Progress, Reporter
 from napari_busref.transform import Transform
 
 if TYPE_CHECKING:
-    from napari.layers import Layer
+    from napari.components import ViewerModel
+    from napari.layers import Image, Labels, Layer
 
-__all__ = ["Outcome", "Request", "field_layers", "run"]
+__all__ = ["Outcome", "Request", "field_layers", "make_request", "run"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,31 @@ class Outcome:
     result: LayersResult
     layers: list[Layer]
     largest_px: float
+
+
+def make_request(
+    viewer: ViewerModel,
+    fixed: Image,
+    moving: Image,
+    settings: Settings,
+    fixed_mask: Labels | None = None,
+    moving_mask: Labels | None = None,
+) -> Request:
+    """Take down what a run on two layers needs, as the viewer shows them now.
+
+    Raises
+    ------
+    ValueError
+        When no output is chosen, or as `shown_plane` and `start_transform`.
+    """
+    if not settings.roles:
+        raise ValueError("no output is chosen; tick one of them in the advanced settings")
+    planes = shown_plane(fixed, viewer), shown_plane(moving, viewer)
+    first, second = (
+        None if layer is None else shown_plane(layer, viewer)
+        for layer in (fixed_mask, moving_mask)
+    )
+    return Request(*planes, start_transform(moving, *planes), settings, first, second)
 
 
 def run(request: Request, *, progress: Progress, cancel: threading.Event) -> Outcome:
