@@ -119,6 +119,16 @@ def test_quality_in_words():
     assert "no texture" in nothing
     assert "score" not in nothing
     assert "edge agreement&nbsp;&nbsp;</td><td>not measured" in nothing
+    cut = replace(
+        QUALITY,
+        score=0.0,
+        reliable=False,
+        reasons=("it was cancelled",),
+        evidence=Evidence(0.0, float("inf"), cancelled=True),
+    )
+    said = quality_html(cut, 12.34)
+    assert "Cancelled: this is the best so far, not checked" in said and "3.2 px" in said
+    assert "it was cancelled" in said and "<td>not measured</td>" in said and "score" not in said
 
 
 def test_a_low_probability_is_said_once():

@@ -29,12 +29,15 @@ def quality_html(quality: Quality, largest_px: float) -> str:
     """
     if quality.reliable:
         head = "✓ The registration looks right"
+    elif _cut_short(quality):
+        head = "⚠ Cancelled: this is the best so far, not checked"
     elif found(quality):
         head = "⚠ Check the result, it may be wrong"
     else:
         head = "⚠ Nothing was found: this is the start"
     lines = [f"<b>{head}</b>"]
-    if found(quality) and not any("an error below 5 px" in why for why in quality.reasons):
+    checked = found(quality) and not _cut_short(quality)
+    if checked and not any("an error below 5 px" in why for why in quality.reasons):
         lines.append(f"score {quality.score:.2f} of 1: an error below 5 px is {_likely(quality)}")
     if quality.reasons:
         items = "".join(f"<li>{escape(reason)}</li>" for reason in quality.reasons)
@@ -81,6 +84,11 @@ def error_text(error: BaseException) -> str:
     return f"{name}: {message}"
 
 
+def _cut_short(quality: Quality) -> bool:
+    """Whether it is that of a refinement which was cancelled, and nothing was measured."""
+    return quality.evidence is not None and quality.evidence.cancelled
+
+
 def _likely(quality: Quality) -> str:
     bounds = ((0.95, "very likely"), (0.8, "likely"), (0.5, "more likely than not"))
     return next((words for bound, words in bounds if quality.score >= bound), "unlikely")
@@ -89,6 +97,8 @@ def _likely(quality: Quality) -> str:
 def _edges(quality: Quality) -> str:
     if not found(quality):
         return "not measured, as nothing changed"
+    if _cut_short(quality):
+        return "not measured"
     # exactly 0 where there are too few edges to measure
     before, after = (
         f"{value:.2f}" if np.isfinite(value) and value != 0 else "unknown"
