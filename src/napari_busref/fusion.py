@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from napari_busref._arrays import cast
-from napari_busref._inference import Runner, Stopwatch, runner, to_array, versions
+from napari_busref._inference import Runner, Stopwatch, interruptible, runner, to_array, versions
 from napari_busref.device import describe
 from napari_busref.emphasis import check_share, more_detail, more_infrared
 from napari_busref.preprocess import LUMA, Prepared, as_image, as_mask, fill_invalid, prepare
@@ -181,7 +181,10 @@ def fuse(
     watch.lap("prepare")
 
     reporter.step("loading the model", 0.1)
-    with runner(chosen, "fusion", device, precision) as run:
+    with (
+        runner(chosen, "fusion", device, precision) as run,
+        interruptible([run.module], reporter.check),
+    ):
         if loss_weights and not hasattr(run.module, "loss_weights"):
             raise ValueError(
                 f"loss_weights: {run.name} learns by no loss with weights of its own; use "

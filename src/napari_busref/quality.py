@@ -21,6 +21,7 @@ __all__ = [
     "assess",
     "edge_agreement",
     "hopeless",
+    "unchecked",
     "unregistered",
 ]
 
@@ -69,7 +70,7 @@ class Evidence:
     candidates : dict
         What each candidate was judged by.
     cancelled : bool
-        The refinement was cut short.
+        The refinement was cut short, and nothing of the above was measured.
     """
 
     local: float
@@ -261,11 +262,8 @@ def assess(
     """
     usable = np.ones(mask.shape, bool) if fixed_valid is None else fixed_valid
     side = min(mask.shape)
-    reasons = []
-    overlap = float(mask.mean())
-    if overlap < _LEAST_OVERLAP:
-        reasons.append(f"only {overlap:.0%} of the fixed image is covered by the moving image")
-
+    motion = _motion(mask, estimate, start, wide)
+    reasons = list(motion.reasons)
     after = edge_agreement(fixed, warped, mask & usable)
     edges = _edges(fixed, before, before_mask & usable)
     earlier = None if edges is None else _correlation(*edges)
@@ -275,23 +273,6 @@ def assess(
         reasons.append("the edges of the two images do not agree more than by chance")
     if after is not None and earlier is not None and after.value < earlier - 0.02:
         reasons.append("the edges agree less than they did before registration")
-
-    folding = _relative_jacobian(estimate)
-    min_jacobian = float(folding[mask].min()) if mask.any() else float(folding.min())
-    if min_jacobian <= 0:
-        reasons.append("the displacement folds over itself")
-
-    shift, rotation, scale, mirrored = _affine_parts(estimate, start)
-    if mirrored:
-        reasons.append("the moving image came out mirrored")
-    if not wide:
-        if shift > _MOST_SHIFT * float(np.hypot(*mask.shape)):
-            reasons.append(f"a shift of {shift:.0f} px is implausibly large")
-        if abs(rotation) > _MOST_ROTATION:
-            reasons.append(f"a rotation of {rotation:.0f}° is implausibly large")
-        if not _SCALES[0] <= scale <= _SCALES[1]:
-            reasons.append(f"a change of size by {scale:.2f} is implausible")
-
     if evidence.round_trip_px > _MOST_ROUND_TRIP * side:
         reasons.append(
             f"the way there and the way back disagree by {evidence.round_trip_px:.0f} px"
@@ -301,24 +282,36 @@ def assess(
     if evidence.refined_px > _MOST_REFINED * side:
         reasons.append(f"search and refinement disagree by {evidence.refined_px:.0f} px")
     excess = 0.0 if after is None else after.excess
-    score = _probability(evidence, excess, side) * min(1.0, overlap / _LEAST_OVERLAP)
+    score = _probability(evidence, excess, side) * min(1.0, motion.overlap / _LEAST_OVERLAP)
     if score < _LIKELY:
         reasons.append(f"an error below 5 px is unlikely (probability {score:.0%})")
-    if evidence.cancelled:
-        reasons.append("the refinement was cancelled before its end")
-    return Quality(
+    return motion.quality(
         score=score,
         reliable=not reasons,
         reasons=tuple(reasons),
-        overlap=overlap,
-        min_jacobian=min_jacobian,
         edge_agreement=0.0 if after is None else after.value,
         edge_agreement_before=0.0 if earlier is None else earlier,
-        shift_px=shift,
-        rotation_deg=rotation,
-        scale=scale,
         edge_excess=excess,
         evidence=evidence,
+    )
+
+
+def unchecked(
+    mask: NDArray[np.bool_], estimate: Transform, *, start: Transform, wide: bool = False
+) -> Quality:
+    """The quality of what a cancelled refinement had reached: who cancels does not wait for it.
+
+    Parameters as of `assess`. The score is 0, and edges are not compared.
+    """
+    motion = _motion(mask, estimate, start, wide)
+    cut = "the refinement was cancelled before its end, and what it had reached was not checked"
+    return motion.quality(
+        score=0.0,
+        reliable=False,
+        reasons=(cut, *motion.reasons),
+        edge_agreement=0.0,
+        edge_agreement_before=0.0,
+        evidence=Evidence(0.0, float("inf"), cancelled=True),
     )
 
 
@@ -426,6 +419,43 @@ def _correlation(first: _Edges, second: _Edges) -> float | None:
         return None
     norm = np.sqrt(np.vdot(first.power, second.mask) * np.vdot(first.mask, second.power))
     return float(np.vdot(first.directions, second.directions) / norm) if norm > 1e-3 else None
+
+
+@dataclass(frozen=True)
+class _Motion:
+    """What a transform says without the images, and what in it speaks against it."""
+
+    reasons: tuple[str, ...]
+    overlap: float
+    min_jacobian: float
+    shift_px: float
+    rotation_deg: float
+    scale: float
+
+    def quality(self, **judged: Any) -> Quality:
+        return Quality(**{**vars(self), **judged})
+
+
+def _motion(mask: NDArray[np.bool_], estimate: Transform, start: Transform, wide: bool) -> _Motion:
+    reasons = []
+    overlap = float(mask.mean())
+    if overlap < _LEAST_OVERLAP:
+        reasons.append(f"only {overlap:.0%} of the fixed image is covered by the moving image")
+    folding = _relative_jacobian(estimate)
+    min_jacobian = float(folding[mask].min()) if mask.any() else float(folding.min())
+    if min_jacobian <= 0:
+        reasons.append("the displacement folds over itself")
+    shift, rotation, scale, mirrored = _affine_parts(estimate, start)
+    if mirrored:
+        reasons.append("the moving image came out mirrored")
+    if not wide:
+        if shift > _MOST_SHIFT * float(np.hypot(*mask.shape)):
+            reasons.append(f"a shift of {shift:.0f} px is implausibly large")
+        if abs(rotation) > _MOST_ROTATION:
+            reasons.append(f"a rotation of {rotation:.0f}° is implausibly large")
+        if not _SCALES[0] <= scale <= _SCALES[1]:
+            reasons.append(f"a change of size by {scale:.2f} is implausible")
+    return _Motion(tuple(reasons), overlap, min_jacobian, shift, rotation, scale)
 
 
 def _relative_jacobian(estimate: Transform) -> NDArray[np.float32]:

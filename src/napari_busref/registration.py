@@ -16,7 +16,7 @@ from napari_busref.device import describe
 from napari_busref.matching import REFINEMENTS, SEARCHES, TRANSFORMS
 from napari_busref.preprocess import Prepared, as_image, as_mask, fill_invalid, prepare
 from napari_busref.progress import Progress, Reporter
-from napari_busref.quality import Evidence, Quality, assess, hopeless, unregistered
+from napari_busref.quality import Evidence, Quality, assess, hopeless, unchecked, unregistered
 from napari_busref.transform import Transform
 
 if TYPE_CHECKING:
@@ -219,7 +219,10 @@ def register(
     mask = outcome.transform.mask(ready_moving.valid)
     if outcome.problem is None and not mask.any():
         outcome = _Outcome(start, problem="the images came out apart")
-    if outcome.problem is None:
+    if outcome.cancelled:
+        wide = job.options.search == "wide"
+        quality = unchecked(mask, outcome.transform, start=start, wide=wide)
+    elif outcome.problem is None:
         quality = assess(
             ready_fixed.grey,
             outcome.transform.apply(ready_moving.grey),
@@ -257,6 +260,7 @@ class _Outcome:
     transform: Transform
     problem: str | None = None
     evidence: Evidence | None = None
+    cancelled: bool = False
 
 
 class _Job:
@@ -333,6 +337,8 @@ class _Job:
         result = self.start if still else _as_transform(found.estimate, *shapes)
         if isinstance(result, str):
             return _Outcome(self.start, problem=result)
+        if found.cancelled:  # who cancels does not wait for a check
+            return _Outcome(result, cancelled=True)
         rough = _as_transform(found.rough, *shapes)
         if self.options.keep_best:
             reporter = reporter.regardless()
@@ -345,7 +351,6 @@ class _Job:
             refined_px=0.0 if isinstance(rough, str) else _mean_distance(rough, result),
             chosen=found.chosen,
             candidates=found.scores,
-            cancelled=found.cancelled,
         )
         watch.lap("agreement")
         return _Outcome(result, evidence=evidence)

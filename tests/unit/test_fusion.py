@@ -235,6 +235,27 @@ def test_progress_and_cancel():
         assert len(count) == at
 
 
+def test_a_network_is_left_between_its_layers():
+    cancel = threading.Event()
+
+    class Layer(torch.nn.Module):
+        def forward(self, x):
+            assert not cancel.is_set(), "the layer after the click ran"
+            cancel.set()
+            return x
+
+    class Deep(Mean):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.Sequential(Layer(), Layer())
+
+        def forward(self, visible, infrared):
+            return super().forward(self.layers(visible), infrared)
+
+    with pytest.raises(Cancelled):
+        fuse(texture(), texture(1), model=Deep(), cancel=cancel, device="cpu")
+
+
 def test_parameters_and_timings():
     result = fuse(texture(), texture(1), model=Mean(), mask=disk(), device="cpu")
     assert set(result.timings) == {"prepare", "load", "model", "compose", "total"}

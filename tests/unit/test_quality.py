@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from napari_busref.quality import Evidence, Quality, assess, edge_agreement, unregistered
+from napari_busref.quality import (
+    Evidence,
+    Quality,
+    assess,
+    edge_agreement,
+    unchecked,
+    unregistered,
+)
 from napari_busref.transform import Transform
 
 SHAPE = (160, 200)
@@ -141,7 +148,6 @@ def test_reasons(estimate, reason):
         (Evidence(0.9, 20.0), "the way there and the way back disagree by 20 px"),
         (Evidence(0.9, float("inf")), "there is no way back"),
         (Evidence(0.9, 0.3, refined_px=40.0), "search and refinement disagree by 40 px"),
-        (Evidence(0.9, 0.3, cancelled=True), "was cancelled"),
     ],
 )
 def test_reasons_from_the_evidence(evidence, reason):
@@ -209,6 +215,20 @@ def test_invalid_fixed_pixels_are_left_out():
     valid[:80] = False
     whole, half = judge(moved(), fixed), judge(moved(), fixed, fixed_valid=valid)
     assert half.edge_agreement > 0.95 > whole.edge_agreement
+
+
+def test_what_was_cancelled_is_described_and_not_judged():
+    estimate = moved(3, 4, angle=50)
+    start = Transform.identity(SHAPE)
+    quality = unchecked(estimate.mask(), estimate, start=start)
+    whole = judge(estimate)
+    for name in ("overlap", "shift_px", "rotation_deg", "scale", "min_jacobian"):
+        assert getattr(quality, name) == getattr(whole, name)
+    assert (quality.score, quality.reliable, quality.evidence.cancelled) == (0, False, True)
+    assert "was cancelled" in quality.reasons[0]
+    assert "rotation of" in quality.reasons[1]
+    assert len(unchecked(estimate.mask(), estimate, start=start, wide=True).reasons) == 1
+    json.dumps(quality.as_dict(), allow_nan=False)
 
 
 def test_unregistered_and_json():

@@ -326,6 +326,22 @@ def test_cancel_stops_at_the_next_stage(at):
     assert len(seen) == at
 
 
+def test_keeping_the_best_checks_nothing_after_the_click():
+    cancel = threading.Event()
+
+    def progress(stage, fraction):
+        if stage.startswith("refining"):
+            cancel.set()
+
+    arguments = {"model": "identity", "refine": "affine", "device": "cpu"}
+    kept = register(*pair(), progress=progress, cancel=cancel, on_cancel="best", **arguments)
+    assert kept.quality.evidence.cancelled
+    assert not kept.quality.reliable
+    assert not np.array_equal(kept.transform.affine, np.eye(3))  # one look was taken
+    assert "agreement" not in kept.timings
+    assert "agreement" in register(*pair(), **arguments).timings
+
+
 def test_timings_parameters_and_metadata(tmp_path):
     result = register(*pair(), model=Known(AFFINE), device="cpu")
     stages = {"prepare", "load", "Known", "agreement", "resample", "quality", "total"}
