@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QTimer
@@ -19,9 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Placer", "drawings"]
 
+_TURN = 0.04  # s after which the window has its turn
+
 
 class Placer(QObject):
-    """Adds layers one in each turn of the event loop: four large ones at once would stop it.
+    """Adds layers in turns of the event loop: four large ones at once would stop the window.
+
+    Small ones go in together, as the window is drawn anew after each turn.
 
     Parameters
     ----------
@@ -79,14 +84,16 @@ class Placer(QObject):
         outcome, request, undo = self._work
         layers, settings = self._viewer.layers, request.settings
         try:
-            if self._waiting:
+            began = perf_counter()
+            while self._waiting:
                 layer = self._waiting.pop(0)
                 if settings.results == "add":
                     layers.append(layer)
                 else:
                     update_layers(layers, [layer])
-                self._turn.start()
-                return
+                if perf_counter() - began > _TURN:
+                    self._turn.start()
+                    return
             if settings.results == "update":
                 for layer in drawings(layers, request):
                     if _known(layer).get("role") != settings.field_role:  # of an earlier run

@@ -333,7 +333,7 @@ class TrainOnMyData(QWidget):
             )
             show_warning(f"Train on my data: {' and '.join(worse)} did not become better")
         self._show_result("\n".join(lines), _WORSE if worse else _BETTER)
-        self.stage.setText(f"done in {perf_counter() - self._started:.0f} s")
+        self.stage.setText(f"done in {perf_counter() - self._started:.0f}\N{NO-BREAK SPACE}s")
         self._models_changed()
         names = " and ".join(repr(one.name) for one in results)
         show_info(f"Train on my data: the panels now offer {names}")
@@ -382,7 +382,7 @@ class TrainOnMyData(QWidget):
         stage, fraction = self._report
         seconds = perf_counter() - self._started
         self.bar.setValue(round(_STEPS * fraction))
-        self.stage.setText(f"{stage} · {100 * fraction:.0f} % · {seconds:.0f} s")
+        self.stage.setText(f"{stage} · {100 * fraction:.0f} % · {seconds:.0f}\N{NO-BREAK SPACE}s")
 
     def _show_result(self, text: str, colour: str | None) -> None:
         self.outcome.setText(text)
