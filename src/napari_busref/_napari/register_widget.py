@@ -223,7 +223,7 @@ class RegisterAndFuse(QWidget):
 
         To keep nothing takes less than half a second, whatever the run is doing. So does keeping
         the best so far once the shown plane is registered; before that it takes until what the
-        refinement has is judged and resampled. Cancel again to do without it.
+        refinement has reached is resampled. Cancel again to do without it.
         """
         job, request = self._stopper.job, self._request
         if job is None or request is None:
