@@ -195,8 +195,16 @@ FIELD = {
     "spacing": 0.4,
     "bend": 0.05,
     "pull": 0.5,
+    "loose": 0.05,
     "widths": tuple(w * PIXEL for w in (8, 6, 4, 3, 2)),
 }
+
+
+def displaced(found, axis):
+    """Where affine and field together displace the crossings of an axis with itself."""
+    affine, field = found
+    place = np.stack(np.meshgrid(axis, axis), -1)
+    return place @ (affine[:2, :2] - np.eye(2)).T + affine[:2, 2] + field.on_grid(axis, axis)
 
 
 def wave(position):
@@ -240,7 +248,7 @@ def test_an_edge_counts_across_only():
     # nothing is known along x
     peaks = np.tile([[0.1, 0.1]], (400, 1))[:, None]
     data = likely(peaks, np.ones((400, 1)), spread=(1e3, 1.0))
-    field = likely_field(data, **FIELD).on_grid(np.zeros(1), np.zeros(1))
+    field = displaced(likely_field(data, **FIELD), np.zeros(1))
     assert field[0, 0, 1] == pytest.approx(0.1, abs=5e-3)
     assert abs(field[0, 0, 0]) < 0.02
 
@@ -254,11 +262,26 @@ def test_the_field_tells_which_peak_is_right():
     axis = np.linspace(-0.9, 0.9, 15)
     x, y = np.meshgrid(axis, axis)
     wanted = 0.06 * np.stack([np.sin(2 * y), np.sin(2 * x)], -1)
-    found = likely_field(data, **FIELD).on_grid(axis, axis)
+    found = displaced(likely_field(data, **FIELD), axis)
     assert np.abs(found - wanted).mean() < 0.4 * PIXEL
     # the best of each block alone is far off
     best = WINDOW[data.log.argmax(1)]
     assert np.abs(best - truth).mean() > 2 * PIXEL
+
+
+def test_what_is_straight_is_not_bent():
+    """Blocks that are off by a pixel each bend nothing when all that moved is an affine."""
+    truth = np.array([[1.02, 0.02, 0.03], [-0.01, 0.99, -0.02], [0, 0, 1]])
+    shift = grid() @ (truth[:2, :2] - np.eye(2)).T + truth[:2, 2]
+    noise = np.random.default_rng(0).normal(0, PIXEL, shift.shape)
+    data = likely((shift + noise)[:, None], np.ones((400, 1)))
+    affine, field = likely_field(data, **FIELD)
+    np.testing.assert_allclose(affine, truth, atol=0.2 * PIXEL)
+    axis = np.linspace(-0.9, 0.9, 15)
+    assert np.abs(field.on_grid(axis, axis)).max() < 0.2 * PIXEL
+    # the same noise on a wave leaves the wave
+    _, bent = likely_field(likely((wave(grid()) + noise)[:, None], np.ones((400, 1))), **FIELD)
+    assert np.abs(bent.on_grid(axis, axis)).max() > 2 * PIXEL
 
 
 def test_the_earlier_field_is_part_of_the_result():
@@ -275,7 +298,7 @@ def test_the_earlier_field_is_part_of_the_result():
     axis = np.linspace(-0.9, 0.9, 15)
     x, y = np.meshgrid(axis, axis)
     wanted = 0.06 * np.stack([np.sin(2 * y), np.sin(2 * x)], -1)
-    found = likely_field(data, **FIELD, earlier=earlier).on_grid(axis, axis)
+    found = displaced(likely_field(data, **FIELD, earlier=earlier), axis)
     assert np.abs(found - wanted).mean() < 0.4 * PIXEL
 
 

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from napari_busref.matching.splines import Array, SplineField, bending_of, spline_design
 
+_STRENGTHS = (1e-3, 4.0)  # variance of a field, as a multiple of what is expected
 _SHARPEST = 0.08  # variance of a displacement, in pixels², that no block goes below
 
 
@@ -99,8 +100,9 @@ def likely_affine(data: Likely, widths: tuple[float, ...], ridge: float = 1e-3) 
 
     def fit(information: Array, moment: Array) -> Array:
         nonlocal solution
-        pull = ridge * np.trace(information.sum(0)) / 2
-        solution = _least_squares(design, information, moment, pull * np.eye(6))
+        pull = ridge * float(np.trace(information.sum(0))) / 2
+        normal = _normal(design, information)
+        solution = _least_squares(design, normal, moment, pull * torch.eye(3))
         return design @ solution
 
     _maximise(data, fit, widths)
@@ -149,10 +151,15 @@ def likely_field(
     spacing: float,
     bend: float,
     pull: float,
+    loose: float,
     widths: tuple[float, ...],
     earlier: Field | None = None,
-) -> SplineField:
-    """The smooth field that is most likely.
+) -> tuple[Array, SplineField]:
+    """The affine and the smooth field on top of it that are most likely together.
+
+    How strong the field is, the data say: ``bend`` and ``pull`` are scaled by one factor, the one
+    under which the data are most likely (MacKay, "Bayesian interpolation", Neural Computation 4,
+    1992, section 4.3). Where an affine is enough, next to nothing of the field is left.
 
     Parameters
     ----------
@@ -165,24 +172,50 @@ def likely_field(
         points; smaller is smoother.
     pull : float
         Standard deviation that is expected of the control points.
+    loose : float
+        Standard deviation that is expected of the affine's departures from no change.
     widths : tuple of float
         Of the reading around the field, one a round.
     earlier : callable, optional
         The field with which the images were resampled before they were compared; the result
         includes it.
+
+    Returns
+    -------
+    affine : ndarray, shape (3, 3)
+    field : SplineField
+        What is displaced beyond that: position ``x`` goes to ``affine(x) + field(x)``.
     """
-    design, counts = spline_design(data.position, half, spacing)
-    single = bending_of(counts) / bend**2 + np.eye(design.shape[1]) / pull**2
-    penalty = np.kron(np.eye(2), single)
-    solution = np.zeros((design.shape[1], 2))
+    splines, counts = spline_design(data.position, half, spacing)
+    design = np.concatenate([splines, _with_ones(data.position)], 1)
+    count = splines.shape[1]
+    single = torch.from_numpy(bending_of(counts) / bend**2 + np.eye(count) / pull**2)
+    penalty = torch.zeros(len(design.T), len(design.T), dtype=single.dtype)
+    penalty[count:, count:] = torch.eye(3) / loose**2
+    solution = np.zeros((len(design.T), 2))
+    strength = 1.0
 
     def fit(information: Array, moment: Array) -> Array:
-        nonlocal solution
-        solution = _least_squares(design, information, moment, penalty)
+        nonlocal solution, strength
+        penalty[:count, :count] = single / strength
+        normal = _normal(design, information)
+        solution = _least_squares(design, normal, moment, penalty)
+        control = torch.from_numpy(solution[:count])
+        energy = float((control * (single @ control)).sum())
+        # parameters that the data determine; as if the components were independent
+        determined = 2 * count
+        for part in normal[::2]:
+            inverse = torch.cholesky_inverse(
+                torch.linalg.cholesky((part + penalty)[:count, :count])
+            )
+            determined -= float((inverse * penalty[:count, :count]).sum())
+        strength = min(max(energy / max(determined, 1e-6), _STRENGTHS[0]), _STRENGTHS[1])
         return design @ solution
 
     _maximise(data, fit, widths, earlier)
-    return SplineField(solution.reshape(*counts, 2), half)
+    affine = np.eye(3)
+    affine[:2] += solution[count:].T
+    return affine, SplineField(solution[:count].reshape(*counts, 2), half)
 
 
 def _maximise(
@@ -208,19 +241,25 @@ def _with_ones(position: Array) -> Array:
     return np.concatenate([position, np.ones((len(position), 1))], 1)
 
 
-def _least_squares(
-    design: Array, information: Array, moment: Array, penalty: NDArray[np.floating[Any]]
-) -> Array:
-    """Minimise over both components at once: (K, 2)."""
+def _normal(design: Array, information: Array) -> tuple[Tensor, Tensor, Tensor]:
+    """Blocks of the normal matrix: x with x, x with y, y with y; each (K, K)."""
     # torch's threads, which are there already; numpy's would wait for the same processors and
     # hold other threads of Python meanwhile
     columns, weights = torch.from_numpy(design), torch.from_numpy(information)
-    count = design.shape[1]
     xx, xy, yy = (
         columns.T @ (columns * weights[:, i, j, None]) for i, j in ((0, 0), (0, 1), (1, 1))
     )
-    normal = torch.cat([torch.cat([xx, xy], 1), torch.cat([xy.T, yy], 1)])
-    normal += torch.from_numpy(penalty) + 1e-9 * torch.eye(2 * count, dtype=normal.dtype)
-    right = (columns.T @ torch.from_numpy(moment)).T.reshape(-1, 1)
-    solved = torch.cholesky_solve(right, torch.linalg.cholesky(normal))
+    return xx, xy, yy
+
+
+def _least_squares(
+    design: Array, normal: tuple[Tensor, Tensor, Tensor], moment: Array, penalty: Tensor
+) -> Array:
+    """Minimise over both components at once, each with the ``penalty`` (K, K): (K, 2)."""
+    xx, xy, yy = normal
+    count = design.shape[1]
+    whole = torch.cat([torch.cat([xx + penalty, xy], 1), torch.cat([xy.T, yy + penalty], 1)])
+    whole += 1e-9 * torch.eye(2 * count, dtype=whole.dtype)
+    right = (torch.from_numpy(design).T @ torch.from_numpy(moment)).T.reshape(-1, 1)
+    solved = torch.cholesky_solve(right, torch.linalg.cholesky(whole))
     return np.asarray(solved.reshape(2, count).T.numpy())

@@ -62,6 +62,7 @@ _SOFT = (8.0, 6.0, 4.0, 3.0, 2.0, 1.4)
 # Of displacement fields, in units of half the shorter side: distance of control points, deviation
 # expected of their second differences and of themselves.
 _SPACING, _BEND, _PULL = 0.15, 0.04, 0.03
+_LOOSE = 0.005  # deviation expected of what the affine still lacks when a field is read
 _EVERY = 2  # of the blocks; the others look at much the same pixels
 _SHARED = 3.0  # blocks that share one block's worth of evidence
 
@@ -158,10 +159,7 @@ def _fitted(
         return None
     stiff, soft = (tuple(width * pixel for width in widths) for widths in (_STIFF, _SOFT))
     if look.kind == "affine":
-        delta = torch.tensor(likely_affine(data, stiff)[None, :2], dtype=torch.float32)
-        delta = (delta - torch.eye(2, 3)).to(estimate.theta.device)
-        theta = compose_affine(estimate.theta, isotropic_to_normalised(delta, *size))
-        return Estimate(theta, estimate.phi)
+        return _with_affine(estimate, likely_affine(data, stiff), size)
     earlier = _earlier(estimate, half)
     y, x = _axes(size, half)
     if look.kind == "homography":
@@ -170,15 +168,18 @@ def _fitted(
         u, v, w = np.tensordot(matrix, place, 1)
         field = np.stack([u / w, v / w], -1) - place[:2].transpose(1, 2, 0)
     else:
-        field = likely_field(
+        matrix, splines = likely_field(
             data,
             half,
             spacing=_SPACING,
             bend=_BEND,
             pull=_PULL,
+            loose=_LOOSE,
             widths=soft,
             earlier=earlier,
-        ).on_grid(y, x)
+        )
+        estimate = _with_affine(estimate, matrix, size)
+        field = splines.on_grid(y, x) @ np.linalg.inv(matrix[:2, :2]).T  # before that affine
     return _with_field(estimate, field, half)
 
 
@@ -212,6 +213,13 @@ def _earlier(estimate: Estimate, half: tuple[float, float]) -> Callable[[Array],
         return np.asarray(sample_field(phi, points)[0, :, 0].T.double().cpu().numpy() * scale)
 
     return field
+
+
+def _with_affine(estimate: Estimate, matrix: Array, size: tuple[int, int]) -> Estimate:
+    """The estimate after an affine (3, 3) of positions in units of half the shorter side."""
+    delta = torch.tensor((matrix - np.eye(3))[None, :2], dtype=torch.float32)
+    delta = isotropic_to_normalised(delta.to(estimate.theta.device), *size)
+    return Estimate(compose_affine(estimate.theta, delta), estimate.phi)
 
 
 def _axes(size: tuple[int, int], half: tuple[float, float]) -> tuple[Array, Array]:
