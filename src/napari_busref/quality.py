@@ -70,7 +70,7 @@ class Evidence:
     candidates : dict
         What each candidate was judged by.
     cancelled : bool
-        The refinement was cut short, and nothing of the above was measured.
+        The registration was cut short, and nothing of the above was measured.
     """
 
     local: float
@@ -299,12 +299,12 @@ def assess(
 def unchecked(
     mask: NDArray[np.bool_], estimate: Transform, *, start: Transform, wide: bool = False
 ) -> Quality:
-    """The quality of what a cancelled refinement had reached: who cancels does not wait for it.
+    """The quality of what a cancelled registration had reached: who cancels does not wait for it.
 
     Parameters as of `assess`. The score is 0, and edges are not compared.
     """
     motion = _motion(mask, estimate, start, wide)
-    cut = "the refinement was cancelled before its end, and what it had reached was not checked"
+    cut = "it was cancelled before its end, and what it had reached was not checked"
     return motion.quality(
         score=0.0,
         reliable=False,

@@ -15,7 +15,7 @@ from napari_busref._inference import Runner, Stopwatch, interruptible, runner, v
 from napari_busref.device import describe
 from napari_busref.matching import REFINEMENTS, SEARCHES, TRANSFORMS
 from napari_busref.preprocess import Prepared, as_image, as_mask, fill_invalid, prepare
-from napari_busref.progress import Progress, Reporter
+from napari_busref.progress import Cancelled, Progress, Reporter
 from napari_busref.quality import Evidence, Quality, assess, hopeless, unchecked, unregistered
 from napari_busref.transform import Transform
 
@@ -215,6 +215,8 @@ def register(
             "versions": versions(),
         }
 
+    if outcome.problem is None and cancel is not None and cancel.is_set():
+        outcome = _Outcome(outcome.transform, cancelled=True)
     reporter.step("judging the result", 0.8)
     mask = outcome.transform.mask(ready_moving.valid)
     if outcome.problem is None and not mask.any():
@@ -340,11 +342,14 @@ class _Job:
         if found.cancelled:  # who cancels does not wait for a check
             return _Outcome(result, cancelled=True)
         rough = _as_transform(found.rough, *shapes)
-        if self.options.keep_best:
-            reporter = reporter.regardless()
-        reporter.step("cross-checking", 1.0)
-        with interruptible(layers, reporter.check):
-            seen = agreement(reference, source, found.estimate)
+        try:
+            reporter.step("cross-checking", 1.0)
+            with interruptible(layers, reporter.check):
+                seen = agreement(reference, source, found.estimate)
+        except Cancelled:
+            if not self.options.keep_best:
+                raise
+            return _Outcome(result, cancelled=True)
         evidence = Evidence(
             local=seen.local,
             round_trip_px=seen.round_trip * min(shapes[0]),

@@ -326,11 +326,12 @@ def test_cancel_stops_at_the_next_stage(at):
     assert len(seen) == at
 
 
-def test_keeping_the_best_checks_nothing_after_the_click():
+@pytest.mark.parametrize("at", ["refining", "cross-checking"])
+def test_keeping_the_best_checks_nothing_after_the_click(at):
     cancel = threading.Event()
 
     def progress(stage, fraction):
-        if stage.startswith("refining"):
+        if stage.startswith(at):
             cancel.set()
 
     arguments = {"model": "identity", "refine": "affine", "device": "cpu"}
