@@ -194,7 +194,8 @@ def register(
         outcome = _Outcome(start, problem=problem)
         if problem is None:
             part = reporter.part(0.05, 0.8)
-            outcome = job.run(ready_fixed, ready_moving, part, watch)
+            with interruptible(job.modules, part.check):
+                outcome = job.run(ready_fixed, ready_moving, part, watch)
             if on_cancel == "best":  # there is something to keep now
                 reporter = reporter.regardless()
         parameters = {
@@ -215,13 +216,12 @@ def register(
             "versions": versions(),
         }
 
-    if outcome.problem is None and cancel is not None and cancel.is_set():
-        outcome = _Outcome(outcome.transform, cancelled=True)
+    cut = cancel is not None and cancel.is_set()  # then the best so far is wanted, or this raises
     reporter.step("judging the result", 0.8)
     mask = outcome.transform.mask(ready_moving.valid)
     if outcome.problem is None and not mask.any():
         outcome = _Outcome(start, problem="the images came out apart")
-    if outcome.cancelled:
+    if outcome.problem is None and cut:
         wide = job.options.search == "wide"
         quality = unchecked(mask, outcome.transform, start=start, wide=wide)
     elif outcome.problem is None:
@@ -262,7 +262,6 @@ class _Outcome:
     transform: Transform
     problem: str | None = None
     evidence: Evidence | None = None
-    cancelled: bool = False
 
 
 class _Job:
@@ -304,6 +303,11 @@ class _Job:
         )
         self.matches = auto or self.options.search != "none" or self.options.refine != "none"
 
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """Every network that takes part."""
+        return (*self.one_shot.values(), self.networks.matcher, self.networks.likelihood)
+
     def out_of_sight(self, before_mask: NDArray[np.bool_]) -> str | None:
         """Why there is nothing to start from, if so."""
         if before_mask.any() or self.options.search != "none":
@@ -329,9 +333,7 @@ class _Job:
             self.start.affine, self.start.displacement, *shapes, self.device
         )
         reference = Reference(self.networks, target)
-        layers = (*self.one_shot.values(), self.networks.matcher, self.networks.likelihood)
-        with interruptible(layers, reporter.check):
-            found = find(self.one_shot, reference, source, start, self.options, reporter, watch)
+        found = find(self.one_shot, reference, source, start, self.options, reporter, watch)
         still = found.estimate.phi is start.phi and bool(
             (found.estimate.theta == start.theta).all()
         )
@@ -340,16 +342,15 @@ class _Job:
         if isinstance(result, str):
             return _Outcome(self.start, problem=result)
         if found.cancelled:  # who cancels does not wait for a check
-            return _Outcome(result, cancelled=True)
+            return _Outcome(result)
         rough = _as_transform(found.rough, *shapes)
         try:
             reporter.step("cross-checking", 1.0)
-            with interruptible(layers, reporter.check):
-                seen = agreement(reference, source, found.estimate)
+            seen = agreement(reference, source, found.estimate)
         except Cancelled:
             if not self.options.keep_best:
                 raise
-            return _Outcome(result, cancelled=True)
+            return _Outcome(result)
         evidence = Evidence(
             local=seen.local,
             round_trip_px=seen.round_trip * min(shapes[0]),

@@ -104,6 +104,7 @@ def find(
     fixed, networks = reference.view, reference.networks
     candidates = {"start": start} if options.start else {}
     count = len(one_shot)
+    refines = options.refine != "none" and networks is not None
     if count:
         before = resample(moving, start, fixed.shape)
         valid = None if bool(before.valid.all()) else before.valid
@@ -113,8 +114,7 @@ def find(
         part.step(name, 0.0)
         dtype = _float_type(module)
         # a field of its own would only stand in the way of the refinement
-        affine = options.refine != "none" and networks is not None
-        ask = getattr(module, "rough", module) if affine else module
+        ask = getattr(module, "rough", module) if refines else module
         answer = ask(
             fixed.image.to(dtype),
             image.to(dtype),
@@ -126,7 +126,7 @@ def find(
                 f"model: {name} returned {type(answer).__name__}, a registration model returns "
                 "napari_busref.models.geometry.Estimate"
             )
-        phi = None if affine or answer.phi is None else answer.phi.float()
+        phi = None if refines or answer.phi is None else answer.phi.float()
         candidates[name] = compose(start, Estimate(answer.theta.float(), phi))
         watch.lap(name)
     if options.search != "none" and networks is not None:
@@ -166,7 +166,7 @@ def find(
         chosen = max(scores, key=lambda name: scores[name])
         watch.lap("judge")
     found = Found(candidates[chosen], chosen, candidates[chosen], scores)
-    if options.refine != "none" and networks is not None:
+    if refines:
         plan = looks(options.refine, options.transform, fixed.shape)
         if scores and plan[0] == _POLISH[0]:
             plan = plan[1:]  # done before it was judged

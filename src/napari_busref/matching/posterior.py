@@ -197,7 +197,7 @@ def likely_field(
 
     def fit(information: Array, moment: Array) -> Array:
         nonlocal solution, strength
-        penalty[:count, :count] = single / strength
+        penalty[:count, :count] = prior = single / strength
         normal = _normal(design, information)
         solution = _least_squares(design, normal, moment, penalty)
         control = torch.from_numpy(solution[:count])
@@ -205,10 +205,8 @@ def likely_field(
         # parameters that the data determine; as if the components were independent
         determined = 2 * count
         for part in normal[::2]:
-            inverse = torch.cholesky_inverse(
-                torch.linalg.cholesky((part + penalty)[:count, :count])
-            )
-            determined -= float((inverse * penalty[:count, :count]).sum())
+            factor = torch.linalg.cholesky(part[:count, :count] + prior)
+            determined -= float((torch.cholesky_inverse(factor) * prior).sum())
         strength = min(max(energy / max(determined, 1e-6), _STRENGTHS[0]), _STRENGTHS[1])
         return design @ solution
 

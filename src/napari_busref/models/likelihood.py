@@ -169,7 +169,6 @@ class Likelihood(nn.Module):
             for reach in _REACHES
         ]
         return torch.stack(pooled, 1).unflatten(2, (_KINDS, -1)).flatten(1, 2)
-        return torch.cat(pooled, 1)
 
 
 class _Fine(nn.Module):
