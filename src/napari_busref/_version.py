@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 
+
+@cache
 def package_version(distribution: str = "napari-busref") -> str:
     """Version of an installed distribution, ``"unknown"`` when it is not installed.
 

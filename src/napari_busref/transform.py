@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +23,7 @@ __all__ = ["EXTENSION", "Transform", "read_metadata"]
 # A source this far outside the moving image still counts as inside, and a bilinear weight this
 # small as none: displacements are float32, so 1000 px are known to no better than 6e-5 px.
 _EDGE = 1e-4
-_BLOCK = 1 << 20  # pixels worked on at a time
+_BLOCK = 1 << 18  # pixels worked on at a time
 _INTERPOLATED = {2: np.float32, 4: np.float32}  # bytes of a float: type scipy can interpolate
 
 
@@ -222,8 +223,12 @@ class Transform:
             c]]``, the convention of `skimage.registration`.
         """
         flow = np.empty((2, *self.fixed_shape), np.float32)
-        for rows, source in self._sources():
-            flow[:, rows] = source - self._grid(rows)
+
+        def work(rows: slice, source: NDArray[np.float64]) -> None:
+            for part, there, here in zip(flow, source, self._ticks(rows), strict=True):
+                np.subtract(there, here, out=part[rows], casting="same_kind")
+
+        self._in_blocks(work)
         return flow
 
     def mask(self, valid: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
@@ -248,8 +253,13 @@ class Transform:
             if not valid.all():
                 lost = (valid == 0).astype(np.uint8)
         mask = np.empty(self.fixed_shape, bool)
-        for rows, source in self._sources():
-            mask[rows] = self._inside(source) & ~_touches(lost, source)
+
+        def work(rows: slice, source: NDArray[np.float64]) -> None:
+            mask[rows] = self._inside(source)
+            if lost is not None:
+                mask[rows] &= ~_touches(lost, source)
+
+        self._in_blocks(work)
         return mask
 
     def apply(self, image: NDArray[Any], order: int = 1, cval: float = 0.0) -> NDArray[Any]:
@@ -296,12 +306,15 @@ class Transform:
         channels = image[..., None] if image.ndim == 2 else image
         planes = [_Plane(channels[..., index], order) for index in range(channels.shape[-1])]
         warped = np.empty((*self.fixed_shape, len(planes)), image.dtype)
-        for rows, source in self._sources():
+
+        def work(rows: slice, source: NDArray[np.float64]) -> None:
             outside = ~self._inside(source)
             for index, plane in enumerate(planes):
                 values = plane.sample(source)
                 values[outside] = cval
                 warped[rows, :, index] = cast_dtype(values, image.dtype)
+
+        self._in_blocks(work)
         return warped[..., 0] if image.ndim == 2 else warped
 
     def jacobian_determinant(self) -> NDArray[np.float32]:
@@ -386,10 +399,13 @@ class Transform:
             # q = A2 (m + u2(m)) with m = A1 (p + u1(p)), so q = A2 A1 (p + u1(p) + L1^-1 u2(m))
             linear = np.linalg.inv(self.affine[:2, :2])
             total = np.empty((2, *self.fixed_shape), np.float32)
-            for rows, middle in self._sources():
+
+            def work(rows: slice, middle: NDArray[np.float64]) -> None:
                 total[:, rows] = np.tensordot(linear, other._displacement_at(middle), 1)
-                if displacement is not None:
-                    total[:, rows] += displacement[:, rows]
+                if self.displacement is not None:
+                    total[:, rows] += self.displacement[:, rows]
+
+            self._in_blocks(work)
             total.flags.writeable = False
             displacement = total
         affine = other.affine @ self.affine
@@ -464,16 +480,30 @@ class Transform:
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _grid(self, rows: slice) -> NDArray[np.float64]:
-        return _grid(self.fixed_shape, rows)
+    def _ticks(self, rows: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Row (rows, 1) and column (1, W) of fixed pixels."""
+        row, col = np.ogrid[rows, : self.fixed_shape[1]]
+        return row.astype(np.float64), col.astype(np.float64)
 
-    def _sources(self) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-        """Blocks of rows of the fixed grid with their sources, (2, rows, W)."""
-        for rows in _blocks(self.fixed_shape):
-            start = self._grid(rows)
+    def _in_blocks(self, work: Callable[[slice, NDArray[np.float64]], None]) -> None:
+        """Call `work` with blocks of rows and their sources, (2, rows, W), side by side."""
+
+        def one(rows: slice) -> None:
+            row, col = self._ticks(rows)
             if self.displacement is not None:
-                start += self.displacement[:, rows]
-            yield rows, _affine(self.affine, start)
+                row, col = row + self.displacement[0, rows], col + self.displacement[1, rows]
+            source = np.empty((2, rows.stop - rows.start, self.fixed_shape[1]))
+            for out, (a, b, c) in zip(source, self.affine[:2], strict=True):
+                np.add(a * row, b * col, out=out)
+                out += c
+            work(rows, source)
+
+        blocks = list(_blocks(self.fixed_shape))
+        if len(blocks) == 1:
+            one(blocks[0])
+            return
+        with ThreadPoolExecutor(min(len(blocks), os.cpu_count() or 1)) as pool:
+            list(pool.map(one, blocks))  # raises what one of them raised
 
     def _displacement_at(self, coords: NDArray[np.float64]) -> NDArray[np.float64]:
         """Displacement at (2, ...) positions."""
@@ -536,11 +566,14 @@ class Transform:
         warped = np.empty(self.fixed_shape + image.shape[2:], image.dtype)
         outside_value = cast_dtype(np.array([cval], float), image.dtype)[0]
         height, width = self.moving_shape
-        for rows, source in self._sources():
+
+        def work(rows: slice, source: NDArray[np.float64]) -> None:
             row = np.clip(np.floor(source[0] + 0.5), 0, height - 1).astype(np.intp)
             col = np.clip(np.floor(source[1] + 0.5), 0, width - 1).astype(np.intp)
             warped[rows] = image[row, col]
             warped[rows][~self._inside(source)] = outside_value
+
+        self._in_blocks(work)
         return warped
 
 

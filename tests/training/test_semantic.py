@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer
 from imageio.v3 import imwrite
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_jaccard_index
@@ -20,6 +22,7 @@ from napari_busref.training.data import PairStore
 from napari_busref.training.semantic import (
     LabelledScenes,
     SemanticConstraint,
+    class_ious,
     fused_colours,
     load_segmenter,
     lovasz_softmax,
@@ -137,6 +140,29 @@ def test_mean_iou_leaves_out_classes_that_do_not_occur() -> None:
         mean_iou(constraint, infrared_only, [(visible, infrared, labels * 0 + 7)])  # type: ignore[arg-type]
 
 
+def test_iou_of_each_class_is_counted_over_all_pixels() -> None:
+    """Half of the disc is cold: what is missed counts for both classes."""
+    visible, infrared, labels = scenes(2)
+    infrared[:, :, :24] = 0.1  # rows 0..23 of the discs, whose middle is row 24
+    constraint = SemanticConstraint(Brightness())
+
+    def infrared_only(visible: Tensor, infrared: Tensor) -> Tensor:
+        return infrared
+
+    found = class_ious(constraint, infrared_only, [(visible, infrared, labels)])  # type: ignore[arg-type]
+    answers = infrared[:, 0] > 0.5
+    for label, answer in ((0, ~answers), (1, answers)):
+        truth = labels == label
+        assert found[label] == pytest.approx(
+            float((answer & truth).sum() / (answer | truth).sum())
+        )
+    assert mean_iou(constraint, infrared_only, [(visible, infrared, labels)]) == pytest.approx(  # type: ignore[arg-type]
+        (found[0] + found[1]) / 2
+    )
+    with pytest.raises(ValueError, match=r"labels: got classes \[0, 2\], need numbers below 2"):
+        class_ious(constraint, infrared_only, [(visible, infrared, 2 * labels)])  # type: ignore[arg-type]
+
+
 RECIPE = """
 stage = "superfusion-fusion"
 steps = 30
@@ -215,6 +241,28 @@ def test_labels_are_cropped_with_their_pair(street: Path) -> None:
     # the disc is what the infrared image shows bright
     assert ((crops.infrared[:, 0] > 0.5) == (labels == 1)).float().mean() > 0.98
     torch.testing.assert_close(colours.mean(1), crops.visible[:, 0], atol=0.02, rtol=0)
+
+
+def test_the_script_prints_the_mean_iou_of_every_method(
+    street: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "benchmarks")
+    # the other tests keep their threads
+    monkeypatch.setattr(importlib.import_module("registration"), "set_threads", lambda count: None)
+    script = importlib.import_module("segmentation")
+    options = {"data_root": street, "dataset": "street", "model": ["average", "maximum"]}
+    script.main("street_networks:bright", **options)
+    heading, _, *lines = capsys.readouterr().out.splitlines()
+    assert heading == "|  | mean IoU | class 0 | class 1 |"
+    cells = [line.strip("| ").split(" | ") for line in lines]
+    found = {name: [float(value) for value in values] for name, *values in cells}
+    assert list(found) == ["average", "maximum", "visible only", "infrared only"]
+    assert found["infrared only"] == [1, 1, 1] and found["visible only"][2] == 0
+    assert found["average"][2] == 0 and found["maximum"] == [1, 1, 1]  # bright enough or not
+    with pytest.raises(typer.BadParameter, match=r"need 'module:function'"):
+        script.main("nowhere:bright", **options)
+    with pytest.raises(typer.BadParameter, match=r"needs .*split.json"):
+        script.main("street_networks:bright", street, "moon")
 
 
 def test_what_the_constraint_needs_is_said(street: Path) -> None:

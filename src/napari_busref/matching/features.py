@@ -56,7 +56,9 @@ def _inner(valid: Tensor, margin: int) -> Tensor:
     """The valid pixels that lie further than ``margin`` from all others."""
     if bool(valid.all()):
         return valid
-    return 1 - F.max_pool2d(1 - valid, 2 * margin + 1, 1, margin)
+    side = 2 * margin + 1
+    across = F.max_pool2d(1 - valid, (1, side), 1, (0, margin))
+    return 1 - F.max_pool2d(across, (side, 1), 1, (margin, 0))
 
 
 def _blurred(image: Tensor, sigma: float) -> Tensor:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from napari_busref.matching.splines import Array, SplineField, bending_of, spline_design
@@ -95,7 +96,7 @@ def likely_affine(data: Likely, widths: tuple[float, ...], ridge: float = 1e-3) 
     ridge : float
         Pull towards no change, as a share of the information.
     """
-    design = _with_ones(data.position)
+    design = csr_array(_with_ones(data.position))
     solution = np.zeros((3, 2))
 
     def fit(information: Array, moment: Array) -> Array:
@@ -187,12 +188,13 @@ def likely_field(
         What is displaced beyond that: position ``x`` goes to ``affine(x) + field(x)``.
     """
     splines, counts = spline_design(data.position, half, spacing)
-    design = np.concatenate([splines, _with_ones(data.position)], 1)
+    # of each row, a cubic spline has 16 entries that are not 0
+    design = csr_array(np.concatenate([splines, _with_ones(data.position)], 1))
     count = splines.shape[1]
     single = torch.from_numpy(bending_of(counts) / bend**2 + np.eye(count) / pull**2)
-    penalty = torch.zeros(len(design.T), len(design.T), dtype=single.dtype)
+    penalty = torch.zeros(count + 3, count + 3, dtype=single.dtype)
     penalty[count:, count:] = torch.eye(3) / loose**2
-    solution = np.zeros((len(design.T), 2))
+    solution = np.zeros((count + 3, 2))
     strength = 1.0
 
     def fit(information: Array, moment: Array) -> Array:
@@ -239,25 +241,23 @@ def _with_ones(position: Array) -> Array:
     return np.concatenate([position, np.ones((len(position), 1))], 1)
 
 
-def _normal(design: Array, information: Array) -> tuple[Tensor, Tensor, Tensor]:
+def _normal(design: csr_array, information: Array) -> tuple[Tensor, Tensor, Tensor]:
     """Blocks of the normal matrix: x with x, x with y, y with y; each (K, K)."""
-    # torch's threads, which are there already; numpy's would wait for the same processors and
-    # hold other threads of Python meanwhile
-    columns, weights = torch.from_numpy(design), torch.from_numpy(information)
     xx, xy, yy = (
-        columns.T @ (columns * weights[:, i, j, None]) for i, j in ((0, 0), (0, 1), (1, 1))
+        torch.from_numpy((design.T @ design.multiply(information[:, i, j, None])).toarray())
+        for i, j in ((0, 0), (0, 1), (1, 1))
     )
     return xx, xy, yy
 
 
 def _least_squares(
-    design: Array, normal: tuple[Tensor, Tensor, Tensor], moment: Array, penalty: Tensor
+    design: csr_array, normal: tuple[Tensor, Tensor, Tensor], moment: Array, penalty: Tensor
 ) -> Array:
     """Minimise over both components at once, each with the ``penalty`` (K, K): (K, 2)."""
     xx, xy, yy = normal
     count = design.shape[1]
     whole = torch.cat([torch.cat([xx + penalty, xy], 1), torch.cat([xy.T, yy + penalty], 1)])
     whole += 1e-9 * torch.eye(2 * count, dtype=whole.dtype)
-    right = (torch.from_numpy(design).T @ torch.from_numpy(moment)).T.reshape(-1, 1)
+    right = torch.from_numpy((design.T @ moment).T.reshape(-1, 1))
     solved = torch.cholesky_solve(right, torch.linalg.cholesky(whole))
     return np.asarray(solved.reshape(2, count).T.numpy())

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_busref.device import narrow
+
 CELL = 2
 """Pixels of a cell of the learned features."""
 _REACHES = (1, 3, 5)  # sides of the squares of blocks whose correlations are averaged
@@ -189,10 +191,12 @@ class _Fine(nn.Module):
 
     def forward(self, local: Local) -> Tensor:
         edges = F.avg_pool2d(local.pixels[:, -2:], CELL)
-        x = self.enter(torch.cat([F.instance_norm(local.finest), edges], 1))
-        for block in self.blocks:
-            x = x + block(x)
-        x = self.leave(x).float()
+        x = torch.cat([F.instance_norm(local.finest), edges], 1)
+        with narrow(x.device):
+            x = self.enter(x)
+            for block in self.blocks:
+                x = x + block(x)
+            x = self.leave(x).float()
         return F.normalize(x - x.mean((-2, -1), keepdim=True), dim=1, eps=1e-4)
 
 

@@ -175,12 +175,12 @@ class LabelledScenes:
 
 
 @torch.no_grad()
-def mean_iou(
+def class_ious(
     constraint: SemanticConstraint,
     fusion: nn.Module,
     samples: Iterable[tuple[Tensor, Tensor, Tensor]],
-) -> float:
-    """Mean IoU of the segmentation of fused images, over the classes that occur.
+) -> dict[int, float]:
+    """IoU of the segmentation of fused images for every class that occurs, over all pixels.
 
     Parameters
     ----------
@@ -190,6 +190,16 @@ def mean_iou(
         Visible and infrared (B, 1, H, W) -> fused (B, 1, H, W).
     samples : iterable of (visible, infrared, labels)
         (B, 3, H, W), (B, 1, H, W) and (B, H, W).
+
+    Returns
+    -------
+    dict of int to float
+        Label -> intersection over union, in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        When nothing is labelled, or with a class that the segmentation network does not have.
     """
     ignored = constraint.ignore
     score: MulticlassJaccardIndex | None = None
@@ -197,10 +207,28 @@ def mean_iou(
     for visible, infrared, labels in samples:
         fused = fusion(rgb_to_ycbcr(visible)[:, :1], infrared)
         logits = constraint.logits(fused, visible)
+        classes = logits.shape[1]
         if score is None:
-            score = MulticlassJaccardIndex(logits.shape[1], average="none", ignore_index=ignored)
+            score = MulticlassJaccardIndex(classes, average="none", ignore_index=ignored)
+        here = set(labels.unique().tolist()) - {ignored}
+        if not here <= set(range(classes)):
+            raise ValueError(
+                f"labels: got classes {sorted(here)}, need numbers below {classes}, as many as "
+                f"the segmentation network has classes, or {ignored} for what does not count"
+            )
         score.update(logits.argmax(1).cpu(), labels.cpu())
-        seen |= set(labels.unique().tolist()) - {ignored}
+        seen |= here
     if score is None or not seen:
         raise ValueError("samples hold no labelled pixel")
-    return float(score.compute()[sorted(seen)].mean())
+    found = score.compute().tolist()
+    return {label: found[label] for label in sorted(seen)}
+
+
+def mean_iou(
+    constraint: SemanticConstraint,
+    fusion: nn.Module,
+    samples: Iterable[tuple[Tensor, Tensor, Tensor]],
+) -> float:
+    """Mean of `class_ious` over the classes that occur; the same arguments."""
+    found = class_ious(constraint, fusion, samples)
+    return sum(found.values()) / len(found)

@@ -1,0 +1,92 @@
+"""Mean IoU of a segmentation network on what each fusion method makes of labelled pairs.
+
+    python benchmarks/segmentation.py --segmenter my_networks:segmenter --data-root DATA
+        --dataset NAME [--split val] [--model superfusion] [--ignore 255] [--limit 20]
+        [--device cpu] [--threads 2]
+
+SuperFusion's figure for what fusion is worth to a machine. ``--segmenter`` names a function that
+returns any torch module from RGB (B, 3, H, W) in [0, 1] to class logits (torchvision's too), with
+its weights; label maps are ``DATA/NAME/labels/PAIR.png`` beside the pairs, whole numbers. The
+network sees the fused image with the colours of the visible one. It is not trained here, so the
+rows of the bare sources say what it was made for. IoU over all pixels of the split, by class and
+its mean over the classes that occur.
+"""
+
+# Only what does not load numpy is imported here: threads are set before anything else.
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def main(
+    segmenter: Annotated[str, typer.Option(help="module:function that returns the network.")],
+    data_root: Annotated[Path, typer.Option(help="Folder of the data sets.")],
+    dataset: Annotated[str, typer.Option(help="Folder with infrared, visible and labels.")],
+    split: str = "val",
+    model: Annotated[
+        list[str] | None, typer.Option(help="Models (default: all, the classical ones too).")
+    ] = None,
+    ignore: Annotated[int, typer.Option(help="Label that does not count.")] = 255,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
+    device: str = "cpu",
+    threads: int = 2,
+) -> None:
+    """Print the table."""
+    from registration import set_threads
+
+    set_threads(threads)
+    from itertools import islice
+
+    from torch import Tensor, nn
+
+    from napari_busref.models import list_models, load_model
+    from napari_busref.training.config import DataConfig
+    from napari_busref.training.semantic import (
+        LabelledScenes,
+        SemanticConstraint,
+        class_ious,
+        load_segmenter,
+    )
+
+    class Source(nn.Module):
+        """One of both sources as it is."""
+
+        def __init__(self, number: int) -> None:
+            super().__init__()
+            self.number = number
+
+        def forward(self, *sources: Tensor) -> Tensor:
+            return sources[self.number]
+
+    sys.path.insert(0, "")  # a network of a file in the current folder, as with `python -m`
+    try:
+        constraint = SemanticConstraint(load_segmenter(segmenter), ignore).to(device)
+        scenes = LabelledScenes.from_config(
+            DataConfig(datasets=(dataset,), root=str(data_root)), split
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    methods: dict[str, nn.Module] = {
+        name: load_model(name, kind="fusion", device=device)
+        for name in model or list_models("fusion")
+    }
+    methods |= {"visible only": Source(0), "infrared only": Source(1)}
+    rows = {}
+    for name, method in methods.items():
+        samples = (tuple(part.to(device) for part in scene) for scene in islice(scenes, limit))
+        rows[name] = class_ious(constraint, method, samples)  # type: ignore[arg-type]
+    classes = list(next(iter(rows.values())))
+    typer.echo("| " + " | ".join(["", "mean IoU", *(f"class {c}" for c in classes)]) + " |")
+    typer.echo("| --- " * (len(classes) + 2) + "|")
+    for name, found in rows.items():
+        mean = sum(found.values()) / len(found)
+        cells = [f"{value:.3f}" for value in (mean, *found.values())]
+        typer.echo("| " + " | ".join([name, *cells]) + " |")
+
+
+if __name__ == "__main__":
+    typer.run(main)
