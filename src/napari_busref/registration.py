@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -44,11 +45,8 @@ class RegistrationResult:
     mask : ndarray of bool, shape (H, W)
         The reconstructible area: fixed pixels whose content is in the moving image and on its
         valid pixels (no NaN, not transparent, not in its empty border, in `moving_mask`).
-    flow : ndarray of float32, shape (2, H, W)
-        ``(Δrow, Δcol)`` in pixels, finite everywhere: ``warped[r, c] = moving[r + flow[0, r, c],
-        c + flow[1, r, c]]``.
     transform : Transform
-        The same as an object: apply it to other channels, labels or points, invert, save it.
+        What was found: apply it to other channels, labels or points, invert, save it.
     quality : Quality
         How far the result can be trusted, with reasons.
     timings : dict
@@ -59,11 +57,18 @@ class RegistrationResult:
 
     warped: NDArray[Any]
     mask: NDArray[np.bool_]
-    flow: NDArray[np.float32]
     transform: Transform
     quality: Quality
     timings: dict[str, float]
     parameters: dict[str, Any]
+
+    @cached_property
+    def flow(self) -> NDArray[np.float32]:
+        """The transform as ``(Δrow, Δcol)`` in pixels, shape (2, H, W), finite everywhere.
+
+        ``warped[r, c] = moving[r + flow[0, r, c], c + flow[1, r, c]]``. Made when first asked for.
+        """
+        return self.transform.flow()
 
     def metadata(self) -> dict[str, Any]:
         """What to store beside the transform: parameters, quality and timings, as JSON holds it.
@@ -247,12 +252,9 @@ def register(
     reporter.step("resampling", 0.9)
     lost = moving_array.dtype.kind == "f" and not np.isfinite(moving_array).all()
     warped = outcome.transform.apply(moving_array, cval=np.nan if lost else 0.0)
-    flow = outcome.transform.flow()
     watch.lap("resample")
     reporter.step("registered", 1.0)
-    return RegistrationResult(
-        warped, mask, flow, outcome.transform, quality, watch.total(), parameters
-    )
+    return RegistrationResult(warped, mask, outcome.transform, quality, watch.total(), parameters)
 
 
 @dataclass

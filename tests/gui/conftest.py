@@ -165,7 +165,6 @@ class FakePipeline:
         return RegistrationResult(
             warped=transform.apply(moving),
             mask=mask,
-            flow=transform.flow(),
             transform=transform,
             quality=quality,
             timings={"network": 0.01},

@@ -669,6 +669,64 @@ def test_the_best_so_far_can_be_done_without(viewer, panel, pair, fake, qtbot):
     assert "no layer was changed" in panel.stage.text()
 
 
+@pytest.mark.parametrize("keep", ["nothing", "best"])
+def test_cancel_while_the_layers_of_a_finished_run_go_in(viewer, panel, pair, fake, qtbot, keep):
+    panel.settings = Settings(on_cancel=keep)
+    assert panel.run()
+    qtbot.waitUntil(lambda: "ir warped" in viewer.layers, timeout=30_000)
+    assert panel.running
+    assert len(viewer.layers) < 6
+    panel.button.click()
+    panel.wait()
+    assert names(viewer) == ["vis", "ir", *(RESULTS if keep == "best" else [])]
+    assert panel.stage.text().startswith("done" if keep == "best" else "cancelled")
+    assert (panel.result is not None) == panel.undo_button.isEnabled() == (keep == "best")
+
+
+def cancel_for_the_best(panel, fake, qtbot):
+    """Come back when the panel is idle, and only the warped layer is there."""
+    fake.holding.clear()
+    hold(panel, fake, qtbot)
+    panel.button.click()
+    qtbot.waitUntil(lambda: not panel.running, timeout=5000)
+    assert panel._placer.busy
+
+
+def test_a_cancelled_run_ends_with_the_warped_layer(viewer, panel, pair, fake, qtbot):
+    panel.settings = Settings(on_cancel="best")
+    kept = ["ir warped", "ir mask", "ir displacement"]
+    cancel_for_the_best(panel, fake, qtbot)
+    assert names(viewer) == ["vis", "ir", "ir warped"]
+    assert "best so far was kept" in panel.stage.text()
+    assert panel.button.text() == "&Register and fuse"
+    panel.wait()  # the others follow
+    assert names(viewer) == ["vis", "ir", *kept]
+    panel.undo()
+
+    cancel_for_the_best(panel, fake, qtbot)
+    panel.undo()  # of all of them
+    assert names(viewer) == ["vis", "ir"]
+    assert panel.result is None
+    qtbot.wait(100)
+    assert names(viewer) == ["vis", "ir"]
+
+    cancel_for_the_best(panel, fake, qtbot)
+    panel.advanced.controls["displacement"].value = "grid"
+    assert names(viewer)[2:5] == kept
+    assert not viewer.layers["ir displacement"].visible
+    assert viewer.layers["ir deformed grid"].visible
+    panel.undo()
+    panel.settings = Settings(on_cancel="best")
+
+    cancel_for_the_best(panel, fake, qtbot)
+    fake.hold = False
+    assert panel.run()  # what is still on its way goes in before
+    assert names(viewer)[2:5] == kept
+    panel.wait()
+    assert names(viewer) == ["vis", "ir", *kept, "vis fused"]
+    assert panel.stage.text().startswith("done")
+
+
 def test_a_second_press_does_not_start_a_second_run(viewer, panel, pair, fake, notes, qtbot):
     hold(panel, fake, qtbot)
     assert not panel.run()

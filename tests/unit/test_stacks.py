@@ -70,7 +70,7 @@ class Fake:
             shift_px=float(moving.flat[0]),
         )
         return RegistrationResult(
-            transform.apply(moving), mask, transform.flow(), transform, quality, {}, {"model": "f"}
+            transform.apply(moving), mask, transform, quality, {}, {"model": "f"}
         )
 
     def fuse(self, fixed, moving, *, mask, progress, cancel, **options):

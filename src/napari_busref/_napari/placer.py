@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Placer", "drawings"]
 
 _TURN = 0.04  # s after which the window has its turn
+_LOOK = 60  # ms after the first layer, in which the window draws it
 
 
 class Placer(QObject):
@@ -31,27 +32,30 @@ class Placer(QObject):
     Parameters
     ----------
     viewer : napari.Viewer
+    shown : callable
+        Called with the outcome when its first layer, the warped image, is there.
     placed : callable
         Called with the outcome and its `Undo` when all layers are there.
     failed : callable
-        Called with the error when one cannot be added, or `placed` raises; then all is as before.
+        Called with the error when one cannot be added, or another call raises; then all is as
+        before.
     parent : QObject
     """
 
     def __init__(
         self,
         viewer: napari.Viewer,
+        shown: Callable[[Outcome], None],
         placed: Callable[[Outcome, Undo], None],
         failed: Callable[[Exception], None],
         parent: QObject,
     ) -> None:
         super().__init__(parent)
         self._viewer = viewer
-        self._placed, self._failed = placed, failed
+        self._shown, self._placed, self._failed = shown, placed, failed
         self._work: tuple[Outcome, Request, Undo] | None = None
         self._waiting: list[Layer] = []
         self._turn = QTimer(self)
-        self._turn.setInterval(0)
         self._turn.setSingleShot(True)
         self._turn.timeout.connect(self._next)
 
@@ -64,7 +68,12 @@ class Placer(QObject):
         """Put in the layers of an outcome."""
         self._work = (outcome, request, Undo(self._viewer.layers))
         self._waiting = list(outcome.layers)
-        self._turn.start()
+        self._turn.start(0)
+
+    def finish(self) -> None:
+        """Put in at once what is still on its way."""
+        while self.busy:
+            self._next()
 
     def take_back(self) -> None:
         """Stop, and leave the layers as they were before."""
@@ -91,8 +100,12 @@ class Placer(QObject):
                     layers.append(layer)
                 else:
                     update_layers(layers, [layer])
+                if layer is outcome.layers[0]:
+                    self._shown(outcome)
+                    self._turn.start(_LOOK)
+                    return
                 if perf_counter() - began > _TURN:
-                    self._turn.start()
+                    self._turn.start(0)
                     return
             if settings.results == "update":
                 for layer in drawings(layers, request):

@@ -71,7 +71,7 @@ class RegisterAndFuse(QWidget):
         Of the last run (`napari_busref._napari.layers_result.LayersResult`); None while one is
         running, when it failed and after Undo.
     idle : Signal
-        Emitted at the end of every run, however it ended.
+        Emitted at the end of every run, however it ended, when all its layers are there.
 
     Examples
     --------
@@ -138,7 +138,9 @@ class RegisterAndFuse(QWidget):
         self._grace.setInterval(_GRACE)
         self._grace.setSingleShot(True)
         self._grace.timeout.connect(self._let_go)
-        self._placer = Placer(napari_viewer, self._on_placed, self._on_not_placed, self)
+        self._placer = Placer(
+            napari_viewer, self._on_shown, self._on_placed, self._on_not_placed, self
+        )
         self._stopper = Stopper()
         self.destroyed.connect(self._stopper.let_go)
         self.button.clicked.connect(self._button_clicked)
@@ -178,7 +180,10 @@ class RegisterAndFuse(QWidget):
 
     @property
     def running(self) -> bool:
-        """Whether a run has begun and not ended."""
+        """Whether a run has begun and not ended.
+
+        A cancelled one ends with the warped layer; the others follow within the next moments.
+        """
         return self._stopper.job is not None
 
     def run(self) -> bool:
@@ -192,6 +197,7 @@ class RegisterAndFuse(QWidget):
         if self.running:
             show_error("Register and fuse: a run is going on; cancel it or wait for its end")
             return False
+        self._placer.finish()
         self.result = None
         self._show_quality("", None)
         try:
@@ -249,13 +255,16 @@ class RegisterAndFuse(QWidget):
         self._grace.start()
 
     def wait(self) -> None:
-        """Serve the window until the run has ended."""
-        if self.running:
+        """Serve the window until the run has ended and all its layers are there."""
+        if self.running or self._placer.busy:
             serve_until(self.idle, self.destroyed)
 
     def undo(self) -> None:
         """Put the layers back to where they were before the last run."""
-        if self._undo is None or self.running:
+        if self.running:
+            return
+        self._placer.finish()
+        if self._undo is None:
             return
         undo, self._undo = self._undo, None
         self.result = self._last = None
@@ -319,12 +328,19 @@ class RegisterAndFuse(QWidget):
         if self._request is not None:
             self._placer.begin(outcome, self._request)
 
+    def _on_shown(self, outcome: Outcome) -> None:
+        if self._stopping:  # who has cancelled does not wait for the other layers
+            self._show_result(outcome)
+            self._end()
+
     def _on_placed(self, outcome: Outcome, undo: Undo) -> None:
-        self._show_result(outcome)
-        self._undo, self._last, self.result = undo, self._request, outcome.result
+        if not self._stopping:
+            self._show_result(outcome)
+        self._undo, self._last = undo, self._request
         self._finish()
 
     def _on_not_placed(self, error: Exception) -> None:
+        self.result = None
         self._show_failure(error)
         self._finish()
 
@@ -335,6 +351,7 @@ class RegisterAndFuse(QWidget):
                     f"Register and fuse: layer {layer.name!r} was removed meanwhile; the results "
                     "lie where it was"
                 )
+        self.result = outcome.result
         seconds = perf_counter() - self._started
         quality = outcome.result.quality
         if not outcome.result.cancelled:
@@ -354,7 +371,10 @@ class RegisterAndFuse(QWidget):
 
     def _draw_field(self, _: Any = None) -> None:
         """Draw the displacement of the last run another way."""
-        if self.result is None or self._last is None or self._undo is None or self.running:
+        if self.running:
+            return
+        self._placer.finish()
+        if self.result is None or self._last is None or self._undo is None:
             return
         settings = self.settings
         try:
@@ -377,12 +397,15 @@ class RegisterAndFuse(QWidget):
         if not self._placer.busy:  # else the last layer ends the run
             self._finish()
 
-    def _finish(self) -> None:
+    def _end(self) -> None:
         self._stopper.let_go()
         self._grace.stop()
         self._clock.stop()
-        self._request, self._inputs = None, ()
         self._show_idle()
+
+    def _finish(self) -> None:
+        self._request, self._inputs = None, ()
+        self._end()
         self.idle.emit()
 
     # -- showing --------------------------------------------------------------------------------
