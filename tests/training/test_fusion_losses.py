@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from kornia.filters import spatial_gradient
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 from torch import Tensor
@@ -72,6 +74,28 @@ def test_pyramid_gradient_loss_is_the_written_out_one(
             expected += np.abs(apart).sum(0).mean() / 2
     found = pyramid_gradient_loss(*images, gains, window=5, power=2.0, noise=0.01)
     assert float(found) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_coarsest_gradients_may_follow_the_wanted_brightness(
+    images: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    """Where a bright sky is cold and what is below it dark and warm, the sky is to be brighter."""
+    fused = images[0]
+    coarse = [F.avg_pool2d(image, 2) for image in images]
+    areas = 0.8 * spatial_gradient(wanted_brightness(coarse[1], coarse[2], 3.0, 0.1))[:, 0]
+    last = (spatial_gradient(coarse[0])[:, 0] - areas).abs().sum(1).mean()
+    found = pyramid_gradient_loss(*images, (1.2, 0.8), large=1, decision=3.0, contrast=0.1)
+    torch.testing.assert_close(found, pyramid_gradient_loss(*images, (1.2,)) + last)
+
+    sky = (torch.arange(24) < 12).to(fused)[:, None].expand(1, 1, 24, 30)
+    day, cold = 0.4 + 0.4 * sky, 0.8 - 0.6 * sky  # the infrared step is the stronger one
+    bright, dark = 0.5 + 0.1 * sky, 0.6 - 0.1 * sky
+    for large, better, worse in ((0, dark, bright), (1, bright, dark)):
+        losses = [
+            pyramid_gradient_loss(f, day, cold, (1.0,), large=large, decision=4.0)
+            for f in (better, worse)
+        ]
+        assert losses[0] < losses[1]
 
 
 def test_wanted_gradient_keeps_the_sign_of_the_stronger_source() -> None:

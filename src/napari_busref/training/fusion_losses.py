@@ -67,8 +67,15 @@ def pyramid_gradient_loss(
     window: int = 5,
     power: float = 2.0,
     noise: float = 1e-4,
+    large: int = 0,
+    decision: float = 0.0,
+    contrast: float = 0.0,
 ) -> Tensor:
     """Mean absolute distance of the fused gradients to the wanted ones, summed over scales.
+
+    At the border of a bright sky that is cold in the infrared image one source goes from light to
+    dark, the other from dark to light. The stronger one says what the detail looks like; which
+    side is the brighter one, `wanted_brightness` may say, at the coarsest scales.
 
     Parameters
     ----------
@@ -79,13 +86,22 @@ def pyramid_gradient_loss(
         number of scales.
     window, power, noise
         As for :func:`energy_weights`.
+    large : int
+        Number of scales, the coarsest ones, whose gradients are to be those of
+        :func:`wanted_brightness` instead of the stronger source's.
+    decision, contrast : float
+        As for :func:`wanted_brightness`.
     """
     loss = torch.zeros((), device=fused.device)
     for level, gain in enumerate(gains):
         if level:
             fused, visible, infrared = (F.avg_pool2d(x, 2) for x in (fused, visible, infrared))
-        wanted = gain * wanted_gradient(visible, infrared, window, power, noise)
-        loss = loss + (spatial_gradient(fused)[:, 0] - wanted).abs().sum(1).mean()
+        if level < len(gains) - large:
+            wanted = wanted_gradient(visible, infrared, window, power, noise)
+        else:
+            areas = wanted_brightness(visible, infrared, decision, contrast)
+            wanted = spatial_gradient(areas)[:, 0]
+        loss = loss + (spatial_gradient(fused)[:, 0] - gain * wanted).abs().sum(1).mean()
     return loss
 
 

@@ -39,6 +39,9 @@ class FusionStage(Stage):
             window=weights.window,
             power=weights.power,
             noise=weights.noise,
+            large=weights.large,
+            decision=weights.decision,
+            contrast=weights.contrast,
         )
 
     def brightness_loss(self, fused: Tensor, visible: Tensor, infrared: Tensor) -> Tensor:
