@@ -77,6 +77,6 @@ class MetricsTable(QTableWidget):
 def _number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "–"
-    if abs(value) < 1e-3:
+    if abs(value) < 1e-4:
         return f"{value:.1e}" if value else "0"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:#.3g}"  # 1.00 and not 1

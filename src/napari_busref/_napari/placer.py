@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Placer", "drawings"]
 
 _TURN = 0.04  # s after which the window has its turn
-_LOOK = 60  # ms after the first layer, in which the window draws it
+_PAUSE = 80  # ms in which the window draws; without, the next layer would come first
 
 
 class Placer(QObject):
@@ -100,12 +100,11 @@ class Placer(QObject):
                     layers.append(layer)
                 else:
                     update_layers(layers, [layer])
-                if layer is outcome.layers[0]:
+                first = layer is outcome.layers[0]
+                if first:
                     self._shown(outcome)
-                    self._turn.start(_LOOK)
-                    return
-                if perf_counter() - began > _TURN:
-                    self._turn.start(0)
+                if first or perf_counter() - began > _TURN:
+                    self._turn.start(_PAUSE)
                     return
             if settings.results == "update":
                 for layer in drawings(layers, request):
