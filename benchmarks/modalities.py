@@ -1,11 +1,12 @@
-"""The same call of `register` on modalities that it was not made for, in one table.
+"""The same call of `register` on what it was not made for: other modalities, and far off.
 
     python benchmarks/modalities.py --out FOLDER [--model auto] [--seeds 0,1,2] [--limit 2]
         [--case mri-pet]
 
 The cases: the built-in pair of stains, MRI-PET and MRI-CT, single photographs against their
-inverted, gamma-bent and blurred selves, and pixels of half and of twice the size. The second
-image is altered, then warped as ``docs/protocol.md`` says, then resized, and everything is scored
+inverted, gamma-bent and blurred selves, pixels of half and of twice the size, and infrared pairs
+at the limits of what the searches cover. The second image is altered, then warped, as
+``docs/protocol.md`` says where the case says nothing else, then resized, and everything is scored
 in pixels of the fixed image. An empty border of the second image, the black around a head, holds
 nothing to register and is not scored. ``FOLDER`` gets ``rows.csv`` (every pair), ``table.csv``
 and ``table.md``. Data that is not there is left out and named.
@@ -15,10 +16,10 @@ and ``table.md``. Data that is not there is left out and named.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice, product
+from itertools import chain, islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -93,6 +94,15 @@ def roadscene(data_root: Path | None) -> Iterator[Aligned]:
         yield name, visible, infrared
 
 
+def infrared(data_root: Path | None) -> Iterator[Aligned]:
+    """Thermal and near-infrared pairs, in turn."""
+    from napari_busref.datasets import load_pairs
+
+    sets = [load_pairs(name, data_root) for name in ("roadscene", "vis-nir")]
+    for name, second, visible in chain.from_iterable(zip(*sets, strict=False)):
+        yield name, visible, second
+
+
 def invert(image: NDArray[Any]) -> NDArray[Any]:
     """Bright becomes dark."""
     return 1 - image
@@ -130,12 +140,24 @@ class Case:
         What is done to the second of them, in [0, 1].
     pixels : float
         Pixels of the moving image along one of the fixed image.
+    warp : mapping
+        What the warp has other than the protocol's.
+    search : str
+        How far is searched.
     """
 
     title: str
     images: Callable[[Path | None], Iterator[Aligned]]
     alter: Callable[[NDArray[Any]], NDArray[Any]] | None = None
     pixels: float = 1.0
+    warp: Mapping[str, Any] = field(default_factory=dict)
+    search: str = "near"
+
+
+def far(title: str, search: str, **warp: Any) -> Case:
+    """Infrared pairs under another affine warp than the protocol's."""
+    affine = {"shear_deg": 0.0, "elastic": (0.0, 0.0)}
+    return Case(f"{search}: {title}", infrared, warp=affine | warp, search=search)
 
 
 CASES = {
@@ -152,6 +174,22 @@ CASES = {
     "coarser": Case("photograph, pixels of twice the size", photographs, pixels=0.5),
     "thermal-finer": Case("visible, thermal, pixels of half the size", roadscene, pixels=2.0),
     "thermal-coarser": Case("visible, thermal, pixels of twice the size", roadscene, pixels=0.5),
+    "near-turned": far("to 15°, 0.8 to 1.25", "near", rotation_deg=15.0, scale=(0.8, 1.25)),
+    "near-shifted": far("shifts to 30 %", "near", translation=0.3),
+    "near-all": far("all three", "near", rotation_deg=15.0, scale=(0.8, 1.25), translation=0.3),
+    "wide-turned": far("turned any way", "wide", rotation_deg=180.0),
+    "wide-part": far("content 2 to 2.5 times as large", "wide", scale=(0.4, 0.5)),
+    "wide-larger": far("1.4 to 2 times as large", "wide", scale=(0.5, 0.7)),
+    "wide-smaller": far("0.5 to 0.7 times as large", "wide", scale=(1.4, 2.0)),
+    "wide-small": far("0.4 to 0.5 times as large", "wide", scale=(2.0, 2.5)),
+    "wide-shifted": far("shifts to 40 %", "wide", translation=0.4),
+    "wide-all": far(
+        "any turn, 0.4 to 2.5, shifts to 15 %",
+        "wide",
+        rotation_deg=180.0,
+        scale=(0.4, 2.5),
+        translation=0.15,
+    ),
 }
 
 
@@ -177,7 +215,8 @@ def draw(case: Case, aligned: Aligned, seed: int) -> tuple[SyntheticPair, NDArra
     altered = second.astype(np.float64) / 255
     if case.alter is not None:
         altered = case.alter(altered)
-    pair = make_pair(altered if altered.ndim == 2 else luma(altered), fixed, seed)
+    grey = altered if altered.ndim == 2 else luma(altered)
+    pair = make_pair(grey, fixed, seed, **case.warp)
     seen = pair.mask & ~empty_border(second, "second")
     if not seen.any():
         raise ValueError(f"{case.title}: nothing of the second image is left to be scored")
@@ -221,7 +260,9 @@ def measure(case: str, aligned: Aligned, seed: int, model: nn.Module, device: st
     before = scorer(as_warped(start, size, shape))["epe"]
 
     def call() -> tuple[NDArray[Any], Row]:
-        result = register(pair.fixed, moving, model=model, device=device)
+        result = register(
+            pair.fixed, moving, model=model, search=CASES[case].search, device=device
+        )
         facts = {"quality": result.quality.score, "reliable": result.quality.reliable}
         return as_warped(grid + result.flow, size, shape), facts
 
@@ -290,7 +331,7 @@ def main(
         Path | None, typer.Option(help="Folder of the data sets (default: ../shared/data).")
     ] = None,
 ) -> None:
-    """Register pairs of many modalities with one call and score them."""
+    """Register pairs of many kinds with one call and score them."""
     from registration import set_threads, surroundings
 
     console = Console(highlight=False)

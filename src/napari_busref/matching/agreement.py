@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from napari_busref.matching.features import Reference, known_cells
 from napari_busref.matching.refine import Look, refined
-from napari_busref.matching.views import View, resample, working_size
+from napari_busref.matching.views import View, finer, resample, working_size
 from napari_busref.matching.votes import offsets, pool_votes, window_correlation
 from napari_busref.models.geometry import Estimate, base_grid, invert_affine, transform_points
 
@@ -45,7 +45,8 @@ def agreement(reference: Reference, moving: View, estimate: Estimate) -> Agreeme
     """Measure both for an estimate fixed -> moving; ``moving`` (1, 1, H, W) of any size."""
     networks = reference.networks
     assert networks is not None
-    size = working_size(reference.view.shape, _SIDE)
+    shape = reference.view.shape
+    size = working_size(shape, _SIDE * finer(moving, estimate, shape))
     view = resample(moving, estimate, size)
     target, source = reference.local(size).learned, networks.matcher(view.image, view.valid)
     both = known_cells(reference.resized(size)) * known_cells(view)

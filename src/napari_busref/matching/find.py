@@ -20,6 +20,7 @@ _POLISH = (Look("affine", 128),)
 _JUDGED_AT = 256
 _BLUR = 2.0  # px at that size
 _KEPT = 3  # places that networks and search propose, each of which is looked at once
+_PROPOSED = 12  # of a wide search, of which the judge keeps so many
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,13 @@ def find(
     reporter, watch
         Told about every stage.
     """
+    judged: dict[int, tuple[Estimate, float]] = {}  # the estimate too: its id stays its own
+
+    def judge(estimate: Estimate) -> float:
+        if id(estimate) not in judged:
+            judged[id(estimate)] = (estimate, edge_score(reference, moving, estimate))
+        return judged[id(estimate)][1]
+
     fixed, networks = reference.view, reference.networks
     candidates = {"start": start} if options.start else {}
     count = len(one_shot)
@@ -132,28 +140,23 @@ def find(
     if options.search != "none" and networks is not None:
         part = reporter.part(0.5, 0.6)
         part.step("searching", 0.0)
+        # networks have not learned what only a wide search finds
+        wide = options.search == "wide"
         places = search(
             networks.matcher,
             fixed,
             moving,
             start.theta,
             RANGES[options.search],
-            # networks have not learned what only a wide search finds
-            keep=_KEPT if options.search == "wide" else max(_KEPT - count, 1),
+            keep=_PROPOSED if wide else max(_KEPT - count, 1),
             reporter=part,
         )
-        names = ("search", *(f"search {index}" for index in range(2, _KEPT + 1)))
-        candidates |= {
-            name: Estimate(place.theta) for name, place in zip(names, places, strict=False)
-        }
+        estimates = [Estimate(place.theta) for place in places]
+        if wide:  # small overlaps fit somewhere by chance: the right place is often not the first
+            estimates.sort(key=judge, reverse=True)
+        for number, estimate in enumerate(estimates[:_KEPT], 1):
+            candidates["search" if number == 1 else f"search {number}"] = estimate
         watch.lap("search")
-
-    judged: dict[int, tuple[Estimate, float]] = {}  # the estimate too: its id stays its own
-
-    def judge(estimate: Estimate) -> float:
-        if id(estimate) not in judged:
-            judged[id(estimate)] = (estimate, edge_score(reference, moving, estimate))
-        return judged[id(estimate)][1]
 
     reporter.step("judging", 0.6)
     scores: dict[str, float] = {}

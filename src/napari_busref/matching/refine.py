@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from napari_busref.matching.posterior import (
     likely_homography,
 )
 from napari_busref.matching.splines import Array
-from napari_busref.matching.views import View, resample, working_size
+from napari_busref.matching.views import View, finer, resample, working_size
 from napari_busref.matching.votes import offsets
 from napari_busref.models.geometry import (
     Estimate,
@@ -40,7 +40,8 @@ class Look:
     kind : str
         ``"affine"``, ``"homography"`` or ``"dense"``.
     side : float
-        Working size: that of a square of this side has the area, in pixels.
+        Working size: that of a square of this side has the area, in pixels; larger where the
+        images share a small part, see `finer`.
     """
 
     kind: str
@@ -125,8 +126,10 @@ def refined(
     """
     estimate = start
     score = judge(start) if judge is not None else 0.0
+    enlarged = finer(moving, start, fixed.view.shape)
     for look in plan:
-        fitted = _fitted(fixed, moving, estimate, look, learned, edges)
+        closer = replace(look, side=min(look.side * enlarged, LARGEST))
+        fitted = _fitted(fixed, moving, estimate, closer, learned, edges)
         if fitted is not None:
             reached = judge(fitted) if judge is not None else 0.0
             if reached > score - _TOLERATED:

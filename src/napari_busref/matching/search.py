@@ -114,8 +114,8 @@ def search(
     for index, scale in enumerate(within.scales):
         if reporter is not None:
             reporter.step("searching", index / len(within.scales))
-        # enlarged content needs a larger canvas: meet in the middle
-        size = working_size(fixed.shape, round(_SIDE / max(scale, 1.0) ** 0.5))
+        # the content that both show is to have about as many pixels at every scale
+        size = working_size(fixed.shape, round(_SIDE / scale**0.5))
         target = _Target.of(matcher, fixed.resized(size))
         turned = torch.cat([_turned(start, a, scale, size) for a in within.rotations])
         canvas = _canvas(turned, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from napari_busref.models.geometry import Estimate, sampling_grid, warp
 
 _MULTIPLE = 8  # sides that the bus takes without padding
+_ROUGH = 64  # working size at which an overlap is measured
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,17 @@ def reduced(moving: View, factor: float) -> View:
         return moving
     height, width = (max(round(n / factor), 16) for n in moving.shape)
     return moving.resized((height, width))
+
+
+def finer(moving: View, estimate: Estimate, shape: tuple[int, int]) -> float:
+    """How much larger than usual a fixed image of ``shape`` is worked on: 1, 2**0.5 or 2.
+
+    What lies outside the overlap tells nothing, so that what lies inside is looked at in as many
+    pixels as usual, about.
+    """
+    share = float(resample(moving, estimate, working_size(shape, _ROUGH)).valid.mean())
+    steps = max(math.floor(-math.log2(max(share, 0.25))), 0)  # few sizes, each described once
+    return 2 ** (steps / 2)
 
 
 def resample(moving: View, estimate: Estimate, size: tuple[int, int]) -> View:
