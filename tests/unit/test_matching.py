@@ -331,6 +331,15 @@ def test_wide_search_turns_any_way(matcher):
     assert error(Estimate(found[0].theta), truth) < 14
 
 
+def test_a_small_overlap_is_looked_at_closely(networks):
+    truth, off = (moved(row=20 + by, col=-25 - by, angle=8, scale=2.1) for by in (0, 8))
+    fixed, moving = pair(truth)
+    begun = pixels_to_estimate(off.affine, None, SHAPE, SHAPE, torch.device("cpu"))
+    look = looks("affine", "affine", SHAPE)[:1]
+    (reached,) = refined(Reference(networks, fixed), moving, begun, look)
+    assert error(reached, truth) < 1 < 10 < error(begun, truth)
+
+
 def test_search_without_overlap_finds_nothing(matcher):
     fixed, moving = pair(moved())
     far = torch.tensor([[[1.0, 0, 8.0], [0, 1, 0]]])
@@ -418,6 +427,13 @@ def test_the_best_candidate_wins(networks):
     assert {"start", "wrong", "search"} <= set(result.scores)
     assert result.scores[result.chosen] == max(result.scores.values())
     assert error(result.estimate, truth) < 1.5
+
+
+def test_a_wide_search_finds_a_fifth_of_the_picture(networks):
+    truth = moved(row=20, col=-25, angle=8, scale=2.4)
+    result = found(networks, truth, Options(search="wide", refine="affine"))
+    assert len([name for name in result.scores if name.startswith("search")]) == 3
+    assert error(result.estimate, truth) < 1
 
 
 class Bent(torch.nn.Module):
