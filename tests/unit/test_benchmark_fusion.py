@@ -136,11 +136,8 @@ def test_ghosts_are_measured_against_the_aligned_fusion(
 
 def test_memory_of_tiles_and_of_the_whole(scripts: dict[str, ModuleType]):
     row = scripts["tiling"].measure("average", 64, 32, "cpu")
-    assert (
-        min(row["seconds"], row["cpu_seconds"]) > 0
-        and row["grown_mib"] >= 0
-        and row["largest_difference"] == 0
-    )
+    assert row["seconds"] > 0 and row["largest_difference"] == 0
+    assert row["cpu_seconds"] >= 0 and row["grown_mib"] >= 0
 
 
 def test_the_veil_is_measured_where_one_source_is_bright(
