@@ -228,8 +228,9 @@ class RegisterAndFuse(QWidget):
         """Stop the run.
 
         To keep nothing takes less than half a second, whatever the run is doing. So does keeping
-        the best so far once the shown plane is registered; before that it takes until what the
-        refinement has reached is resampled. Cancel again to do without it.
+        the best so far once the shown plane is registered; before that it takes until the
+        refinement looks and what it has reached is resampled. The run ends with the warped layer,
+        and the others follow. Cancel again, before that, to do without it.
         """
         job, request = self._stopper.job, self._request
         if job is None or request is None:
