@@ -422,11 +422,13 @@ def print_clicks(sizes: dict[str, Any]) -> None:
         print("  first run of the session:", found["first"])
         for keep in ("nothing", "best"):
             clicks = [one for one in found["clicks"] if one["keep"] == keep]
-            times = [one["idle"] for one in clicks]
+            # a click that comes before there is anything to keep says nothing of keeping it
+            counted = [one for one in clicks if one["kept"] or keep == "nothing"]
+            times = [one["idle"] for one in counted]
             if times:
                 print(
                     f"  keep {keep}: median {median(times):.2f} s, longest {max(times):.2f} s, "
-                    f"with all layers {max(one['complete'] for one in clicks):.2f} s, "
+                    f"with all layers {max(one['complete'] for one in counted):.2f} s, "
                     f"{sum(time > 0.5 for time in times)} of {len(times)} over 0.5 s, "
                     f"{sum(one['kept'] for one in clicks)} with results"
                 )
