@@ -322,6 +322,31 @@ def test_a_start_must_fit_the_recipe(bases: tuple[str, str], recipes: dict[str, 
         build_stage(load_recipe(recipes["gaf"], {"start_from": bases[0]}))
 
 
+def test_the_start_has_its_share_of_what_is_written(
+    bases: tuple[str, str], recipes: dict[str, Path], store: PairStore, tmp_path: Path
+) -> None:
+    def trained(share: float, resume: bool = False) -> dict[str, torch.Tensor]:
+        weights = run(
+            "gaf",
+            recipes["gaf"],
+            output=tmp_path / str(share),
+            store=store,
+            device="cpu",
+            overrides={"start_from": bases[1], "start_share": share},
+            resume=resume,
+        )
+        return dict(load_model(weights, kind="fusion", device="cpu").state_dict())
+
+    start, end, blend = weights_of(bases[1]), trained(0.0), trained(0.25)
+    assert moved(start, end)
+    for name, value in blend.items():
+        torch.testing.assert_close(value, 0.75 * end[name] + 0.25 * start[name], atol=2e-3, rtol=0)
+    assert moved(blend, trained(0.25, resume=True)) == set()  # averaged once, not twice
+    for wrong in ({"start_share": 0.2}, {"start_from": bases[1], "start_share": 1.0}):
+        with pytest.raises(ValueError, match=r"start_share must be in \[0, 1\)"):
+            load_recipe(recipes["gaf"], wrong)
+
+
 def test_pairs_of_folders(tmp_path: Path) -> None:
     for folder, image in (("vis", 0), ("ir", 1)):
         (tmp_path / folder).mkdir()

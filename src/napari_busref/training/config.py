@@ -262,6 +262,10 @@ class Recipe:
     start_from : str
         Model, or path of weights, that training starts from; ``model`` must be its configuration.
         Empty to start from scratch, on the trained bus where the stage has one.
+    start_share : float
+        In [0, 1): share of the weights of ``start_from`` that the trained ones are averaged with
+        in the end, which keeps more of what the start was good at (WiSE-FT, Wortsman et al.,
+        CVPR 2022).
     export : str
         Name of the weights, for a network that is trained for several tasks; empty for its own.
     start : WarpConfig
@@ -289,6 +293,7 @@ class Recipe:
     requires: str = ""
     train_bus: bool = False
     start_from: str = ""
+    start_share: float = 0.0
     export: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     warp: WarpConfig = field(default_factory=WarpConfig)
@@ -330,6 +335,10 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     if recipe.steps < 1 or recipe.batch < 1:
         raise ValueError(
             f"steps and batch must be positive, got {recipe.steps} and {recipe.batch}"
+        )
+    if not 0 <= recipe.start_share < 1 or (recipe.start_share and not recipe.start_from):
+        raise ValueError(
+            f"start_share must be in [0, 1), and 0 without start_from, got {recipe.start_share}"
         )
     return recipe
 

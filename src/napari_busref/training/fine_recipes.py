@@ -83,6 +83,7 @@ def fine_recipe(model: str, content: Mapping[str, Any]) -> Recipe:
         batch=_STAGES[recipe.stage].batch,
         learning_rate=recipe.learning_rate * (1 if "base" in content else _GENTLE),
         start_from=model,
+        start_share=0.0,
         model=dict(content["config"]),
         requires="",
         export="",

@@ -169,8 +169,11 @@ class _Run:
         self.seconds = before + time.monotonic() - started
         if recipe.steps % recipe.checkpoint_every:
             self._save()  # measuring may take long, and be cancelled
+        if recipe.start_share:  # not in the checkpoint: resuming must not average twice
+            self.stage.blend_start()
         scores = self._report(reporter)
-        self._save()
+        if fabric.is_global_zero:
+            fabric.logger.save()
         weights = self.output / f"{self.stage.export_name}.safetensors"
         if fabric.is_global_zero:
             export(

@@ -67,6 +67,14 @@ class Stage(nn.Module, ABC):
         self.freeze(fusion)
         return fusion
 
+    @torch.no_grad()
+    def blend_start(self) -> None:
+        """Average the model's weights with those that the recipe starts from."""
+        start = load_model(self.recipe.start_from, device="cpu", kind=self.kind).state_dict()
+        for name, value in self.model.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(start[name].to(value), self.recipe.start_share)
+
     def load_start(self) -> None:
         """Give the model the weights that the recipe starts from.
 
