@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from threading import get_ident
 from time import perf_counter
 from traceback import clear_frames
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+T = TypeVar("T")
+
 PRECISIONS = ("float32", "bfloat16")
 """What a network may compute with."""
+_GLANCE = 0.02  # s between two looks at whether to go on
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,28 @@ def interruptible(modules: Iterable[nn.Module], check: Callable[[], None]) -> It
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def unattended(work: Callable[[], T], check: Callable[[], None]) -> T:
+    """Run ``work`` in a thread of its own, and leave it there once ``check`` raises.
+
+    One layer of a network may take a second for a large image, and nothing stops it. ``work`` is
+    to look at the same thing itself, so that it ends soon after it was left.
+    """
+    import torch
+
+    def without_gradients() -> T:
+        with torch.inference_mode():  # each thread has a mode of its own
+            return work()
+
+    pool = ThreadPoolExecutor(1, "napari-busref")
+    try:
+        future = pool.submit(without_gradients)
+        while not wait([future], _GLANCE).done:
+            check()
+        return future.result()
+    finally:
+        pool.shutdown(wait=False)
 
 
 def versions() -> dict[str, str]:

@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from napari_busref._inference import Runner, Stopwatch, interruptible, runner, versions
+from napari_busref._inference import (
+    Runner,
+    Stopwatch,
+    interruptible,
+    runner,
+    unattended,
+    versions,
+)
 from napari_busref.device import describe
 from napari_busref.matching import REFINEMENTS, SEARCHES, TRANSFORMS
 from napari_busref.preprocess import Prepared, as_image, as_mask, fill_invalid, prepare
@@ -137,9 +144,9 @@ def register(
         pixels and empty borders of the moving image are left out anyway.
     on_cancel : str
         ``"raise"`` ends with `Cancelled`; ``"best"`` ends with what the refinement has reached,
-        if it has begun.
+        if it has begun, and the work is done in a thread of its own.
     progress : Progress, optional
-        Called with the stage and the fraction done.
+        Called with the stage and the fraction done, in the thread that does the work.
     cancel : threading.Event, optional
         Set it to stop at the next stage.
 
@@ -188,7 +195,7 @@ def register(
 
     reporter.step("loading the model", 0.02)
     with runner(model, "registration", device) as run:
-        job = _Job(run, start, search, refine, transform, on_cancel == "best")
+        job = _Job(run, start, search, refine, transform)
         watch.lap("load")
         problem = (
             nothing_fixed
@@ -199,9 +206,9 @@ def register(
         outcome = _Outcome(start, problem=problem)
         if problem is None:
             part = reporter.part(0.05, 0.8)
-            with interruptible(job.modules, part.check):
-                outcome = job.run(ready_fixed, ready_moving, part, watch)
-            if on_cancel == "best":  # there is something to keep now
+            keep_best = on_cancel == "best"
+            outcome = job.run(ready_fixed, ready_moving, part, watch, keep_best)
+            if keep_best:  # there is something to keep now
                 reporter = reporter.regardless()
         parameters = {
             "function": "register",
@@ -282,7 +289,6 @@ class _Job:
         search: str | None,
         refine: str | None,
         transform: str,
-        keep_best: bool,
     ) -> None:
         from napari_busref.matching.features import Networks
         from napari_busref.matching.find import Options
@@ -301,7 +307,6 @@ class _Job:
             refine=refine or ("dense" if auto else "none"),
             transform=transform,
             start=auto,
-            keep_best=keep_best,
         )
         self.matches = auto or self.options.search != "none" or self.options.refine != "none"
 
@@ -322,8 +327,16 @@ class _Job:
         moving: Prepared,
         reporter: Reporter,
         watch: Stopwatch,
+        keep_best: bool,
     ) -> _Outcome:
-        """Register a pair that can be registered."""
+        """Register a pair that can be registered.
+
+        Raises
+        ------
+        Cancelled
+            Unless ``keep_best`` is set and the refinement has begun: then what that had reached
+            is the outcome, without evidence.
+        """
         from napari_busref.matching.agreement import agreement
         from napari_busref.matching.features import Reference
         from napari_busref.matching.find import find
@@ -335,33 +348,47 @@ class _Job:
             self.start.affine, self.start.displacement, *shapes, self.device
         )
         reference = Reference(self.networks, target)
-        found = find(self.one_shot, reference, source, start, self.options, reporter, watch)
-        still = found.estimate.phi is start.phi and bool(
-            (found.estimate.theta == start.theta).all()
-        )
-        # where nothing moved, the start itself and not what float32 made of it
-        result = self.start if still else _as_transform(found.estimate, *shapes)
-        if isinstance(result, str):
-            return _Outcome(self.start, problem=result)
-        if found.cancelled:  # who cancels does not wait for a check
+        reached: list[Estimate] = []
+
+        def outcome_of(estimate: Estimate) -> _Outcome:
+            still = estimate.phi is start.phi and bool((estimate.theta == start.theta).all())
+            # where nothing moved, the start itself and not what float32 made of it
+            result = self.start if still else _as_transform(estimate, *shapes)
+            if isinstance(result, str):
+                return _Outcome(self.start, problem=result)
             return _Outcome(result)
-        rough = _as_transform(found.rough, *shapes)
+
+        def work() -> _Outcome:
+            with interruptible(self.modules, reporter.check):
+                one_shot, options = self.one_shot, self.options
+                found = find(
+                    one_shot, reference, source, start, options, reporter, watch, reached.append
+                )
+                outcome = outcome_of(found.estimate)
+                if outcome.problem is not None:
+                    return outcome
+                reporter.step("cross-checking", 1.0)
+                seen = agreement(reference, source, found.estimate)
+            rough = outcome_of(found.rough)
+            moved = 0.0 if rough.problem else _mean_distance(rough.transform, outcome.transform)
+            outcome.evidence = Evidence(
+                local=seen.local,
+                round_trip_px=seen.round_trip * min(shapes[0]),
+                refined_px=moved,
+                chosen=found.chosen,
+                candidates=found.scores,
+            )
+            watch.lap("agreement")
+            return outcome
+
+        if not keep_best:
+            return work()
         try:
-            reporter.step("cross-checking", 1.0)
-            seen = agreement(reference, source, found.estimate)
+            return unattended(work, reporter.check)
         except Cancelled:
-            if not self.options.keep_best:
+            if not reached:
                 raise
-            return _Outcome(result)
-        evidence = Evidence(
-            local=seen.local,
-            round_trip_px=seen.round_trip * min(shapes[0]),
-            refined_px=0.0 if isinstance(rough, str) else _mean_distance(rough, result),
-            chosen=found.chosen,
-            candidates=found.scores,
-        )
-        watch.lap("agreement")
-        return _Outcome(result, evidence=evidence)
+            return outcome_of(reached[-1])  # who cancels does not wait for a check
 
 
 def _prepare(image: Any, name: str, mask: ArrayLike | None) -> tuple[Prepared, str | None]:

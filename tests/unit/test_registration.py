@@ -343,6 +343,32 @@ def test_keeping_the_best_checks_nothing_after_the_click(at):
     assert "agreement" in register(*pair(), **arguments).timings
 
 
+def test_keeping_the_best_waits_for_nothing_that_is_under_way(monkeypatch):
+    cancel, released, over = (threading.Event() for _ in range(3))
+
+    def endless(*arguments):
+        cancel.set()
+        released.wait(30)
+        over.set()
+
+    monkeypatch.setattr("napari_busref.matching.agreement.agreement", endless)
+    arguments = {"model": "identity", "refine": "affine", "device": "cpu", "cancel": cancel}
+    kept = register(*pair(), on_cancel="best", **arguments)
+    assert kept.quality.evidence.cancelled
+    assert not over.is_set()
+    released.set()
+    assert over.wait(30)
+
+
+def test_errors_come_through_where_the_best_is_kept(monkeypatch):
+    def broken(*arguments):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("napari_busref.matching.agreement.agreement", broken)
+    with pytest.raises(ZeroDivisionError):
+        register(*pair(), model="identity", refine="affine", device="cpu", on_cancel="best")
+
+
 def test_timings_parameters_and_metadata(tmp_path):
     result = register(*pair(), model=Known(AFFINE), device="cpu")
     stages = {"prepare", "load", "Known", "agreement", "resample", "quality", "total"}

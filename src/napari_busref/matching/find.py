@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +14,7 @@ from napari_busref.matching.refine import Look, looks, refined
 from napari_busref.matching.search import RANGES, search
 from napari_busref.matching.views import View, resample, working_size
 from napari_busref.models.geometry import Estimate, compose
-from napari_busref.progress import Cancelled, Reporter
+from napari_busref.progress import Reporter
 
 _POLISH = (Look("affine", 128),)
 _JUDGED_AT = 256
@@ -35,8 +35,6 @@ class Options:
         Whether the start is a candidate too.
     learned, edges : bool
         What search and refinement compare; switches of the ablation.
-    keep_best : bool
-        On cancelling a refinement, keep what it had.
     """
 
     search: str = "near"
@@ -45,7 +43,6 @@ class Options:
     start: bool = True
     learned: bool = True
     edges: bool = True
-    keep_best: bool = False
 
 
 @dataclass
@@ -63,15 +60,12 @@ class Found:
         was only one.
     rough : Estimate
         The candidate before its refinement.
-    cancelled : bool
-        The refinement was cut short.
     """
 
     estimate: Estimate
     chosen: str
     rough: Estimate
     scores: dict[str, float] = field(default_factory=dict)
-    cancelled: bool = False
 
 
 def find(
@@ -82,6 +76,7 @@ def find(
     options: Options,
     reporter: Reporter,
     watch: Stopwatch,
+    keep: Callable[[Estimate], None] = lambda estimate: None,
 ) -> Found:
     """Collect candidates, judge them, refine the best.
 
@@ -101,6 +96,8 @@ def find(
         What is run.
     reporter, watch
         Told about every stage.
+    keep : callable, optional
+        Given what a refinement begins with, and what it has reached after every look.
     """
     judged: dict[int, tuple[Estimate, float]] = {}  # the estimate too: its id stays its own
 
@@ -182,14 +179,11 @@ def find(
             edges=options.edges,
             judge=judge,
         )
-        try:
-            for index, estimate in enumerate(steps):
-                found.estimate = estimate
-                reporter.step(f"refining: {plan[index].kind}", 0.6 + 0.4 * (index + 1) / len(plan))
-        except Cancelled:
-            if not options.keep_best:
-                raise
-            found.cancelled = True
+        keep(found.estimate)
+        for index, estimate in enumerate(steps):
+            found.estimate = estimate
+            keep(estimate)
+            reporter.step(f"refining: {plan[index].kind}", 0.6 + 0.4 * (index + 1) / len(plan))
         watch.lap("refine")
     return found
 
