@@ -384,6 +384,9 @@ def _edges(
 ) -> tuple[_Edges, _Edges] | None:
     if not mask.any():
         return None
+    # only where the mask is: else copies of a small overlap, shifted by much, share nothing with it
+    part = ndimage.find_objects(mask.astype(np.uint8))[0]
+    fixed, warped, mask = fixed[part], warped[part], mask[part]
     height, width = mask.shape
     shrink = min(1.0, _SIDE / max(height, width))
     size = (max(round(height * shrink), 1), max(round(width * shrink), 1))

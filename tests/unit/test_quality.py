@@ -68,6 +68,18 @@ def test_edges_of_equal_and_inverted_images():
         assert found.excess > 10
 
 
+def test_edges_of_a_small_overlap():
+    mask = np.zeros((200, 260), bool)
+    mask[20:100, 150:250] = True
+    for seed in range(3):
+        scene, mine, other = (
+            ndimage.gaussian_filter(np.random.default_rng(s).standard_normal(mask.shape), 3)
+            for s in (seed, seed + 50, seed + 99)
+        )
+        assert edge_agreement(scene, 1.5 * mine - scene, mask).excess > 4.5
+        assert edge_agreement(scene, other, mask).excess < 4
+
+
 def test_edges_of_unrelated_images():
     found = edge_agreement(picture(0), picture(1), everywhere())
     assert abs(found.value) < 0.15
