@@ -384,7 +384,7 @@ def _edges(
 ) -> tuple[_Edges, _Edges] | None:
     if not mask.any():
         return None
-    # only where the mask is: else copies of a small overlap, shifted by much, share nothing with it
+    # only where the mask is: copies of a small overlap, shifted by much, share nothing with it
     part = ndimage.find_objects(mask.astype(np.uint8))[0]
     fixed, warped, mask = fixed[part], warped[part], mask[part]
     height, width = mask.shape
