@@ -203,13 +203,19 @@ def edge_score(fixed: Reference, moving: View, estimate: Estimate) -> float:
     first, second = fixed.edges(size, _BLUR), edge_directions(source, _BLUR)
     # only where both have edges to compare: not next to a border of either
     both = (_compared(first) * _compared(second)).to(first.dtype)
-    first, second = first * both, second * both
+    first, second = (_centred(edges, both) for edges in (first, second))
     norm = (first.square().sum() * second.square().sum()).sqrt()
     if float(norm) < 1e-3:
         return -1.0
     agreement: Tensor = (first * second).sum() / norm
     # a small overlap agrees by chance more easily
     return float(agreement) * float(known_cells(source).mean()) ** 0.5
+
+
+def _centred(edges: Tensor, both: Tensor) -> Tensor:
+    """Less their mean: walls and horizons agree wherever they lie."""
+    mean = (edges * both).sum((-2, -1), keepdim=True) / both.sum().clamp_min(1)
+    return (edges - mean) * both
 
 
 def _compared(edges: Tensor) -> Tensor:
