@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Aligned = tuple[str, "NDArray[Any]", "NDArray[Any]"]
 
+ROADSCENE = ("roadscene",)
 PHOTOGRAPHS = ("camera", "astronaut", "immunohistochemistry")  # of scikit-image's wheel
 HEADINGS = {
     "case": "case",
@@ -80,26 +81,18 @@ def photographs(data_root: Path | None) -> Iterator[Aligned]:
 
     found = [(name, getattr(data, name)()) for name in PHOTOGRAPHS]
     with contextlib.suppress(ValueError):  # `main` says so
-        found += [(name, visible) for name, visible, _ in roadscene(data_root)]
+        found += [(name, visible) for name, visible, _ in infrared(ROADSCENE, data_root)]
     for name, image in found:
         grey = image if image.ndim == 2 else np.rint(luma(image.astype(float))).astype(np.uint8)
         yield name, image, grey
 
 
-def roadscene(data_root: Path | None) -> Iterator[Aligned]:
-    """RoadScene's visible and thermal images."""
+def infrared(sets: Sequence[str], data_root: Path | None) -> Iterator[Aligned]:
+    """Visible and infrared images, of each data set in turn."""
     from napari_busref.datasets import load_pairs
 
-    for name, infrared, visible in load_pairs("roadscene", data_root):
-        yield name, visible, infrared
-
-
-def infrared(data_root: Path | None) -> Iterator[Aligned]:
-    """Thermal and near-infrared pairs, in turn."""
-    from napari_busref.datasets import load_pairs
-
-    sets = [load_pairs(name, data_root) for name in ("roadscene", "vis-nir")]
-    for name, second, visible in chain.from_iterable(zip(*sets, strict=False)):
+    loaded = [load_pairs(name, data_root) for name in sets]
+    for name, second, visible in chain.from_iterable(zip(*loaded, strict=False)):
         yield name, visible, second
 
 
@@ -142,8 +135,8 @@ class Case:
         Pixels of the moving image along one of the fixed image.
     warp : mapping
         What the warp has other than the protocol's.
-    search : str
-        How far is searched.
+    search : str, optional
+        How far is searched, by default what the model does by itself.
     """
 
     title: str
@@ -151,13 +144,17 @@ class Case:
     alter: Callable[[NDArray[Any]], NDArray[Any]] | None = None
     pixels: float = 1.0
     warp: Mapping[str, Any] = field(default_factory=dict)
-    search: str = "near"
+    search: str | None = None
+
+
+thermal = partial(infrared, ROADSCENE)
 
 
 def far(title: str, search: str, **warp: Any) -> Case:
     """Infrared pairs under another affine warp than the protocol's."""
     affine = {"shear_deg": 0.0, "elastic": (0.0, 0.0)}
-    return Case(f"{search}: {title}", infrared, warp=affine | warp, search=search)
+    images = partial(infrared, (*ROADSCENE, "vis-nir"))
+    return Case(f"{search}: {title}", images, warp=affine | warp, search=search)
 
 
 CASES = {
@@ -172,8 +169,8 @@ CASES = {
     "everything": Case("photograph, inverted, gamma 0.4, blurred", photographs, everything),
     "finer": Case("photograph, pixels of half the size", photographs, pixels=2.0),
     "coarser": Case("photograph, pixels of twice the size", photographs, pixels=0.5),
-    "thermal-finer": Case("visible, thermal, pixels of half the size", roadscene, pixels=2.0),
-    "thermal-coarser": Case("visible, thermal, pixels of twice the size", roadscene, pixels=0.5),
+    "thermal-finer": Case("visible, thermal, pixels of half the size", thermal, pixels=2.0),
+    "thermal-coarser": Case("visible, thermal, pixels of twice the size", thermal, pixels=0.5),
     "near-turned": far("to 15°, 0.8 to 1.25", "near", rotation_deg=15.0, scale=(0.8, 1.25)),
     "near-shifted": far("shifts to 30 %", "near", translation=0.3),
     "near-all": far("all three", "near", rotation_deg=15.0, scale=(0.8, 1.25), translation=0.3),

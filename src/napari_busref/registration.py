@@ -233,8 +233,8 @@ def register(
     mask = outcome.transform.mask(ready_moving.valid)
     if outcome.problem is None and not mask.any():
         outcome = _Outcome(start, problem="the images came out apart")
+    wide = job.options.search == "wide"
     if outcome.problem is None and cut:
-        wide = job.options.search == "wide"
         quality = unchecked(mask, outcome.transform, start=start, wide=wide)
     elif outcome.problem is None:
         quality = assess(
@@ -247,7 +247,7 @@ def register(
             before=before,
             before_mask=before_mask,
             fixed_valid=ready_fixed.valid,
-            wide=job.options.search == "wide",
+            wide=wide,
         )
         if job.matches and hopeless(quality):  # no wild transform
             outcome = _Outcome(start, problem="; ".join(quality.reasons) or "nothing fits")

@@ -492,11 +492,7 @@ class Transform:
             row, col = self._ticks(rows)
             if self.displacement is not None:
                 row, col = row + self.displacement[0, rows], col + self.displacement[1, rows]
-            source = np.empty((2, rows.stop - rows.start, self.fixed_shape[1]))
-            for out, (a, b, c) in zip(source, self.affine[:2], strict=True):
-                np.add(a * row, b * col, out=out)
-                out += c
-            work(rows, source)
+            work(rows, _affine(self.affine, (row, col)))
 
         blocks = list(_blocks(self.fixed_shape))
         if len(blocks) == 1:
@@ -618,10 +614,8 @@ def _fill(image: NDArray[Any], finite: NDArray[np.bool_]) -> NDArray[Any]:
     return cast(NDArray[Any], image[tuple(nearest)])
 
 
-def _touches(lost: NDArray[np.uint8] | None, source: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _touches(lost: NDArray[np.uint8], source: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Where bilinear interpolation at `source` would use a lost pixel."""
-    if lost is None:
-        return np.zeros(source.shape[1:], bool)
     weight = ndimage.map_coordinates(lost, source, np.float32, order=1, mode="nearest")
     return cast(NDArray[np.bool_], weight > _EDGE)
 
@@ -632,10 +626,17 @@ def _derivative(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
     return cast(NDArray[np.float32], np.gradient(values, axis=axis))
 
 
-def _affine(affine: NDArray[np.float64], coords: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Apply a (3, 3) matrix to (2, ...) positions."""
+def _affine(
+    affine: NDArray[np.float64],
+    coords: NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """Apply a (3, 3) matrix to (2, ...) positions, or to rows and columns that broadcast so."""
     row, col = coords
-    return np.stack([a * row + b * col + c for a, b, c in affine[:2]])
+    there = np.empty((2, *np.broadcast_shapes(row.shape, col.shape)))
+    for out, (a, b, c) in zip(there, affine[:2], strict=True):
+        np.add(a * row, b * col, out=out)
+        out += c
+    return there
 
 
 def _grid(shape: tuple[int, int], rows: slice) -> NDArray[np.float64]:
