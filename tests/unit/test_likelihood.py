@@ -99,3 +99,9 @@ def test_learns_where_the_content_went(net: Likelihood) -> None:
         optimiser.step()
     with torch.no_grad():
         assert float(shifted(99, 4, -4)) > -1.0  # chance: -4.4
+
+
+def test_the_summary_is_mean_deviation_and_largest() -> None:
+    x = torch.randn(2, 3, 5, 40, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    expected = torch.cat([x.mean(-1), x.std(-1), x.amax(-1)], 1)
+    torch.testing.assert_close(likelihood._summary(x), expected, rtol=1e-4, atol=1e-4)

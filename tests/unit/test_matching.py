@@ -430,6 +430,37 @@ def test_the_best_candidate_wins(networks):
     assert error(result.estimate, truth) < 1.5
 
 
+class Said(torch.nn.Module):
+    """Says what it was told to say."""
+
+    def __init__(self, theta):
+        super().__init__()
+        self.theta = theta
+
+    def forward(self, fixed, moving, moving_valid=None, reporter=None):
+        return Estimate(self.theta)
+
+
+def test_of_candidates_that_are_alike_the_best_one_is_looked_at(networks, monkeypatch):
+    looked = []
+
+    def counted(fixed, moving, start, plan, **switches):
+        looked.append(start)
+        return refined(fixed, moving, start, plan, **switches)
+
+    monkeypatch.setattr("napari_busref.matching.find.refined", counted)
+    close, closer = (torch.tensor([[[1.0, 0, x], [0, 1, 0]]]) for x in (0.03, 0.01))
+    said = {"close": Said(close), "closer": Said(closer), "wrong": Wrong()}
+    options = Options(search="none", refine="none", start=False)
+    result = found(networks, moved(), options, said)
+    assert [float(estimate.theta[0, 0, 2]) for estimate in looked] == pytest.approx([0.01, 0.4])
+    assert result.chosen == "closer"
+    assert set(result.scores) == {"close", "closer", "wrong"}
+    # a network that says nothing usable is like no other
+    said = {"nothing": Said(torch.zeros(1, 2, 3)), "closer": Said(closer)}
+    assert found(networks, moved(), options, said).chosen == "closer"
+
+
 def test_a_wide_search_finds_a_fifth_of_the_picture(networks):
     truth = moved(row=20, col=-25, angle=8, scale=2.4)
     result = found(networks, truth, Options(search="wide", refine="affine"))

@@ -11,7 +11,13 @@ from napari_busref.matching.features import Reference, known_cells
 from napari_busref.matching.refine import Look, refined
 from napari_busref.matching.views import View, finer, resample, working_size
 from napari_busref.matching.votes import offsets, pool_votes, window_correlation
-from napari_busref.models.geometry import Estimate, base_grid, invert_affine, transform_points
+from napari_busref.models.geometry import (
+    Estimate,
+    base_grid,
+    invert_affine,
+    pixel_distance,
+    transform_points,
+)
 
 _SIDE = 192
 _RADIUS = 6
@@ -74,7 +80,5 @@ def _round_trip(reference: Reference, moving: View, estimate: Estimate) -> float
     if not bool(inside.any()):
         return float("inf")
     home = transform_points(final.theta, there)
-    height, width = fixed.shape
-    scale = torch.tensor([width / 2, height / 2], device=theta.device)
-    distance = ((home - points) * scale).square().sum(-1).sqrt()[inside]
-    return float(distance.mean()) / min(height, width)
+    distance = pixel_distance(home, points, fixed.shape)[inside]
+    return float(distance.mean()) / min(fixed.shape)

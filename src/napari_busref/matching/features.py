@@ -10,6 +10,7 @@ from kornia.filters import gaussian_blur2d, spatial_gradient
 from torch import Tensor
 
 from napari_busref.matching.views import View
+from napari_busref.models.layers import largest_of_3x3, upsample
 from napari_busref.models.likelihood import Likelihood, Local
 from napari_busref.models.matcher import Matcher
 
@@ -32,7 +33,7 @@ def describe_local(
     sharp = (gx.square() + gy.square() + 1e-8).sqrt()
     gx, gy = (spatial_gradient(_blurred(view.image, 1.5))[:, 0] * known).split(1, 1)
     power = gx.square() + gy.square()
-    around, usual = _blurred(torch.cat([known, power], 1), _SURROUNDINGS).split(1, 1)
+    around, usual = _surroundings(torch.cat([known, power], 1)).split(1, 1)
     around = around.clamp_min(1e-3)
     usual = usual / around
     doubled = torch.cat([gx.square() - gy.square(), 2 * gx * gy], 1)
@@ -46,9 +47,9 @@ def describe_local(
 
 def _standardised(image: Tensor, known: Tensor, around: Tensor) -> Tensor:
     """Less its local mean and divided by its local deviation; 0 where not known."""
-    mean = _blurred(image * known, _SURROUNDINGS) / around
+    mean = _surroundings(image * known) / around
     departure = (image - mean) * known
-    variance = _blurred(departure.square(), _SURROUNDINGS) / around
+    variance = _surroundings(departure.square()) / around
     return departure / (variance + 4e-5).sqrt()
 
 
@@ -56,9 +57,16 @@ def _inner(valid: Tensor, margin: int) -> Tensor:
     """The valid pixels that lie further than ``margin`` from all others."""
     if bool(valid.all()):
         return valid
-    side = 2 * margin + 1
-    across = F.max_pool2d(1 - valid, (1, side), 1, (0, margin))
-    return 1 - F.max_pool2d(across, (side, 1), 1, (margin, 0))
+    empty = F.pad(1 - valid, (margin,) * 4)
+    for _ in range(margin):
+        empty = largest_of_3x3(empty)
+    return 1 - empty
+
+
+def _surroundings(image: Tensor) -> Tensor:
+    """Blurred at half the resolution, which is a tenth of the work and the same to the eye."""
+    small = _blurred(F.avg_pool2d(image, 2), _SURROUNDINGS / 2)
+    return upsample(small, (image.shape[-2], image.shape[-1]))
 
 
 def _blurred(image: Tensor, sigma: float) -> Tensor:

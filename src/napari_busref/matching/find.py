@@ -13,12 +13,19 @@ from napari_busref.matching.features import Reference, edge_directions, known_ce
 from napari_busref.matching.refine import Look, looks, refined
 from napari_busref.matching.search import RANGES, search
 from napari_busref.matching.views import View, resample, working_size
-from napari_busref.models.geometry import Estimate, compose
+from napari_busref.models.geometry import (
+    Estimate,
+    base_grid,
+    compose,
+    pixel_distance,
+    transform_points,
+)
 from napari_busref.progress import Reporter
 
 _POLISH = (Look("affine", 128),)
 _JUDGED_AT = 256
 _BLUR = 2.0  # px at that size
+_ALIKE = 0.05  # distance of candidates, as a share of the side; a look finds what is off by 0.08
 _KEPT = 3  # places that networks and search propose, each of which is looked at once
 _PROPOSED = 12  # of a wide search, of which the judge keeps so many
 
@@ -57,7 +64,7 @@ class Found:
         Name of the candidate that it grew from.
     scores : dict
         What each candidate was judged by: the agreement of edges, in [-1, 1]; empty when there
-        was only one.
+        was only one. Of candidates that are nearly alike only the best one was looked at again.
     rough : Estimate
         The candidate before its refinement.
     """
@@ -159,11 +166,14 @@ def find(
     scores: dict[str, float] = {}
     chosen = next(iter(candidates))
     if len(candidates) > 1 and networks is not None:
-        for name, candidate in candidates.items():
-            for polished in refined(reference, moving, candidate, _POLISH, judge=judge):
-                candidates[name] = polished
-            scores[name] = judge(candidates[name])
-        chosen = max(scores, key=lambda name: scores[name])
+        polished: dict[str, Estimate] = {}
+        for name in sorted(candidates, key=lambda name: judge(candidates[name]), reverse=True):
+            candidate = candidates[name]
+            if not any(_alike(other, candidate, moving.shape) for other in polished.values()):
+                *_, polished[name] = refined(reference, moving, candidate, _POLISH, judge=judge)
+        candidates |= polished
+        scores = {name: judge(candidate) for name, candidate in candidates.items()}
+        chosen = max(polished, key=lambda name: scores[name])
         watch.lap("judge")
     found = Found(candidates[chosen], chosen, candidates[chosen], scores)
     if refines:
@@ -186,6 +196,16 @@ def find(
             reporter.step(f"refining: {plan[index].kind}", 0.6 + 0.4 * (index + 1) / len(plan))
         watch.lap("refine")
     return found
+
+
+def _alike(first: Estimate, second: Estimate, moving: tuple[int, int]) -> bool:
+    """Whether a look at either, leading into an image of this shape, would end alike."""
+    if first.phi is not None or second.phi is not None:
+        return False
+    points = base_grid(4, 4, first.theta)
+    one, other = (transform_points(estimate.theta, points) for estimate in (first, second))
+    seen = abs(float(torch.linalg.det(first.theta[0, :, :2]))) * moving[0] * moving[1]
+    return float(pixel_distance(one, other, moving).mean()) < _ALIKE * seen**0.5
 
 
 def _float_type(module: nn.Module) -> torch.dtype:

@@ -9,15 +9,16 @@ aspect.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from torch import Tensor
+from scipy.sparse import csr_array, eye_array
 
+from napari_busref.matching.normal import SplinesWithAffine, normal_of_affine, with_ones
 from napari_busref.matching.splines import Array, SplineField, bending_of, spline_design
 
 _STRENGTHS = (1e-3, 4.0)  # variance of a field, as a multiple of what is expected
@@ -96,15 +97,16 @@ def likely_affine(data: Likely, widths: tuple[float, ...], ridge: float = 1e-3) 
     ridge : float
         Pull towards no change, as a share of the information.
     """
-    design = csr_array(_with_ones(data.position))
+    top = with_ones(data.position)
     solution = np.zeros((3, 2))
 
     def fit(information: Array, moment: Array) -> Array:
         nonlocal solution
         pull = ridge * float(np.trace(information.sum(0))) / 2
-        normal = _normal(design, information)
-        solution = _least_squares(design, normal, moment, pull * torch.eye(3))
-        return design @ solution
+        matrix, side = normal_of_affine(top, information, moment)
+        solved = np.linalg.solve(matrix + (pull + 1e-9) * np.eye(6), side)
+        solution = np.asarray(solved.reshape(2, 3).T, float)
+        return np.asarray(top @ solution)
 
     _maximise(data, fit, widths)
     affine = np.eye(3)
@@ -120,7 +122,7 @@ def likely_homography(
     Parameters as of `likely_affine` and `likely_field`.
     """
     matrix = np.eye(3)
-    top = _with_ones(data.position)
+    top = with_ones(data.position)
 
     def reached() -> tuple[Array, Array]:
         u, v, w = matrix @ top.T
@@ -188,34 +190,31 @@ def likely_field(
         What is displaced beyond that: position ``x`` goes to ``affine(x) + field(x)``.
     """
     splines, counts = spline_design(data.position, half, spacing)
-    # of each row, a cubic spline has 16 entries that are not 0
-    design = csr_array(np.concatenate([splines, _with_ones(data.position)], 1))
     count = splines.shape[1]
-    single = torch.from_numpy(bending_of(counts) / bend**2 + np.eye(count) / pull**2)
-    penalty = torch.zeros(count + 3, count + 3, dtype=single.dtype)
-    penalty[count:, count:] = torch.eye(3) / loose**2
-    solution = np.zeros((count + 3, 2))
-    strength = 1.0
+    single = bending_of(counts) / bend**2 + eye_array(count) / pull**2
+    # cubic splines reach three rows and columns further
+    system = SplinesWithAffine(csr_array(splines), with_ones(data.position), 3 * counts[1] + 3)
+    control, change = np.zeros((count, 2)), np.zeros((3, 2))
+    strength, rounds = 1.0, itertools.count(1)
 
     def fit(information: Array, moment: Array) -> Array:
-        nonlocal solution, strength
-        penalty[:count, :count] = prior = single / strength
-        normal = _normal(design, information)
-        solution = _least_squares(design, normal, moment, penalty)
-        control = torch.from_numpy(solution[:count])
-        energy = float((control * (single @ control)).sum())
-        # parameters that the data determine; as if the components were independent
-        determined = 2 * count
-        for part in normal[::2]:
-            factor = torch.linalg.cholesky(part[:count, :count] + prior)
-            determined -= float((torch.cholesky_inverse(factor) * prior).sum())
-        strength = min(max(energy / max(determined, 1e-6), _STRENGTHS[0]), _STRENGTHS[1])
-        return design @ solution
+        nonlocal control, change, strength
+        prior = single / strength
+        control, change = system.solve(information, moment, prior, 1 / loose**2)
+        if next(rounds) < len(widths):
+            # parameters that the data determine; as if the components were independent and alike
+            matrix = system.weighed(np.trace(information, axis1=1, axis2=2) / 2) + prior
+            factor = torch.linalg.cholesky(torch.from_numpy(matrix.toarray()))
+            known = prior.multiply(torch.cholesky_inverse(factor).numpy()).sum()
+            determined = 2 * (count - float(known))
+            energy = float((control * (single @ control)).sum())
+            strength = min(max(energy / max(determined, 1e-6), _STRENGTHS[0]), _STRENGTHS[1])
+        return np.asarray(system.splines @ control + system.top @ change)
 
     _maximise(data, fit, widths, earlier)
     affine = np.eye(3)
-    affine[:2] += solution[count:].T
-    return affine, SplineField(solution[:count].reshape(*counts, 2), half)
+    affine[:2] += change.T
+    return affine, SplineField(control.reshape(*counts, 2), half)
 
 
 def _maximise(
@@ -235,29 +234,3 @@ def _maximise(
         if earlier is not None:
             before = earlier(data.position + around)
             around = displaced - before
-
-
-def _with_ones(position: Array) -> Array:
-    return np.concatenate([position, np.ones((len(position), 1))], 1)
-
-
-def _normal(design: csr_array, information: Array) -> tuple[Tensor, Tensor, Tensor]:
-    """Blocks of the normal matrix: x with x, x with y, y with y; each (K, K)."""
-    xx, xy, yy = (
-        torch.from_numpy((design.T @ design.multiply(information[:, i, j, None])).toarray())
-        for i, j in ((0, 0), (0, 1), (1, 1))
-    )
-    return xx, xy, yy
-
-
-def _least_squares(
-    design: csr_array, normal: tuple[Tensor, Tensor, Tensor], moment: Array, penalty: Tensor
-) -> Array:
-    """Minimise over both components at once, each with the ``penalty`` (K, K): (K, 2)."""
-    xx, xy, yy = normal
-    count = design.shape[1]
-    whole = torch.cat([torch.cat([xx + penalty, xy], 1), torch.cat([xy.T, yy + penalty], 1)])
-    whole += 1e-9 * torch.eye(2 * count, dtype=whole.dtype)
-    right = torch.from_numpy((design.T @ moment).T.reshape(-1, 1))
-    solved = torch.cholesky_solve(right, torch.linalg.cholesky(whole))
-    return np.asarray(solved.reshape(2, count).T.numpy())

@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from scipy.fft import next_fast_len
 from torch import Tensor
 
 from napari_busref.matching.features import known_cells
 from napari_busref.matching.views import View, pixel_scale, reduced, working_size
 from napari_busref.models.geometry import base_grid, transform_points
+from napari_busref.models.layers import unit_length
 from napari_busref.models.matcher import Matcher
 from napari_busref.progress import Reporter
 
@@ -152,7 +152,7 @@ def _centred(matcher: Matcher, view: View) -> tuple[Tensor, Tensor]:
     described = matcher(view.image, view.valid)
     total = known.sum((-2, -1), keepdim=True).clamp_min(1)
     mean = (described * known).sum((-2, -1), keepdim=True) / total
-    return F.normalize(described - mean, dim=1, eps=1e-4) * known, known
+    return unit_length(described - mean) * known, known
 
 
 def _turned(start: Tensor, degrees: float, scale: float, size: tuple[int, int]) -> Tensor:

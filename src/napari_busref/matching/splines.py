@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline
+from scipy.sparse import csr_array, eye_array, kron, vstack
 
 Array = NDArray[np.float64]
 
@@ -53,20 +54,20 @@ def spline_design(
     return (rows[:, :, None] * cols[:, None, :]).reshape(len(rows), -1), (counts[0], counts[1])
 
 
-def bending_of(counts: tuple[int, int]) -> Array:
+def bending_of(counts: tuple[int, int]) -> csr_array:
     """Quadratic form of the second differences of a grid of control points."""
 
-    def differences(n: int, order: int) -> Array:
-        return np.diff(np.eye(n), order, axis=0)
+    def differences(n: int, order: int) -> csr_array:
+        return csr_array(np.diff(np.eye(n), order, axis=0))
 
     rows, cols = counts
     parts = (
-        np.kron(differences(rows, 2), np.eye(cols)),
-        np.kron(np.eye(rows), differences(cols, 2)),
-        2**0.5 * np.kron(differences(rows, 1), differences(cols, 1)),
+        kron(differences(rows, 2), eye_array(cols)),
+        kron(eye_array(rows), differences(cols, 2)),
+        2**0.5 * kron(differences(rows, 1), differences(cols, 1)),
     )
-    together = np.concatenate(parts)
-    return np.asarray(together.T @ together)
+    together = vstack(parts, format="csr")
+    return csr_array(together.T @ together)
 
 
 def _basis(values: Array, half: float, count: int) -> Array:

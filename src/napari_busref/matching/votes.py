@@ -30,7 +30,8 @@ def window_correlation(fixed: Tensor, moving: Tensor, radius: int) -> Tensor:
         for row in span
         for col in span
     ]
-    return torch.stack(products, 1)
+    # the offsets last in memory: pooling is ten times as fast so
+    return torch.stack(products, -1).permute(0, 3, 1, 2)
 
 
 def offsets(radius: int, like: Tensor) -> Tensor:

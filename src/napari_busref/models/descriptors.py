@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_busref.models.layers import unit_length
+
 
 class Descriptors(nn.Module):
     """F1..F4 -> four groups of unit-length descriptors, (B, 4, D, h, w).
@@ -66,7 +68,7 @@ class Descriptors(nn.Module):
             x = x + block(x)
         x = self.leave(x)
         x = x.unflatten(1, (4, self.size)).float()
-        return F.normalize(x - x.mean((-2, -1), keepdim=True), dim=2, eps=1e-4)
+        return unit_length(x - x.mean((-2, -1), keepdim=True), dim=2)
 
 
 def correlate(fixed: Tensor, moving: Tensor) -> Tensor:

@@ -75,6 +75,12 @@ def invert_affine(theta: Tensor) -> Tensor:
     return torch.cat([inverse, shift], 2)
 
 
+def pixel_distance(first: Tensor, second: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Distances of normalised positions (..., 2), in pixels of an image of ``shape``: (...)."""
+    scale = torch.tensor([shape[1] / 2, shape[0] / 2], device=first.device, dtype=first.dtype)
+    return ((first - second) * scale).square().sum(-1).sqrt()
+
+
 def compose_displacement(outer: Tensor, inner: Tensor) -> Tensor:
     """``x -> inner(x) + outer(x + inner(x))`` for fields (B, 2, h, w) of one size."""
     grid = base_grid(inner.shape[-2], inner.shape[-1], inner) + inner.permute(0, 2, 3, 1)

@@ -16,14 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_busref.device import narrow
+from napari_busref.models.layers import unit_length
 
 CELL = 2
 """Pixels of a cell of the learned features."""
 _REACHES = (1, 3, 5)  # sides of the squares of blocks whose correlations are averaged
 _MAPS = (1, 1, 2)  # channels of the maps of pixels, see `Local`
-_KINDS = len(_MAPS) + 2
+_CELLS = (1, 1, 1, CELL, CELL)  # pixels of a cell of what is correlated
+_KINDS = len(_CELLS)
 _BESIDE = max(_REACHES) // 2
 _BAND = 2048  # blocks that are looked at together
+_TOGETHER = 128  # blocks whose intermediate results stay in the processor's cache
 _GAIN = 4.0  # brings correlations to about 1
 
 
@@ -110,8 +113,11 @@ class Likelihood(nn.Module):
             outermost. The offset is where the block's content lies in ``moving``, relative to the
             block.
         """
-        sources = self._maps(moving, moving.known)
-        targets = self._maps(fixed, None)
+        targets = [_GAIN * x for x in self._maps(fixed, None)]
+        sources = [  # with as much emptiness around as blocks may be displaced
+            F.pad(x, (self.radius // cell,) * 4)
+            for x, cell in zip(self._maps(moving, moving.known), _CELLS, strict=True)
+        ]
         rows, cols = (n // self.block for n in fixed.known.shape[-2:])
         # all at once, a large image would need gigabytes
         height = max(_BAND // cols // every, 1) * every
@@ -122,39 +128,60 @@ class Likelihood(nn.Module):
         return torch.cat(bands, 2)
 
     def _weigh(self, correlations: Tensor) -> Tensor:
-        """(B, kinds * reaches, offsets, rows, cols) -> (B, offsets, rows, cols)."""
-        rows, cols = correlations.shape[-2:]
-        flat = correlations.flatten(3)
-        seen = torch.cat([flat.mean(2), flat.std(2), flat.amax(2)], 1)[..., None]
-        gain, shift = self.context(seen)[..., 0][:, :, None].chunk(2, 1)
-        # the modalities' contrasts may be opposite
-        x = torch.cat([flat, flat[:, ::_KINDS].abs()], 1)
-        x = F.relu(self.enter(x) * (1 + gain) + shift)
-        x = F.relu(self.inner(x))
-        return self.leave(x)[:, 0].unflatten(2, (rows, cols)).float()
+        """(B, reaches * kinds, rows, cols, offsets) -> (B, offsets, rows, cols)."""
+        parts = []
+        for flat in correlations.flatten(2, 3).split(_TOGETHER, 2):
+            gain, shift = self.context(_summary(flat)[..., None]).chunk(2, 1)
+            # the modalities' contrasts may be opposite
+            x = torch.cat([flat, flat[:, ::_KINDS].abs()], 1)
+            x = torch.addcmul(shift, self.enter(x), 1 + gain).relu_()
+            parts.append(self.leave(self.inner(x).relu_())[:, 0])
+        whole = torch.cat(parts, 1).unflatten(1, correlations.shape[2:4])
+        return whole.permute(0, 3, 1, 2).float()
 
     def _maps(self, local: Local, known: Tensor | None) -> list[Tensor]:
         """What is correlated with what; with ``known``, cells that hold no picture are 0."""
         cells: Tensor | float = 1.0
         if known is not None:
             cells = (F.avg_pool2d(known, CELL) > 0.99).to(known.dtype)
-        return [*local.pixels.split(_MAPS, 1), local.learned * cells, self.fine(local) * cells]
+        features = [
+            (x * cells).contiguous(memory_format=torch.channels_last)
+            for x in (local.learned, self.fine(local))
+        ]
+        return [*local.pixels.split(_MAPS, 1), *features]
 
     def _correlations(
         self, fixed: list[Tensor], moving: list[Tensor], band: tuple[int, int], every: int
     ) -> Tensor:
-        """(B, kinds * reaches, offsets, rows, cols) of a band of rows, the reaches outermost."""
+        """(B, reaches * kinds, rows, cols, offsets) of a band of rows, the reaches outermost."""
         total = fixed[0].shape[-2] // self.block
         # rows whose blocks are averaged with those of the band; it begins with one of `every`
         beside = -(-_BESIDE // every) * every
         first, last = max(band[0] - beside, 0), min(band[1] + beside, total)
+        strip = max(_TOGETHER // (fixed[0].shape[-1] // self.block), 1)
+        windows = [
+            self._windows(fixed, moving, row, min(row + strip, last))
+            for row in range(first, last, strip)
+        ]
+        # the offsets last in memory: pooling is ten times as fast so
+        x = torch.cat(windows, 1).unflatten(1, (last - first, -1)).flatten(3)
+        rows = slice((band[0] - first) // every, -(-(band[1] - first) // every))
+        pooled = [
+            F.avg_pool2d(x.permute(0, 3, 1, 2), reach, every, reach // 2, count_include_pad=False)[
+                :, :, rows
+            ]
+            for reach in _REACHES
+        ]
+        return torch.cat([y.unflatten(1, (_KINDS, -1)).permute(0, 1, 3, 4, 2) for y in pooled], 1)
+
+    def _windows(self, fixed: list[Tensor], moving: list[Tensor], first: int, last: int) -> Tensor:
+        """Correlations of the blocks of some rows, (B, blocks, kinds, side, side)."""
         windows = []
-        for index, (one, other) in enumerate(zip(fixed, moving, strict=True)):
-            cell = 1 if index < len(_MAPS) else CELL
+        for one, other, cell in zip(fixed, moving, _CELLS, strict=True):
             block, radius = self.block // cell, self.radius // cell
             window = (block_correlation if cell == 1 else cell_windows)(
                 one[..., first * block : last * block, :],
-                _beside(other, first * block, last * block, radius),
+                other[..., first * block : last * block + 2 * radius, :],
                 block,
                 radius,
             )
@@ -162,15 +189,17 @@ class Likelihood(nn.Module):
                 side = 2 * self.radius + 1
                 window = F.interpolate(window, (side, side), mode="bilinear", align_corners=True)
             windows.append(window)
-        # (B, kinds, blocks, side, side) -> (B, kinds * offsets, rows, cols)
-        x = torch.stack(windows, 1).flatten(3).transpose(2, 3)
-        x = _GAIN * x.flatten(1, 2).unflatten(2, (last - first, -1))
-        rows = slice((band[0] - first) // every, -(-(band[1] - first) // every))
-        pooled = [
-            F.avg_pool2d(x, reach, every, reach // 2, count_include_pad=False)[:, :, rows]
-            for reach in _REACHES
-        ]
-        return torch.stack(pooled, 1).unflatten(2, (_KINDS, -1)).flatten(1, 2)
+        return torch.stack(windows, 2)
+
+
+def _summary(correlations: Tensor) -> Tensor:
+    """(B, K, N, M) -> mean, standard deviation and largest over M, (B, 3 K, N)."""
+    count = correlations.shape[-1]
+    mean = correlations.mean(-1)
+    # torch.std is thirty times as slow
+    squares = torch.linalg.vector_norm(correlations, dim=-1).square()
+    variance = (squares - count * mean.square()) / (count - 1)
+    return torch.cat([mean, variance.clamp_min(1e-12).sqrt(), correlations.amax(-1)], 1)
 
 
 class _Fine(nn.Module):
@@ -197,7 +226,7 @@ class _Fine(nn.Module):
             for block in self.blocks:
                 x = x + block(x)
             x = self.leave(x).float()
-        return F.normalize(x - x.mean((-2, -1), keepdim=True), dim=1, eps=1e-4)
+        return unit_length(x - x.mean((-2, -1), keepdim=True))
 
 
 def block_correlation(fixed: Tensor, moving: Tensor, block: int, radius: int) -> Tensor:
@@ -226,27 +255,22 @@ def block_correlation(fixed: Tensor, moving: Tensor, block: int, radius: int) ->
 
 
 def cell_windows(fixed: Tensor, moving: Tensor, block: int, radius: int) -> Tensor:
-    """What `block_correlation` gives; faster for many channels, by products of matrices."""
+    """What `block_correlation` gives; faster for many channels, by products of matrices.
+
+    Fastest where the channels are last in memory.
+    """
     side, reach = block + 2 * radius, 2 * radius + 1
-    own = _patches(fixed, block, block).flatten(3)
-    around = _patches(moving, side, block).flatten(3)
-    product = (
-        (own.transpose(2, 3) @ around).unflatten(3, (side, side)).unflatten(2, (block, block))
+    own, around = (
+        _patches(image, size, block).movedim(2, -1).flatten(2, 3)
+        for image, size in ((fixed, block), (moving, side))
     )
+    product = own @ around.transpose(2, 3)
+    product = product.unflatten(3, (side, side)).unflatten(2, (block, block))
     # cell (i, j) with offset (y, x) stands at row i + y, column j + x of the surroundings
-    *outer, of_i, of_j, of_y, of_x = product.stride()
-    window = product.as_strided(
-        (*product.shape[:2], block, block, reach, reach),
-        (*outer, of_i + of_y, of_j + of_x, of_y, of_x),
-    )
-    return window.mean((2, 3))
-
-
-def _beside(image: Tensor, first: int, last: int, by: int) -> Tensor:
-    """Rows ``first`` to ``last`` with ``by`` more on each side, 0 beyond the border."""
-    rows = slice(max(first - by, 0), min(last + by, image.shape[-2]))
-    above, below = by - (first - rows.start), by - (rows.stop - last)
-    return F.pad(image[..., rows, :], (by, by, above, below))
+    rows = [product[:, :, i, :, i : i + reach] for i in range(block)]
+    summed = torch.stack(rows).sum(0)
+    columns = [summed[:, :, j, :, j : j + reach] for j in range(block)]
+    return torch.stack(columns).mean(0) / block
 
 
 def _patches(image: Tensor, side: int, step: int) -> Tensor:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_busref.device import narrow
 from napari_busref.models.bus import Bus
 from napari_busref.models.busref import standardise
+from napari_busref.models.layers import unit_length, upsample
 
 
 class MatchingHead(nn.Module):
@@ -56,17 +56,14 @@ class MatchingHead(nn.Module):
 
     def forward(self, pyramid: list[Tensor]) -> Tensor:
         """Describe what ``Bus.pyramid`` returned: (B, D, h/2, w/2), float32."""
-        finest = pyramid[0].shape[-2:]
+        finest = (pyramid[0].shape[-2], pyramid[0].shape[-1])
         x = torch.zeros((), device=pyramid[0].device)
         for level, enter in zip(pyramid, self.enter, strict=True):
-            entered = enter(level)
-            if entered.shape[-2:] != finest:
-                entered = F.interpolate(entered, finest, mode="bilinear", align_corners=False)
-            x = x + entered
+            x = x + upsample(enter(level), finest)
         for block in self.blocks:
             x = x + block(x)
         x = self.leave(x).float()
-        return F.normalize(x - x.mean((-2, -1), keepdim=True), dim=1, eps=1e-4)
+        return unit_length(x - x.mean((-2, -1), keepdim=True))
 
 
 class Matcher(nn.Module):

@@ -21,6 +21,7 @@ from napari_busref.models.geometry import (
     transform_points,
     warp,
 )
+from napari_busref.models.layers import unit_length
 from napari_busref.progress import Reporter
 
 _STRIDES = (2, 4, 8)
@@ -430,7 +431,7 @@ def split_affine(field: Tensor) -> Estimate:
 
 def unit(x: Tensor) -> Tensor:
     """Features (B, C, h, w) of unit length at each cell."""
-    return F.normalize(x, dim=1, eps=1e-4)
+    return unit_length(x)
 
 
 def _extractor() -> nn.Sequential:

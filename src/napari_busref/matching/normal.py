@@ -1,0 +1,108 @@
+"""Least squares of affines and smooth fields to displacements that count by 2 x 2 matrices.
+
+Each of N positions wants a displacement, with an information matrix (its inverse covariance)
+that says along which directions and how much it counts; its moment is information times
+displacement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import cho_solve_banded, cholesky_banded
+from scipy.sparse import csr_array
+
+from napari_busref.matching.splines import Array
+
+_COMPONENTS = ((0, 0), (1, 1), (1, 0))  # of a symmetric 2 x 2 matrix
+
+
+def with_ones(position: Array) -> Array:
+    """Positions (N, 2) with a third coordinate of 1, which an affine multiplies: (N, 3)."""
+    return np.concatenate([position, np.ones((len(position), 1))], 1)
+
+
+def normal_of_affine(top: Array, information: Array, moment: Array) -> tuple[Array, Array]:
+    """Normal matrix (6, 6) and right side (6,) of an affine's two rows.
+
+    Parameters
+    ----------
+    top : ndarray, shape (N, 3)
+        Of `with_ones`.
+    information : ndarray, shape (N, 2, 2)
+    moment : ndarray, shape (N, 2)
+    """
+    matrix = np.einsum("nij,np,nq->ipjq", information, top, top, optimize=True)
+    return matrix.reshape(6, 6), (moment.T @ top).reshape(6)
+
+
+@dataclass(frozen=True, eq=False)
+class SplinesWithAffine:
+    """A field of splines and an affine that are fitted together.
+
+    Attributes
+    ----------
+    splines : csr_array, shape (N, K)
+        What each control point adds at each position.
+    top : ndarray, shape (N, 3)
+        Of `with_ones`.
+    reach : int
+        Largest difference of the numbers of two control points that both add to one position, or
+        that the prior joins.
+    """
+
+    splines: csr_array
+    top: Array
+    reach: int
+
+    def weighed(self, weight: Array) -> csr_array:
+        """Normal matrix (K, K) of the splines alone, positions counting by ``weight`` (N,)."""
+        return csr_array(self.splines.T @ self.splines.multiply(weight[:, None]))
+
+    def solve(
+        self, information: Array, moment: Array, prior: csr_array, loose: float
+    ) -> tuple[Array, Array]:
+        """The control points (K, 2) and the affine's change (3, 2) that fit best.
+
+        The matrix of the splines has a band, both components of a control point beside each
+        other; the affine is eliminated from it.
+
+        Parameters
+        ----------
+        prior : csr_array, shape (K, K)
+            Inverse covariance of each component of the control points.
+        loose : float
+            Inverse variance of the affine's change.
+        """
+        splines, top = self.splines, self.top
+        count = splines.shape[1]
+        band = np.zeros((2 * self.reach + 2, 2 * count))
+        for i, j in _COMPONENTS:
+            part = self.weighed(information[:, i, j])
+            _lay(band, part + prior if i == j else part, i, j)
+            if i != j:
+                _lay(band, part, j, i)
+        right = np.empty((count, 2, 7))  # what the affine's six parameters add, and the moment
+        for i in range(2):
+            for j in range(2):
+                right[:, i, 3 * j : 3 * j + 3] = splines.T @ (information[:, i, j, None] * top)
+        right[..., 6] = splines.T @ moment
+        right = right.reshape(2 * count, 7)
+        joined, wanted = right[:, :6], right[:, 6]
+        factor = cholesky_banded(band, lower=True, check_finite=False)
+        solved = cho_solve_banded((factor, True), right, check_finite=False)
+        matrix, side = normal_of_affine(top, information, moment)
+        matrix += loose * np.eye(6) - joined.T @ solved[:, :6]
+        affine = np.linalg.solve(matrix, side - solved[:, :6].T @ wanted)
+        control = solved[:, 6] - solved[:, :6] @ affine
+        return control.reshape(count, 2), affine.reshape(2, 3).T
+
+
+def _lay(band: Array, part: csr_array, i: int, j: int) -> None:
+    """Add what joins component ``i`` of one control point to ``j`` of another, lower half only."""
+    part = part.tocoo()
+    row, col = part.coords
+    below = 2 * (row - col) + i - j
+    kept = below >= 0
+    band[below[kept], 2 * col[kept] + j] += part.data[kept]
