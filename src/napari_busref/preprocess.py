@@ -40,6 +40,11 @@ class Prepared:
     low: float
     high: float
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.grey.shape[0], self.grey.shape[1]
+
 
 def as_image(image: Any, name: str, *, min_size: int = MIN_SIZE) -> NDArray[Any]:
     """Check that something is one grey or colour image and return it as a native-endian array.

@@ -12,27 +12,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from napari_busref._inference import (
-    Runner,
-    Stopwatch,
-    interruptible,
-    runner,
-    unattended,
-    versions,
-)
+from napari_busref._inference import Runner, Stopwatch, runner, versions
+from napari_busref._job import Job, Outcome
 from napari_busref.device import describe
 from napari_busref.matching import REFINEMENTS, SEARCHES, TRANSFORMS
 from napari_busref.preprocess import Prepared, as_image, as_mask, fill_invalid, prepare
-from napari_busref.progress import Cancelled, Progress, Reporter
+from napari_busref.progress import Progress, Reporter
 from napari_busref.quality import Evidence, Quality, assess, hopeless, unchecked, unregistered
 from napari_busref.transform import Transform
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-    from napari_busref.matching.views import View
-    from napari_busref.models.geometry import Estimate
 
 __all__ = ["RegistrationResult", "register"]
 
@@ -188,14 +179,14 @@ def register(
     moving_array = as_image(moving, "moving")
     ready_fixed, nothing_fixed = _prepare(fixed, "fixed", fixed_mask)
     ready_moving, nothing_moving = _prepare(moving_array, "moving", moving_mask)
-    fixed_shape, moving_shape = _shape(ready_fixed), _shape(ready_moving)
+    fixed_shape, moving_shape = ready_fixed.shape, ready_moving.shape
     start, kind = _start(initial, fixed_shape, moving_shape)
     before, before_mask = _resample(ready_moving, start)
     watch.lap("prepare")
 
     reporter.step("loading the model", 0.02)
     with runner(model, "registration", device) as run:
-        job = _Job(run, start, search, refine, transform)
+        job = Job(run, start, search, refine, transform)
         watch.lap("load")
         problem = (
             nothing_fixed
@@ -203,7 +194,7 @@ def register(
             or _without_texture(ready_fixed, ready_moving)
             or job.out_of_sight(before_mask)
         )
-        outcome = _Outcome(start, problem=problem)
+        outcome = Outcome(start, problem=problem)
         if problem is None:
             part = reporter.part(0.05, 0.8)
             keep_best = on_cancel == "best"
@@ -232,7 +223,7 @@ def register(
     reporter.step("judging the result", 0.8)
     mask = outcome.transform.mask(ready_moving.valid)
     if outcome.problem is None and not mask.any():
-        outcome = _Outcome(start, problem="the images came out apart")
+        outcome = Outcome(start, problem="the images came out apart")
     wide = job.options.search == "wide"
     if outcome.problem is None and cut:
         quality = unchecked(mask, outcome.transform, start=start, wide=wide)
@@ -250,7 +241,7 @@ def register(
             wide=wide,
         )
         if job.matches and hopeless(quality):  # no wild transform
-            outcome = _Outcome(start, problem="; ".join(quality.reasons) or "nothing fits")
+            outcome = Outcome(start, problem="; ".join(quality.reasons) or "nothing fits")
     if outcome.problem is not None:
         mask = start.mask(ready_moving.valid)
         quality = unregistered(mask, f"{outcome.problem}; this is the starting position")
@@ -264,133 +255,6 @@ def register(
     return RegistrationResult(warped, mask, outcome.transform, quality, watch.total(), parameters)
 
 
-@dataclass
-class _Outcome:
-    """What was found, or why nothing was."""
-
-    transform: Transform
-    problem: str | None = None
-    evidence: Evidence | None = None
-
-
-class _Job:
-    """What is to be run on one pair.
-
-    Attributes
-    ----------
-    matches : bool
-        Whether search or refinement take part, and not one network alone.
-    """
-
-    def __init__(
-        self,
-        run: Runner,
-        start: Transform,
-        search: str | None,
-        refine: str | None,
-        transform: str,
-    ) -> None:
-        from napari_busref.matching.features import Networks
-        from napari_busref.matching.find import Options
-        from napari_busref.models.auto import Auto
-
-        self.device, self.start = run.device, start
-        self.one_shot: dict[str, nn.Module] = {run.name: run.module}
-        auto = isinstance(run.module, Auto)
-        if isinstance(run.module, Auto):
-            self.one_shot = dict(run.module.one_shot.items())
-            self.networks = run.module.networks
-        else:
-            self.networks = Networks.load(run.device)
-        self.options = Options(
-            search=search or ("near" if auto else "none"),
-            refine=refine or ("dense" if auto else "none"),
-            transform=transform,
-            start=auto,
-        )
-        self.matches = auto or self.options.search != "none" or self.options.refine != "none"
-
-    @property
-    def modules(self) -> tuple[nn.Module, ...]:
-        """Every network that takes part."""
-        return (*self.one_shot.values(), self.networks.matcher, self.networks.likelihood)
-
-    def out_of_sight(self, before_mask: NDArray[np.bool_]) -> str | None:
-        """Why there is nothing to start from, if so."""
-        if before_mask.any() or self.options.search != "none":
-            return None
-        return "the moving image covers no pixel of the fixed image there"
-
-    def run(
-        self,
-        fixed: Prepared,
-        moving: Prepared,
-        reporter: Reporter,
-        watch: Stopwatch,
-        keep_best: bool,
-    ) -> _Outcome:
-        """Register a pair that can be registered.
-
-        Raises
-        ------
-        Cancelled
-            Unless ``keep_best`` is set and the refinement has begun: then what that had reached
-            is the outcome, without evidence.
-        """
-        from napari_busref.matching.agreement import agreement
-        from napari_busref.matching.features import Reference
-        from napari_busref.matching.find import find
-        from napari_busref.models.geometry import pixels_to_estimate
-
-        shapes = (_shape(fixed), _shape(moving))
-        target, source = (_view(ready, self.device) for ready in (fixed, moving))
-        start = pixels_to_estimate(
-            self.start.affine, self.start.displacement, *shapes, self.device
-        )
-        reference = Reference(self.networks, target)
-        reached: list[Estimate] = []
-
-        def outcome_of(estimate: Estimate) -> _Outcome:
-            still = estimate.phi is start.phi and bool((estimate.theta == start.theta).all())
-            # where nothing moved, the start itself and not what float32 made of it
-            result = self.start if still else _as_transform(estimate, *shapes)
-            if isinstance(result, str):
-                return _Outcome(self.start, problem=result)
-            return _Outcome(result)
-
-        def work() -> _Outcome:
-            with interruptible(self.modules, reporter.check):
-                one_shot, options = self.one_shot, self.options
-                found = find(
-                    one_shot, reference, source, start, options, reporter, watch, reached.append
-                )
-                outcome = outcome_of(found.estimate)
-                if outcome.problem is not None:
-                    return outcome
-                reporter.step("cross-checking", 1.0)
-                seen = agreement(reference, source, found.estimate)
-            rough = outcome_of(found.rough)
-            moved = 0.0 if rough.problem else _mean_distance(rough.transform, outcome.transform)
-            outcome.evidence = Evidence(
-                local=seen.local,
-                round_trip_px=seen.round_trip * min(shapes[0]),
-                refined_px=moved,
-                chosen=found.chosen,
-                candidates=found.scores,
-            )
-            watch.lap("agreement")
-            return outcome
-
-        if not keep_best:
-            return work()
-        try:
-            return unattended(work, reporter.check)
-        except Cancelled:
-            if not reached:
-                raise
-            return outcome_of(reached[-1])  # who cancels does not wait for a check
-
-
 def _prepare(image: Any, name: str, mask: ArrayLike | None) -> tuple[Prepared, str | None]:
     """The image as the models see it, and what stands against registering it."""
     array = as_image(image, name)
@@ -401,10 +265,6 @@ def _prepare(image: Any, name: str, mask: ArrayLike | None) -> tuple[Prepared, s
     if not (checked & whole.valid).any():
         return whole, f"{name}_mask leaves nothing of the {name} image"
     return prepare(array, name, mask=checked, find_border=True), None
-
-
-def _shape(ready: Prepared) -> tuple[int, int]:
-    return ready.grey.shape[0], ready.grey.shape[1]
 
 
 def _start(
@@ -455,45 +315,6 @@ def _without_texture(fixed: Prepared, moving: Prepared) -> str | None:
         if ready.grey[ready.valid].std(dtype=np.float64) < _NO_TEXTURE:
             return f"the {name} image has no texture to register"
     return None
-
-
-def _mean_distance(first: Transform, second: Transform) -> float:
-    """How far apart both put a grid of fixed positions, in fixed pixels."""
-    grid = np.stack(np.meshgrid(*(np.linspace(0, n - 1, 12) for n in first.fixed_shape)), -1)
-    apart = first.points(grid.reshape(-1, 2)) - second.points(grid.reshape(-1, 2))
-    back = np.linalg.inv(second.affine[:2, :2])
-    return float(np.hypot(*(back @ apart.T)).mean())
-
-
-def _view(ready: Prepared, device: torch.device) -> View:
-    """The whole image as search and refinement see it."""
-    import torch
-
-    from napari_busref.matching.views import View
-
-    def tensor(values: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(values.astype(np.float32))[None, None].to(device)
-
-    return View(tensor(fill_invalid(ready.grey, ready.valid)), tensor(ready.valid))
-
-
-def _as_transform(
-    estimate: Estimate, fixed: tuple[int, int], moving: tuple[int, int]
-) -> Transform | str:
-    """The estimate in pixels, or why it is of no use."""
-    from napari_busref.models.geometry import estimate_to_pixels
-
-    with np.errstate(over="ignore", invalid="ignore"):  # looked at below
-        affine, displacement = estimate_to_pixels(estimate, fixed, moving)[0]
-    affine[2] = (0.0, 0.0, 1.0)
-    if not np.isfinite(affine).all() or not (
-        displacement is None or np.isfinite(displacement).all()
-    ):
-        return "no usable transform was found (values that are not finite)"
-    try:
-        return Transform(affine, displacement, fixed_shape=fixed, moving_shape=moving)
-    except ValueError as error:
-        return f"no usable transform was found ({error})"
 
 
 def _working_shape(run: Runner, shape: tuple[int, int]) -> list[int] | None:
