@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from skimage.color import rgb2gray
 
+from napari_busref import register
 from napari_busref.metrics import registration
 from napari_busref.samples import thermal_scene
 
@@ -72,7 +74,19 @@ def inner(warp) -> np.ndarray:
 
 
 def test_without_matches_nothing_is_said_of_them(truth) -> None:
-    row = {"epe": 2.0, "square": 4.0, "common_square": -0.1, "matches": 3}
+    row = {"epe": 2.0, "told": 1.0, "square": 4.0, "common_square": -0.1, "matches": 3}
     mean = truth.summary([row | {"off": 1.0, "given": 1.0, "seen": 1.0}])
     assert mean["sifted"] == 0 and mean["off"] is None and mean["common"] == 0
     assert truth.table({"here": mean}).rstrip().endswith("|  |  |  |")
+
+
+def test_who_is_told_the_truth_finds_it(truth, visible) -> None:
+    """Also where the pair itself is off: the images are not asked any more."""
+    pair = registration.make_pair(np.roll(visible, OFF, (0, 1)), visible, 0)
+    errors = {}
+    for name in ("seen", "told"):
+        with truth.told(pair, 0) if name == "told" else nullcontext():
+            flow = register(pair.fixed, pair.moving.astype(np.float32), device="cpu").flow
+        errors[name] = registration.Scorer(pair)(registration.pixel_grid(visible.shape) + flow)
+    assert errors["seen"]["epe"] > 2.5
+    assert errors["told"]["epe"] < errors["seen"]["epe"] / 2
