@@ -399,6 +399,23 @@ def test_edges_alone_and_features_alone(networks):
         assert error(last, truth) < 1.5
 
 
+def test_large_pictures_are_refined_by_their_edges(networks, monkeypatch):
+    monkeypatch.setattr("napari_busref.matching.refine._STEP", 130)
+    seen = []
+    hook = networks.matcher.head.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0][0].shape[-1] * 2)
+    )
+    truth = moved(row=2, col=-3, angle=1)
+    fixed, moving = pair(truth)
+    plan = (Look("affine", 128), Look("affine", 166))
+    try:
+        *_, last = refined(Reference(networks, fixed), moving, start(), plan)
+    finally:
+        hook.remove()
+    assert set(seen) == {working_size(SHAPE, 128)[1]}  # 166 is the whole picture
+    assert error(last, truth) < 1
+
+
 # -- the choice -----------------------------------------------------------------------------------
 
 

@@ -41,8 +41,15 @@ def describe_local(
     directions = 2 * doubled / (power + usual + 1e-6)
     maps = _standardised(torch.cat([view.image, sharp], 1), known, around)
     compared = torch.cat([maps, directions], 1)
-    described, finest = matcher.describe(view.image, view.valid)
-    return Local(compared * pixels, described * learned, finest * learned, known)
+    if learned:
+        described, finest = matcher.describe(view.image, view.valid)
+    else:
+        size = (view.shape[0] // CELL, view.shape[1] // CELL)
+        described, finest = (
+            view.image.new_zeros(len(view.image), count, *size)
+            for count in (matcher.size, matcher.bus.channels // 4)
+        )
+    return Local(compared * pixels, described, finest, known)
 
 
 def _standardised(image: Tensor, known: Tensor, around: Tensor) -> Tensor:

@@ -129,7 +129,9 @@ def refined(
     enlarged = finer(moving, start, fixed.view.shape)
     for look in plan:
         closer = replace(look, side=min(look.side * enlarged, LARGEST))
-        fitted = _fitted(fixed, moving, estimate, closer, learned, edges)
+        # the edges of large pictures need no help, and the networks would take most of the time
+        helped = learned and (closer.side <= _STEP or not edges)
+        fitted = _fitted(fixed, moving, estimate, closer, helped, edges)
         if fitted is not None:
             reached = judge(fitted) if judge is not None else 0.0
             if reached > score - _TOLERATED:

@@ -86,6 +86,7 @@ class Matcher(nn.Module):
     def __init__(self, channels: int = 64, width: int = 48, size: int = 16) -> None:
         super().__init__()
         self._settings: dict[str, object] = {"channels": channels, "width": width, "size": size}
+        self.size = size
         self.bus = Bus(channels)
         self.head = MatchingHead(channels, width=width, size=size)
         # of all cells against all, then of the votes of each reach in a window
