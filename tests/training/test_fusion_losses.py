@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from kornia.filters import spatial_gradient
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 from torch import Tensor
@@ -21,6 +19,7 @@ from napari_busref.training.fusion_losses import (
     pyramid_gradient_loss,
     wanted_brightness,
     wanted_gradient,
+    wanted_image,
 )
 
 Array = NDArray[np.float64]
@@ -76,26 +75,63 @@ def test_pyramid_gradient_loss_is_the_written_out_one(
     assert float(found) == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_coarsest_gradients_may_follow_the_wanted_brightness(
+def doubled(image: Array, size: tuple[int, int]) -> Array:
+    """Bilinear, centres of pixels on centres, borders repeated; cut to a size."""
+    places = np.mgrid[: 2 * image.shape[0], : 2 * image.shape[1]] / 2 - 0.25
+    found: Array = ndi.map_coordinates(image, places, order=1, mode="nearest")
+    return found[: size[0], : size[1]]
+
+
+def test_wanted_image_is_the_written_out_pyramid(images: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Of 22 x 28 px, which the two halvings divide once without and once with a rest."""
+    visible, infrared = (image[..., :22, :28] for image in images[1:])
+    gains, settings = (1.3, 1.1), {"window": 3, "power": 2.0, "noise": 0.01}
+    found = wanted_image(visible, infrared, gains, **settings, decision=3.0, contrast=0.1)
+    for image, *sources in zip(
+        *(i[:, 0].numpy() for i in (found, visible, infrared)), strict=True
+    ):
+        sources = [np.pad(s, ((0, 2), (0, 0)), mode="reflect") for s in sources]
+        bands = []
+        for gain in gains:
+            energies = [
+                ndi.uniform_filter((gradient(s) ** 2).sum(0), 3, mode="nearest") + 0.01**2
+                for s in sources
+            ]
+            share = energies[0] ** 2 / (energies[0] ** 2 + energies[1] ** 2)
+            coarser = [halved(s) for s in sources]
+            detail = [s - doubled(c, s.shape) for s, c in zip(sources, coarser, strict=True)]
+            bands.append(gain * (share * detail[0] + (1 - share) * detail[1]))
+            sources = coarser
+        share = 1 / (1 + np.exp(-3 * (sources[0] - sources[1])))
+        expected = share * sources[0] + (1 - share) * sources[1]
+        expected = np.clip(expected + 0.1 * (sources[0] + sources[1] - 1), 0, 1)
+        for band in reversed(bands):
+            expected = doubled(expected, band.shape) + band
+        np.testing.assert_allclose(image, expected[:22], atol=1e-6)
+
+
+def test_pyramid_gradient_loss_may_ask_for_the_wanted_image(
     images: tuple[Tensor, Tensor, Tensor],
 ) -> None:
-    """Where a bright sky is cold and what is below it dark and warm, the sky is to be brighter."""
-    fused = images[0]
-    coarse = [F.avg_pool2d(image, 2) for image in images]
-    areas = 0.8 * spatial_gradient(wanted_brightness(coarse[1], coarse[2], 3.0, 0.1))[:, 0]
-    last = (spatial_gradient(coarse[0])[:, 0] - areas).abs().sum(1).mean()
-    found = pyramid_gradient_loss(*images, (1.2, 0.8), large=1, decision=3.0, contrast=0.1)
-    torch.testing.assert_close(found, pyramid_gradient_loss(*images, (1.2,)) + last)
+    """At the border of a cold bright sky the infrared step is the stronger one, at all scales."""
+    fused, visible, infrared = images
+    wanted = wanted_image(visible, infrared, (1.2, 0.8), decision=3.0)
+    apart = pyramid_gradient_loss(wanted, visible, infrared, (1.2, 0.8), image=True, decision=3.0)
+    assert float(apart) < 1e-9
+    assert float(pyramid_gradient_loss(fused, visible, infrared, (1.2, 0.8), image=True)) > 0.01
 
-    sky = (torch.arange(24) < 12).to(fused)[:, None].expand(1, 1, 24, 30)
-    day, cold = 0.4 + 0.4 * sky, 0.8 - 0.6 * sky  # the infrared step is the stronger one
-    bright, dark = 0.5 + 0.1 * sky, 0.6 - 0.1 * sky
-    for large, better, worse in ((0, dark, bright), (1, bright, dark)):
-        losses = [
-            pyramid_gradient_loss(f, day, cold, (1.0,), large=large, decision=4.0)
-            for f in (better, worse)
-        ]
-        assert losses[0] < losses[1]
+
+def test_a_cold_sky_is_wanted_bright_with_the_detail_of_either_source() -> None:
+    """Leaves of the visible image and a person of the infrared one, on a bright and cold sky."""
+    sky = (torch.arange(96) < 48).double()[:, None].expand(1, 1, 96, 96)
+    visible, infrared = 0.4 + 0.4 * sky, 0.8 - 0.6 * sky  # the infrared step is the stronger one
+    visible[..., 4:12, 8:40] += 0.05 * (-1) ** (torch.arange(32) // 2)
+    infrared[..., 80:88, 60:64] += 0.15
+    image = wanted_image(visible, infrared, (1.0,) * 4, decision=4.0)
+    assert float(image[..., :16, 48:].mean()) > 0.6
+    stripes = image[..., 6:10, 12:36].unflatten(-1, (-1, 4))
+    assert float((stripes[..., :2] - stripes[..., 2:]).mean()) > 0.075  # 0.05 if they were mixed
+    assert float((image[..., 83, 61] - image[..., 83, 50]).mean()) > 0.12
 
 
 def test_wanted_gradient_keeps_the_sign_of_the_stronger_source() -> None:

@@ -193,8 +193,8 @@ class FusionLossConfig:
         Weight of the distance of the local brightness to the wanted one.
     decision, contrast : float
         Which brightness is wanted (``wanted_brightness``): 0 and 0 the mean of both sources.
-    large : int
-        Of the detail, the number of coarsest scales that follow the wanted brightness.
+    image : bool
+        Whether detail and brightness are wanted of one image (``wanted_image``).
     feature, patch, style : float
         MDA: weights of these terms beside the image level.
     deviation : float
@@ -219,7 +219,7 @@ class FusionLossConfig:
     brightness: float = 0.0
     decision: float = 0.0
     contrast: float = 0.0
-    large: int = 0
+    image: bool = False
     feature: float = 0.5
     patch: float = 1.0
     style: float = 0.1

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from kornia.filters import spatial_gradient
 from torch import Tensor
 
+from napari_busref.models.layers import pad_to_multiple, upsample
+
 
 def energy_weights(
     visible: Tensor, infrared: Tensor, window: int, power: float, noise: float
@@ -58,6 +60,58 @@ def wanted_gradient(
     return share * first + (1 - share) * second
 
 
+def wanted_image(
+    visible: Tensor,
+    infrared: Tensor,
+    gains: Sequence[float],
+    *,
+    window: int = 5,
+    power: float = 2.0,
+    noise: float = 1e-4,
+    decision: float = 0.0,
+    contrast: float = 0.0,
+) -> Tensor:
+    """Fused image whose detail is the stronger source's and whose large areas are wanted ones.
+
+    A Laplacian pyramid of means of squares: in each band both sources are mixed as
+    :func:`energy_weights` says, what is left over is :func:`wanted_brightness`. So detail and
+    brightness are asked for at once and do not contradict each other.
+
+    Parameters
+    ----------
+    visible, infrared : Tensor
+        (B, 1, H, W) in [0, 1].
+    gains : sequence of float
+        Factor on the bands, the finest first; their number is the number of bands.
+    window, power, noise
+        As for :func:`energy_weights`.
+    decision, contrast : float
+        As for :func:`wanted_brightness`.
+
+    Returns
+    -------
+    Tensor
+        (B, 1, H, W), not clipped.
+    """
+    height, width = visible.shape[-2:]
+    pair = [pad_to_multiple(image, 1 << len(gains)) for image in (visible, infrared)]
+    bands = []
+    for gain in gains:
+        first, second = (spatial_gradient(image)[:, 0] for image in pair)
+        share = energy_weights(first, second, window, power, noise)
+        coarser = [F.avg_pool2d(image, 2) for image in pair]
+        band, other = (
+            image - upsample(coarse, (image.shape[-2], image.shape[-1]))
+            for image, coarse in zip(pair, coarser, strict=True)
+        )
+        bands.append(gain * torch.lerp(other, band, share))
+        pair = coarser
+    wanted = wanted_brightness(pair[0], pair[1], decision, contrast)
+    for band in reversed(bands):
+        wanted = upsample(wanted, (band.shape[-2], band.shape[-1])) + band
+    return wanted[..., :height, :width]
+
+
 def pyramid_gradient_loss(
     fused: Tensor,
     visible: Tensor,
@@ -67,15 +121,11 @@ def pyramid_gradient_loss(
     window: int = 5,
     power: float = 2.0,
     noise: float = 1e-4,
-    large: int = 0,
+    image: bool = False,
     decision: float = 0.0,
     contrast: float = 0.0,
 ) -> Tensor:
     """Mean absolute distance of the fused gradients to the wanted ones, summed over scales.
-
-    At the border of a bright sky that is cold in the infrared image one source goes from light to
-    dark, the other from dark to light. The stronger one says what the detail looks like; which
-    side is the brighter one, `wanted_brightness` may say, at the coarsest scales.
 
     Parameters
     ----------
@@ -86,22 +136,35 @@ def pyramid_gradient_loss(
         number of scales.
     window, power, noise
         As for :func:`energy_weights`.
-    large : int
-        Number of scales, the coarsest ones, whose gradients are to be those of
-        :func:`wanted_brightness` instead of the stronger source's.
+    image : bool
+        Whether the gradients are those of :func:`wanted_image`. Otherwise each scale asks for the
+        stronger source's: at the border of a bright sky that is cold in the infrared image this
+        makes the sky the darker side, whatever is wanted of large areas.
     decision, contrast : float
         As for :func:`wanted_brightness`.
     """
+    target = None
+    if image:
+        target = wanted_image(
+            visible,
+            infrared,
+            gains,
+            window=window,
+            power=power,
+            noise=noise,
+            decision=decision,
+            contrast=contrast,
+        )
     loss = torch.zeros((), device=fused.device)
     for level, gain in enumerate(gains):
         if level:
             fused, visible, infrared = (F.avg_pool2d(x, 2) for x in (fused, visible, infrared))
-        if level < len(gains) - large:
-            wanted = wanted_gradient(visible, infrared, window, power, noise)
+            target = None if target is None else F.avg_pool2d(target, 2)
+        if target is None:
+            wanted = gain * wanted_gradient(visible, infrared, window, power, noise)
         else:
-            areas = wanted_brightness(visible, infrared, decision, contrast)
-            wanted = spatial_gradient(areas)[:, 0]
-        loss = loss + (spatial_gradient(fused)[:, 0] - gain * wanted).abs().sum(1).mean()
+            wanted = spatial_gradient(target)[:, 0]
+        loss = loss + (spatial_gradient(fused)[:, 0] - wanted).abs().sum(1).mean()
     return loss
 
 

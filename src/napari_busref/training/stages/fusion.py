@@ -39,7 +39,7 @@ class FusionStage(Stage):
             window=weights.window,
             power=weights.power,
             noise=weights.noise,
-            large=weights.large,
+            image=weights.image,
             decision=weights.decision,
             contrast=weights.contrast,
         )
