@@ -481,7 +481,7 @@ def test_of_candidates_that_are_alike_the_best_one_is_looked_at(networks, monkey
 def test_a_wide_search_finds_a_fifth_of_the_picture(networks):
     truth = moved(row=20, col=-25, angle=8, scale=2.4)
     result = found(networks, truth, Options(search="wide", refine="affine"))
-    assert len([name for name in result.scores if name.startswith("search")]) == 3
+    assert len([name for name in result.scores if name.startswith("search")]) == 12
     assert error(result.estimate, truth) < 1
 
 

@@ -49,6 +49,13 @@ class Agreement:
 
 def agreement(reference: Reference, moving: View, estimate: Estimate) -> Agreement:
     """Measure both for an estimate fixed -> moving; ``moving`` (1, 1, H, W) of any size."""
+    return Agreement(
+        local_agreement(reference, moving, estimate), _round_trip(reference, moving, estimate)
+    )
+
+
+def local_agreement(reference: Reference, moving: View, estimate: Estimate) -> float:
+    """Measure `Agreement.local` alone."""
     networks = reference.networks
     assert networks is not None
     shape = reference.view.shape
@@ -61,8 +68,7 @@ def agreement(reference: Reference, moving: View, estimate: Estimate) -> Agreeme
     close = (offset.abs().amax(-1) <= _CLOSE).float()[:, None]
     inner = (F.avg_pool2d(both, _REACH, 1, _REACH // 2) > 0.9).float()
     total = float(inner.sum())
-    local = float((close * inner).sum()) / total if total >= 64 else 0.0
-    return Agreement(local, _round_trip(reference, moving, estimate))
+    return float((close * inner).sum()) / total if total >= 64 else 0.0
 
 
 def _round_trip(reference: Reference, moving: View, estimate: Estimate) -> float:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from napari_busref._inference import Stopwatch
+from napari_busref.matching.agreement import local_agreement
 from napari_busref.matching.features import Reference, edge_directions, known_cells
 from napari_busref.matching.refine import Look, looks, refined
 from napari_busref.matching.search import RANGES, search
-from napari_busref.matching.views import View, resample, working_size
+from napari_busref.matching.views import View, finer, resample, working_size
 from napari_busref.models.geometry import (
     Estimate,
     base_grid,
@@ -25,9 +26,9 @@ from napari_busref.progress import Reporter
 _POLISH = (Look("affine", 128),)
 _JUDGED_AT = 256
 _BLUR = 2.0  # px at that size
-_ALIKE = 0.05  # distance of candidates, as a share of the side; a look finds what is off by 0.08
-_KEPT = 3  # places that networks and search propose, each of which is looked at once
-_PROPOSED = 12  # of a wide search, of which the judge keeps so many
+_REACH = 0.05  # share of the side by which a candidate may be off to be found by a look, safely
+_KEPT = 3  # places that networks and a near search propose
+_PROPOSED = 12  # of a wide search: the right place is often not the first
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,9 @@ class Found:
     chosen : str
         Name of the candidate that it grew from.
     scores : dict
-        What each candidate was judged by: the agreement of edges, in [-1, 1]; empty when there
-        was only one. Of candidates that are nearly alike only the best one was looked at again.
+        What each candidate was judged by: the agreement of edges, in [-1, 1]; after a wide search
+        times the share of places that find their own match. Of candidates that are nearly alike
+        only the best one was looked at again. Empty when there was only one candidate.
     rough : Estimate
         The candidate before its refinement.
     """
@@ -113,7 +115,7 @@ def find(
             judged[id(estimate)] = (estimate, edge_score(reference, moving, estimate))
         return judged[id(estimate)][1]
 
-    fixed, networks = reference.view, reference.networks
+    fixed, networks, wide = reference.view, reference.networks, options.search == "wide"
     candidates = {"start": start} if options.start else {}
     count = len(one_shot)
     refines = options.refine != "none" and networks is not None
@@ -144,8 +146,6 @@ def find(
     if options.search != "none" and networks is not None:
         part = reporter.part(0.5, 0.6)
         part.step("searching", 0.0)
-        # networks have not learned what only a wide search finds
-        wide = options.search == "wide"
         places = search(
             networks.matcher,
             fixed,
@@ -155,11 +155,9 @@ def find(
             keep=_PROPOSED if wide else max(_KEPT - count, 1),
             reporter=part,
         )
-        estimates = [Estimate(place.theta) for place in places]
-        if wide:  # small overlaps fit somewhere by chance: the right place is often not the first
-            estimates.sort(key=judge, reverse=True)
-        for number, estimate in enumerate(estimates[:_KEPT], 1):
-            candidates["search" if number == 1 else f"search {number}"] = estimate
+        for number, place in enumerate(places, 1):
+            name = "search" if number == 1 else f"search {number}"
+            candidates[name] = Estimate(place.theta)
         watch.lap("search")
 
     reporter.step("judging", 0.6)
@@ -167,12 +165,20 @@ def find(
     chosen = next(iter(candidates))
     if len(candidates) > 1 and networks is not None:
         polished: dict[str, Estimate] = {}
+        ends: list[tuple[Estimate, float]] = []
         for name in sorted(candidates, key=lambda name: judge(candidates[name]), reverse=True):
             candidate = candidates[name]
-            if not any(_alike(other, candidate, moving.shape) for other in polished.values()):
-                *_, polished[name] = refined(reference, moving, candidate, _POLISH, judge=judge)
+            if any(_alike(*end, candidate, moving.shape) for end in ends):
+                continue
+            *_, polished[name] = refined(reference, moving, candidate, _POLISH, judge=judge)
+            reach = _REACH / finer(moving, polished[name], fixed.shape)
+            ends.append((polished[name], reach))
         candidates |= polished
         scores = {name: judge(candidate) for name, candidate in candidates.items()}
+        if wide:  # small overlaps agree somewhere by chance, but their places do not all say so
+            for name, candidate in candidates.items():
+                if scores[name] > 0:
+                    scores[name] *= local_agreement(reference, moving, candidate)
         chosen = max(polished, key=lambda name: scores[name])
         watch.lap("judge")
     found = Found(candidates[chosen], chosen, candidates[chosen], scores)
@@ -198,14 +204,14 @@ def find(
     return found
 
 
-def _alike(first: Estimate, second: Estimate, moving: tuple[int, int]) -> bool:
-    """Whether a look at either, leading into an image of this shape, would end alike."""
-    if first.phi is not None or second.phi is not None:
+def _alike(end: Estimate, reach: float, other: Estimate, moving: tuple[int, int]) -> bool:
+    """Whether a look at the other, too, would end at this end, in an image of shape ``moving``."""
+    if end.phi is not None or other.phi is not None:
         return False
-    points = base_grid(4, 4, first.theta)
-    one, other = (transform_points(estimate.theta, points) for estimate in (first, second))
-    seen = abs(float(torch.linalg.det(first.theta[0, :, :2]))) * moving[0] * moving[1]
-    return float(pixel_distance(one, other, moving).mean()) < _ALIKE * seen**0.5
+    points = base_grid(4, 4, end.theta)
+    first, second = (transform_points(estimate.theta, points) for estimate in (end, other))
+    seen = abs(float(torch.linalg.det(end.theta[0, :, :2]))) * moving[0] * moving[1]
+    return float(pixel_distance(first, second, moving).mean()) < reach * seen**0.5
 
 
 def _float_type(module: nn.Module) -> torch.dtype:
