@@ -24,7 +24,7 @@ from statistics import median
 from typing import Any
 
 ROWS = {
-    "registration": ("optical_flow_tvl1", "busref"),
+    "registration": ("optical_flow_tvl1", "busref", "auto"),
     "fusion": ("laplacian", "average", "gaf", "superfusion", "mda", "refusion"),
 }
 

@@ -478,6 +478,22 @@ def test_of_candidates_that_are_alike_the_best_one_is_looked_at(networks, monkey
     assert found(networks, moved(), options, said).chosen == "closer"
 
 
+def test_further_places_are_looked_at_until_one_is_clear(networks, monkeypatch):
+    looked = []
+
+    def counted(fixed, moving, start, plan, **switches):
+        looked.append(start)
+        return refined(fixed, moving, start, plan, **switches)
+
+    monkeypatch.setattr("napari_busref.matching.find.refined", counted)
+    options = Options(refine="none", start=False)
+    result = found(networks, moved(row=5), options)
+    assert len(looked) == 1 and set(result.scores) == {"search", "search 2", "search 3"}
+    monkeypatch.setattr("napari_busref.matching.find._CLEAR", 1.1)  # nothing ever is
+    assert found(networks, moved(row=5), options).chosen == result.chosen
+    assert len(looked) > 2
+
+
 def test_a_wide_search_finds_a_fifth_of_the_picture(networks):
     truth = moved(row=20, col=-25, angle=8, scale=2.4)
     result = found(networks, truth, Options(search="wide", refine="affine"))

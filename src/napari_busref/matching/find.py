@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -27,8 +27,8 @@ _POLISH = (Look("affine", 128),)
 _JUDGED_AT = 256
 _BLUR = 2.0  # px at that size
 _REACH = 0.05  # share of the side by which a candidate may be off to be found by a look, safely
-_KEPT = 3  # places that networks and a near search propose
-_PROPOSED = 12  # of a wide search: the right place is often not the first
+_PROPOSED = {"near": 3, "wide": 12}  # places that a search proposes; the first is mostly right
+_CLEAR = 0.2  # what a candidate is judged to be that needs no other place of a near search
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,9 @@ class Found:
         Name of the candidate that it grew from.
     scores : dict
         What each candidate was judged by: the agreement of edges, in [-1, 1]; after a wide search
-        times the share of places that find their own match. Of candidates that are nearly alike
-        only the best one was looked at again. Empty when there was only one candidate.
+        times the share of places that find their own match. Some were not looked at closely: of
+        those that are nearly alike all but one, and further places of a near search where one
+        candidate was clearly right. Empty when there was only one candidate.
     rough : Estimate
         The candidate before its refinement.
     """
@@ -117,6 +118,7 @@ def find(
 
     fixed, networks, wide = reference.view, reference.networks, options.search == "wide"
     candidates = {"start": start} if options.start else {}
+    reserve: set[str] = set()
     count = len(one_shot)
     refines = options.refine != "none" and networks is not None
     if count:
@@ -152,27 +154,21 @@ def find(
             moving,
             start.theta,
             RANGES[options.search],
-            keep=_PROPOSED if wide else max(_KEPT - count, 1),
+            keep=_PROPOSED[options.search],
             reporter=part,
         )
         for number, place in enumerate(places, 1):
             name = "search" if number == 1 else f"search {number}"
             candidates[name] = Estimate(place.theta)
+            if number > 1 and not wide:
+                reserve.add(name)
         watch.lap("search")
 
     reporter.step("judging", 0.6)
     scores: dict[str, float] = {}
     chosen = next(iter(candidates))
     if len(candidates) > 1 and networks is not None:
-        polished: dict[str, Estimate] = {}
-        ends: list[tuple[Estimate, float]] = []
-        for name in sorted(candidates, key=lambda name: judge(candidates[name]), reverse=True):
-            candidate = candidates[name]
-            if any(_alike(*end, candidate, moving.shape) for end in ends):
-                continue
-            *_, polished[name] = refined(reference, moving, candidate, _POLISH, judge=judge)
-            reach = _REACH / finer(moving, polished[name], fixed.shape)
-            ends.append((polished[name], reach))
+        polished = _polished(reference, moving, candidates, reserve, judge)
         candidates |= polished
         scores = {name: judge(candidate) for name, candidate in candidates.items()}
         if wide:  # small overlaps agree somewhere by chance, but their places do not all say so
@@ -202,6 +198,31 @@ def find(
             reporter.step(f"refining: {plan[index].kind}", 0.6 + 0.4 * (index + 1) / len(plan))
         watch.lap("refine")
     return found
+
+
+def _polished(
+    reference: Reference,
+    moving: View,
+    candidates: Mapping[str, Estimate],
+    reserve: Collection[str],
+    judge: Callable[[Estimate], float],
+) -> dict[str, Estimate]:
+    """What one look makes of the candidates that are worth it.
+
+    One of several that are alike, and those in reserve only until one is clearly right.
+    """
+    polished: dict[str, Estimate] = {}
+    ends: list[tuple[Estimate, float]] = []
+    for name in sorted(candidates, key=lambda n: (n in reserve, -judge(candidates[n]))):
+        candidate = candidates[name]
+        if any(_alike(*end, candidate, moving.shape) for end in ends):
+            continue
+        if name in reserve and any(judge(end) > _CLEAR for end, _ in ends):
+            continue
+        *_, polished[name] = refined(reference, moving, candidate, _POLISH, judge=judge)
+        reach = _REACH / finer(moving, polished[name], reference.view.shape)
+        ends.append((polished[name], reach))
+    return polished
 
 
 def _alike(end: Estimate, reach: float, other: Estimate, moving: tuple[int, int]) -> bool:
