@@ -227,15 +227,15 @@ def fill_invalid(grey: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray
 
     Parameters
     ----------
-    grey : ndarray of float32, shape (H, W)
-        Not changed.
+    grey : ndarray of float32, shape (..., H, W)
+        One image or several. Not changed.
     valid : ndarray of bool, shape (H, W)
         All False: `grey` is returned as it is.
     """
     if valid.all() or not valid.any():
         return grey
     nearest = ndimage.distance_transform_edt(~valid, return_distances=False, return_indices=True)
-    filled: NDArray[np.float32] = grey[tuple(nearest)]
+    filled: NDArray[np.float32] = grey[(..., *nearest)]
     return filled
 
 

@@ -394,8 +394,8 @@ def _edges(
     # away from the mask's border, where the gradient sees what was filled in
     kept = ndimage.binary_erosion(small, iterations=4).astype(np.float32)
     both = []
-    for image in (fixed, warped):
-        directions = _directions(fill_invalid(_resize(image, size), small)) * kept
+    for image in fill_invalid(np.stack([_resize(i, size) for i in (fixed, warped)]), small):
+        directions = _directions(image) * kept
         both.append(_Edges(directions, (directions**2).sum(0), kept))
     return both[0], both[1]
 
