@@ -130,7 +130,7 @@ class Likelihood(nn.Module):
     def _weigh(self, correlations: Tensor) -> Tensor:
         """(B, reaches * kinds, rows, cols, offsets) -> (B, offsets, rows, cols)."""
         parts = []
-        for flat in correlations.flatten(2, 3).split(_TOGETHER, 2):
+        for flat in correlations.flatten(2, 3).split(_together(correlations.device), 2):
             gain, shift = self.context(_summary(flat)[..., None]).chunk(2, 1)
             # the modalities' contrasts may be opposite
             x = torch.cat([flat, flat[:, ::_KINDS].abs()], 1)
@@ -158,7 +158,7 @@ class Likelihood(nn.Module):
         # rows whose blocks are averaged with those of the band; it begins with one of `every`
         beside = -(-_BESIDE // every) * every
         first, last = max(band[0] - beside, 0), min(band[1] + beside, total)
-        strip = max(_TOGETHER // (fixed[0].shape[-1] // self.block), 1)
+        strip = max(_together(fixed[0].device) // (fixed[0].shape[-1] // self.block), 1)
         windows = [
             self._windows(fixed, moving, row, min(row + strip, last))
             for row in range(first, last, strip)
@@ -190,6 +190,11 @@ class Likelihood(nn.Module):
                 window = F.interpolate(window, (side, side), mode="bilinear", align_corners=True)
             windows.append(window)
         return torch.stack(windows, 2)
+
+
+def _together(device: torch.device) -> int:
+    """Blocks of one strip: few for a processor's cache, many for a GPU, where each call costs."""
+    return _TOGETHER if device.type == "cpu" else _BAND
 
 
 def _summary(correlations: Tensor) -> Tensor:
