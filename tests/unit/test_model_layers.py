@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from napari_busref.models.layers import largest_of_3x3, unit_length, upsample
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("channels", [2, 12])
-def test_upsampling_is_bilinear(channels: int) -> None:
-    x = torch.rand(2, channels, 7, 9, generator=torch.Generator().manual_seed(0))
+def test_upsampling_is_bilinear(channels: int, dtype: torch.dtype) -> None:
+    x = torch.rand(2, channels, 7, 9, generator=torch.Generator().manual_seed(0)).to(dtype)
     found = upsample(x, (16, 20))
     assert found.is_contiguous()
     torch.testing.assert_close(found, F.interpolate(x, (16, 20), mode="bilinear"))
