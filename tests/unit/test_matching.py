@@ -458,14 +458,20 @@ class Said(torch.nn.Module):
         return Estimate(self.theta)
 
 
-def test_of_candidates_that_are_alike_the_best_one_is_looked_at(networks, monkeypatch):
-    looked = []
+@pytest.fixture
+def looked(monkeypatch):
+    """Where every refinement that `find` runs has started."""
+    starts = []
 
     def counted(fixed, moving, start, plan, **switches):
-        looked.append(start)
+        starts.append(start)
         return refined(fixed, moving, start, plan, **switches)
 
     monkeypatch.setattr("napari_busref.matching.find.refined", counted)
+    return starts
+
+
+def test_of_candidates_that_are_alike_the_best_one_is_looked_at(networks, looked):
     close, closer = (torch.tensor([[[1.0, 0, x], [0, 1, 0]]]) for x in (0.03, 0.01))
     said = {"close": Said(close), "closer": Said(closer), "wrong": Wrong()}
     options = Options(search="none", refine="none", start=False)
@@ -478,14 +484,7 @@ def test_of_candidates_that_are_alike_the_best_one_is_looked_at(networks, monkey
     assert found(networks, moved(), options, said).chosen == "closer"
 
 
-def test_further_places_are_looked_at_until_one_is_clear(networks, monkeypatch):
-    looked = []
-
-    def counted(fixed, moving, start, plan, **switches):
-        looked.append(start)
-        return refined(fixed, moving, start, plan, **switches)
-
-    monkeypatch.setattr("napari_busref.matching.find.refined", counted)
+def test_further_places_are_looked_at_until_one_is_clear(networks, looked, monkeypatch):
     options = Options(refine="none", start=False)
     result = found(networks, moved(row=5), options)
     assert len(looked) == 1 and set(result.scores) == {"search", "search 2", "search 3"}
