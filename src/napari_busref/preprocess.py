@@ -206,14 +206,18 @@ def empty_border(image: Any, name: str) -> NDArray[np.bool_]:
         empty |= np.isnan(array[..., :3] if array.ndim == 3 else array)
     if array.ndim == 3:
         empty = empty.all(-1)
-    frame = np.ones(array.shape[:2], bool)
-    frame[1:-1, 1:-1] = False
-    empty = ndimage.binary_propagation(empty & frame, mask=empty)
-    thick = ndimage.binary_opening(empty, np.ones((3, 3), bool))
-    empty = ndimage.binary_propagation(thick, mask=empty)
+    regions, count = ndimage.label(empty)
+    kept = np.zeros(count + 1, bool)
+    for edge in (regions[0], regions[-1], regions[:, 0], regions[:, -1]):
+        kept[edge] = True
+    thick = np.zeros(count + 1, bool)
+    thick[regions[ndimage.binary_erosion(empty, np.ones((3, 3), bool))]] = True
+    kept &= thick
+    kept[0] = False
+    empty = kept[regions]
     if empty.mean() <= 0.01 or empty.all():
         return nothing
-    step = -(-max(empty.shape) // 512)
+    step = -(-max(empty.shape) // 256)
     small = empty[::step, ::step]
     if small.all() or (convex_hull_image(~small) & small).sum() > 0.5 * small.sum():
         return nothing

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from napari_busref.matching.votes import offsets
 from napari_busref.models import load_model
-from napari_busref.models.geometry import base_grid, inside, warp
+from napari_busref.models.geometry import base_grid, inside, offsets, warp
 from napari_busref.training import run
 from napari_busref.training.augment import random_curve
 from napari_busref.training.config import load_recipe
 from napari_busref.training.data import PairStore
 from napari_busref.training.losses import contrastive_loss, offset_loss
 from napari_busref.training.stages.matcher import MatcherStage
+from napari_busref.training.votes import pool_votes, window_correlation
 from napari_busref.training.warps import fixed_to_moving
 
 RECIPE = """
@@ -33,6 +33,16 @@ channels = 16
 width = 8
 size = 8
 """
+
+
+def test_the_window_finds_a_shift():
+    rng = torch.Generator().manual_seed(0)
+    features = normalize(torch.randn(1, 16, 20, 24, generator=rng), dim=1)
+    moved_features = torch.roll(features, (2, -1), (2, 3))
+    window = window_correlation(features, moved_features, 3)
+    votes = pool_votes(window, torch.ones(1, 1, 20, 24), 5)
+    found = offsets(3, votes)[votes.argmax(1)][0, 5:-5, 5:-5]
+    assert (found == torch.tensor([-1.0, 2.0])).all()
 
 
 @pytest.fixture

@@ -7,26 +7,23 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from napari_busref.matching.features import Reference, known_cells
+from napari_busref.matching.features import Reference, describe_local
 from napari_busref.matching.refine import Look, refined
 from napari_busref.matching.views import View, finer, resample, working_size
-from napari_busref.matching.votes import offsets, pool_votes, window_correlation
 from napari_busref.models.geometry import (
     Estimate,
     base_grid,
     invert_affine,
+    offsets,
     pixel_distance,
     transform_points,
 )
 
-_SIDE = 192
-_RADIUS = 6
-_REACH = 5
-_CLOSE = 1.5  # cells
-CHANCE = 9 / (2 * _RADIUS + 1) ** 2
-"""Share of the offsets of the window that count as agreement."""
+_SIDE = 128
+_CLOSE = 2  # px at that size
+_FEWEST = 8  # blocks
 _OFF = ((0.0, 0.0, 0.03), (0.0, 0.0, -0.03))
-_BACK = (Look("affine", _SIDE),)
+_BACK = (Look("affine", 144),)
 
 
 @dataclass(frozen=True)
@@ -36,8 +33,9 @@ class Agreement:
     Attributes
     ----------
     local : float
-        Share of the places in the overlap whose own best match, within a window of 12 cells,
-        lies where the registration says; about `CHANCE` for images that share nothing.
+        Probability, on average over the blocks of the overlap, that a block's content lies within
+        2 px of where the registration says, at a working size of 128 px: what
+        `napari_busref.models.likelihood.Likelihood` says of each block alone.
     round_trip : float
         Mean distance, as a share of the fixed image's shorter side, by which the way there and an
         independent estimate of the way back miss each other. Infinite where there is none.
@@ -60,15 +58,13 @@ def local_agreement(reference: Reference, moving: View, estimate: Estimate) -> f
     assert networks is not None
     shape = reference.view.shape
     size = working_size(shape, _SIDE * finer(moving, estimate, shape))
-    view = resample(moving, estimate, size)
-    target, source = reference.local(size).learned, networks.matcher(view.image, view.valid)
-    both = known_cells(reference.resized(size)) * known_cells(view)
-    votes = pool_votes(window_correlation(target, source, _RADIUS), both, _REACH)
-    offset = offsets(_RADIUS, votes)[votes.argmax(1)]
-    close = (offset.abs().amax(-1) <= _CLOSE).float()[:, None]
-    inner = (F.avg_pool2d(both, _REACH, 1, _REACH // 2) > 0.9).float()
-    total = float(inner.sum())
-    return float((close * inner).sum()) / total if total >= 64 else 0.0
+    target = reference.local(size)
+    source = describe_local(networks.matcher, resample(moving, estimate, size))
+    likelihood = networks.likelihood(target, source)[0]
+    close = offsets(networks.likelihood.radius, likelihood).abs().amax(1) <= _CLOSE
+    right = likelihood.softmax(0)[close].sum(0)
+    known = F.avg_pool2d(target.known * source.known, networks.likelihood.block)[0, 0] > 0.9
+    return float(right[known].mean()) if int(known.sum()) >= _FEWEST else 0.0
 
 
 def _round_trip(reference: Reference, moving: View, estimate: Estimate) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -14,13 +15,7 @@ from napari_busref.matching.features import Reference, edge_directions, known_ce
 from napari_busref.matching.refine import Look, looks, refined
 from napari_busref.matching.search import RANGES, search
 from napari_busref.matching.views import View, finer, resample, working_size
-from napari_busref.models.geometry import (
-    Estimate,
-    base_grid,
-    compose,
-    pixel_distance,
-    transform_points,
-)
+from napari_busref.models.geometry import Estimate, compose, mean_distance
 from napari_busref.progress import Reporter
 
 _POLISH = (Look("affine", 128),)
@@ -28,7 +23,9 @@ _JUDGED_AT = 256
 _BLUR = 2.0  # px at that size
 _REACH = 0.05  # share of the side by which a candidate may be off to be found by a look, safely
 _PROPOSED = {"near": 3, "wide": 12}  # places that a search proposes; the first is mostly right
-_CLEAR = 0.2  # what a candidate is judged to be that needs no other place of a near search
+# What a candidate is judged to be that is clearly right: a near search looks at no other, and its
+# refinement begins at once where coarse looks would end.
+_CLEAR = 0.2
 
 
 @dataclass(frozen=True)
@@ -65,9 +62,9 @@ class Found:
         Name of the candidate that it grew from.
     scores : dict
         What each candidate was judged by: the agreement of edges, in [-1, 1]; after a wide search
-        times the share of places that find their own match. Some were not looked at closely: of
-        those that are nearly alike all but one, and further places of a near search where one
-        candidate was clearly right. Empty when there was only one candidate.
+        times `napari_busref.matching.agreement.Agreement.local`. Some were not looked at closely:
+        of those that are nearly alike all but one, and in a near search all after one that was
+        clearly right. Empty when there was only one candidate.
     rough : Estimate
         The candidate before its refinement.
     """
@@ -118,7 +115,6 @@ def find(
 
     fixed, networks, wide = reference.view, reference.networks, options.search == "wide"
     candidates = {"start": start} if options.start else {}
-    reserve: set[str] = set()
     count = len(one_shot)
     refines = options.refine != "none" and networks is not None
     if count:
@@ -160,18 +156,17 @@ def find(
         for number, place in enumerate(places, 1):
             name = "search" if number == 1 else f"search {number}"
             candidates[name] = Estimate(place.theta)
-            if number > 1 and not wide:
-                reserve.add(name)
         watch.lap("search")
 
     reporter.step("judging", 0.6)
     scores: dict[str, float] = {}
     chosen = next(iter(candidates))
     if len(candidates) > 1 and networks is not None:
-        polished = _polished(reference, moving, candidates, reserve, judge)
+        clear = math.inf if wide else _CLEAR
+        polished = _polished(reference, moving, candidates, judge, clear)
         candidates |= polished
         scores = {name: judge(candidate) for name, candidate in candidates.items()}
-        if wide:  # small overlaps agree somewhere by chance, but their places do not all say so
+        if wide:  # small overlaps agree somewhere by chance, but their blocks do not all say so
             for name, candidate in candidates.items():
                 if scores[name] > 0:
                     scores[name] *= local_agreement(reference, moving, candidate)
@@ -179,7 +174,8 @@ def find(
         watch.lap("judge")
     found = Found(candidates[chosen], chosen, candidates[chosen], scores)
     if refines:
-        plan = looks(options.refine, options.transform, fixed.shape)
+        near = bool(scores) and judge(found.estimate) > _CLEAR
+        plan = looks(options.refine, options.transform, fixed.shape, near=near)
         if scores and plan[0] == _POLISH[0]:
             plan = plan[1:]  # done before it was judged
         steps = refined(
@@ -204,24 +200,24 @@ def _polished(
     reference: Reference,
     moving: View,
     candidates: Mapping[str, Estimate],
-    reserve: Collection[str],
     judge: Callable[[Estimate], float],
+    clear: float,
 ) -> dict[str, Estimate]:
-    """What one look makes of the candidates that are worth it.
+    """What one look makes of the candidates that are worth it, the likeliest first.
 
-    One of several that are alike, and those in reserve only until one is clearly right.
+    One of several that are alike, and none after one that is judged to be clearly right.
     """
     polished: dict[str, Estimate] = {}
     ends: list[tuple[Estimate, float]] = []
-    for name in sorted(candidates, key=lambda n: (n in reserve, -judge(candidates[n]))):
+    for name in sorted(candidates, key=lambda n: -judge(candidates[n])):
         candidate = candidates[name]
         if any(_alike(*end, candidate, moving.shape) for end in ends):
-            continue
-        if name in reserve and any(judge(end) > _CLEAR for end, _ in ends):
             continue
         *_, polished[name] = refined(reference, moving, candidate, _POLISH, judge=judge)
         reach = _REACH / finer(moving, polished[name], reference.view.shape)
         ends.append((polished[name], reach))
+        if judge(polished[name]) > clear:
+            break
     return polished
 
 
@@ -229,10 +225,8 @@ def _alike(end: Estimate, reach: float, other: Estimate, moving: tuple[int, int]
     """Whether a look at the other, too, would end at this end, in an image of shape ``moving``."""
     if end.phi is not None or other.phi is not None:
         return False
-    points = base_grid(4, 4, end.theta)
-    first, second = (transform_points(estimate.theta, points) for estimate in (end, other))
     seen = abs(float(torch.linalg.det(end.theta[0, :, :2]))) * moving[0] * moving[1]
-    return float(pixel_distance(first, second, moving).mean()) < reach * seen**0.5
+    return mean_distance(end.theta, other.theta, moving) < reach * seen**0.5
 
 
 def _float_type(module: nn.Module) -> torch.dtype:

@@ -20,11 +20,12 @@ from napari_busref.matching.posterior import (
 )
 from napari_busref.matching.splines import Array
 from napari_busref.matching.views import View, finer, resample, working_size
-from napari_busref.matching.votes import offsets
 from napari_busref.models.geometry import (
     Estimate,
     compose_affine,
     isotropic_to_normalised,
+    mean_distance,
+    offsets,
     sample_field,
 )
 from napari_busref.models.likelihood import Likelihood
@@ -42,10 +43,13 @@ class Look:
     side : float
         Working size: that of a square of this side has the area, in pixels; larger where the
         images share a small part, see `finer`.
+    most : int
+        How often is looked at most: again as long as the affine still moves by more than a pixel.
     """
 
     kind: str
     side: float
+    most: int = 1
 
 
 LARGEST = 2048
@@ -56,6 +60,8 @@ _STEP = 640  # from the coarse sides to one beyond this, halves of it lie betwee
 _FEWEST = 12  # blocks that a fit needs
 _KNOWN = 0.3  # share of a block that must lie in both images
 _TOLERATED = 0.01  # fall of the judge's score
+_MOST = 3  # looks that end the coarse ones
+_STILL = 1.0  # px by which an affine moves that need not be looked at again
 
 # Widths of the reading, in pixels, see `napari_busref.matching.posterior`.
 _STIFF = (8.0, 6.0, 5.0, 4.0, 4.0)
@@ -68,7 +74,9 @@ _EVERY = 2  # of the blocks; the others look at much the same pixels
 _SHARED = 3.0  # blocks that share one block's worth of evidence
 
 
-def looks(refine: str, transform: str, shape: tuple[int, int]) -> tuple[Look, ...]:
+def looks(
+    refine: str, transform: str, shape: tuple[int, int], *, near: bool = False
+) -> tuple[Look, ...]:
     """What is looked at for a fixed image of ``shape``.
 
     Parameters
@@ -77,6 +85,8 @@ def looks(refine: str, transform: str, shape: tuple[int, int]) -> tuple[Look, ..
         ``"affine"``, ``"dense"`` or ``"none"``.
     transform : str
         ``"affine"`` or ``"homography"``.
+    near : bool
+        Whether the start is off by a few pixels only: of the coarse looks the last is enough.
     """
     if refine == "none":
         return ()
@@ -84,8 +94,9 @@ def looks(refine: str, transform: str, shape: tuple[int, int]) -> tuple[Look, ..
     fine = [full]
     while fine[0] > _STEP:
         fine.insert(0, fine[0] / 2)
-    coarse = [side for side in _COARSE if side < full]
+    coarse = [side for side in _COARSE if side < full][-1 if near else 0 :]
     plan = [Look("affine", side) for side in coarse or fine[:1]]
+    plan[-1] = replace(plan[-1], most=_MOST)
     if transform == "homography":
         plan.append(Look("homography", (coarse or fine)[-1]))
     kind = "dense" if refine == "dense" else transform
@@ -131,11 +142,16 @@ def refined(
         closer = replace(look, side=min(look.side * enlarged, LARGEST))
         # the edges of large pictures need no help, and the networks would take most of the time
         helped = learned and (closer.side <= _STEP or not edges)
-        fitted = _fitted(fixed, moving, estimate, closer, helped, edges)
-        if fitted is not None:
-            reached = judge(fitted) if judge is not None else 0.0
-            if reached > score - _TOLERATED:
-                estimate, score = fitted, reached
+        for _ in range(look.most):
+            fitted = _fitted(fixed, moving, estimate, closer, helped, edges)
+            reached = judge(fitted) if fitted is not None and judge is not None else 0.0
+            if fitted is None or reached < score - _TOLERATED:
+                break
+            size = working_size(fixed.view.shape, closer.side)
+            moved = mean_distance(estimate.theta, fitted.theta, size)
+            estimate, score = fitted, reached
+            if moved < _STILL:
+                break
         yield estimate
 
 

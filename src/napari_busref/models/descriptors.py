@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_busref.models.geometry import offsets
 from napari_busref.models.layers import unit_length
 
 
@@ -132,11 +133,8 @@ def voted_match(
     voters = F.avg_pool2d(inside, reach, 1, reach // 2)
     probability = (votes / voters.clamp_min(0.3) / temperature).softmax(1)
     radius = (round(window.shape[1] ** 0.5) - 1) // 2
-    offset = torch.arange(-radius, radius + 1, device=window.device, dtype=window.dtype)
-    y, x = (
-        axis.flatten()[:, None, None] for axis in torch.meshgrid(offset, offset, indexing="ij")
-    )
-    displacement = torch.stack([(probability * x).sum(1), (probability * y).sum(1)], 1)
+    along = offsets(radius, window)[..., None, None].unbind(1)
+    displacement = torch.stack([(probability * axis).sum(1) for axis in along], 1)
     return displacement, probability.amax(1, keepdim=True)
 
 

@@ -81,6 +81,13 @@ def pixel_distance(first: Tensor, second: Tensor, shape: tuple[int, int]) -> Ten
     return ((first - second) * scale).square().sum(-1).sqrt()
 
 
+def mean_distance(first: Tensor, second: Tensor, shape: tuple[int, int]) -> float:
+    """Mean distance of where two affines (1, 2, 3) put positions, in pixels of ``shape``."""
+    points = base_grid(4, 4, first)
+    there = (transform_points(theta, points) for theta in (first, second))
+    return float(pixel_distance(*there, shape).mean())
+
+
 def compose_displacement(outer: Tensor, inner: Tensor) -> Tensor:
     """``x -> inner(x) + outer(x + inner(x))`` for fields (B, 2, h, w) of one size."""
     grid = base_grid(inner.shape[-2], inner.shape[-1], inner) + inner.permute(0, 2, 3, 1)
@@ -199,3 +206,10 @@ def _to_pixel(shape: tuple[int, int]) -> np.ndarray:
     return np.array(
         [[0, height / 2, (height - 1) / 2], [width / 2, 0, (width - 1) / 2], [0, 0, 1]]
     )
+
+
+def offsets(radius: int, like: Tensor) -> Tensor:
+    """Offsets (x, y) of the channels of a window of correlations, ((2 radius + 1)**2, 2)."""
+    axis = torch.arange(-radius, radius + 1, device=like.device, dtype=torch.float32)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([x.flatten(), y.flatten()], 1)

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from napari_busref.matching.features import Networks, describe_local
 from napari_busref.matching.views import View
-from napari_busref.matching.votes import offsets
 from napari_busref.models import load_model
-from napari_busref.models.geometry import base_grid, inside, warp
+from napari_busref.models.geometry import base_grid, inside, offsets, warp
 from napari_busref.models.likelihood import Likelihood
 from napari_busref.models.matcher import Matcher
 from napari_busref.training.augment import random_curve

@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_busref.matching.votes import offsets, pool_votes, window_correlation
-from napari_busref.models.geometry import base_grid, inside, sample_field, warp
+from napari_busref.models.geometry import base_grid, inside, offsets, sample_field, warp
 from napari_busref.models.matcher import Matcher
 from napari_busref.training.augment import random_curve
 from napari_busref.training.config import Recipe, WarpConfig
 from napari_busref.training.data import PairStore, WarpedCrops
 from napari_busref.training.losses import contrastive_loss, offset_loss
 from napari_busref.training.stages.base import Stage
+from napari_busref.training.votes import pool_votes, window_correlation
 from napari_busref.training.warps import draw_warps, fixed_to_moving
 
 # How far a search leaves the images apart, so that refinement meets in training what it meets

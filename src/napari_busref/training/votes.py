@@ -34,13 +34,6 @@ def window_correlation(fixed: Tensor, moving: Tensor, radius: int) -> Tensor:
     return torch.stack(products, -1).permute(0, 3, 1, 2)
 
 
-def offsets(radius: int, like: Tensor) -> Tensor:
-    """Offsets (x, y) of ``window_correlation``'s channels, ((2 radius + 1)**2, 2)."""
-    axis = torch.arange(-radius, radius + 1, device=like.device, dtype=torch.float32)
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    return torch.stack([x.flatten(), y.flatten()], 1)
-
-
 def pool_votes(window: Tensor, weight: Tensor, reach: int) -> Tensor:
     """Average correlations over the cells around each one.
 
