@@ -16,15 +16,12 @@ from scipy import ndimage
 from napari_busref import _store
 from napari_busref._arrays import cast as cast_dtype
 from napari_busref._arrays import frozen, native
+from napari_busref._resampling import EDGE, Plane, touches
 from napari_busref._store import EXTENSION
 
 __all__ = ["EXTENSION", "Transform", "read_metadata"]
 
-# A source this far outside the moving image still counts as inside, and a bilinear weight this
-# small as none: displacements are float32, so 1000 px are known to no better than 6e-5 px.
-_EDGE = 1e-4
 _BLOCK = 1 << 18  # pixels worked on at a time
-_INTERPOLATED = {2: np.float32, 4: np.float32}  # bytes of a float: type scipy can interpolate
 
 
 def _identity() -> NDArray[np.float64]:
@@ -257,7 +254,7 @@ class Transform:
         def work(rows: slice, source: NDArray[np.float64]) -> None:
             mask[rows] = self._inside(source)
             if lost is not None:
-                mask[rows] &= ~_touches(lost, source)
+                mask[rows] &= ~touches(lost, source)
 
         self._in_blocks(work)
         return mask
@@ -304,7 +301,7 @@ class Transform:
         if order == 0:
             return self._nearest(image, cval)
         channels = image[..., None] if image.ndim == 2 else image
-        planes = [_Plane(channels[..., index], order) for index in range(channels.shape[-1])]
+        planes = [Plane(channels[..., index], order) for index in range(channels.shape[-1])]
         warped = np.empty((*self.fixed_shape, len(planes)), image.dtype)
 
         def work(rows: slice, source: NDArray[np.float64]) -> None:
@@ -550,10 +547,10 @@ class Transform:
     def _inside(self, source: NDArray[np.float64]) -> NDArray[np.bool_]:
         height, width = self.moving_shape
         return (
-            (source[0] >= -_EDGE)
-            & (source[0] <= height - 1 + _EDGE)
-            & (source[1] >= -_EDGE)
-            & (source[1] <= width - 1 + _EDGE)
+            (source[0] >= -EDGE)
+            & (source[0] <= height - 1 + EDGE)
+            & (source[1] >= -EDGE)
+            & (source[1] <= width - 1 + EDGE)
         )
 
     def _nearest(self, image: NDArray[Any], cval: float) -> NDArray[Any]:
@@ -571,53 +568,6 @@ class Transform:
 
         self._in_blocks(work)
         return warped
-
-
-class _Plane:
-    """One channel, made ready to be interpolated block by block."""
-
-    def __init__(self, image: NDArray[Any], order: int) -> None:
-        self.order = order
-        self.lost: NDArray[np.uint8] | None = None
-        if image.dtype.kind == "b":
-            image = image.astype(np.uint8)
-        elif image.dtype.kind == "f":
-            image = image.astype(_INTERPOLATED.get(image.dtype.itemsize, np.float64))
-            finite = np.isfinite(image)
-            if not finite.all():
-                self.lost = (~finite).astype(np.uint8)
-                image = _fill(image, finite)
-        if order > 1:
-            image = ndimage.spline_filter(np.asarray(image, np.float64), order, mode="mirror")
-        self.image = image
-
-    def sample(self, source: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Values at (2, rows, W) positions; NaN where a pixel that is not finite is needed."""
-        values = ndimage.map_coordinates(
-            self.image,
-            source,
-            np.float64,
-            order=self.order,
-            mode="nearest" if self.order == 1 else "mirror",
-            prefilter=False,
-        )
-        if self.lost is not None:
-            values[_touches(self.lost, source)] = np.nan
-        return cast(NDArray[np.float64], values)
-
-
-def _fill(image: NDArray[Any], finite: NDArray[np.bool_]) -> NDArray[Any]:
-    """Replace what is not finite by the nearest finite pixel, so that splines do not ring."""
-    if not finite.any():
-        return np.zeros_like(image)
-    nearest = ndimage.distance_transform_edt(~finite, return_distances=False, return_indices=True)
-    return cast(NDArray[Any], image[tuple(nearest)])
-
-
-def _touches(lost: NDArray[np.uint8], source: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Where bilinear interpolation at `source` would use a lost pixel."""
-    weight = ndimage.map_coordinates(lost, source, np.float32, order=1, mode="nearest")
-    return cast(NDArray[np.bool_], weight > _EDGE)
 
 
 def _derivative(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:

@@ -84,8 +84,8 @@ def pixel_distance(first: Tensor, second: Tensor, shape: tuple[int, int]) -> Ten
 def mean_distance(first: Tensor, second: Tensor, shape: tuple[int, int]) -> float:
     """Mean distance of where two affines (1, 2, 3) put positions, in pixels of ``shape``."""
     points = base_grid(4, 4, first)
-    there = (transform_points(theta, points) for theta in (first, second))
-    return float(pixel_distance(*there, shape).mean())
+    there, other = (transform_points(theta, points) for theta in (first, second))
+    return float(pixel_distance(there, other, shape).mean())
 
 
 def compose_displacement(outer: Tensor, inner: Tensor) -> Tensor:
