@@ -90,9 +90,9 @@ class Quality:
     ----------
     score : float
         In [0, 1]: the probability that the mean error is below 5 px of the fixed image, as seen
-        on synthetic warps of thermal and near-infrared pairs (``docs/methods.md``). From the
-        places whose own best match lies where the registration says, the edges that agree beyond
-        chance, and how far the way back misses the way there.
+        on synthetic warps of thermal and near-infrared pairs (``docs/methods.md``). From what
+        each block alone says of its place, the edges that agree beyond chance, and how far the
+        way back misses the way there.
     reliable : bool
         True when there is nothing in `reasons`.
     reasons : tuple of str

@@ -57,13 +57,15 @@ def local_agreement(reference: Reference, moving: View, estimate: Estimate) -> f
     networks = reference.networks
     assert networks is not None
     shape = reference.view.shape
-    size = working_size(shape, _SIDE * finer(moving, estimate, shape))
+    enlarged = finer(moving, estimate, shape)
+    size, every = working_size(shape, _SIDE * enlarged), int(enlarged)
     target = reference.local(size)
     source = describe_local(networks.matcher, resample(moving, estimate, size))
-    likelihood = networks.likelihood(target, source)[0]
+    likelihood = networks.likelihood(target, source, every)[0]
     close = offsets(networks.likelihood.radius, likelihood).abs().amax(1) <= _CLOSE
     right = likelihood.softmax(0)[close].sum(0)
-    known = F.avg_pool2d(target.known * source.known, networks.likelihood.block)[0, 0] > 0.9
+    shared = F.avg_pool2d(target.known * source.known, networks.likelihood.block)[0, 0]
+    known = shared[::every, ::every] > 0.9
     return float(right[known].mean()) if int(known.sum()) >= _FEWEST else 0.0
 
 
