@@ -68,7 +68,7 @@ def main(
 def _jobs(train: int, val: int):
     """(split, set, pair, seed, mate, visible, infrared); mate is the scene of the infrared."""
     for split, count in (("val", val), ("train", train)):
-        for name in SETS:
+        for name in SETS if count else ():
             pairs = load_pairs(name, None, split)
             step = max(len(pairs) // count, 1)
             chosen = pairs[::step][:count]

@@ -3,8 +3,8 @@
     python benchmarks/truth.py --out FOLDER [--dataset vis-nir] [--model auto] [--seeds 0,1,2]
         [--split val] [--limit 4]
 
-The protocol takes aligned pairs for true, and these were aligned by hand or by a program. Three
-checks, for every pair:
+The protocol takes aligned pairs for true, and these were aligned by hand or by a program. What is
+checked, for every pair:
 
 *SIFT* (scikit-image) matches the aligned infrared with the visible image; matches further than 15
 px apart, or more than 1.5 px off their neighbours' median, are left out. Their mean length is how
@@ -20,6 +20,10 @@ the products of two warps' error vectors is the mean square of the common part.
 block of the image is told where its content lies, off by as much as it holds possible (drawn from
 its own covariance). What is left of the error is what the image does not show. The rest is that
 blocks of the two images as they are given see something else than the truth.
+
+*Looked at*: every pair is registered as it is given, too. ``FOLDER/SET/PAIR.png`` shows the edges
+of both images (visible red, infrared green, yellow where they coincide) as given, left, and as
+registered, right.
 
 ``FOLDER`` gets ``rows.csv``, with a row for each pair, and ``table.md``.
 """
@@ -56,6 +60,7 @@ COLUMNS = {
     "rms": "RMS error",
     "common": "common to all warps, RMS",
     "told": "EPE when told the truth",
+    "moved": "pairs as given moved by",
     "sifted": f"pairs with {FEWEST} matches",
     "off": "truth off by (SIFT)",
     "given": "error at the matches, truth as given",
@@ -131,10 +136,28 @@ def told(pair: SyntheticPair, seed: int) -> Iterator[None]:
         yield
 
 
+def look(infrared: Array, visible: Array, model: nn.Module, device: str, path: Path) -> float:
+    """Register a pair as it is given and draw both; how far it moved, mean, in pixels."""
+    import numpy as np
+    from imageio.v3 import imwrite
+
+    from napari_busref import register
+    from napari_busref.comparison import compare
+
+    result = register(visible, infrared.astype(np.float32), model=model, device=device)
+    given, found = (
+        compare(visible, image, "edges", mask=mask)
+        for image, mask in ((infrared, None), (result.warped, result.mask))
+    )
+    path.parent.mkdir(exist_ok=True)
+    imwrite(path, np.concatenate([given, found], 1))
+    return float(np.hypot(*result.flow)[result.mask].mean())
+
+
 def measure(
     infrared: Array, visible: Array, seeds: list[int], model: nn.Module, device: str
 ) -> Row:
-    """All checks of one pair, images in [0, 1]."""
+    """The checks of one pair that count, images in [0, 1]."""
     import numpy as np
 
     from napari_busref import register
@@ -148,9 +171,9 @@ def measure(
         images, grid = (pair.fixed, pair.moving.astype(np.float32)), pixel_grid(visible.shape)
         found = register(*images, model=model, device=device)
         with told(pair, seed):
-            best = register(*images, model=model, device=device).flow
-        left.append(np.hypot(*(pair.warp.points(grid + best) - grid))[pair.mask].mean())
-        error = pair.warp.points(grid + found.flow) - grid
+            best = register(*images, model=model, device=device)
+        error, told_error = (pair.warp.points(grid + r.flow) - grid for r in (found, best))
+        left.append(np.hypot(*told_error)[pair.mask].mean())
         errors.append(error)
         masks.append(pair.mask)
         inside = pair.mask[rows, cols]
@@ -179,7 +202,7 @@ def summary(rows: list[Row]) -> Row:
 
     sifted = [row for row in rows if row["matches"] >= FEWEST]
     mean: Row = {"n": len(rows), "sifted": len(sifted)}
-    for key in ("epe", "told"):
+    for key in ("epe", "told", "moved"):
         mean[key] = float(np.mean([row[key] for row in rows]))
     for key, square in (("rms", "square"), ("common", "common_square")):
         mean[key] = float(np.sqrt(max(np.mean([row[square] for row in rows]), 0)))
@@ -237,7 +260,9 @@ def main(
         ours = []
         for pair, infrared, visible in load_pairs(name, data_root, split)[:limit]:
             grey = luma(visible / 255.0)
-            ours.append(measure(infrared / 255.0, grey, drawn, network, device))
+            images = (infrared / 255.0, grey)
+            moved = look(*images, network, device, out / name / f"{Path(pair).stem}.png")
+            ours.append(measure(*images, drawn, network, device) | {"moved": moved})
             rows.append({"dataset": name, "pair": pair} | ours[-1])
             write_table(rows, out / "rows.csv")
         summaries[f"{name} {split}"] = summary(ours)
