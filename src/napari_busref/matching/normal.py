@@ -8,14 +8,13 @@ displacement.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
-from scipy.linalg import cho_solve_banded, cholesky_banded
+import torch
 from scipy.sparse import csr_array
 
 from napari_busref.matching.splines import Array
-
-_COMPONENTS = ((0, 0), (1, 1), (1, 0))  # of a symmetric 2 x 2 matrix
 
 
 def with_ones(position: Array) -> Array:
@@ -47,14 +46,10 @@ class SplinesWithAffine:
         What each control point adds at each position.
     top : ndarray, shape (N, 3)
         Of `with_ones`.
-    reach : int
-        Largest difference of the numbers of two control points that both add to one position, or
-        that the prior joins.
     """
 
     splines: csr_array
     top: Array
-    reach: int
 
     def weighed(self, weight: Array) -> csr_array:
         """Normal matrix (K, K) of the splines alone, positions counting by ``weight`` (N,)."""
@@ -65,8 +60,7 @@ class SplinesWithAffine:
     ) -> tuple[Array, Array]:
         """The control points (K, 2) and the affine's change (3, 2) that fit best.
 
-        The matrix of the splines has a band, both components of a control point beside each
-        other; the affine is eliminated from it.
+        The affine is eliminated from the system.
 
         Parameters
         ----------
@@ -77,32 +71,22 @@ class SplinesWithAffine:
         """
         splines, top = self.splines, self.top
         count = splines.shape[1]
-        band = np.zeros((2 * self.reach + 2, 2 * count))
-        for i, j in _COMPONENTS:
+        matrix = np.empty((2 * count, 2 * count))
+        first, second = slice(count), slice(count, None)
+        for (i, rows), (j, cols) in product(enumerate((first, second)), repeat=2):
             part = self.weighed(information[:, i, j])
-            _lay(band, part + prior if i == j else part, i, j)
-            if i != j:
-                _lay(band, part, j, i)
-        right = np.empty((count, 2, 7))  # what the affine's six parameters add, and the moment
-        for i in range(2):
-            for j in range(2):
-                right[:, i, 3 * j : 3 * j + 3] = splines.T @ (information[:, i, j, None] * top)
-        right[..., 6] = splines.T @ moment
+            matrix[rows, cols] = (part + prior if i == j else part).toarray()
+        right = np.empty((2, count, 7))  # what the affine's six parameters add, and the moment
+        for i, j in product(range(2), repeat=2):
+            right[i, :, 3 * j : 3 * j + 3] = splines.T @ (information[:, i, j, None] * top)
+        right[..., 6] = (splines.T @ moment).T
         right = right.reshape(2 * count, 7)
         joined, wanted = right[:, :6], right[:, 6]
-        factor = cholesky_banded(band, lower=True, check_finite=False)
-        solved = cho_solve_banded((factor, True), right, check_finite=False)
-        matrix, side = normal_of_affine(top, information, moment)
-        matrix += loose * np.eye(6) - joined.T @ solved[:, :6]
-        affine = np.linalg.solve(matrix, side - solved[:, :6].T @ wanted)
+        # by torch: numpy's threads would stay awake after it and keep torch's from working
+        factor = torch.linalg.cholesky(torch.from_numpy(matrix))
+        solved = torch.cholesky_solve(torch.from_numpy(right), factor).numpy()
+        small, side = normal_of_affine(top, information, moment)
+        small += loose * np.eye(6) - joined.T @ solved[:, :6]
+        affine = np.linalg.solve(small, side - solved[:, :6].T @ wanted)
         control = solved[:, 6] - solved[:, :6] @ affine
-        return control.reshape(count, 2), affine.reshape(2, 3).T
-
-
-def _lay(band: Array, part: csr_array, i: int, j: int) -> None:
-    """Add what joins component ``i`` of one control point to ``j`` of another, lower half only."""
-    part = part.tocoo()
-    row, col = part.coords
-    below = 2 * (row - col) + i - j
-    kept = below >= 0
-    band[below[kept], 2 * col[kept] + j] += part.data[kept]
+        return control.reshape(2, count).T, affine.reshape(2, 3).T

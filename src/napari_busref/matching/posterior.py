@@ -59,15 +59,14 @@ class Likely:
         moment : ndarray, shape (N, 2)
             Information times displacement.
         """
-        offset = self.offset.astype(np.float32)
+        # by torch: threads of numpy's own BLAS would stay awake and keep torch's from working
+        offset = torch.from_numpy(self.offset).float()
+        outer = (offset[:, :, None] * offset[:, None, :]).flatten(1)
         # the square distance less what is the same for the whole row
-        near = around.astype(np.float32) @ offset.T - 0.5 * (offset**2).sum(1)
-        logits = self.log + near / np.float32(width**2)
-        probability = np.exp(logits - logits.max(1, keepdims=True))
-        probability /= probability.sum(1, keepdims=True)
-        outer = offset[:, :, None] * offset[:, None, :]
-        mean = (probability @ offset).astype(float)
-        second = (probability @ outer.reshape(-1, 4)).astype(float).reshape(-1, 2, 2)
+        near = torch.from_numpy(around).float() @ offset.T - 0.5 * outer[:, [0, 3]].sum(1)
+        probability = (torch.from_numpy(self.log) + near / width**2).softmax(1)
+        moments = (probability @ torch.cat([offset, outer], 1)).double().numpy()
+        mean, second = moments[:, :2], moments[:, 2:].reshape(-1, 2, 2)
         floor = _SHARPEST * self.pixel**2
         covariance = second - mean[:, :, None] * mean[:, None, :] + floor * np.eye(2)
         precision = np.linalg.inv(covariance)
@@ -192,8 +191,7 @@ def likely_field(
     splines, counts = spline_design(data.position, half, spacing)
     count = splines.shape[1]
     single = bending_of(counts) / bend**2 + eye_array(count) / pull**2
-    # cubic splines reach three rows and columns further
-    system = SplinesWithAffine(csr_array(splines), with_ones(data.position), 3 * counts[1] + 3)
+    system = SplinesWithAffine(csr_array(splines), with_ones(data.position))
     control, change = np.zeros((count, 2)), np.zeros((3, 2))
     strength, rounds = 1.0, itertools.count(1)
 

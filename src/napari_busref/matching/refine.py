@@ -44,7 +44,7 @@ class Look:
         Working size: that of a square of this side has the area, in pixels; larger where the
         images share a small part, see `finer`.
     most : int
-        How often is looked at most: again as long as the affine still moves by more than a pixel.
+        How often is looked at most: again as long as the affine still moves by two pixels or more.
     """
 
     kind: str
@@ -61,7 +61,7 @@ _FEWEST = 12  # blocks that a fit needs
 _KNOWN = 0.3  # share of a block that must lie in both images
 _TOLERATED = 0.01  # fall of the judge's score
 _MOST = 3  # looks that end the coarse ones
-_STILL = 1.0  # px by which an affine moves that need not be looked at again
+_STILL = 2.0  # px by which an affine moves that need not be looked at again
 
 # Widths of the reading, in pixels, see `napari_busref.matching.posterior`.
 _STIFF = (8.0, 6.0, 5.0, 4.0, 4.0)

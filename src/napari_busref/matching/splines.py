@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline
 from scipy.sparse import csr_array, eye_array, kron, vstack
@@ -39,8 +40,9 @@ class SplineField:
                 (y, x), self.half, self.coefficients.shape, strict=False
             )
         )
-        values: Array = np.einsum("ir,rcd,jc->ijd", rows, self.coefficients, cols, optimize=True)
-        return values
+        # by torch, see `napari_busref.matching.normal`
+        parts = (torch.from_numpy(part) for part in (rows, self.coefficients, cols))
+        return np.asarray(torch.einsum("ir,rcd,jc->ijd", *parts))
 
 
 def spline_design(
