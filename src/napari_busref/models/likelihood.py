@@ -27,7 +27,6 @@ _KINDS = len(_CELLS)
 _BESIDE = max(_REACHES) // 2
 _BAND = 2048  # blocks that are looked at together
 _TOGETHER = 128  # blocks whose intermediate results stay in the processor's cache
-_LEAST = 0.2  # share of known pixels below which a mean falls to 0
 _GAIN = 4.0  # brings correlations to about 1
 
 
@@ -119,14 +118,13 @@ class Likelihood(nn.Module):
             F.pad(x, (self.radius // cell,) * 4)
             for x, cell in zip(self._maps(moving, moving.known), _CELLS, strict=True)
         ]
-        shares = F.avg_pool2d(F.pad(moving.known, (self.radius,) * 4), self.block, 1)
         rows, cols = (n // self.block for n in fixed.known.shape[-2:])
         # all at once, a large image would need gigabytes
         height = max(_BAND // cols // every, 1) * every
         bands = []
         for start in range(0, rows, height):
             band = (start, min(start + height, rows))
-            bands.append(self._weigh(self._correlations(targets, sources, shares, band, every)))
+            bands.append(self._weigh(self._correlations(targets, sources, band, every)))
         return torch.cat(bands, 2)
 
     def _weigh(self, correlations: Tensor) -> Tensor:
@@ -153,24 +151,16 @@ class Likelihood(nn.Module):
         return [*local.pixels.split(_MAPS, 1), *features]
 
     def _correlations(
-        self,
-        fixed: list[Tensor],
-        moving: list[Tensor],
-        shares: Tensor,
-        band: tuple[int, int],
-        every: int,
+        self, fixed: list[Tensor], moving: list[Tensor], band: tuple[int, int], every: int
     ) -> Tensor:
-        """(B, reaches * kinds, rows, cols, offsets) of a band of rows, the reaches outermost.
-
-        Means over what is known: emptiness would speak against all that points towards it.
-        """
+        """(B, reaches * kinds, rows, cols, offsets) of a band of rows, the reaches outermost."""
         total = fixed[0].shape[-2] // self.block
         # rows whose blocks are averaged with those of the band; it begins with one of `every`
         beside = -(-_BESIDE // every) * every
         first, last = max(band[0] - beside, 0), min(band[1] + beside, total)
         strip = max(_together(fixed[0].device) // (fixed[0].shape[-1] // self.block), 1)
         windows = [
-            self._windows(fixed, moving, shares, row, min(row + strip, last))
+            self._windows(fixed, moving, row, min(row + strip, last))
             for row in range(first, last, strip)
         ]
         # the offsets last in memory: pooling is ten times as fast so
@@ -182,19 +172,10 @@ class Likelihood(nn.Module):
             ]
             for reach in _REACHES
         ]
-        means = []
-        for y in pooled:
-            y = y.unflatten(1, (_KINDS + 1, -1)).permute(0, 1, 3, 4, 2)
-            means.append(y[:, :_KINDS] / y[:, _KINDS:].clamp_min(_LEAST))
-        return torch.cat(means, 1)
+        return torch.cat([y.unflatten(1, (_KINDS, -1)).permute(0, 1, 3, 4, 2) for y in pooled], 1)
 
-    def _windows(
-        self, fixed: list[Tensor], moving: list[Tensor], shares: Tensor, first: int, last: int
-    ) -> Tensor:
-        """Correlations of the blocks of some rows, and what is known of them.
-
-        (B, blocks, kinds + 1, side, side)
-        """
+    def _windows(self, fixed: list[Tensor], moving: list[Tensor], first: int, last: int) -> Tensor:
+        """Correlations of the blocks of some rows, (B, blocks, kinds, side, side)."""
         windows = []
         for one, other, cell in zip(fixed, moving, _CELLS, strict=True):
             block, radius = self.block // cell, self.radius // cell
@@ -208,10 +189,7 @@ class Likelihood(nn.Module):
                 side = 2 * self.radius + 1
                 window = F.interpolate(window, (side, side), mode="bilinear", align_corners=True)
             windows.append(window)
-        side = 2 * self.radius + 1
-        seen = shares[:, 0, first * self.block : (last - 1) * self.block + side]
-        seen = seen.unfold(1, side, self.block).unfold(2, side, self.block).flatten(1, 2)
-        return torch.stack([*windows, seen], 2)
+        return torch.stack(windows, 2)
 
 
 def _together(device: torch.device) -> int:
