@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from imageio.v3 import imread
 from skimage.color import rgb2gray
 
 from napari_busref import register
@@ -61,7 +62,7 @@ def test_a_right_registration_of_a_pair_that_is_off(truth, visible, monkeypatch)
     assert row["epe"] == pytest.approx(3, abs=0.05)
     assert row["common_square"] == pytest.approx(9, abs=0.3)
     assert row["given"] == pytest.approx(3, abs=0.2) and row["seen"] < 0.5
-    mean = truth.summary([row])
+    mean = truth.summary([row | {"moved": 3.0}])
     assert mean["common"] == pytest.approx(3, abs=0.05) and mean["sifted"] == 1
     assert truth.table({"here": mean}).splitlines()[-1].startswith("| here | 1 | 3.0")
 
@@ -74,10 +75,30 @@ def inner(warp) -> np.ndarray:
 
 
 def test_without_matches_nothing_is_said_of_them(truth) -> None:
-    row = {"epe": 2.0, "told": 1.0, "square": 4.0, "common_square": -0.1, "matches": 3}
+    row = {
+        "epe": 2.0,
+        "told": 1.0,
+        "moved": 2.0,
+        "square": 4.0,
+        "common_square": -0.1,
+        "matches": 3,
+    }
     mean = truth.summary([row | {"off": 1.0, "given": 1.0, "seen": 1.0}])
     assert mean["sifted"] == 0 and mean["off"] is None and mean["common"] == 0
     assert truth.table({"here": mean}).rstrip().endswith("|  |  |  |")
+
+
+def test_pairs_are_drawn_as_given_and_as_registered(truth, visible, monkeypatch, tmp_path) -> None:
+    whole = np.ones(visible.shape, bool)
+    found = SimpleNamespace(
+        warped=visible, mask=whole, flow=np.array([0.0, 3.0])[:, None, None] * whole
+    )
+    monkeypatch.setattr("napari_busref.register", lambda *images, **options: found)
+    path = tmp_path / "set" / "pair.png"
+    assert truth.look(np.roll(visible, 3, 1), visible, None, "cpu", path) == pytest.approx(3)
+    given, registered = np.split(imread(path).astype(int), 2, axis=1)
+    apart = [np.abs(side[..., 0] - side[..., 1]).mean() for side in (given, registered)]
+    assert apart[1] == 0 < apart[0]
 
 
 def test_who_is_told_the_truth_finds_it(truth, visible) -> None:

@@ -1,4 +1,4 @@
-"""Least squares of splines and an affine together, beside the dense system written out."""
+"""Least squares of splines and an affine together, beside the whole system written out."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def draws(count: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 @pytest.mark.parametrize("half", [(1.0, 1.4), (1.4, 1.0)])
-def test_the_banded_system_is_the_dense_one(half: tuple[float, float]) -> None:
+def test_eliminating_the_affine_solves_the_whole_system(half: tuple[float, float]) -> None:
     position, information, moment = draws()
     position = position if half[1] > 1 else position[:, ::-1]
     splines, counts = spline_design(position, half, 0.5)
     top = with_ones(position)
     prior = bending_of(counts) + 0.3 * eye_array(splines.shape[1])
-    system = SplinesWithAffine(csr_array(splines), top, 3 * counts[1] + 3)
+    system = SplinesWithAffine(csr_array(splines), top)
     control, affine = system.solve(information, moment, prior, 0.7)
 
     design = np.kron(np.concatenate([splines, top], 1), np.eye(2))  # (x, y) innermost
