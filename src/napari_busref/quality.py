@@ -45,7 +45,7 @@ _LIKELY = 0.5  # score from which on a registration is called reliable
 _HOPELESS = 0.2
 """Score below which a result may be worth less than its start."""
 _STRANGE = 0.6
-"""`Evidence.local` of images that share nothing, at most: 0.57 in 58 mismatched training pairs."""
+"""`Evidence.local` of images that share nothing, at most: 0.53 in 60 mismatched training pairs."""
 
 # Logistic regression of "mean error below 5 px" on `signs_of`: fitted by
 # benchmarks/calibrate_quality.py.

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
-from napari_busref.matching.features import Reference, describe_local
-from napari_busref.matching.refine import Look, refined
-from napari_busref.matching.views import View, finer, resample, working_size
+from napari_busref.matching.features import Reference
+from napari_busref.matching.refine import Look, of_blocks, refined
+from napari_busref.matching.views import View, finer, working_size
 from napari_busref.models.geometry import (
     Estimate,
     base_grid,
@@ -59,13 +58,10 @@ def local_agreement(reference: Reference, moving: View, estimate: Estimate) -> f
     shape = reference.view.shape
     enlarged = finer(moving, estimate, shape)
     size, every = working_size(shape, _SIDE * enlarged), int(enlarged)
-    target = reference.local(size)
-    source = describe_local(networks.matcher, resample(moving, estimate, size))
-    likelihood = networks.likelihood(target, source, every)[0]
+    likelihood, share = of_blocks(reference, moving, estimate, size, every)
     close = offsets(networks.likelihood.radius, likelihood).abs().amax(1) <= _CLOSE
     right = likelihood.softmax(0)[close].sum(0)
-    shared = F.avg_pool2d(target.known * source.known, networks.likelihood.block)[0, 0]
-    known = shared[::every, ::every] > 0.9
+    known = share > 0.9
     return float(right[known].mean()) if int(known.sum()) >= _FEWEST else 0.0
 
 

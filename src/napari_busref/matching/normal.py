@@ -16,6 +16,8 @@ from scipy.sparse import csr_array
 
 from napari_busref.matching.splines import Array
 
+_LOWER = ((0, 0), (1, 0), (1, 1))  # what a Cholesky decomposition reads of a symmetric matrix
+
 
 def with_ones(position: Array) -> Array:
     """Positions (N, 2) with a third coordinate of 1, which an affine multiplies: (N, 3)."""
@@ -71,11 +73,10 @@ class SplinesWithAffine:
         """
         splines, top = self.splines, self.top
         count = splines.shape[1]
-        matrix = np.empty((2 * count, 2 * count))
-        first, second = slice(count), slice(count, None)
-        for (i, rows), (j, cols) in product(enumerate((first, second)), repeat=2):
+        matrix = np.zeros((2, count, 2, count))
+        for i, j in _LOWER:
             part = self.weighed(information[:, i, j])
-            matrix[rows, cols] = (part + prior if i == j else part).toarray()
+            matrix[i, :, j] = (part + prior if i == j else part).toarray()
         right = np.empty((2, count, 7))  # what the affine's six parameters add, and the moment
         for i, j in product(range(2), repeat=2):
             right[i, :, 3 * j : 3 * j + 3] = splines.T @ (information[:, i, j, None] * top)
@@ -83,7 +84,7 @@ class SplinesWithAffine:
         right = right.reshape(2 * count, 7)
         joined, wanted = right[:, :6], right[:, 6]
         # by torch: numpy's threads would stay awake after it and keep torch's from working
-        factor = torch.linalg.cholesky(torch.from_numpy(matrix))
+        factor = torch.linalg.cholesky(torch.from_numpy(matrix.reshape(2 * count, -1)))
         solved = torch.cholesky_solve(torch.from_numpy(right), factor).numpy()
         small, side = normal_of_affine(top, information, moment)
         small += loose * np.eye(6) - joined.T @ solved[:, :6]

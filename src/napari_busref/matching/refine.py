@@ -169,13 +169,10 @@ def _fitted(
     size = working_size(fixed.view.shape, look.side)
     side = min(size)
     pixel, half = 2 / side, (size[0] / side, size[1] / side)
-    target = fixed.local(size, learned=learned, pixels=edges)
-    source = describe_local(
-        networks.matcher, resample(moving, estimate, size), learned=learned, pixels=edges
+    likelihood, share = of_blocks(
+        fixed, moving, estimate, size, _EVERY, learned=learned, pixels=edges
     )
-    likelihood = networks.likelihood(target, source, _EVERY)[0]
-    known = target.known * source.known
-    data = _likely(likelihood, known, networks.likelihood, pixel, half)
+    data = _likely(likelihood, share, networks.likelihood, pixel, half)
     if len(data.position) < _FEWEST:
         return None
     stiff, soft = (tuple(width * pixel for width in widths) for widths in (_STIFF, _SOFT))
@@ -204,11 +201,40 @@ def _fitted(
     return _with_field(estimate, field, half)
 
 
+def of_blocks(
+    fixed: Reference,
+    moving: View,
+    estimate: Estimate,
+    size: tuple[int, int],
+    every: int,
+    *,
+    learned: bool = True,
+    pixels: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Where the content of each block lies, seen from the estimate.
+
+    Returns
+    -------
+    likelihood : Tensor
+        (offsets, rows, cols), see `Likelihood`; of every so many blocks.
+    share : Tensor
+        (rows, cols), how much of each block both images show.
+    """
+    networks = fixed.networks
+    assert networks is not None
+    net = networks.likelihood
+    target = fixed.local(size, learned=learned, pixels=pixels)
+    source = describe_local(
+        networks.matcher, resample(moving, estimate, size), learned=learned, pixels=pixels
+    )
+    shared = F.avg_pool2d(target.known * source.known, net.block)
+    return net(target, source, every)[0], shared[0, 0, ::every, ::every]
+
+
 def _likely(
     likelihood: Tensor, known: Tensor, net: Likelihood, pixel: float, half: tuple[float, float]
 ) -> Likely:
-    """What the network has said, (offsets, rows, cols), where both images hold a picture."""
-    known = F.avg_pool2d(known, net.block)[0, 0, ::_EVERY, ::_EVERY]
+    """What `of_blocks` has said, where both images hold a picture."""
     rows, cols = np.indices(known.shape)
     index = np.stack([cols.ravel(), rows.ravel()], 1)
     position = (index * _EVERY + 0.5) * net.block * pixel - np.array(half[::-1])
