@@ -191,9 +191,9 @@ class Stopwatch:
         self._start = self._last = perf_counter()
 
     def lap(self, stage: str) -> None:
-        """Book the time since the last call on a stage."""
+        """Book the time since the last call on a stage; several laps of one stage add up."""
         now = perf_counter()
-        self.timings[stage] = now - self._last
+        self.timings[stage] = self.timings.get(stage, 0.0) + now - self._last
         self._last = now
 
     def total(self) -> dict[str, float]:

@@ -95,7 +95,7 @@ class Job:
             Unless ``keep_best`` is set and the refinement has begun: then what that had reached
             is the outcome, without evidence.
         """
-        from napari_busref.matching.agreement import agreement
+        from napari_busref.matching.agreement import round_trip
         from napari_busref.matching.features import Reference
         from napari_busref.matching.find import find
         from napari_busref.models.geometry import pixels_to_estimate
@@ -126,12 +126,12 @@ class Job:
                 if outcome.problem is not None:
                     return outcome
                 reporter.step("cross-checking", 1.0)
-                seen = agreement(reference, source, found.estimate)
+                missed = round_trip(reference, source, found.estimate)
             rough = outcome_of(found.rough)
             moved = 0.0 if rough.problem else _mean_distance(rough.transform, outcome.transform)
             outcome.evidence = Evidence(
-                local=seen.local,
-                round_trip_px=seen.round_trip * min(shapes[0]),
+                local=found.local,
+                round_trip_px=missed * min(shapes[0]),
                 refined_px=moved,
                 chosen=found.chosen,
                 candidates=found.scores,

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from napari_busref import Cancelled, Transform, load_sample, register
 from napari_busref._inference import Stopwatch
-from napari_busref.matching.agreement import agreement
+from napari_busref.matching.agreement import local_agreement, round_trip
 from napari_busref.matching.features import Networks, Reference, edge_directions
 from napari_busref.matching.find import Options, edge_score, find
 from napari_busref.matching.posterior import (
@@ -586,12 +586,12 @@ def test_agreement_tells_right_from_wrong(networks):
     truth = moved(row=5, col=8, angle=4)
     fixed, moving = pair(truth)
     estimate = pixels_to_estimate(truth.affine, None, SHAPE, SHAPE, torch.device("cpu"))
-    right = agreement(Reference(networks, fixed), moving, estimate)
-    assert right.local > 0.8
-    assert right.round_trip < 0.02
-    other = agreement(Reference(networks, fixed), view(texture(seed=5)), estimate)
-    assert other.local < 0.3
-    assert other.round_trip > 0.02
+    reference = Reference(networks, fixed)
+    assert local_agreement(reference, moving, estimate) > 0.8
+    assert round_trip(reference, moving, estimate) < 0.02
+    other = view(texture(seed=5))
+    assert local_agreement(reference, other, estimate) < 0.3
+    assert round_trip(reference, other, estimate) > 0.02
 
 
 # -- register -------------------------------------------------------------------------------------

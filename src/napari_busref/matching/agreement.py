@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from napari_busref.matching.features import Reference
@@ -25,34 +23,16 @@ _OFF = ((0.0, 0.0, 0.03), (0.0, 0.0, -0.03))
 _BACK = (Look("affine", 144),)
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Evidence for a registration.
-
-    Attributes
-    ----------
-    local : float
-        Probability, on average over the blocks of the overlap, that a block's content lies within
-        2 px of where the registration says, at a working size of 128 px: what
-        `napari_busref.models.likelihood.Likelihood` says of each block alone.
-    round_trip : float
-        Mean distance, as a share of the fixed image's shorter side, by which the way there and an
-        independent estimate of the way back miss each other. Infinite where there is none.
-    """
-
-    local: float
-    round_trip: float
-
-
-def agreement(reference: Reference, moving: View, estimate: Estimate) -> Agreement:
-    """Measure both for an estimate fixed -> moving; ``moving`` (1, 1, H, W) of any size."""
-    return Agreement(
-        local_agreement(reference, moving, estimate), _round_trip(reference, moving, estimate)
-    )
-
-
 def local_agreement(reference: Reference, moving: View, estimate: Estimate) -> float:
-    """Measure `Agreement.local` alone."""
+    """Ask each block alone whether it lies where an estimate fixed -> moving puts it.
+
+    Returns
+    -------
+    float
+        Probability, on average over the blocks of the overlap, that a block's content lies within
+        2 px of where the estimate says, at a working size of 128 px: what
+        `napari_busref.models.likelihood.Likelihood` says. 0 where fewer than 8 blocks are shared.
+    """
     networks = reference.networks
     assert networks is not None
     shape = reference.view.shape
@@ -65,8 +45,15 @@ def local_agreement(reference: Reference, moving: View, estimate: Estimate) -> f
     return float(right[known].mean()) if int(known.sum()) >= _FEWEST else 0.0
 
 
-def _round_trip(reference: Reference, moving: View, estimate: Estimate) -> float:
-    """Register the other way round from a start that is off, and compare."""
+def round_trip(reference: Reference, moving: View, estimate: Estimate) -> float:
+    """Register the other way round from a start that is off, and compare.
+
+    Returns
+    -------
+    float
+        Mean distance, as a share of the fixed image's shorter side, by which the way there and
+        the way back miss each other. Infinite where there is none.
+    """
     theta = estimate.theta
     # a start that is off by some pixels must find its way home
     start = Estimate(invert_affine(theta) + torch.tensor(_OFF, device=theta.device))

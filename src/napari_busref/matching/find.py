@@ -22,10 +22,14 @@ _POLISH = (Look("affine", 128),)
 _JUDGED_AT = 256
 _BLUR = 2.0  # px at that size
 _REACH = 0.05  # share of the side by which a candidate may be off to be found by a look, safely
-_PROPOSED = {"near": 3, "wide": 12}  # places that a search proposes; the first is mostly right
-# What a candidate is judged to be that is clearly right: a near search looks at no other, and its
+_PROPOSED = 12  # places that a search proposes
+_LIKELIEST = 3  # of these a near search looks at first; the first is mostly right
+# Agreement of edges of a candidate that is clearly right: a near search looks at no other, and its
 # refinement begins at once where coarse looks would end.
 _CLEAR = 0.2
+# Agreement of blocks below which the other places are looked at too. Of 60 mismatched training
+# pairs none has more than 0.53.
+_DOUBTFUL = 0.6
 
 
 @dataclass(frozen=True)
@@ -60,18 +64,22 @@ class Found:
         Fixed -> moving.
     chosen : str
         Name of the candidate that it grew from.
-    scores : dict
-        What each candidate was judged by: the agreement of edges, in [-1, 1]; after a wide search
-        times `napari_busref.matching.agreement.Agreement.local`. Some were not looked at closely:
-        of those that are nearly alike all but one, and in a near search all after one that was
-        clearly right. Empty when there was only one candidate.
     rough : Estimate
-        The candidate before its refinement.
+        That candidate before its refinement.
+    local : float
+        Of the estimate, see `napari_busref.matching.agreement.local_agreement`.
+    scores : dict
+        What each candidate was judged by. After a near search that has found one whose edges are
+        clearly right, the agreement of edges, in [-1, 1]; else `local_agreement`, since many small
+        overlaps and few strong edges agree by chance. Candidates that were not looked at closely
+        keep the agreement of their edges: of those that are nearly alike all but one, and all
+        after one that was clearly right. Empty when there was only one candidate.
     """
 
     estimate: Estimate
     chosen: str
     rough: Estimate
+    local: float = 0.0
     scores: dict[str, float] = field(default_factory=dict)
 
 
@@ -104,23 +112,64 @@ def find(
     reporter, watch
         Told about every stage.
     keep : callable, optional
-        Given what a refinement begins with, and what it has reached after every look.
+        Given what a refinement begins with, and what it has reached after every look, as long as
+        this is the best so far.
     """
-    judged: dict[int, tuple[Estimate, float]] = {}  # the estimate too: its id stays its own
-
-    def judge(estimate: Estimate) -> float:
-        if id(estimate) not in judged:
-            judged[id(estimate)] = (estimate, edge_score(reference, moving, estimate))
-        return judged[id(estimate)][1]
-
-    fixed, networks, wide = reference.view, reference.networks, options.search == "wide"
     candidates = {"start": start} if options.start else {}
-    count = len(one_shot)
-    refines = options.refine != "none" and networks is not None
-    if count:
-        before = resample(moving, start, fixed.shape)
-        valid = None if bool(before.valid.all()) else before.valid
-        image = before.image * before.valid  # empty where there is no picture, as in training
+    candidates |= _answers(one_shot, reference, moving, start, options, reporter, watch)
+    places: dict[str, Estimate] = {}
+    if options.search != "none" and reference.networks is not None:
+        part = reporter.part(0.5, 0.6)
+        part.step("searching", 0.0)
+        within = RANGES[options.search]
+        found = search(
+            reference.networks.matcher,
+            reference.view,
+            moving,
+            start.theta,
+            within,
+            keep=_PROPOSED,
+            reporter=part,
+        )
+        for number, place in enumerate(found, 1):
+            places["search" if number == 1 else f"search {number}"] = Estimate(place.theta)
+        watch.lap("search")
+    judge = _Judge(reference, moving)
+    if options.search == "wide":
+        candidates |= places
+        part = reporter.part(0.6, 1.0)
+        return _settled(judge, candidates, options, part, watch, keep, patient=True)
+    likeliest = dict(list(places.items())[:_LIKELIEST])
+    first = _settled(judge, candidates | likeliest, options, reporter.part(0.6, 0.9), watch, keep)
+    if not places or first.local >= _DOUBTFUL:
+        return first
+    again = _settled(
+        judge, candidates | places, options, reporter.part(0.9, 1.0), watch, patient=True
+    )
+    if again.local <= first.local:
+        return first
+    keep(again.estimate)
+    return again
+
+
+def _answers(
+    one_shot: Mapping[str, nn.Module],
+    reference: Reference,
+    moving: View,
+    start: Estimate,
+    options: Options,
+    reporter: Reporter,
+    watch: Stopwatch,
+) -> dict[str, Estimate]:
+    """What the registration models say, by name; parameters as of `find`."""
+    fixed, count = reference.view, len(one_shot)
+    if not count:
+        return {}
+    refines = options.refine != "none" and reference.networks is not None
+    before = resample(moving, start, fixed.shape)
+    valid = None if bool(before.valid.all()) else before.valid
+    image = before.image * before.valid  # empty where there is no picture, as in training
+    answers = {}
     for index, (name, module) in enumerate(one_shot.items()):
         part = reporter.part(0.5 * index / count, 0.5 * (index + 1) / count)
         part.step(name, 0.0)
@@ -139,43 +188,60 @@ def find(
                 "napari_busref.models.geometry.Estimate"
             )
         phi = None if refines or answer.phi is None else answer.phi.float()
-        candidates[name] = compose(start, Estimate(answer.theta.float(), phi))
+        answers[name] = compose(start, Estimate(answer.theta.float(), phi))
         watch.lap(name)
-    if options.search != "none" and networks is not None:
-        part = reporter.part(0.5, 0.6)
-        part.step("searching", 0.0)
-        places = search(
-            networks.matcher,
-            fixed,
-            moving,
-            start.theta,
-            RANGES[options.search],
-            keep=_PROPOSED[options.search],
-            reporter=part,
-        )
-        for number, place in enumerate(places, 1):
-            name = "search" if number == 1 else f"search {number}"
-            candidates[name] = Estimate(place.theta)
-        watch.lap("search")
+    return answers
 
-    reporter.step("judging", 0.6)
+
+class _Judge:
+    """What estimates for one pair of images are judged to be; each is judged once."""
+
+    def __init__(self, reference: Reference, moving: View) -> None:
+        self.reference, self.moving = reference, moving
+        self._known: dict[int, tuple[Estimate, float]] = {}
+
+    def edges(self, estimate: Estimate) -> float:
+        """`edge_score` of an estimate."""
+        if id(estimate) not in self._known:  # with the estimate: so its id stays its own
+            score = edge_score(self.reference, self.moving, estimate)
+            self._known[id(estimate)] = (estimate, score)
+        return self._known[id(estimate)][1]
+
+    def blocks(self, estimate: Estimate) -> float:
+        """`local_agreement` of an estimate; 0 without networks."""
+        if self.reference.networks is None:
+            return 0.0
+        return local_agreement(self.reference, self.moving, estimate)
+
+
+def _settled(
+    judge: _Judge,
+    candidates: dict[str, Estimate],
+    options: Options,
+    reporter: Reporter,
+    watch: Stopwatch,
+    keep: Callable[[Estimate], None] = lambda estimate: None,
+    *,
+    patient: bool = False,
+) -> Found:
+    """Choose among the candidates and refine; ``patient`` looks at each, and asks its blocks."""
+    reporter.step("judging", 0.0)
+    reference, moving = judge.reference, judge.moving
     scores: dict[str, float] = {}
     chosen = next(iter(candidates))
-    if len(candidates) > 1 and networks is not None:
-        clear = math.inf if wide else _CLEAR
-        polished = _polished(reference, moving, candidates, judge, clear)
-        candidates |= polished
-        scores = {name: judge(candidate) for name, candidate in candidates.items()}
-        if wide:  # small overlaps agree somewhere by chance, but their blocks do not all say so
-            for name, candidate in candidates.items():
-                if scores[name] > 0:
-                    scores[name] *= local_agreement(reference, moving, candidate)
+    if len(candidates) > 1 and reference.networks is not None:
+        clear = math.inf if patient else _CLEAR
+        polished = _polished(judge, candidates, clear)
+        candidates = candidates | polished
+        scores = {name: judge.edges(candidate) for name, candidate in candidates.items()}
+        if max(scores[name] for name in polished) <= clear:
+            scores |= {name: judge.blocks(candidate) for name, candidate in polished.items()}
         chosen = max(polished, key=lambda name: scores[name])
         watch.lap("judge")
-    found = Found(candidates[chosen], chosen, candidates[chosen], scores)
-    if refines:
-        near = bool(scores) and judge(found.estimate) > _CLEAR
-        plan = looks(options.refine, options.transform, fixed.shape, near=near)
+    found = Found(candidates[chosen], chosen, candidates[chosen], scores=scores)
+    if options.refine != "none" and reference.networks is not None:
+        near = bool(scores) and judge.edges(found.estimate) > _CLEAR
+        plan = looks(options.refine, options.transform, reference.view.shape, near=near)
         if scores and plan[0] == _POLISH[0]:
             plan = plan[1:]  # done before it was judged
         steps = refined(
@@ -185,38 +251,37 @@ def find(
             plan,
             learned=options.learned,
             edges=options.edges,
-            judge=judge,
+            judge=judge.edges,
         )
         keep(found.estimate)
         for index, estimate in enumerate(steps):
             found.estimate = estimate
             keep(estimate)
-            reporter.step(f"refining: {plan[index].kind}", 0.6 + 0.4 * (index + 1) / len(plan))
+            reporter.step(f"refining: {plan[index].kind}", (index + 1) / len(plan))
         watch.lap("refine")
+    found.local = judge.blocks(found.estimate)
+    watch.lap("agreement")
     return found
 
 
 def _polished(
-    reference: Reference,
-    moving: View,
-    candidates: Mapping[str, Estimate],
-    judge: Callable[[Estimate], float],
-    clear: float,
+    judge: _Judge, candidates: Mapping[str, Estimate], clear: float
 ) -> dict[str, Estimate]:
     """What one look makes of the candidates that are worth it, the likeliest first.
 
     One of several that are alike, and none after one that is judged to be clearly right.
     """
+    reference, moving = judge.reference, judge.moving
     polished: dict[str, Estimate] = {}
     ends: list[tuple[Estimate, float]] = []
-    for name in sorted(candidates, key=lambda n: -judge(candidates[n])):
+    for name in sorted(candidates, key=lambda n: -judge.edges(candidates[n])):
         candidate = candidates[name]
         if any(_alike(*end, candidate, moving.shape) for end in ends):
             continue
-        *_, polished[name] = refined(reference, moving, candidate, _POLISH, judge=judge)
+        *_, polished[name] = refined(reference, moving, candidate, _POLISH, judge=judge.edges)
         reach = _REACH / finer(moving, polished[name], reference.view.shape)
         ends.append((polished[name], reach))
-        if judge(polished[name]) > clear:
+        if judge.edges(polished[name]) > clear:
             break
     return polished
 
