@@ -69,11 +69,11 @@ class Found:
     local : float
         Of the estimate, see `napari_busref.matching.agreement.local_agreement`.
     scores : dict
-        What each candidate was judged by. After a near search that has found one whose edges are
-        clearly right, the agreement of edges, in [-1, 1]; else `local_agreement`, since many small
-        overlaps and few strong edges agree by chance. Candidates that were not looked at closely
-        keep the agreement of their edges: of those that are nearly alike all but one, and all
-        after one that was clearly right. Empty when there was only one candidate.
+        What each candidate was judged by: the agreement of its edges, in [-1, 1], after a near
+        search that has found one whose edges are clearly right; else `local_agreement`, since the
+        edges of small overlaps, and of pictures with few strong ones, agree by chance. Some were
+        not looked at closely: of those that are nearly alike all but one, and all after one that
+        was clearly right. Empty when there was only one candidate.
     """
 
     estimate: Estimate
@@ -235,7 +235,7 @@ def _settled(
         candidates = candidates | polished
         scores = {name: judge.edges(candidate) for name, candidate in candidates.items()}
         if max(scores[name] for name in polished) <= clear:
-            scores |= {name: judge.blocks(candidate) for name, candidate in polished.items()}
+            scores = {name: judge.blocks(candidate) for name, candidate in candidates.items()}
         chosen = max(polished, key=lambda name: scores[name])
         watch.lap("judge")
     found = Found(candidates[chosen], chosen, candidates[chosen], scores=scores)
