@@ -4,12 +4,13 @@
         [--case mri-pet]
 
 The cases: the built-in pair of stains, MRI-PET and MRI-CT, single photographs against their
-inverted, gamma-bent and blurred selves, pixels of half and of twice the size, and infrared pairs
-at the limits of what the searches cover. The second image is altered, then warped, as
-``docs/protocol.md`` says where the case says nothing else, then resized, and everything is scored
-in pixels of the fixed image. An empty border of the second image, the black around a head, holds
-nothing to register and is not scored. ``FOLDER`` gets ``rows.csv`` (every pair), ``table.csv``
-and ``table.md``. Data that is not there is left out and named.
+inverted, gamma-bent and blurred selves, pixels of half and of twice the size, infrared pictures
+that are spoilt (`spoil.py`), and infrared pairs at the limits of what the searches cover. The
+second image is altered, then warped, as ``docs/protocol.md`` says where the case says nothing
+else, then spoilt and resized, and everything is scored in pixels of the fixed image. An empty
+border of the second image, such as the black around a head, holds nothing to register and is not
+scored. ``FOLDER`` gets ``rows.csv`` (every pair), ``table.csv`` and ``table.md``. Data that is
+not there is left out and named.
 """
 
 # Only what does not load numpy is imported here: threads are set before anything else.
@@ -114,6 +115,18 @@ def blur(image: NDArray[Any]) -> NDArray[Any]:
     return blurred
 
 
+def spoilt(how: str) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """The function of that name in `spoil.py`."""
+
+    def function(image: NDArray[Any]) -> NDArray[Any]:
+        import spoil
+
+        changed: NDArray[Any] = getattr(spoil, how)(image)
+        return changed
+
+    return function
+
+
 def everything(image: NDArray[Any]) -> NDArray[Any]:
     """Inverted, bent and blurred."""
     return blur(bend(0.4, invert(image)))
@@ -131,6 +144,8 @@ class Case:
         Gives the aligned images.
     alter : callable, optional
         What is done to the second of them, in [0, 1].
+    spoil : callable, optional
+        What is done to the warped image, in grey values in [0, 1].
     pixels : float
         Pixels of the moving image along one of the fixed image.
     warp : mapping
@@ -142,19 +157,20 @@ class Case:
     title: str
     images: Callable[[Path | None], Iterator[Aligned]]
     alter: Callable[[NDArray[Any]], NDArray[Any]] | None = None
+    spoil: Callable[[NDArray[Any]], NDArray[Any]] | None = None
     pixels: float = 1.0
     warp: Mapping[str, Any] = field(default_factory=dict)
     search: str | None = None
 
 
 thermal = partial(infrared, ROADSCENE)
+both = partial(infrared, (*ROADSCENE, "vis-nir"))
 
 
 def far(title: str, search: str, **warp: Any) -> Case:
     """Infrared pairs under another affine warp than the protocol's."""
     affine = {"shear_deg": 0.0, "elastic": (0.0, 0.0)}
-    images = partial(infrared, (*ROADSCENE, "vis-nir"))
-    return Case(f"{search}: {title}", images, warp=affine | warp, search=search)
+    return Case(f"{search}: {title}", both, warp=affine | warp, search=search)
 
 
 CASES = {
@@ -171,6 +187,14 @@ CASES = {
     "coarser": Case("photograph, pixels of twice the size", photographs, pixels=0.5),
     "thermal-finer": Case("visible, thermal, pixels of half the size", thermal, pixels=2.0),
     "thermal-coarser": Case("visible, thermal, pixels of twice the size", thermal, pixels=0.5),
+    "noise": Case("infrared, noise of 0.1", both, spoil=spoilt("noise")),
+    "motion": Case("infrared, blurred along 13 px", both, spoil=spoilt("motion")),
+    "hot-object": Case("infrared, a hot object, contrast / 4", both, spoil=spoilt("hot_object")),
+    "overlay": Case("infrared, cross hair, marks and scale", both, spoil=spoilt("overlay")),
+    "bars": Case("infrared, grey bars above and below", both, spoil=spoilt("bars")),
+    "rainbow": Case("infrared, false colours", both, spoil=spoilt("rainbow")),
+    "round": Case("infrared, round field of view", both, spoilt("round_field")),
+    "coarse": Case("infrared, pixels of six times the size", both, pixels=1 / 6),
     "near-turned": far("to 15°, 0.8 to 1.25", "near", rotation_deg=15.0, scale=(0.8, 1.25)),
     "near-shifted": far("shifts to 30 %", "near", translation=0.3),
     "near-all": far("all three", "near", rotation_deg=15.0, scale=(0.8, 1.25), translation=0.3),
@@ -214,7 +238,7 @@ def draw(case: Case, aligned: Aligned, seed: int) -> tuple[SyntheticPair, NDArra
         altered = case.alter(altered)
     grey = altered if altered.ndim == 2 else luma(altered)
     pair = make_pair(grey, fixed, seed, **case.warp)
-    seen = pair.mask & ~empty_border(second, "second")
+    seen = pair.mask & ~empty_border(altered, "second")
     if not seen.any():
         raise ValueError(f"{case.title}: nothing of the second image is left to be scored")
     pair = replace(pair, mask=seen)
@@ -225,6 +249,8 @@ def draw(case: Case, aligned: Aligned, seed: int) -> tuple[SyntheticPair, NDArra
             for channel in range(altered.shape[2])
         ]
         moving = np.stack(planes, -1)
+    if case.spoil is not None:
+        moving = case.spoil(moving)
     if case.pixels != 1:
         size = [round(case.pixels * side) for side in moving.shape[:2]]
         moving = resize(moving, size, order=1, anti_aliasing=case.pixels < 1)

@@ -153,6 +153,22 @@ def test_second_image_is_altered_before_it_is_warped(modalities):
     np.testing.assert_allclose(both, expected)
 
 
+@pytest.mark.parametrize(
+    "name", ["noise", "motion", "hot-object", "overlay", "bars", "rainbow", "round"]
+)
+def test_spoilt_pictures(modalities, name):
+    aligned = ("", smooth((120, 160)), smooth((120, 160)))
+    plain, whole = modalities.draw(modalities.CASES["itself"], aligned, 2)
+    pair, moving = modalities.draw(modalities.CASES[name], aligned, 2)
+    grey = moving if moving.ndim == 2 else moving.mean(-1)
+    assert grey.shape == whole.shape and 0 <= grey.min() and grey.max() <= 1
+    assert np.abs(grey - whole).mean() > 0.01
+    if name == "round":  # what is black beyond the circle is not scored
+        assert 0.4 < pair.mask.sum() / plain.mask.sum() < 0.8
+    else:
+        assert (pair.mask == plain.mask).all()
+
+
 def test_a_slice_of_a_head_is_scored_without_the_black_around_it(modalities, data, tmp_path):
     aligned = next(modalities.slices("mri-pet", data))
     pair, moving = modalities.draw(modalities.CASES["mri-pet"], aligned, 0)

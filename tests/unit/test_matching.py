@@ -21,7 +21,7 @@ from napari_busref.matching.posterior import (
     likely_homography,
 )
 from napari_busref.matching.refine import Look, looks, refined, smallest_jacobian, unfolded
-from napari_busref.matching.search import RANGES, search
+from napari_busref.matching.search import RANGES, Place, search
 from napari_busref.matching.views import View, pixel_scale, resample, working_size
 from napari_busref.models.geometry import (
     Estimate,
@@ -505,6 +505,49 @@ def test_further_places_are_looked_at_until_one_is_clear(networks, looked, monke
     monkeypatch.setattr("napari_busref.matching.find._CLEAR", 1.1)  # nothing ever is
     assert found(networks, moved(row=5), options).chosen == result.chosen
     assert len(looked) > 2
+
+
+def test_where_edges_say_little_blocks_decide(networks, monkeypatch):
+    def edges(reference, moving, estimate):  # as beside a hot object with a strong border
+        return 0.1 if float(estimate.theta[0, 0, 2]) > 0.2 else 0.0
+
+    monkeypatch.setattr("napari_busref.matching.find.edge_score", edges)
+    said = {"wrong": Wrong(), "close": Said(torch.tensor([[[1.0, 0, 0.03], [0, 1, 0]]]))}
+    options = Options(search="none", refine="none", start=False)
+    result = found(networks, moved(), options, said)
+    assert result.chosen == "close"
+    assert result.scores["close"] > 0.8 > 0.5 > result.scores["wrong"]
+    monkeypatch.setattr("napari_busref.matching.find._CLEAR", 0.05)  # edges say enough
+    result = found(networks, moved(), options, said)
+    assert result.chosen == "wrong"
+    assert result.scores == {"close": 0.0, "wrong": 0.1}
+
+
+@pytest.mark.parametrize("right", [2, 5, None])
+def test_further_places_are_looked_at_where_the_first_ones_fail(networks, monkeypatch, right):
+    shifts = [(0.5, 0.0), (-0.5, 0.0), (0.0, 0.5), (0.0, -0.5), (0.5, 0.5)]
+    places = [Place(torch.tensor([[[1.0, 0, x], [0, 1, y]]]), 0.0) for x, y in shifts]
+    if right is not None:
+        places.insert(right - 1, Place(torch.eye(2, 3)[None], 0.0))
+    asked = []
+
+    def proposed(*_, keep, **__):
+        asked.append(keep)
+        return places
+
+    monkeypatch.setattr("napari_busref.matching.find.search", proposed)
+    kept = []
+    options = Options(refine="affine", start=False)
+    result = found(networks, moved(row=3), options, keep=kept.append)
+    assert asked == [12]  # one search, whatever is looked at
+    if right is None:
+        assert result.local < 0.6
+        return
+    assert len(result.scores) == (3 if right == 2 else 6)
+    assert result.chosen == f"search {right}"
+    assert result.local > 0.8
+    assert error(result.estimate, moved(row=3)) < 1
+    assert kept[-1] is result.estimate
 
 
 def test_a_wide_search_finds_a_fifth_of_the_picture(networks):

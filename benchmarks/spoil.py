@@ -1,0 +1,63 @@
+"""What spoils pictures of real cameras: functions of grey values (H, W) in [0, 1]."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.color import hsv2rgb
+
+Image = NDArray[Any]
+
+
+def noise(image: Image) -> Image:
+    """Normal noise, standard deviation 0.1."""
+    return np.clip(image + 0.1 * np.random.default_rng(0).standard_normal(image.shape), 0, 1)
+
+
+def motion(image: Image) -> Image:
+    """Blurred along 13 px of a row."""
+    return ndimage.convolve1d(image, np.full(13, 1 / 13), axis=1)
+
+
+def hot_object(image: Image) -> Image:
+    """A quarter of the contrast, beside a disc that is as bright as can be."""
+    height, width = image.shape
+    row, col = np.indices(image.shape)
+    near = np.hypot(row - 0.6 * height, col - 0.3 * width) < 0.1 * height
+    return np.where(near, 1.0, image / 4)
+
+
+def overlay(image: Image) -> Image:
+    """A cross hair, lines of marks and a scale, as thermal cameras draw into their pictures."""
+    marked = image.copy()
+    height, width = image.shape
+    row, col = height // 2, width // 2
+    marked[row - 12 : row + 13, col] = marked[row, col - 12 : col + 13] = 1
+    marked[6:22, 6:70] = 0
+    marked[8:20:3, 10:64] = marked[-24:-6:4, 8:120] = 1
+    marked[20:-20, -18:-8] = np.linspace(1, 0, height - 40)[:, None]
+    return marked
+
+
+def bars(image: Image) -> Image:
+    """Dark grey bars above and below, an eighth of the height each."""
+    barred = image.copy()
+    eighth = image.shape[0] // 8
+    barred[:eighth] = barred[-eighth:] = 0.06
+    return barred
+
+
+def round_field(image: Image) -> Image:
+    """Black outside a circle, as seen through an eyepiece."""
+    height, width = image.shape
+    row, col = np.indices(image.shape)
+    return np.where(np.hypot(row - height / 2, col - width / 2) < 0.48 * height, image, 0.0)
+
+
+def rainbow(image: Image) -> Image:
+    """False colours, (H, W, 3): blue, green, yellow, red."""
+    full = np.ones_like(image)
+    return hsv2rgb(np.stack([(1 - image) * 2 / 3, full, full], -1))
