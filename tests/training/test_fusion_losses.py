@@ -71,7 +71,8 @@ def test_pyramid_gradient_loss_is_the_written_out_one(
                 fused, visible, infrared = halved(fused), halved(visible), halved(infrared)
             apart = gradient(fused) - gain * wanted(visible, infrared, 5, 2.0, 0.01)
             expected += np.abs(apart).sum(0).mean() / 2
-    found = pyramid_gradient_loss(*images, gains, window=5, power=2.0, noise=0.01)
+    settings = FusionLossConfig(gains=gains, window=5, power=2.0, noise=0.01)
+    found = pyramid_gradient_loss(*images, settings)
     assert float(found) == pytest.approx(expected, rel=1e-6)
 
 
@@ -85,8 +86,11 @@ def doubled(image: Array, size: tuple[int, int]) -> Array:
 def test_wanted_image_is_the_written_out_pyramid(images: tuple[Tensor, Tensor, Tensor]) -> None:
     """Of 22 x 28 px, which the two halvings divide once without and once with a rest."""
     visible, infrared = (image[..., :22, :28] for image in images[1:])
-    gains, settings = (1.3, 1.1), {"window": 3, "power": 2.0, "noise": 0.01}
-    found = wanted_image(visible, infrared, gains, **settings, decision=3.0, contrast=0.1)
+    gains = (1.3, 1.1)
+    settings = FusionLossConfig(
+        gains=gains, window=3, power=2.0, noise=0.01, decision=3.0, contrast=0.1
+    )
+    found = wanted_image(visible, infrared, settings)
     for image, *sources in zip(
         *(i[:, 0].numpy() for i in (found, visible, infrared)), strict=True
     ):
@@ -115,10 +119,10 @@ def test_pyramid_gradient_loss_may_ask_for_the_wanted_image(
 ) -> None:
     """At the border of a cold bright sky the infrared step is the stronger one, at all scales."""
     fused, visible, infrared = images
-    wanted = wanted_image(visible, infrared, (1.2, 0.8), decision=3.0)
-    apart = pyramid_gradient_loss(wanted, visible, infrared, (1.2, 0.8), image=True, decision=3.0)
-    assert float(apart) < 1e-9
-    assert float(pyramid_gradient_loss(fused, visible, infrared, (1.2, 0.8), image=True)) > 0.01
+    settings = FusionLossConfig(gains=(1.2, 0.8), image=True, decision=3.0)
+    wanted = wanted_image(visible, infrared, settings)
+    assert float(pyramid_gradient_loss(wanted, visible, infrared, settings)) < 1e-9
+    assert float(pyramid_gradient_loss(fused, visible, infrared, settings)) > 0.01
 
 
 def test_a_cold_sky_is_wanted_bright_with_the_detail_of_either_source() -> None:
@@ -127,7 +131,7 @@ def test_a_cold_sky_is_wanted_bright_with_the_detail_of_either_source() -> None:
     visible, infrared = 0.4 + 0.4 * sky, 0.8 - 0.6 * sky  # the infrared step is the stronger one
     visible[..., 4:12, 8:40] += 0.05 * (-1) ** (torch.arange(32) // 2)
     infrared[..., 80:88, 60:64] += 0.15
-    image = wanted_image(visible, infrared, (1.0,) * 4, decision=4.0)
+    image = wanted_image(visible, infrared, FusionLossConfig(decision=4.0))
     assert float(image[..., :16, 48:].mean()) > 0.6
     stripes = image[..., 6:10, 12:36].unflatten(-1, (-1, 4))
     assert float((stripes[..., :2] - stripes[..., 2:]).mean()) > 0.075  # 0.05 if they were mixed

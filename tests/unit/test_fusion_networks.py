@@ -18,6 +18,7 @@ from napari_busref.models.superfusion_fusion import (
     SuperFusionNet,
     SuperFusionNetConfig,
 )
+from napari_busref.training.config import FusionLossConfig
 from napari_busref.training.fusion_losses import pyramid_gradient_loss
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -66,9 +67,9 @@ def test_every_parameter_learns(network: nn.Module) -> None:
 def test_a_few_steps_on_one_pair_lower_the_loss(network: nn.Module) -> None:
     visible, infrared = _scene()
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
-    losses = []
+    losses, wanted = [], FusionLossConfig(gains=(1.0, 1.0))
     for _ in range(25):
-        loss = pyramid_gradient_loss(network(visible, infrared), visible, infrared, (1.0, 1.0))
+        loss = pyramid_gradient_loss(network(visible, infrared), visible, infrared, wanted)
         losses.append(float(loss.detach()))
         optimiser.zero_grad()
         loss.backward()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from kornia.filters import spatial_gradient
 from torch import Tensor
 
 from napari_busref.models.layers import pad_to_multiple, upsample
+from napari_busref.training.config import FusionLossConfig
 
 
 def energy_weights(
@@ -60,17 +59,7 @@ def wanted_gradient(
     return share * first + (1 - share) * second
 
 
-def wanted_image(
-    visible: Tensor,
-    infrared: Tensor,
-    gains: Sequence[float],
-    *,
-    window: int = 5,
-    power: float = 2.0,
-    noise: float = 1e-4,
-    decision: float = 0.0,
-    contrast: float = 0.0,
-) -> Tensor:
+def wanted_image(visible: Tensor, infrared: Tensor, wanted: FusionLossConfig) -> Tensor:
     """Fused image whose detail is the stronger source's and whose large areas are wanted ones.
 
     A Laplacian pyramid of means of squares: in each band both sources are mixed as
@@ -81,12 +70,8 @@ def wanted_image(
     ----------
     visible, infrared : Tensor
         (B, 1, H, W) in [0, 1].
-    gains : sequence of float
-        Factor on the bands, the finest first; their number is the number of bands.
-    window, power, noise
-        As for :func:`energy_weights`.
-    decision, contrast : float
-        As for :func:`wanted_brightness`.
+    wanted : FusionLossConfig
+        There is a band for each of its ``gains``, the finest first.
 
     Returns
     -------
@@ -94,11 +79,11 @@ def wanted_image(
         (B, 1, H, W), not clipped.
     """
     height, width = visible.shape[-2:]
-    pair = [pad_to_multiple(image, 1 << len(gains)) for image in (visible, infrared)]
+    pair = [pad_to_multiple(image, 1 << len(wanted.gains)) for image in (visible, infrared)]
     bands = []
-    for gain in gains:
+    for gain in wanted.gains:
         first, second = (spatial_gradient(image)[:, 0] for image in pair)
-        share = energy_weights(first, second, window, power, noise)
+        share = energy_weights(first, second, wanted.window, wanted.power, wanted.noise)
         coarser = [F.avg_pool2d(image, 2) for image in pair]
         band, other = (
             image - upsample(coarse, (image.shape[-2], image.shape[-1]))
@@ -106,24 +91,14 @@ def wanted_image(
         )
         bands.append(gain * torch.lerp(other, band, share))
         pair = coarser
-    wanted = wanted_brightness(pair[0], pair[1], decision, contrast)
+    image = wanted_brightness(pair[0], pair[1], wanted.decision, wanted.contrast)
     for band in reversed(bands):
-        wanted = upsample(wanted, (band.shape[-2], band.shape[-1])) + band
-    return wanted[..., :height, :width]
+        image = upsample(image, (band.shape[-2], band.shape[-1])) + band
+    return image[..., :height, :width]
 
 
 def pyramid_gradient_loss(
-    fused: Tensor,
-    visible: Tensor,
-    infrared: Tensor,
-    gains: Sequence[float],
-    *,
-    window: int = 5,
-    power: float = 2.0,
-    noise: float = 1e-4,
-    image: bool = False,
-    decision: float = 0.0,
-    contrast: float = 0.0,
+    fused: Tensor, visible: Tensor, infrared: Tensor, wanted: FusionLossConfig
 ) -> Tensor:
     """Mean absolute distance of the fused gradients to the wanted ones, summed over scales.
 
@@ -131,40 +106,25 @@ def pyramid_gradient_loss(
     ----------
     fused, visible, infrared : Tensor
         (B, 1, H, W) in [0, 1].
-    gains : sequence of float
-        Factor on the wanted gradient at full, half, quarter... resolution; their number is the
-        number of scales.
-    window, power, noise
-        As for :func:`energy_weights`.
-    image : bool
-        Whether the gradients are those of :func:`wanted_image`. Otherwise each scale asks for the
-        stronger source's: at the border of a bright sky that is cold in the infrared image this
-        makes the sky the darker side, whatever is wanted of large areas.
-    decision, contrast : float
-        As for :func:`wanted_brightness`.
+    wanted : FusionLossConfig
+        There is a scale for each of its ``gains``, at full, half, quarter... resolution. With
+        ``image`` the gradients are those of :func:`wanted_image`. Otherwise each scale asks for
+        the stronger source's: at the border of a bright sky that is cold in the infrared image
+        this makes the sky the darker side, whatever is wanted of large areas.
     """
-    target = None
-    if image:
-        target = wanted_image(
-            visible,
-            infrared,
-            gains,
-            window=window,
-            power=power,
-            noise=noise,
-            decision=decision,
-            contrast=contrast,
-        )
+    target = wanted_image(visible, infrared, wanted) if wanted.image else None
     loss = torch.zeros((), device=fused.device)
-    for level, gain in enumerate(gains):
+    for level, gain in enumerate(wanted.gains):
         if level:
             fused, visible, infrared = (F.avg_pool2d(x, 2) for x in (fused, visible, infrared))
             target = None if target is None else F.avg_pool2d(target, 2)
         if target is None:
-            wanted = gain * wanted_gradient(visible, infrared, window, power, noise)
+            gradient = gain * wanted_gradient(
+                visible, infrared, wanted.window, wanted.power, wanted.noise
+            )
         else:
-            wanted = spatial_gradient(target)[:, 0]
-        loss = loss + (spatial_gradient(fused)[:, 0] - wanted).abs().sum(1).mean()
+            gradient = spatial_gradient(target)[:, 0]
+        loss = loss + (spatial_gradient(fused)[:, 0] - gradient).abs().sum(1).mean()
     return loss
 
 

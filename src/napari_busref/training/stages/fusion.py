@@ -30,19 +30,7 @@ class FusionStage(Stage):
 
     def detail_loss(self, fused: Tensor, visible: Tensor, infrared: Tensor) -> Tensor:
         """`pyramid_gradient_loss` as the recipe sets it."""
-        weights = self.recipe.fusion
-        return pyramid_gradient_loss(
-            fused,
-            visible,
-            infrared,
-            weights.gains,
-            window=weights.window,
-            power=weights.power,
-            noise=weights.noise,
-            image=weights.image,
-            decision=weights.decision,
-            contrast=weights.contrast,
-        )
+        return pyramid_gradient_loss(fused, visible, infrared, self.recipe.fusion)
 
     def brightness_loss(self, fused: Tensor, visible: Tensor, infrared: Tensor) -> Tensor:
         """`brightness_loss` as the recipe sets it."""
