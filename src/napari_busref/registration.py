@@ -225,6 +225,7 @@ def register(
     if outcome.problem is None and not mask.any():
         outcome = Outcome(start, problem="the images came out apart")
     wide = job.options.search == "wide"
+    advice = ""
     if outcome.problem is None and cut:
         quality = unchecked(mask, outcome.transform, start=start, wide=wide)
     elif outcome.problem is None:
@@ -242,9 +243,11 @@ def register(
         )
         if job.matches and hopeless(quality):  # no wild transform
             outcome = Outcome(start, problem="; ".join(quality.reasons) or "nothing fits")
+            if job.options.search == "near":
+                advice = "; a wide search, or a start of your own, may find more"
     if outcome.problem is not None:
         mask = start.mask(ready_moving.valid)
-        quality = unregistered(mask, f"{outcome.problem}; this is the starting position")
+        quality = unregistered(mask, f"{outcome.problem}; this is the starting position{advice}")
     watch.lap("quality")
 
     reporter.step("resampling", 0.9)

@@ -659,7 +659,7 @@ def test_images_that_share_nothing_stay_where_they_are():
     result = register(texture(seed=1), texture(seed=2), device="cpu")
     assert not result.quality.reliable
     assert result.transform == Transform.identity(SHAPE)
-    assert "starting position" in result.quality.reasons[0]
+    assert "starting position; a wide search" in result.quality.reasons[0]
 
 
 def test_start_from_points():
