@@ -15,6 +15,7 @@ from napari_busref.preprocess import fill_invalid
 from napari_busref.transform import Transform
 
 __all__ = [
+    "STRANGE",
     "EdgeAgreement",
     "Evidence",
     "Quality",
@@ -44,7 +45,7 @@ _LIKELY = 0.5  # score from which on a registration is called reliable
 
 _HOPELESS = 0.2
 """Score below which a result may be worth less than its start."""
-_STRANGE = 0.6
+STRANGE = 0.6
 """`Evidence.local` of images that share nothing, at most: 0.53 in 60 mismatched training pairs."""
 
 # Logistic regression of "mean error below 5 px" on `signs_of`: fitted by
@@ -337,7 +338,7 @@ def hopeless(quality: Quality) -> bool:
     share nothing.
     """
     local = 0.0 if quality.evidence is None else quality.evidence.local
-    return quality.score < _HOPELESS and local < _STRANGE
+    return quality.score < _HOPELESS and local < STRANGE
 
 
 def _probability(evidence: Evidence, excess: float, side: int) -> float:

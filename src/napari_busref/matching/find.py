@@ -17,6 +17,7 @@ from napari_busref.matching.search import RANGES, search
 from napari_busref.matching.views import View, finer, resample, working_size
 from napari_busref.models.geometry import Estimate, compose, mean_distance
 from napari_busref.progress import Reporter
+from napari_busref.quality import STRANGE
 
 _POLISH = (Look("affine", 128),)
 _JUDGED_AT = 256
@@ -27,9 +28,6 @@ _LIKELIEST = 3  # of these a near search looks at first; the first is mostly rig
 # Agreement of edges of a candidate that is clearly right: a near search looks at no other, and its
 # refinement begins at once where coarse looks would end.
 _CLEAR = 0.2
-# Agreement of blocks below which the other places are looked at too. Of 60 mismatched training
-# pairs none has more than 0.53.
-_DOUBTFUL = 0.6
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ def find(
         return _settled(judge, candidates, options, part, watch, keep, patient=True)
     likeliest = dict(list(places.items())[:_LIKELIEST])
     first = _settled(judge, candidates | likeliest, options, reporter.part(0.6, 0.9), watch, keep)
-    if not places or first.local >= _DOUBTFUL:
+    if not places or first.local >= STRANGE:
         return first
     again = _settled(
         judge, candidates | places, options, reporter.part(0.9, 1.0), watch, patient=True
