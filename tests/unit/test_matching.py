@@ -587,6 +587,20 @@ def test_only_the_affine_of_a_network_is_refined(networks, network, refine, expe
     assert (result.rough.phi is None) == (wanted.phi is None)
 
 
+@pytest.mark.parametrize("search", ["none", "near"])
+@pytest.mark.parametrize("refine", ["none", "affine"])
+def test_what_is_not_finite_is_left_out(networks, search, refine):
+    said = {"broken": Said(torch.full((1, 2, 3), torch.nan))}
+    options = Options(search=search, refine=refine, start=False)
+    result = found(networks, truth := moved(row=3), options, said)
+    if search == "none":  # for `register` to say so
+        assert result.chosen == "broken" and result.local == 0
+        assert bool(result.estimate.theta.isnan().all())
+    else:
+        assert result.chosen.startswith("search")
+        assert error(result.estimate, truth) < (1.5 if refine == "affine" else 3)
+
+
 def test_stages_can_be_switched_off(networks):
     result = found(networks, moved(row=3), Options(search="none", refine="none"))
     assert result.chosen == "start"

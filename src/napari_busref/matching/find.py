@@ -227,6 +227,10 @@ def _settled(
     reference, moving = judge.reference, judge.moving
     scores: dict[str, float] = {}
     chosen = next(iter(candidates))
+    usable = {name: candidate for name, candidate in candidates.items() if _finite(candidate)}
+    if not usable:
+        return Found(candidates[chosen], chosen, candidates[chosen])
+    candidates, chosen = usable, next(iter(usable))
     if len(candidates) > 1 and reference.networks is not None:
         clear = math.inf if patient else _CLEAR
         polished = _polished(judge, candidates, clear)
@@ -290,6 +294,11 @@ def _alike(end: Estimate, reach: float, other: Estimate, moving: tuple[int, int]
         return False
     seen = abs(float(torch.linalg.det(end.theta[0, :, :2]))) * moving[0] * moving[1]
     return mean_distance(end.theta, other.theta, moving) < reach * seen**0.5
+
+
+def _finite(estimate: Estimate) -> bool:
+    parts = (part for part in (estimate.theta, estimate.phi) if part is not None)
+    return all(bool(part.isfinite().all()) for part in parts)
 
 
 def _float_type(module: nn.Module) -> torch.dtype:
