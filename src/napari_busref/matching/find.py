@@ -262,7 +262,6 @@ def _settled(
             reporter.step(f"refining: {plan[index].kind}", (index + 1) / len(plan))
         watch.lap("refine")
     found.local = judge.blocks(found.estimate)
-    watch.lap("agreement")
     return found
 
 
