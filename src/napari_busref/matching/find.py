@@ -192,14 +192,14 @@ def _answers(
 
 
 class _Judge:
-    """What estimates for one pair of images are judged to be; each is judged once."""
+    """What estimates for one pair of images are judged to be."""
 
     def __init__(self, reference: Reference, moving: View) -> None:
         self.reference, self.moving = reference, moving
         self._known: dict[int, tuple[Estimate, float]] = {}
 
     def edges(self, estimate: Estimate) -> float:
-        """`edge_score` of an estimate."""
+        """`edge_score` of an estimate, computed once."""
         if id(estimate) not in self._known:  # with the estimate: so its id stays its own
             score = edge_score(self.reference, self.moving, estimate)
             self._known[id(estimate)] = (estimate, score)
