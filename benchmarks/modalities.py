@@ -115,16 +115,12 @@ def blur(image: NDArray[Any]) -> NDArray[Any]:
     return blurred
 
 
-def spoilt(how: str) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """The function of that name in `spoil.py`."""
+def spoilt(how: str, image: NDArray[Any]) -> NDArray[Any]:
+    """What the function of that name in `spoil.py` makes of an image."""
+    import spoil
 
-    def function(image: NDArray[Any]) -> NDArray[Any]:
-        import spoil
-
-        changed: NDArray[Any] = getattr(spoil, how)(image)
-        return changed
-
-    return function
+    changed: NDArray[Any] = getattr(spoil, how)(image)
+    return changed
 
 
 def everything(image: NDArray[Any]) -> NDArray[Any]:
@@ -187,13 +183,17 @@ CASES = {
     "coarser": Case("photograph, pixels of twice the size", photographs, pixels=0.5),
     "thermal-finer": Case("visible, thermal, pixels of half the size", thermal, pixels=2.0),
     "thermal-coarser": Case("visible, thermal, pixels of twice the size", thermal, pixels=0.5),
-    "noise": Case("infrared, noise of 0.1", both, spoil=spoilt("noise")),
-    "motion": Case("infrared, blurred along 13 px", both, spoil=spoilt("motion")),
-    "hot-object": Case("infrared, a hot object, contrast / 4", both, spoil=spoilt("hot_object")),
-    "overlay": Case("infrared, cross hair, marks and scale", both, spoil=spoilt("overlay")),
-    "bars": Case("infrared, grey bars above and below", both, spoil=spoilt("bars")),
-    "rainbow": Case("infrared, false colours", both, spoil=spoilt("rainbow")),
-    "round": Case("infrared, round field of view", both, spoilt("round_field")),
+    "noise": Case("infrared, noise of 0.1", both, spoil=partial(spoilt, "noise")),
+    "motion": Case("infrared, blurred along 13 px", both, spoil=partial(spoilt, "motion")),
+    "hot-object": Case(
+        "infrared, a hot object, contrast / 4", both, spoil=partial(spoilt, "hot_object")
+    ),
+    "overlay": Case(
+        "infrared, cross hair, marks and scale", both, spoil=partial(spoilt, "overlay")
+    ),
+    "bars": Case("infrared, grey bars above and below", both, spoil=partial(spoilt, "bars")),
+    "rainbow": Case("infrared, false colours", both, spoil=partial(spoilt, "rainbow")),
+    "round": Case("infrared, round field of view", both, partial(spoilt, "round_field")),
     "coarse": Case("infrared, pixels of six times the size", both, pixels=1 / 6),
     "near-turned": far("to 15°, 0.8 to 1.25", "near", rotation_deg=15.0, scale=(0.8, 1.25)),
     "near-shifted": far("shifts to 30 %", "near", translation=0.3),
