@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -192,24 +193,21 @@ def _answers(
 
 
 class _Judge:
-    """What estimates for one pair of images are judged to be."""
+    """What estimates for one pair of images are judged to be; nothing is looked at twice.
+
+    Attributes
+    ----------
+    edges, blocks : callable
+        `edge_score` and `local_agreement` of an estimate.
+    polish : callable
+        What one look makes of an estimate.
+    """
 
     def __init__(self, reference: Reference, moving: View) -> None:
         self.reference, self.moving = reference, moving
-        self._known: dict[int, tuple[Estimate, float]] = {}
-
-    def edges(self, estimate: Estimate) -> float:
-        """`edge_score` of an estimate, computed once."""
-        if id(estimate) not in self._known:  # with the estimate: so its id stays its own
-            score = edge_score(self.reference, self.moving, estimate)
-            self._known[id(estimate)] = (estimate, score)
-        return self._known[id(estimate)][1]
-
-    def blocks(self, estimate: Estimate) -> float:
-        """`local_agreement` of an estimate; 0 without networks."""
-        if self.reference.networks is None:
-            return 0.0
-        return local_agreement(self.reference, self.moving, estimate)
+        self.edges = cache(partial(edge_score, reference, moving))
+        self.blocks = cache(partial(local_agreement, reference, moving))
+        self.polish = cache(partial(_polish, reference, moving, self.edges))
 
 
 def _settled(
@@ -261,8 +259,16 @@ def _settled(
             keep(estimate)
             reporter.step(f"refining: {plan[index].kind}", (index + 1) / len(plan))
         watch.lap("refine")
-    found.local = judge.blocks(found.estimate)
+    if reference.networks is not None:
+        found.local = judge.blocks(found.estimate)
     return found
+
+
+def _polish(
+    reference: Reference, moving: View, judge: Callable[[Estimate], float], estimate: Estimate
+) -> Estimate:
+    *_, polished = refined(reference, moving, estimate, _POLISH, judge=judge)
+    return polished
 
 
 def _polished(
@@ -279,7 +285,7 @@ def _polished(
         candidate = candidates[name]
         if any(_alike(*end, candidate, moving.shape) for end in ends):
             continue
-        *_, polished[name] = refined(reference, moving, candidate, _POLISH, judge=judge.edges)
+        polished[name] = judge.polish(candidate)
         reach = _REACH / finer(moving, polished[name], reference.view.shape)
         ends.append((polished[name], reach))
         if judge.edges(polished[name]) > clear:

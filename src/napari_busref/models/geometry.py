@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Estimate:
     """What a registration model returns: fixed -> moving, in normalised coordinates.
 
