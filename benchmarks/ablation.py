@@ -20,18 +20,18 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from napari_busref._inference import Stopwatch
-from napari_busref.datasets import load_pairs
+from napari_busref.data.datasets import load_pairs
 from napari_busref.evaluation import write_table
-from napari_busref.matching.features import Reference
-from napari_busref.matching.find import Options, find
-from napari_busref.matching.views import View
+from napari_busref.geometry import Estimate, estimate_to_pixels
+from napari_busref.images.preprocess import Prepared, fill_invalid, luma, prepare
 from napari_busref.metrics.registration import Scorer, make_pair, pixel_grid
 from napari_busref.models import load_model
-from napari_busref.models.geometry import Estimate, estimate_to_pixels
-from napari_busref.preprocess import Prepared, fill_invalid, luma, prepare
-from napari_busref.progress import Reporter
-from napari_busref.transform import Transform
+from napari_busref.registration.candidates import Options, find
+from napari_busref.registration.features import Reference
+from napari_busref.registration.pyramid import View
+from napari_busref.runtime.progress import Reporter
+from napari_busref.runtime.stopwatch import Stopwatch
+from napari_busref.transforms.transform import Transform
 
 
 @dataclass(frozen=True)

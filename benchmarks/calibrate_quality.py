@@ -27,12 +27,12 @@ from scipy.optimize import minimize
 from scipy.stats import rankdata
 from skimage.color import rgb2gray
 
-import napari_busref.registration as registration
+import napari_busref.registration._register as registration
 from napari_busref import register
-from napari_busref.datasets import load_pairs
+from napari_busref.data.datasets import load_pairs
 from napari_busref.metrics.registration import Scorer, make_pair, pixel_grid
 from napari_busref.models import load_model
-from napari_busref.quality import _BIAS, _WEIGHTS, Evidence, signs_of
+from napari_busref.registration.quality import _BIAS, _WEIGHTS, Evidence, signs_of
 
 SETS = ("roadscene", "vis-nir")
 FIELDS = ("split", "set", "pair", "seed", "mate", "side", "epe", "score", "reliable")

@@ -30,7 +30,7 @@ Pair = tuple[str, "NDArray[Any]", "NDArray[Any]"]
 
 def split(name: str, data_root: Path | None) -> list[Pair]:
     """The val split of a data set."""
-    from napari_busref.datasets import load_pairs
+    from napari_busref.data.datasets import load_pairs
 
     return load_pairs(name, data_root)
 
@@ -92,7 +92,7 @@ def main(
 
     set_threads(threads)
     from napari_busref.evaluation import evaluate_fusion, summarise, write_table
-    from napari_busref.tasks import TASKS
+    from napari_busref.fusion.tasks import TASKS
 
     out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []

@@ -22,9 +22,9 @@ from PIL import Image, ImageDraw
 
 from napari_busref import fuse
 from napari_busref.evaluation import FUSION_CONTROLS
+from napari_busref.fusion.tasks import TASKS
+from napari_busref.images.preprocess import luma
 from napari_busref.models import load_model
-from napari_busref.preprocess import luma
-from napari_busref.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 420  # of one picture, in px

@@ -32,12 +32,12 @@ def main(
     from skimage.metrics import peak_signal_noise_ratio
 
     from napari_busref import fuse
-    from napari_busref.datasets import load_pairs
+    from napari_busref.data.datasets import load_pairs
+    from napari_busref.data.task_pairs import originals
+    from napari_busref.fusion.tasks import model_for
+    from napari_busref.images.preprocess import luma
     from napari_busref.metrics.fusion import ssim
     from napari_busref.models import load_model
-    from napari_busref.preprocess import luma
-    from napari_busref.task_pairs import originals
-    from napari_busref.tasks import model_for
 
     names = model or ["refusion", "average", "laplacian", "guided-filter"]
     truth = originals(split)

@@ -110,11 +110,11 @@ def main(
     set_threads(threads)
     import numpy as np
 
-    from napari_busref.datasets import load_pairs
+    from napari_busref.data.datasets import load_pairs
     from napari_busref.evaluation import write_table
+    from napari_busref.fusion.tasks import model_for
+    from napari_busref.images.preprocess import luma
     from napari_busref.models import load_model
-    from napari_busref.preprocess import luma
-    from napari_busref.tasks import model_for
 
     out.mkdir(parents=True, exist_ok=True)
     networks = (

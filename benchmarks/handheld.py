@@ -31,9 +31,9 @@ from skimage.feature import canny
 from skimage.transform import resize
 
 from napari_busref import RegistrationResult, load_model, register
-from napari_busref.datasets import default_root
+from napari_busref.data.datasets import default_root
 from napari_busref.evaluation import write_table
-from napari_busref.preprocess import luma
+from napari_busref.images.preprocess import luma
 
 DATASET = "metu-vistir"
 SHEET_WIDTH = 640  # of one panel, in px

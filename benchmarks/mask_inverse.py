@@ -13,9 +13,9 @@ import argparse
 
 import torch
 
-from napari_busref.models.geometry import base_grid, inside
-from napari_busref.training.config import WarpConfig
-from napari_busref.training.warps import draw_warps
+from napari_busref.geometry import base_grid, inside
+from napari_busref.training.batches.warps import draw_warps
+from napari_busref.training.recipe import WarpConfig
 
 SHAPE = (330, 500)
 

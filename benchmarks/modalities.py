@@ -55,7 +55,7 @@ HEADINGS = {
 
 def stains(data_root: Path | None) -> Iterator[Aligned]:
     """The two stains of a tissue section."""
-    from napari_busref.samples import stain_pair
+    from napari_busref.data.samples import stain_pair
 
     sample = stain_pair()
     yield "stains", sample.fixed, sample.aligned
@@ -78,7 +78,7 @@ def photographs(data_root: Path | None) -> Iterator[Aligned]:
     import numpy as np
     from skimage import data
 
-    from napari_busref.preprocess import luma
+    from napari_busref.images.preprocess import luma
 
     found = [(name, getattr(data, name)()) for name in PHOTOGRAPHS]
     with contextlib.suppress(ValueError):  # `main` says so
@@ -90,7 +90,7 @@ def photographs(data_root: Path | None) -> Iterator[Aligned]:
 
 def infrared(sets: Sequence[str], data_root: Path | None) -> Iterator[Aligned]:
     """Visible and infrared images, of each data set in turn."""
-    from napari_busref.datasets import load_pairs
+    from napari_busref.data.datasets import load_pairs
 
     loaded = [load_pairs(name, data_root) for name in sets]
     for name, second, visible in chain.from_iterable(zip(*loaded, strict=False)):
@@ -215,7 +215,7 @@ CASES = {
 
 
 def _root(data_root: Path | None) -> Path:
-    from napari_busref.datasets import default_root
+    from napari_busref.data.datasets import default_root
 
     root = data_root or default_root()
     if root is None:
@@ -229,8 +229,8 @@ def draw(case: Case, aligned: Aligned, seed: int) -> tuple[SyntheticPair, NDArra
     from scipy import ndimage
     from skimage.transform import resize
 
+    from napari_busref.images.preprocess import empty_border, luma
     from napari_busref.metrics.registration import make_pair
-    from napari_busref.preprocess import empty_border, luma
 
     _, fixed, second = aligned
     altered = second.astype(np.float64) / 255

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
+from napari_busref.images.preprocess import empty_border
 from napari_busref.metrics.registration import pixel_grid
-from napari_busref.preprocess import empty_border
 
 Image = NDArray[np.float32]
 Source = NDArray[np.float64]

@@ -158,7 +158,7 @@ def call_peer(name: str, pair: SyntheticPair) -> tuple[NDArray[Any], Row]:
     import numpy as np
     from peers import PEERS
 
-    from napari_busref.preprocess import luma
+    from napari_busref.images.preprocess import luma
 
     grey = luma(pair.fixed.astype(np.float32) / 255)
     return PEERS[name].run(grey, pair.moving.astype(np.float32)), {}
@@ -221,7 +221,7 @@ def warps(
     dataset: str, split: str, seeds: Sequence[int], limit: int | None, data_root: Path | None
 ) -> Iterator[tuple[Row, Callable[[], SyntheticPair]]]:
     """The key of every pair and warp, and what draws it."""
-    from napari_busref.datasets import load_pairs
+    from napari_busref.data.datasets import load_pairs
     from napari_busref.metrics.registration import make_pair
 
     folder, reduce, ranges = SETS.get(dataset, (dataset, None, {}))
@@ -241,8 +241,8 @@ def measure(
     """Measure what `rows.csv` does not have yet and append it row by row."""
     from peers import PEERS
 
+    from napari_busref.data.samples import thermal_scene
     from napari_busref.metrics.registration import Scorer, make_pair
-    from napari_busref.samples import thermal_scene
 
     file = out / "rows.csv"
     before = read_rows(file)

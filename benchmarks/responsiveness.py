@@ -240,7 +240,7 @@ def opened(size: int) -> tuple[Any, Any, dict[str, Any]]:
     from npe2 import PluginManager, PluginManifest
 
     import napari_busref
-    from napari_busref.samples import thermal_scene
+    from napari_busref.data.samples import thermal_scene
 
     manager = PluginManager.instance()
     manager.discover()

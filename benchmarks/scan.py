@@ -16,7 +16,7 @@ from time import perf_counter, process_time
 import torch
 from torch import Tensor
 
-from napari_busref.models.scan import recurrent_scan
+from napari_busref.models.fusion.scan import recurrent_scan
 
 
 def pixels(x: Tensor, weight: Tensor) -> Tensor:

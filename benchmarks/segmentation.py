@@ -44,13 +44,13 @@ def main(
     from torch import Tensor, nn
 
     from napari_busref.models import list_models, load_model
-    from napari_busref.training.config import DataConfig
-    from napari_busref.training.semantic import (
+    from napari_busref.training.losses.semantic import (
         LabelledScenes,
         SemanticConstraint,
         class_ious,
         load_segmenter,
     )
+    from napari_busref.training.recipe import DataConfig
 
     class Source(nn.Module):
         """One of both sources as it is."""

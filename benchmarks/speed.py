@@ -36,8 +36,8 @@ def _call(
     from skimage.color import rgb2gray
 
     from napari_busref import fuse, register
+    from napari_busref.data.samples import thermal_scene
     from napari_busref.models import load_model
-    from napari_busref.samples import thermal_scene
 
     sample = thermal_scene(shape=shape)
     if name == "optical_flow_tvl1":

@@ -99,8 +99,9 @@ def told(pair: SyntheticPair, seed: int) -> Iterator[None]:
     import numpy as np
     from scipy.ndimage import map_coordinates
 
-    from napari_busref.matching import posterior, refine
-    from napari_busref.models.geometry import estimate_to_pixels
+    from napari_busref.geometry import estimate_to_pixels
+    from napari_busref.registration import em_fit as posterior
+    from napari_busref.registration import refine
 
     random = np.random.default_rng(seed)
     source, shape = pair.warp.true_source(), pair.warp.shape
@@ -142,7 +143,7 @@ def look(infrared: Array, visible: Array, model: nn.Module, device: str, path: P
     from imageio.v3 import imwrite
 
     from napari_busref import register
-    from napari_busref.comparison import compare
+    from napari_busref.images.comparison import compare
 
     result = register(visible, infrared.astype(np.float32), model=model, device=device)
     given, found = (
@@ -242,10 +243,10 @@ def main(
     from registration import set_threads
 
     set_threads(threads)
-    from napari_busref.datasets import load_pairs
+    from napari_busref.data.datasets import load_pairs
     from napari_busref.evaluation import write_table
+    from napari_busref.images.preprocess import luma
     from napari_busref.models import load_model
-    from napari_busref.preprocess import luma
 
     drawn = [int(seed) for seed in seeds.split(",")]
     if len(drawn) < 2:

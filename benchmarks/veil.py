@@ -55,9 +55,9 @@ def main(
 
     from napari_busref import fuse
     from napari_busref.evaluation import FUSION_CONTROLS
+    from napari_busref.fusion.tasks import TASKS
+    from napari_busref.images.preprocess import luma
     from napari_busref.models import load_model
-    from napari_busref.preprocess import luma
-    from napari_busref.tasks import TASKS
 
     task, load = CASES[case]
     controls = [name for name in FUSION_CONTROLS if not name.endswith("only")]

@@ -27,7 +27,7 @@ from skimage.morphology import remove_small_objects
 
 import napari_busref
 from napari_busref import load_sample, write_image
-from napari_busref.samples import thermal_scene
+from napari_busref.data.samples import thermal_scene
 
 if TYPE_CHECKING:
     import napari

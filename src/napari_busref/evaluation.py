@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_busref import datasets
+from napari_busref.data import datasets
 from napari_busref.fusion import fuse
-from napari_busref.io import check_writable
+from napari_busref.images.io import check_writable
 from napari_busref.metrics import registration as metrics
 from napari_busref.metrics.fusion import METRICS, fusion_scores
-from napari_busref.progress import Cancelled, Progress, Reporter
 from napari_busref.registration import RegistrationResult, register
+from napari_busref.runtime.progress import Cancelled, Progress, Reporter
 
 if TYPE_CHECKING:
     import torch
@@ -274,8 +274,8 @@ def _load(
     """Load every model once, so that its loading is not in the seconds of a pair."""
     from torch import nn
 
-    from napari_busref.device import resolve_device
     from napari_busref.models import load_model
+    from napari_busref.runtime.device import resolve_device
 
     if isinstance(models, str | os.PathLike | nn.Module):
         raise ValueError(f"models: got {models!r}, need a list of models")

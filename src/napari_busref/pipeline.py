@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 from numpy.typing import ArrayLike
 
 from napari_busref.fusion import FusionResult, fuse
-from napari_busref.progress import Cancelled, Progress, Reporter
 from napari_busref.registration import RegistrationResult, register
-from napari_busref.transform import Transform
+from napari_busref.runtime.progress import Cancelled, Progress, Reporter
+from napari_busref.transforms.transform import Transform
 
 if TYPE_CHECKING:
     import torch

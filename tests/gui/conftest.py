@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import napari_busref
-from napari_busref import progress as progress_module
-from napari_busref.transform import Transform
+from napari_busref.runtime import progress as progress_module
+from napari_busref.transforms.transform import Transform
 
 MANIFEST = Path(napari_busref.__file__).with_name("napari.yaml")
 GUI = Path(__file__).parent
@@ -138,8 +138,8 @@ class FakePipeline:
         )
 
     def result(self, fixed, moving, initial, stopped=False):
-        from napari_busref.quality import Evidence, Quality
         from napari_busref.registration import RegistrationResult
+        from napari_busref.registration.quality import Evidence, Quality
 
         shapes = fixed.shape[:2], moving.shape[:2]
         start = initial or Transform.equal_field_of_view(*shapes)

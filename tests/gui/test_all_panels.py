@@ -12,8 +12,8 @@ import yaml
 pytest.importorskip("napari")
 
 import napari_busref
-from napari_busref.progress import Reporter
-from napari_busref.transform import Transform
+from napari_busref.runtime.progress import Reporter
+from napari_busref.transforms.transform import Transform
 
 KEY = "napari-busref"
 MANIFEST = Path(napari_busref.__file__).with_name("napari.yaml")
@@ -91,7 +91,7 @@ class Held:
 
 
 def begin_carrying(viewer, monkeypatch, held):
-    monkeypatch.setattr("napari_busref._napari.carry_over_widget.carry_over", held)
+    monkeypatch.setattr("napari_busref._napari.carry_over.panel.carry_over", held)
     transform = Transform.identity(SHAPE)
     known = {"transform": transform, "role": "warped", "fixed": "vis", "moving": "ir"}
     metadata = {KEY: known | {"axes": (0, 1), "name": "ir warped"}}
@@ -104,7 +104,7 @@ def begin_carrying(viewer, monkeypatch, held):
 
 def begin_landmarks(viewer, monkeypatch, held):
     _, panel = viewer.window.add_plugin_dock_widget(KEY, "Landmarks")
-    monkeypatch.setattr("napari_busref._napari.landmark_result.register_layers", held)
+    monkeypatch.setattr("napari_busref._napari.landmarks.result.register_layers", held)
     pairs = panel.start()
     for points in pairs.points.values():
         points.add([[5, 5], [5, 50], [40, 8], [40, 55]])

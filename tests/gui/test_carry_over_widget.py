@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_busref.transform import Transform
+from napari_busref.transforms.transform import Transform
 
 KEY = "napari-busref"
 FIXED, MOVING = (48, 64), (40, 50)

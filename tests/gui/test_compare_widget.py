@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from napari_busref.transform import Transform
+from napari_busref.transforms.transform import Transform
 
 KEY = "napari-busref"
 SHAPE = (48, 64)
@@ -48,7 +48,7 @@ def shown(viewer):
 
 
 def test_all_modes_of_one_comparison(viewer, panel, layers, qtbot, notes, tmp_path):
-    from napari_busref._napari.compare_draw import MODES
+    from napari_busref._napari.compare.draw import MODES
 
     assert (panel.reference.value, panel.tested.value) == (layers[0], layers[2])
     assert not panel.before.isEnabled()
@@ -243,7 +243,7 @@ def test_a_viewer_closes_on_a_running_comparison(viewer, panel, layers, qtbot):
 
 
 def test_large_pyramids_are_compared_where_they_are_looked_at(viewer, panel, qtbot, monkeypatch):
-    from napari_busref._napari import compare_widget
+    from napari_busref._napari.compare import panel as compare_widget
 
     small = partial(compare_widget.choose_part, pixels=64 * 64)
     monkeypatch.setattr(compare_widget, "choose_part", small)
@@ -271,7 +271,7 @@ def test_large_pyramids_are_compared_where_they_are_looked_at(viewer, panel, qtb
 def test_opening_the_panel_does_not_load_torch(viewer):
     import subprocess
 
-    code = "import sys, napari_busref._napari.compare_widget;print('torch' in sys.modules)"
+    code = "import sys, napari_busref._napari.compare.panel;print('torch' in sys.modules)"
     output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout

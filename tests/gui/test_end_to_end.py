@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_busref.samples import thermal_scene
+from napari_busref.data.samples import thermal_scene
 
 pytest.importorskip("napari")
 
-from napari_busref._napari.settings import Settings
+from napari_busref._napari.register.settings import Settings
 
 
 def run_to_the_end(panel, qtbot):
@@ -138,7 +138,7 @@ def test_the_panel_registers_and_fuses_with_the_shipped_weights(viewer, panel, q
 
 
 def flow_at_the_start(sample):
-    from napari_busref.transform import Transform
+    from napari_busref.transforms.transform import Transform
 
     return Transform.equal_field_of_view(
         sample.truth.fixed_shape, sample.truth.moving_shape

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from napari_busref.transform import Transform
+from napari_busref.transforms.transform import Transform
 
 KEY, START = "napari-busref", "napari-busref-start"
 FIXED, MOVING = (60, 80), (50, 90)
@@ -291,8 +291,8 @@ def test_a_transform_needs_no_torch_before_it_is_used():
 
     code = (
         "import sys;"
-        "import napari_busref._napari.landmark_pairs, napari_busref._napari.landmark_result;"
-        "import napari_busref._napari.carry_over, napari_busref._napari.start;"
+        "import napari_busref._napari.landmarks.pairs, napari_busref._napari.landmarks.result;"
+        "import napari_busref._napari.carry_over.api, napari_busref._napari.layers.start;"
         "print([name for name in ('torch', 'qtpy') if name in sys.modules])"
     )
     done = subprocess.run(

@@ -12,7 +12,7 @@ import pytest
 
 import napari_busref
 from napari_busref import ImageGrid, read_image, read_transform, write_transform
-from napari_busref.transform import Transform
+from napari_busref.transforms.transform import Transform
 
 KEY = "napari-busref"
 
@@ -145,7 +145,7 @@ def test_import_panel(viewer, pair, tmp_path, notes):
     from qtpy.QtCore import QEvent
     from qtpy.QtWidgets import QApplication
 
-    from napari_busref._napari.start import START_KEY
+    from napari_busref._napari.layers.start import START_KEY
 
     fixed, moving, transform = pair
     _, panel = viewer.window.add_plugin_dock_widget("napari-busref", "Import transform")

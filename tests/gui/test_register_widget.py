@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import napari_busref
-from napari_busref.transform import Transform
+from napari_busref.transforms.transform import Transform
 
 pytest.importorskip("napari")
 from napari.components import ViewerModel
@@ -20,8 +20,8 @@ from qtpy.QtCore import Qt, QThreadPool
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
-from napari_busref._napari.register_widget import RegisterAndFuse
-from napari_busref._napari.settings import Settings
+from napari_busref._napari.register.panel import RegisterAndFuse
+from napari_busref._napari.register.settings import Settings
 
 KEY = "napari-busref"
 MANIFEST = Path(napari_busref.__file__).with_name("napari.yaml")
@@ -464,7 +464,7 @@ def test_an_error_while_layers_are_added_is_notified(
     def broken(*args):
         raise OSError("disk")
 
-    monkeypatch.setattr("napari_busref._napari.placer.update_layers", broken)
+    monkeypatch.setattr("napari_busref._napari.register.placer.update_layers", broken)
     run_to_the_end(panel, qtbot)
     assert notes[-1] == ("error", "Register and fuse: disk")
     assert names(viewer) == ["vis", "ir"]

@@ -7,7 +7,7 @@ import pytest
 from imageio.v3 import imwrite
 
 from napari_busref.models import card, list_models
-from napari_busref.training.plans import trainings_folder
+from napari_busref.training.finetuning.plan import trainings_folder
 
 KEY = "napari-busref"
 SHAPE = (48, 64)

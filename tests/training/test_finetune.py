@@ -12,23 +12,21 @@ import torch
 from imageio.v3 import imwrite
 from typer.testing import CliRunner, Result
 
-from napari_busref.cli import app
+from napari_busref._cli.main import app
 from napari_busref.models import card, list_models, load_model
-from napari_busref.models.user_models import add_user_model, list_user_models
-from napari_busref.progress import Cancelled
+from napari_busref.models.user_folder import list_user_models
+from napari_busref.models.user_models import add_user_model
+from napari_busref.runtime.progress import Cancelled
 from napari_busref.training import finetune, resume_finetuning, run
-from napari_busref.training.aligned import (
+from napari_busref.training.batches.data import PairStore
+from napari_busref.training.finetuning.pairs import (
     AlignedPair,
     PreparedPair,
     pairs_in_folders,
     prepare_pair,
     split_pairs,
 )
-from napari_busref.training.config import load_recipe
-from napari_busref.training.data import PairStore
-from napari_busref.training.fine_recipes import base_models
-from napari_busref.training.finetuning import Finetuned, Preview, Watcher
-from napari_busref.training.plans import (
+from napari_busref.training.finetuning.plan import (
     discard_finetuning,
     is_unfinished,
     logged_losses,
@@ -36,6 +34,9 @@ from napari_busref.training.plans import (
     trainings_folder,
     unfinished_finetunings,
 )
+from napari_busref.training.finetuning.recipes import base_models
+from napari_busref.training.finetuning.result import Finetuned, Preview, Watcher
+from napari_busref.training.recipe import load_recipe
 from napari_busref.training.stages import build_stage
 
 

@@ -10,10 +10,10 @@ from scipy import ndimage as ndi
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from napari_busref.models.refusion import LossWeights
-from napari_busref.training import mda_losses, refusion_losses
-from napari_busref.training.config import FusionLossConfig
-from napari_busref.training.fusion_losses import (
+from napari_busref.models.fusion.refusion import LossWeights
+from napari_busref.training.losses import mda as mda_losses
+from napari_busref.training.losses import refusion as refusion_losses
+from napari_busref.training.losses.fusion import (
     brightness_loss,
     energy_weights,
     pyramid_gradient_loss,
@@ -21,6 +21,7 @@ from napari_busref.training.fusion_losses import (
     wanted_gradient,
     wanted_image,
 )
+from napari_busref.training.recipe import FusionLossConfig
 
 Array = NDArray[np.float64]
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from napari_busref.models import card, load_model
 from napari_busref.training import run
-from napari_busref.training.config import load_recipe
-from napari_busref.training.data import PairStore
+from napari_busref.training.batches.data import PairStore
+from napari_busref.training.recipe import load_recipe
 from napari_busref.training.stages.refusion import ReFusionStage
 
 RECIPE = """

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from napari_busref.models import load_model
-from napari_busref.models.likelihood import Likelihood
+from napari_busref.models.features.likelihood import Likelihood
 from napari_busref.training import run
-from napari_busref.training.config import load_recipe
-from napari_busref.training.data import PairStore
+from napari_busref.training.batches.data import PairStore
+from napari_busref.training.recipe import load_recipe
 from napari_busref.training.stages.likelihood import LikelihoodStage
 
 RECIPE = """

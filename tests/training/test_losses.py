@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from napari_busref.metrics.registration import normalised_cross_correlation
-from napari_busref.training.losses import (
+from napari_busref.training.losses.busref import (
     endpoint_loss,
     fusion_gradient_loss,
     gradient_target,

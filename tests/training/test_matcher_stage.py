@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from napari_busref.geometry import base_grid, inside, offsets, warp
 from napari_busref.models import load_model
-from napari_busref.models.geometry import base_grid, inside, offsets, warp
 from napari_busref.training import run
-from napari_busref.training.augment import random_curve
-from napari_busref.training.config import load_recipe
-from napari_busref.training.data import PairStore
-from napari_busref.training.losses import contrastive_loss, offset_loss
+from napari_busref.training.batches.augment import random_curve
+from napari_busref.training.batches.data import PairStore
+from napari_busref.training.batches.warps import fixed_to_moving
+from napari_busref.training.losses.busref import contrastive_loss, offset_loss
+from napari_busref.training.losses.votes import pool_votes, window_correlation
+from napari_busref.training.recipe import load_recipe
 from napari_busref.training.stages.matcher import MatcherStage
-from napari_busref.training.votes import pool_votes, window_correlation
-from napari_busref.training.warps import fixed_to_moving
 
 RECIPE = """
 stage = "matcher"

@@ -7,11 +7,11 @@ import pytest
 import torch
 from skimage.color import rgb2gray
 
-from napari_busref.matching.features import Networks
-from napari_busref.samples import thermal_scene
-from napari_busref.training.config import DataConfig, Recipe
-from napari_busref.training.data import PairStore
-from napari_busref.training.realign import realigned
+from napari_busref.data.samples import thermal_scene
+from napari_busref.registration.features import Networks
+from napari_busref.training.batches.data import PairStore
+from napari_busref.training.batches.realign import realigned
+from napari_busref.training.recipe import DataConfig, Recipe
 from napari_busref.training.stages.likelihood import LikelihoodStage
 
 OFF = 3  # columns

@@ -15,11 +15,10 @@ from imageio.v3 import imwrite
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
-from napari_busref.models.superfusion_fusion import SuperFusionNet, SuperFusionNetConfig
+from napari_busref.models.fusion.superfusion import SuperFusionNet, SuperFusionNetConfig
 from napari_busref.training import run
-from napari_busref.training.config import DataConfig
-from napari_busref.training.data import PairStore
-from napari_busref.training.semantic import (
+from napari_busref.training.batches.data import PairStore
+from napari_busref.training.losses.semantic import (
     LabelledScenes,
     SemanticConstraint,
     class_ious,
@@ -28,6 +27,7 @@ from napari_busref.training.semantic import (
     lovasz_softmax,
     mean_iou,
 )
+from napari_busref.training.recipe import DataConfig
 
 
 @pytest.fixture(autouse=True)

@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from napari_busref.geometry import base_grid, warp
 from napari_busref.models import load_model
-from napari_busref.models.geometry import base_grid, warp
-from napari_busref.progress import Cancelled
+from napari_busref.runtime.progress import Cancelled
 from napari_busref.training import run
-from napari_busref.training.config import load_recipe
-from napari_busref.training.data import PairStore
-from napari_busref.training.losses import (
+from napari_busref.training.batches.data import PairStore
+from napari_busref.training.losses.busref import (
     bending_loss,
     edge_weight,
     photometric_loss,
     registered_fusion_loss,
 )
+from napari_busref.training.recipe import load_recipe
 from napari_busref.training.stages import build_stage
 from napari_busref.training.stages.superfusion import SuperFusionStage, _directions
 from napari_busref.training.stages.synthetic import true_cells

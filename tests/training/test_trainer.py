@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from napari_busref.models import load_model
-from napari_busref.progress import Cancelled
+from napari_busref.runtime.progress import Cancelled
 from napari_busref.training import run
-from napari_busref.training.config import load_recipe
-from napari_busref.training.data import PairStore
+from napari_busref.training.batches.data import PairStore
+from napari_busref.training.recipe import load_recipe
 from napari_busref.training.stages import build_stage
 
 
@@ -162,7 +162,7 @@ def test_two_gloo_processes_train_one_model(recipes: dict[str, Path], tmp_path: 
     script.write_text(
         "import sys, torch\n"
         "from napari_busref.training import run\n"
-        "from napari_busref.training.data import PairStore\n"
+        "from napari_busref.training.batches.data import PairStore\n"
         "torch.manual_seed(0)\n"
         "image = torch.nn.functional.interpolate(torch.rand(1, 1, 9, 9), (64, 64))[0]\n"
         "run('bus', sys.argv[1], output=sys.argv[2], store=PairStore([(image, 1 - image)]),\n"

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from napari_busref.models.geometry import base_grid, inside, invert_affine, warp
-from napari_busref.training.config import DataConfig, WarpConfig
-from napari_busref.training.data import PairStore
-from napari_busref.training.warps import Warps, draw_warps, fixed_to_moving
+from napari_busref.geometry import base_grid, inside, invert_affine, warp
+from napari_busref.training.batches.data import PairStore
+from napari_busref.training.batches.warps import Warps, draw_warps, fixed_to_moving
+from napari_busref.training.recipe import DataConfig, WarpConfig
 
 SHAPE = (96, 144)
 

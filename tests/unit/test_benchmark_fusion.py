@@ -12,9 +12,9 @@ import typer
 from imageio.v3 import imread
 from PIL import Image
 
+from napari_busref.data.samples import thermal_scene
+from napari_busref.data.task_pairs import originals
 from napari_busref.metrics.fusion import METRICS, qabf
-from napari_busref.samples import thermal_scene
-from napari_busref.task_pairs import originals
 
 SHAPE = (72, 96)
 
@@ -89,13 +89,13 @@ def test_the_right_answer_of_a_made_pair_is_the_photograph(
 ):
     script = scripts["fusion_truth"]
     options = {"model": ["average", "guided-filter"], "threads": 1}
-    for module in ("napari_busref.task_pairs", "napari_busref.datasets"):
+    for module in ("napari_busref.data.task_pairs", "napari_busref.data.datasets"):
         for name in ("focus_pairs", "exposure_pairs"):
             whole = getattr(importlib.import_module(module), name)
             short = [(n, a[:96, :128], b[:96, :128]) for n, a, b in whole("val")[:1]]
             monkeypatch.setattr(f"{module}.{name}", lambda split, short=short: short)
     known = {n: image[:96, :128] for n, image in originals("val").items()}
-    monkeypatch.setattr("napari_busref.task_pairs.originals", lambda split: known)
+    monkeypatch.setattr("napari_busref.data.task_pairs.originals", lambda split: known)
     script.main(**options)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("multi-focus val, 1 pairs") and len(lines) == 6

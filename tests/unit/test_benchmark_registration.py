@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from napari_busref.data.samples import thermal_scene
+from napari_busref.images.preprocess import luma
 from napari_busref.metrics.registration import Scorer, make_pair, pixel_grid
-from napari_busref.preprocess import luma
-from napari_busref.samples import thermal_scene
 
 SHAPE = (64, 80)
 TOOLS = ["ants", "ecc", "elastix", "sift", "simpleitk", "stackreg"]

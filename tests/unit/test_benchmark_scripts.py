@@ -12,8 +12,8 @@ from imageio.v3 import imread
 from PIL import Image
 from scipy import ndimage
 
+from napari_busref.data.samples import thermal_scene
 from napari_busref.metrics.registration import Scorer
-from napari_busref.samples import thermal_scene
 
 SHAPE = (64, 96)
 

@@ -13,8 +13,8 @@ from imageio.v3 import imread
 from skimage.color import rgb2gray
 
 from napari_busref import register
+from napari_busref.data.samples import thermal_scene
 from napari_busref.metrics import registration
-from napari_busref.samples import thermal_scene
 
 OFF = (0, 3)  # rows, columns by which the content of the infrared image lies beside its place
 

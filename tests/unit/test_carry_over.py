@@ -14,12 +14,12 @@ pytest.importorskip("napari")
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer, Points, Shapes, Surface, Tracks, Vectors
 
-from napari_busref._napari.carry_over import carry_over
-from napari_busref._napari.grids import Grid, Rescaled
-from napari_busref._napari.known_transforms import known_transforms, put_layers
-from napari_busref._napari.placing import place_on
-from napari_busref.progress import Cancelled
-from napari_busref.transform import Transform
+from napari_busref._napari.carry_over.api import carry_over
+from napari_busref._napari.carry_over.known_transforms import known_transforms, put_layers
+from napari_busref._napari.carry_over.placing import place_on
+from napari_busref._napari.layers.grids import Grid, Rescaled
+from napari_busref.runtime.progress import Cancelled
+from napari_busref.transforms.transform import Transform
 
 KEY = "napari-busref"
 FIXED, MOVING = (48, 64), (40, 50)
@@ -304,7 +304,7 @@ def test_a_stack_registered_plane_by_plane_takes_the_transform_of_each_plane():
 
 def test_a_field_too_large_for_all_pixels_is_used_as_it_was_found(monkeypatch):
     """Layers of more than 4096 x 4096 pixels keep the transform at which they were looked at."""
-    monkeypatch.setattr("napari_busref._napari.carry_route.FIELD_BUDGET", 1000)
+    monkeypatch.setattr("napari_busref._napari.carry_over.route.FIELD_BUDGET", 1000)
     found = bent()
     fixed_shape, moving_shape = (96, 192), (120, 50)
     grids = Grid.over(FIXED, fixed_shape), Grid.over(MOVING, moving_shape)

@@ -17,13 +17,13 @@ import pytest
 import tifffile
 from typer.testing import CliRunner, Result
 
-from napari_busref.cli import app
+from napari_busref._cli.main import app
 from napari_busref.fusion import fuse as fuse_images
-from napari_busref.interchange import ImageGrid, TransformFile, write_transform
-from napari_busref.io import read_image, write_image
-from napari_busref.progress import check
+from napari_busref.images.io import read_image, write_image
 from napari_busref.registration import RegistrationResult, register
-from napari_busref.transform import Transform
+from napari_busref.runtime.progress import check
+from napari_busref.transforms.formats import ImageGrid, TransformFile, write_transform
+from napari_busref.transforms.transform import Transform
 
 FAST = ["--model", "identity", "--device", "cpu"]
 
@@ -78,7 +78,7 @@ def folders(tmp_path: Path, images: tuple[np.ndarray, np.ndarray]) -> tuple[Path
 
 def test_every_command_has_help_without_torch() -> None:
     code = (
-        "import sys; from typer.testing import CliRunner; from napari_busref.cli import app\n"
+        "import sys; from typer.testing import CliRunner; from napari_busref._cli.main import app\n"
         "for command in 'register fuse run apply evaluate train models demo'.split():\n"
         "    result = CliRunner().invoke(app, [command, '--help'])\n"
         "    assert result.exit_code == 0 and command in result.output, result.output\n"

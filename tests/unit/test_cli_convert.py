@@ -18,7 +18,7 @@ from napari_busref import (
     write_image,
     write_transform,
 )
-from napari_busref.cli import app
+from napari_busref._cli.main import app
 
 FIXED, MOVING = (40, 56), (30, 44)
 AFFINE = np.array([[0.75, 0.05, 1.0], [-0.04, 0.77, -2.0], [0.0, 0.0, 1.0]])

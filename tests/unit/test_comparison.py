@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from napari_busref.comparison import (
+from napari_busref.data.samples import thermal_scene
+from napari_busref.images.comparison import (
     MODES,
     Curtain,
     checkerboard,
@@ -21,13 +22,8 @@ from napari_busref.comparison import (
     overlay,
     stretch,
 )
-from napari_busref.metrics.alignment import (
-    ALIGNMENT_METRICS,
-    alignment_scores,
-    end_point_error,
-)
-from napari_busref.samples import thermal_scene
-from napari_busref.transform import Transform
+from napari_busref.metrics.alignment import ALIGNMENT_METRICS, alignment_scores, end_point_error
+from napari_busref.transforms.transform import Transform
 
 SHAPE = (40, 60)
 
@@ -274,7 +270,7 @@ def test_the_end_point_error_of_a_shift_is_its_length():
 
 def test_pictures_and_scores_load_neither_torch_nor_napari():
     code = (
-        "import sys, napari_busref.comparison, napari_busref.metrics.alignment;"
+        "import sys, napari_busref.images.comparison, napari_busref.metrics.alignment;"
         "print([m for m in ('torch', 'napari', 'qtpy') if m in sys.modules])"
     )
     output = subprocess.run(
@@ -342,25 +338,25 @@ def registered(shift=(2.0, -3.0), **placed):
 
 
 def find(viewer, truth=None):
-    from napari_busref._napari.compare_source import find_sides
+    from napari_busref._napari.compare.source import find_sides
 
     return find_sides(viewer, viewer.layers["vis"], viewer.layers["ir warped"], truth)
 
 
 def read(side, part):
-    from napari_busref._napari.compare_pixels import Pixels
+    from napari_busref._napari.compare.pixels import Pixels
 
     return Pixels.read(side, part, threading.Event())
 
 
 def whole(viewer, sides):
-    from napari_busref._napari.compare_pixels import choose_part
+    from napari_busref._napari.compare.pixels import choose_part
 
     return choose_part(sides.reference.plane)
 
 
 def test_the_warped_layer_and_its_reference_are_guessed():
-    from napari_busref._napari.compare_source import guess_sides, offered
+    from napari_busref._napari.compare.source import guess_sides, offered
 
     viewer = registered()
     layers = viewer.layers
@@ -390,8 +386,8 @@ def test_sides_are_read_on_the_grid_of_the_reference(placed):
 
 def test_a_moving_layer_is_brought_over_through_the_world():
     napari_layers = pytest.importorskip("napari.layers")
-    from napari_busref._napari.compare_pixels import choose_part
-    from napari_busref._napari.compare_source import find_sides
+    from napari_busref._napari.compare.pixels import choose_part
+    from napari_busref._napari.compare.source import find_sides
 
     fine = np.repeat(np.repeat(noise()[..., 0], 2, 0), 2, 1)
     viewer = viewer_of(
@@ -413,8 +409,8 @@ def test_large_planes_are_read_coarsely_or_in_part():
     napari_layers = pytest.importorskip("napari.layers")
     import dask.array as da
 
-    from napari_busref._napari.compare_pixels import choose_part, place_on
-    from napari_busref._napari.compare_source import find_sides
+    from napari_busref._napari.compare.pixels import choose_part, place_on
+    from napari_busref._napari.compare.source import find_sides
 
     reads = []
 
@@ -463,8 +459,8 @@ def test_large_planes_are_read_coarsely_or_in_part():
 
 def test_layers_keep_their_colours():
     napari_layers = pytest.importorskip("napari.layers")
-    from napari_busref._napari.compare_pixels import choose_part
-    from napari_busref._napari.compare_source import find_sides
+    from napari_busref._napari.compare.pixels import choose_part
+    from napari_busref._napari.compare.source import find_sides
 
     grey = np.array([[0, 100], [200, 300]], np.uint16).repeat(20, 0).repeat(20, 1)
     viewer = viewer_of(
@@ -525,7 +521,7 @@ def test_what_is_known_about_the_truth():
 
 
 def test_sides_that_cannot_be_compared_are_refused():
-    from napari_busref._napari.compare_source import find_sides
+    from napari_busref._napari.compare.source import find_sides
 
     viewer = registered()
     layers = viewer.layers
@@ -543,7 +539,7 @@ def test_sides_that_cannot_be_compared_are_refused():
 
 def test_measuring_before_and_after(tmp_path):
     pytest.importorskip("napari")
-    from napari_busref._napari.compare_metrics import measure
+    from napari_busref._napari.compare.metrics import measure
 
     viewer = registered()
     known = viewer.layers["ir warped"].metadata[KEY]
@@ -579,7 +575,8 @@ def test_measuring_before_and_after(tmp_path):
 def test_the_error_of_transforms_that_are_kept_coarse(fits, monkeypatch):
     """Of large images, where neither need have a field in full resolution."""
     pytest.importorskip("napari")
-    from napari_busref._napari import compare_metrics, grids
+    from napari_busref._napari.compare import metrics as compare_metrics
+    from napari_busref._napari.layers import grids
 
     viewer = registered()  # by (2, -3) pixels
     coarse = grids.Grid((SHAPE[0] // 2, SHAPE[1] // 2), (2.0, 2.0))
@@ -618,7 +615,7 @@ def test_the_error_of_transforms_that_are_kept_coarse(fits, monkeypatch):
 
 def test_why_there_is_no_error_is_said():
     pytest.importorskip("napari")
-    from napari_busref._napari.compare_metrics import measure
+    from napari_busref._napari.compare.metrics import measure
 
     viewer = registered()
     image = viewer.add_image(noise(seed=5)[..., 0], name="truth")
@@ -629,7 +626,7 @@ def test_why_there_is_no_error_is_said():
 
 def test_the_view_is_one_layer_and_leaves_no_trace():
     napari_layers = pytest.importorskip("napari.layers")
-    from napari_busref._napari.compare_view import ComparisonView
+    from napari_busref._napari.compare.view import ComparisonView
 
     viewer = registered()
     layers = viewer.layers
@@ -678,7 +675,7 @@ def test_the_view_is_one_layer_and_leaves_no_trace():
 @pytest.mark.parametrize("axis", [0, 1])
 def test_the_edge_is_dragged_in_the_canvas(placed, axis):
     pytest.importorskip("napari")
-    from napari_busref._napari.compare_view import ComparisonView
+    from napari_busref._napari.compare.view import ComparisonView
 
     viewer = registered(**placed)
     moved = []
@@ -721,9 +718,9 @@ def test_the_edge_is_dragged_in_the_canvas(placed, axis):
 @pytest.mark.parametrize("ndim", [3, 4])
 def test_a_plane_of_a_stack_is_compared_where_it_is(ndim):
     napari_layers = pytest.importorskip("napari.layers")
-    from napari_busref._napari.compare_pixels import choose_part
-    from napari_busref._napari.compare_source import find_sides
-    from napari_busref._napari.compare_view import ComparisonView
+    from napari_busref._napari.compare.pixels import choose_part
+    from napari_busref._napari.compare.source import find_sides
+    from napari_busref._napari.compare.view import ComparisonView
 
     lead = (3,) * (ndim - 2)
     stack = np.random.default_rng(0).integers(0, 255, (*lead, *SHAPE)).astype(np.uint8)

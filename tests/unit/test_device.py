@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from napari_busref.device import available_devices, describe, resolve_device
+from napari_busref.runtime.device import available_devices, describe, resolve_device
 
 
 def test_auto_prefers_an_accelerator(monkeypatch):

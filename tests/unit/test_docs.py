@@ -14,7 +14,7 @@ from npe2 import PluginManifest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from napari_busref.cli import app
+from napari_busref._cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [

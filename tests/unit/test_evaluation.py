@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from napari_busref import evaluation
+from napari_busref.data.samples import thermal_scene
+from napari_busref.geometry import Estimate, identity_theta
 from napari_busref.metrics.fusion import METRICS, fusion_scores
 from napari_busref.metrics.registration import Scorer, make_pair, pixel_grid
-from napari_busref.models.geometry import Estimate, identity_theta
-from napari_busref.progress import Cancelled
-from napari_busref.samples import thermal_scene
+from napari_busref.runtime.progress import Cancelled
 
 SHAPE = (64, 80)
 NAMES = ["a.png", "b.png"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tifffile
 
-from napari_busref.transform import Transform
+from napari_busref.transforms.transform import Transform
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,11 +11,11 @@ from skimage import color, data
 from torch import nn
 
 from napari_busref import Cancelled, Transform, fuse, list_models
-from napari_busref.emphasis import more_detail, more_infrared
+from napari_busref.data.samples import thermal_scene
+from napari_busref.fusion.emphasis import more_detail, more_infrared
+from napari_busref.fusion.tasks import TASKS, model_for
 from napari_busref.metrics.fusion import spatial_frequency
-from napari_busref.models.refusion import PRIORS, ReFusion, ReFusionConfig
-from napari_busref.samples import thermal_scene
-from napari_busref.tasks import TASKS, model_for
+from napari_busref.models.fusion.refusion import PRIORS, ReFusion, ReFusionConfig
 
 SHAPE = (90, 110)
 

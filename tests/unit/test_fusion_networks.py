@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from napari_busref import fuse
-from napari_busref.models.gaf import Gaf, GafConfig
-from napari_busref.models.mda import DualAttention, Mda, MdaConfig
-from napari_busref.models.refusion import PRIORS, ChannelAttention, ReFusion, ReFusionConfig
-from napari_busref.models.superfusion_fusion import (
+from napari_busref.models.fusion.gaf import Gaf, GafConfig
+from napari_busref.models.fusion.mda import DualAttention, Mda, MdaConfig
+from napari_busref.models.fusion.refusion import PRIORS, ChannelAttention, ReFusion, ReFusionConfig
+from napari_busref.models.fusion.superfusion import (
     GlobalSpatialAttention,
     SuperFusionNet,
     SuperFusionNetConfig,
 )
-from napari_busref.training.config import FusionLossConfig
-from napari_busref.training.fusion_losses import pyramid_gradient_loss
+from napari_busref.training.losses.fusion import pyramid_gradient_loss
+from napari_busref.training.recipe import FusionLossConfig
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "gaf": lambda: Gaf(GafConfig(bus_channels=16, width=6)),

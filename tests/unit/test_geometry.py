@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from napari_busref.models.geometry import (
+from napari_busref.geometry import (
     Estimate,
     base_grid,
     compose_affine,

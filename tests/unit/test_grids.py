@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("napari")
 
-from napari_busref._napari import grids
-from napari_busref._napari.grids import Grid, Rescaled, regrid
-from napari_busref.transform import Transform
+from napari_busref._napari.layers import grids
+from napari_busref._napari.layers.grids import Grid, Rescaled, regrid
+from napari_busref.transforms.transform import Transform
 
 TURN = [[0.9, 0.2, 3.0], [-0.1, 1.1, -2.0], [0, 0, 1]]
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from napari_busref._inference import interruptible
-from napari_busref.progress import Cancelled
+from napari_busref.models.inference import interruptible
+from napari_busref.runtime.progress import Cancelled
 
 
 class Layers(nn.Module):

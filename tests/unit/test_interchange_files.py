@@ -17,8 +17,8 @@ from napari_busref import (
     read_transform,
     write_transform,
 )
-from napari_busref.interchange.files import WRITABLE
-from napari_busref.transform import read_metadata
+from napari_busref.transforms.formats.files import WRITABLE
+from napari_busref.transforms.transform import read_metadata
 
 FIXED, MOVING = (20, 30), (12, 18)
 AFFINE = np.array([[0.5, 0.1, 3.0], [-0.1, 0.6, -2.0], [0.0, 0.0, 1.0]])

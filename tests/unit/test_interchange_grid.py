@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_busref.interchange.grid import METRES, ImageGrid, unit_name
-from napari_busref.interchange.physical import (
+from napari_busref.images.io import ImageFile
+from napari_busref.transforms.formats.grid import METRES, ImageGrid, unit_name
+from napari_busref.transforms.formats.physical import (
     affine_from_physical,
     affine_to_physical,
     from_positions,
     positions,
 )
-from napari_busref.io import ImageFile
-from napari_busref.transform import Transform
+from napari_busref.transforms.transform import Transform
 
 TURNED = ((0.8, -0.6), (0.6, 0.8))
 

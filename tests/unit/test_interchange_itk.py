@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage
 
 from napari_busref import ImageGrid, Transform, read_transform, write_transform
-from napari_busref.interchange.itk import FIELDS, TRANSFORMS
+from napari_busref.transforms.formats.itk import FIELDS, TRANSFORMS
 
 FIXED, MOVING = (40, 56), (30, 44)
 AFFINE = np.array([[0.75, 0.05, 1.0], [-0.04, 0.77, -2.0], [0.0, 0.0, 1.0]])

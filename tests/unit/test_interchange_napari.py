@@ -19,13 +19,13 @@ from napari_busref import (
     read_transform,
     write_transform,
 )
-from napari_busref._napari import image_io, transform_io
-from napari_busref._napari.carry_over import carry_over
-from napari_busref._napari.grids import Grid, Rescaled
-from napari_busref._napari.image_grids import grid_of_layer, placement
-from napari_busref._napari.known_transforms import known_transforms
-from napari_busref._napari.layers import METADATA_KEY as KEY
-from napari_busref._napari.layers_result import PlaneResult
+from napari_busref._napari.carry_over.api import carry_over
+from napari_busref._napari.carry_over.known_transforms import known_transforms
+from napari_busref._napari.files import image_io, transform_io
+from napari_busref._napari.layers.grids import Grid, Rescaled
+from napari_busref._napari.layers.image_grids import grid_of_layer, placement
+from napari_busref._napari.layers.pair import METADATA_KEY as KEY
+from napari_busref._napari.layers.result import PlaneResult
 
 FIXED, MOVING = (20, 30), (12, 18)
 AFFINE = np.array([[0.5, 0.1, 3.0], [-0.1, 0.6, -2.0], [0.0, 0.0, 1.0]])

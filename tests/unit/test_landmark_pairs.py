@@ -10,7 +10,7 @@ pytest.importorskip("napari")
 from napari.components import LayerList
 from napari.layers import Image
 
-from napari_busref._napari.landmark_pairs import LandmarkPairs, free_of_overlap
+from napari_busref._napari.landmarks.pairs import LandmarkPairs, free_of_overlap
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_busref.landmarks import NEEDED, fit_landmarks
-from napari_busref.transform import Transform
+from napari_busref.transforms.landmarks import NEEDED, fit_landmarks
+from napari_busref.transforms.transform import Transform
 
 SHAPES = {"fixed_shape": (60, 80), "moving_shape": (50, 90)}
 AFFINE = np.array([[0.8, -0.1, 6.0], [0.15, 0.9, -3.0], [0, 0, 1]])

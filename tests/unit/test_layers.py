@@ -12,24 +12,20 @@ pytest.importorskip("napari")
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Vectors
 
-from napari_busref._napari.layers import (
+from napari_busref._napari.files.transform_io import get_reader, read_transform, write_transform
+from napari_busref._napari.layers.pair import (
     METADATA_KEY,
     expand,
     guess_pair,
     initial_transform,
     shown_plane,
 )
-from napari_busref._napari.results import (
+from napari_busref._napari.register.result_layers import (
     displacement_layer,
     result_layers,
     update_layers,
 )
-from napari_busref._napari.transform_io import (
-    get_reader,
-    read_transform,
-    write_transform,
-)
-from napari_busref.transform import Transform
+from napari_busref.transforms.transform import Transform
 
 PLACED = {
     "scale": (0.5, 0.25),
@@ -550,7 +546,7 @@ def test_a_transform_saved_from_python_is_read(tmp_path):
 
 
 def test_a_quality_comes_back_as_a_quality(tmp_path):
-    from napari_busref.quality import Quality
+    from napari_busref.registration.quality import Quality
 
     quality = Quality(
         score=0.5,

@@ -13,14 +13,14 @@ import dask.array as da
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
-from napari_busref._napari import reading
-from napari_busref._napari.grids import Grid, Rescaled
-from napari_busref._napari.lazy import Source, lazy_array, warp_window
-from napari_busref._napari.masks import mask_on
-from napari_busref._napari.planes import shown_plane
-from napari_busref._napari.reading import Reading, choose_reading
-from napari_busref.progress import Cancelled
-from napari_busref.transform import Transform
+from napari_busref._napari.layers import reading
+from napari_busref._napari.layers.grids import Grid, Rescaled
+from napari_busref._napari.layers.lazy import Source, lazy_array, warp_window
+from napari_busref._napari.layers.planes import shown_plane
+from napari_busref._napari.layers.reading import Reading, choose_reading
+from napari_busref._napari.register.masks import mask_on
+from napari_busref.runtime.progress import Cancelled
+from napari_busref.transforms.transform import Transform
 
 
 class Counted:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize, pad
 
-from napari_busref.models import likelihood
-from napari_busref.models.likelihood import (
+from napari_busref.models.features import likelihood
+from napari_busref.models.features.likelihood import (
     CELL,
     Likelihood,
     Local,

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from napari_busref._napari import loading
+from napari_busref._napari.register import loading
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/maps")

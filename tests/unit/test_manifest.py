@@ -72,8 +72,8 @@ def test_menus_are_open_to_plugins(manifest):
 
 
 def test_reader_and_writers_leave_the_files_of_others_alone(manifest):
-    from napari_busref._napari.activation import OWN_FILES
-    from napari_busref.interchange.files import WRITABLE
+    from napari_busref._napari.files.activation import OWN_FILES
+    from napari_busref.transforms.formats.files import WRITABLE
 
     (reader,) = manifest.contributions.readers
     assert reader.filename_patterns == list(OWN_FILES)
@@ -142,8 +142,8 @@ def test_discovering_the_manifest_loads_nothing_heavy():
 def test_layers_and_files_need_neither_qt_nor_torch():
     code = (
         "import sys;"
-        "import napari_busref._napari.layers, napari_busref._napari.results;"
-        "import napari_busref._napari.transform_io, napari_busref._napari.sample_data;"
+        "import napari_busref._napari.layers.pair, napari_busref._napari.register.result_layers;"
+        "import napari_busref._napari.files.transform_io, napari_busref._napari.files.sample_data;"
         "print([m for m in ('torch', 'qtpy') if m in sys.modules])"
     )
     output = subprocess.run(
@@ -167,7 +167,7 @@ def test_napari_need_not_ask_which_reader_to_take(monkeypatch, manifest):
     """napari's own reader takes ``*.h5``, too; what the user has chosen is kept."""
     from napari import settings
 
-    from napari_busref._napari.activation import prefer_own_reader
+    from napari_busref._napari.files.activation import prefer_own_reader
 
     own = settings.NapariSettings(config_path=None)
     monkeypatch.setattr(settings, "_SETTINGS", own)

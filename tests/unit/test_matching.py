@@ -10,20 +10,7 @@ import torch
 from scipy import ndimage
 
 from napari_busref import Cancelled, Transform, load_sample, register
-from napari_busref._inference import Stopwatch
-from napari_busref.matching.agreement import local_agreement, round_trip
-from napari_busref.matching.features import Networks, Reference, edge_directions
-from napari_busref.matching.find import Options, edge_score, find
-from napari_busref.matching.posterior import (
-    Likely,
-    likely_affine,
-    likely_field,
-    likely_homography,
-)
-from napari_busref.matching.refine import Look, looks, refined, smallest_jacobian, unfolded
-from napari_busref.matching.search import RANGES, Place, search
-from napari_busref.matching.views import View, pixel_scale, resample, working_size
-from napari_busref.models.geometry import (
+from napari_busref.geometry import (
     Estimate,
     compose,
     estimate_to_pixels,
@@ -32,7 +19,20 @@ from napari_busref.models.geometry import (
     pixels_to_estimate,
     sampling_grid,
 )
-from napari_busref.progress import Reporter
+from napari_busref.registration.candidates import Options, edge_score, find
+from napari_busref.registration.consistency import local_agreement, round_trip
+from napari_busref.registration.em_fit import (
+    Likely,
+    likely_affine,
+    likely_field,
+    likely_homography,
+)
+from napari_busref.registration.features import Networks, Reference, edge_directions
+from napari_busref.registration.pyramid import View, pixel_scale, resample, working_size
+from napari_busref.registration.refine import Look, looks, refined, smallest_jacobian, unfolded
+from napari_busref.registration.search import RANGES, Place, search
+from napari_busref.runtime.progress import Reporter
+from napari_busref.runtime.stopwatch import Stopwatch
 
 SHAPE = (144, 192)
 
@@ -410,7 +410,7 @@ def test_edges_alone_and_features_alone(networks):
 
 
 def test_large_pictures_are_refined_by_their_edges(networks, monkeypatch):
-    monkeypatch.setattr("napari_busref.matching.refine._STEP", 130)
+    monkeypatch.setattr("napari_busref.registration.refine._STEP", 130)
     seen = []
     hook = networks.matcher.head.register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[0][0].shape[-1] * 2)
@@ -477,7 +477,7 @@ def looked(monkeypatch):
         starts.append(start)
         return refined(fixed, moving, start, plan, **switches)
 
-    monkeypatch.setattr("napari_busref.matching.find.refined", counted)
+    monkeypatch.setattr("napari_busref.registration.candidates.refined", counted)
     return starts
 
 
@@ -488,7 +488,7 @@ def test_of_candidates_that_are_alike_the_best_one_is_looked_at(networks, looked
     assert found(networks, moved(), options, said).chosen == "closer"
     assert len(looked) == 1  # and that was clearly right
     looked.clear()
-    monkeypatch.setattr("napari_busref.matching.find._CLEAR", 1.1)  # nothing ever is
+    monkeypatch.setattr("napari_busref.registration.candidates._CLEAR", 1.1)  # nothing ever is
     result = found(networks, moved(), options, said)
     assert [float(estimate.theta[0, 0, 2]) for estimate in looked] == pytest.approx([0.01, 0.4])
     assert result.chosen == "closer"
@@ -502,7 +502,7 @@ def test_further_places_are_looked_at_until_one_is_clear(networks, looked, monke
     options = Options(refine="none", start=False)
     result = found(networks, moved(row=5), options)
     assert len(looked) == 1 and set(result.scores) == {"search", "search 2", "search 3"}
-    monkeypatch.setattr("napari_busref.matching.find._CLEAR", 1.1)  # nothing ever is
+    monkeypatch.setattr("napari_busref.registration.candidates._CLEAR", 1.1)  # nothing ever is
     assert found(networks, moved(row=5), options).chosen == result.chosen
     assert len(looked) > 2
 
@@ -511,13 +511,13 @@ def test_where_edges_say_little_blocks_decide(networks, monkeypatch):
     def edges(reference, moving, estimate):  # as beside a hot object with a strong border
         return 0.1 if float(estimate.theta[0, 0, 2]) > 0.2 else 0.0
 
-    monkeypatch.setattr("napari_busref.matching.find.edge_score", edges)
+    monkeypatch.setattr("napari_busref.registration.candidates.edge_score", edges)
     said = {"wrong": Wrong(), "close": Said(torch.tensor([[[1.0, 0, 0.03], [0, 1, 0]]]))}
     options = Options(search="none", refine="none", start=False)
     result = found(networks, moved(), options, said)
     assert result.chosen == "close"
     assert result.scores["close"] > 0.8 > 0.5 > result.scores["wrong"]
-    monkeypatch.setattr("napari_busref.matching.find._CLEAR", 0.05)  # edges say enough
+    monkeypatch.setattr("napari_busref.registration.candidates._CLEAR", 0.05)  # edges say enough
     result = found(networks, moved(), options, said)
     assert result.chosen == "wrong"
     assert result.scores == {"close": 0.0, "wrong": 0.1}
@@ -535,7 +535,7 @@ def test_further_places_are_looked_at_where_the_first_ones_fail(networks, monkey
         asked.append(keep)
         return places
 
-    monkeypatch.setattr("napari_busref.matching.find.search", proposed)
+    monkeypatch.setattr("napari_busref.registration.candidates.search", proposed)
     kept = []
     options = Options(refine="affine", start=False)
     result = found(networks, moved(row=3), options, keep=kept.append)

@@ -7,19 +7,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from napari_busref.models.affine_net import AffineNet, DynamicConv2d
-from napari_busref.models.bus import Bus
-from napari_busref.models.busref import BusRef, BusRefConfig, standardise
-from napari_busref.models.controls import Average, LaplacianPyramid
-from napari_busref.models.deformable_net import DeformableNet
-from napari_busref.models.descriptors import (
+from napari_busref.geometry import estimate_to_pixels
+from napari_busref.models.features.bus import Bus
+from napari_busref.models.fusion.baselines import Average, LaplacianPyramid
+from napari_busref.models.fusion.gaf import Gaf, GafConfig
+from napari_busref.models.registration.affine_net import AffineNet, DynamicConv2d
+from napari_busref.models.registration.busref import BusRef, BusRefConfig, standardise
+from napari_busref.models.registration.deformable_net import DeformableNet
+from napari_busref.models.registration.descriptors import (
     correlate,
     fit_affine,
     local_window,
     voted_match,
 )
-from napari_busref.models.gaf import Gaf, GafConfig
-from napari_busref.models.geometry import estimate_to_pixels
 
 SMALL = BusRefConfig(channels=16, affine_sides=(48, 64), deformable_sides=(64, 64))
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array, eye_array
 
-from napari_busref.matching.normal import SplinesWithAffine, normal_of_affine, with_ones
-from napari_busref.matching.splines import bending_of, spline_design
+from napari_busref.registration.bsplines import bending_of, spline_design
+from napari_busref.registration.least_squares import SplinesWithAffine, normal_of_affine, with_ones
 
 
 def draws(count: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

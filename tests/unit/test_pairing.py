@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from napari_busref.pairing import find_pairs
+from napari_busref.data.pairing import find_pairs
 
 
 def make(folder: Path, names: list[str]) -> Path:

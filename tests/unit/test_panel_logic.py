@@ -15,12 +15,12 @@ from napari.components import LayerList
 from napari.layers import Image, Shapes
 
 import napari_busref
-from napari_busref._napari.layers import METADATA_KEY
-from napari_busref._napari.settings import OPTIONS, Settings, _valid
-from napari_busref._napari.undo import Undo
-from napari_busref._napari.words import quality_html
-from napari_busref.quality import Evidence, Quality, assess, unregistered
-from napari_busref.transform import Transform
+from napari_busref._napari.layers.pair import METADATA_KEY
+from napari_busref._napari.layers.undo import Undo
+from napari_busref._napari.register.settings import OPTIONS, Settings, _valid
+from napari_busref._napari.widgets.words import quality_html
+from napari_busref.registration.quality import Evidence, Quality, assess, unregistered
+from napari_busref.transforms.transform import Transform
 
 
 def test_the_manifest_remembers_every_setting_with_its_default():

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 from skimage import color, data
 
-from napari_busref.preprocess import as_mask, empty_border, fill_invalid, luma, prepare
+from napari_busref.images.preprocess import as_mask, empty_border, fill_invalid, luma, prepare
 
 
 def ramp(shape=(20, 30)):

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from napari_busref.progress import Cancelled, Reporter, check
+from napari_busref.runtime.progress import Cancelled, Reporter, check
 
 
 def test_cancelled_passes_through_workers_that_swallow_runtime_errors():

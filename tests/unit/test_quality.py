@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from napari_busref.quality import (
+from napari_busref.metrics.edge_agreement import edge_agreement
+from napari_busref.registration.quality import (
     Evidence,
     Quality,
     assess,
-    edge_agreement,
     unchecked,
     unregistered,
 )
-from napari_busref.transform import Transform
+from napari_busref.transforms.transform import Transform
 
 SHAPE = (160, 200)
 

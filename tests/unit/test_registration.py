@@ -10,8 +10,8 @@ from scipy import ndimage
 from torch import nn
 
 from napari_busref import Cancelled, Transform, list_models, list_samples, load_sample, register
-from napari_busref.models.geometry import Estimate
-from napari_busref.transform import read_metadata
+from napari_busref.geometry import Estimate
+from napari_busref.transforms.transform import read_metadata
 
 SHAPE = (96, 120)
 
@@ -351,7 +351,7 @@ def test_keeping_the_best_waits_for_nothing_that_is_under_way(monkeypatch):
         released.wait(30)
         over.set()
 
-    monkeypatch.setattr("napari_busref.matching.agreement.round_trip", endless)
+    monkeypatch.setattr("napari_busref.registration.consistency.round_trip", endless)
     arguments = {"model": "identity", "refine": "affine", "device": "cpu", "cancel": cancel}
     kept = register(*pair(), on_cancel="best", **arguments)
     assert kept.quality.evidence.cancelled
@@ -364,7 +364,7 @@ def test_errors_come_through_where_the_best_is_kept(monkeypatch):
     def broken(*arguments):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("napari_busref.matching.agreement.round_trip", broken)
+    monkeypatch.setattr("napari_busref.registration.consistency.round_trip", broken)
     with pytest.raises(ZeroDivisionError):
         register(*pair(), model="identity", refine="affine", device="cpu", on_cancel="best")
 

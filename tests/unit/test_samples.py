@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage as ndi
 
-from napari_busref import samples
+from napari_busref.data import samples
 from napari_busref.metrics.registration import draw_warp
 
 SMALL = (120, 160)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from napari_busref.models.scan import four_directions, recurrent_scan
+from napari_busref.models.fusion.scan import four_directions, recurrent_scan
 
 
 def naive(x: Tensor, weight: Tensor) -> Tensor:

@@ -17,24 +17,25 @@ from napari.layers import Image, Labels, Shapes
 from scipy import ndimage
 
 from napari_busref import fusion, registration
-from napari_busref._napari import field_layers, stack_fusion, stack_warp
-from napari_busref._napari.frames import stack_frame
-from napari_busref._napari.layers import METADATA_KEY, initial_transform, shown_plane
-from napari_busref._napari.results import (
+from napari_busref._napari.layers import field_layers
+from napari_busref._napari.layers.frames import stack_frame
+from napari_busref._napari.layers.pair import METADATA_KEY, initial_transform, shown_plane
+from napari_busref._napari.register import stack_fusion, stack_warp
+from napari_busref._napari.register.result_layers import (
     FIELD_ROLES,
     ROLES,
     result_layers,
     show_field,
     update_layers,
 )
-from napari_busref._napari.run import Request, run
-from napari_busref._napari.settings import Settings
-from napari_busref._napari.stacks import register_layers
+from napari_busref._napari.register.run import Request, run
+from napari_busref._napari.register.settings import Settings
+from napari_busref._napari.register.stacks import register_layers
 from napari_busref.fusion import FusionResult
-from napari_busref.progress import Cancelled
-from napari_busref.quality import unregistered
 from napari_busref.registration import RegistrationResult
-from napari_busref.transform import Transform
+from napari_busref.registration.quality import unregistered
+from napari_busref.runtime.progress import Cancelled
+from napari_busref.transforms.transform import Transform
 
 
 class Fake:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from napari_busref.models.geometry import base_grid, sampling_grid, warp
-from napari_busref.models.superfusion import (
+from napari_busref.geometry import base_grid, sampling_grid, warp
+from napari_busref.models.registration.superfusion import (
     FlowEstimator,
     SuperFusionConfig,
     SuperFusionMatcher,
@@ -17,7 +17,7 @@ from napari_busref.models.superfusion import (
     split_affine,
     then,
 )
-from napari_busref.progress import Cancelled, Reporter
+from napari_busref.runtime.progress import Cancelled, Reporter
 
 SMALL = SuperFusionConfig(sides=(48, 64))
 

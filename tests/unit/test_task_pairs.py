@@ -9,8 +9,8 @@ import pytest
 from imageio.v3 import imwrite
 from scipy import ndimage as ndi
 
-from napari_busref.datasets import load_pairs
-from napari_busref.task_pairs import originals
+from napari_busref.data.datasets import load_pairs
+from napari_busref.data.task_pairs import originals
 
 
 @pytest.mark.parametrize("dataset", ["multi-focus", "multi-exposure"])

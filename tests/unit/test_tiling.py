@@ -10,9 +10,9 @@ from scipy import ndimage
 from torch import nn
 
 from napari_busref import Cancelled, fuse, list_models, load_model
-from napari_busref.models.controls import GuidedFilter
-from napari_busref.models.whole import largest_of, mean_of, over_image, products_of
-from napari_busref.tiling import choose_size, cut
+from napari_busref.fusion.tiling import choose_size, cut
+from napari_busref.models.fusion.baselines import GuidedFilter
+from napari_busref.models.fusion.global_pooling import largest_of, mean_of, over_image, products_of
 
 SHAPE = (333, 421)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from napari_busref import transform as module
-from napari_busref.transform import Transform, read_metadata
+from napari_busref.transforms import transform as module
+from napari_busref.transforms.transform import Transform, read_metadata
 
 
 def elastic(shape, seed=0, amplitude=0.04, smooth=0.08):

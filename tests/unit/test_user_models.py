@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from napari_busref.models import card, list_models, load_model
-from napari_busref.models.user_models import (
-    add_user_model,
+from napari_busref.models.user_folder import (
     data_folder,
     find_user_model,
     list_user_models,
-    remove_user_model,
     user_models_folder,
 )
+from napari_busref.models.user_models import add_user_model, remove_user_model
 from napari_busref.models.weights import FOLDER
 
 SHIPPED = FOLDER / "gaf.safetensors"

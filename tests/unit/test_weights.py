@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from napari_busref.models import card, list_models, load_model
-from napari_busref.models.bus import Bus
+from napari_busref.models.features.bus import Bus
 from napari_busref.models.registry import KINDS, weights_name
 from napari_busref.models.weights import FOLDER
 

@@ -16,9 +16,9 @@ from napari.components import ViewerModel
 from napari.layers import Image
 
 import napari_busref
-from napari_busref._napari.run import make_request, run
-from napari_busref._napari.settings import Settings
-from napari_busref.transform import Transform
+from napari_busref._napari.register.run import make_request, run
+from napari_busref._napari.register.settings import Settings
+from napari_busref.transforms.transform import Transform
 
 FIXED, MOVING = (72, 96), (80, 88)
 TURN = [[0.9, 0.2, 3.0], [-0.15, 1.1, 5.0], [0, 0, 1]]

@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from typer.core import TyperGroup
 
-from napari_busref.progress import Cancelled
-from napari_busref.progress import Progress as ProgressCallback
+from napari_busref.runtime.progress import Cancelled
+from napari_busref.runtime.progress import Progress as ProgressCallback
 
 EXIT_SOME_FAILED = 1
 EXIT_BAD_INPUT = 2

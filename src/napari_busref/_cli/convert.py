@@ -13,7 +13,7 @@ from napari_busref._cli.files import refuse_existing
 from napari_busref._cli.process import Overwrite
 
 if TYPE_CHECKING:
-    from napari_busref.interchange import ImageGrid, TransformFile
+    from napari_busref.transforms.formats import ImageGrid, TransformFile
 
 _OPTIONAL = ("SimpleITK", "zarr")
 
@@ -51,8 +51,8 @@ def convert(
     Pixel sizes and units come from the transform file or from the images. ITK's files are in
     millimetres, the others in the images' own units.
     """
-    from napari_busref.interchange import read_transform, write_transform
-    from napari_busref.transform import EXTENSION
+    from napari_busref.transforms.formats import read_transform, write_transform
+    from napari_busref.transforms.transform import EXTENSION
 
     refuse_existing([output], overwrite)
     try:
@@ -86,15 +86,15 @@ def convert(
 def _grid(image: Path | None) -> ImageGrid | None:
     if image is None:
         return None
-    from napari_busref.interchange import ImageGrid
-    from napari_busref.io import read_image
+    from napari_busref.images.io import read_image
+    from napari_busref.transforms.formats import ImageGrid
 
     return ImageGrid.from_image(read_image(image))
 
 
 def _inverse(found: TransformFile) -> TransformFile:
     """The way back; what was measured of the way there does not hold for it and is left out."""
-    from napari_busref.interchange import TransformFile
+    from napari_busref.transforms.formats import TransformFile
 
     names = {"fixed": "moving", "moving": "fixed"}
     metadata = {new: found.metadata[old] for new, old in names.items() if old in found.metadata}

@@ -14,9 +14,9 @@ from napari_busref._cli.files import output_folder, write_json
 from napari_busref._cli.process import Device, FusionModel, Model
 
 if TYPE_CHECKING:
+    from napari_busref.data.samples import Sample
     from napari_busref.pipeline import RegistrationAndFusionResult
-    from napari_busref.samples import Sample
-    from napari_busref.transform import Transform
+    from napari_busref.transforms.transform import Transform
 
 
 def demo(
@@ -35,10 +35,10 @@ def demo(
 
     The folder's earlier demo pictures are replaced.
     """
-    from napari_busref.io import write_image
+    from napari_busref.data.samples import load_sample
+    from napari_busref.images.io import write_image
     from napari_busref.pipeline import register_and_fuse
-    from napari_busref.samples import load_sample
-    from napari_busref.transform import Transform
+    from napari_busref.transforms.transform import Transform
 
     output_folder(output)
     pair = load_sample(sample)

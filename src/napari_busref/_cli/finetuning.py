@@ -61,9 +61,9 @@ def finetune(
     and the panels of napari offer it.
     """
     from napari_busref import training
-    from napari_busref.training.aligned import pairs_in_folders
-    from napari_busref.training.fine_recipes import HEADLINES
-    from napari_busref.training.plans import trainings_folder
+    from napari_busref.training.finetuning.pairs import pairs_in_folders
+    from napari_busref.training.finetuning.plan import trainings_folder
+    from napari_busref.training.finetuning.recipes import HEADLINES
 
     folder = output if output is not None else trainings_folder() / name
     if finish and not resume:

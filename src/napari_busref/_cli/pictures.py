@@ -21,7 +21,7 @@ def to_rgb(image: NDArray[Any]) -> RGB:
     image : ndarray, shape (H, W) or (H, W, 3|4)
         Grey, RGB(A) or bool.
     """
-    from napari_busref.preprocess import prepare
+    from napari_busref.images.preprocess import prepare
 
     if image.dtype == np.uint8 and image.ndim == 3:
         return np.ascontiguousarray(image[..., :3])

@@ -30,14 +30,14 @@ from napari_busref._cli.files import (
     refuse_existing,
     write_json,
 )
-from napari_busref.pairing import Pair, find_pairs, image_files
-from napari_busref.progress import Cancelled
-from napari_busref.tasks import TASKS
+from napari_busref.data.pairing import Pair, find_pairs, image_files
+from napari_busref.fusion.tasks import TASKS
+from napari_busref.runtime.progress import Cancelled
 
 if TYPE_CHECKING:
-    from napari_busref.io import ImageFile
+    from napari_busref.images.io import ImageFile
     from napari_busref.registration import RegistrationResult
-    from napari_busref.transform import Transform
+    from napari_busref.transforms.transform import Transform
 
 Format = Literal["tif", "png", "npy"]
 
@@ -282,10 +282,10 @@ def apply(
     overwrite: Overwrite = False,
 ) -> None:
     """Carry another image, channel or label image through a saved transform."""
-    from napari_busref.interchange import read_transform
-    from napari_busref.interchange.grid import METRES
-    from napari_busref.io import check_writable, read_image, write_image
-    from napari_busref.transform import Transform
+    from napari_busref.images.io import check_writable, read_image, write_image
+    from napari_busref.transforms.formats import read_transform
+    from napari_busref.transforms.formats.grid import METRES
+    from napari_busref.transforms.transform import Transform
 
     refuse_existing([output], overwrite)
     check_writable(output)
@@ -316,19 +316,19 @@ def apply(
 def _initial(path: Path | None) -> Transform | None:
     if path is None:
         return None
-    from napari_busref.transform import Transform
+    from napari_busref.transforms.transform import Transform
 
     return Transform.load(path)
 
 
 def _read(pair: Pair) -> tuple[ImageFile, ImageFile]:
-    from napari_busref.io import read_image
+    from napari_busref.images.io import read_image
 
     return read_image(pair.fixed), read_image(pair.moving)
 
 
 def _read_mask(mask: Path, pair: Pair) -> Any:
-    from napari_busref.io import read_image
+    from napari_busref.images.io import read_image
 
     if mask.is_dir():
         files = image_files(mask, "--mask")
@@ -343,7 +343,7 @@ def _read_mask(mask: Path, pair: Pair) -> Any:
 
 
 def _write_image(job: Job, pair: Pair, fixed: ImageFile, what: str, image: Any) -> Path:
-    from napari_busref.io import write_image
+    from napari_busref.images.io import write_image
 
     suffix = output_suffix(pair.fixed, image, job.file_format)
     if image.dtype == bool:

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from skimage.metrics import normalized_mutual_information
 
+from napari_busref.images.preprocess import as_image, as_mask, luma, prepare
+from napari_busref.metrics.edge_agreement import edge_agreement
 from napari_busref.metrics.registration import normalised_cross_correlation
-from napari_busref.preprocess import as_image, as_mask, luma, prepare
-from napari_busref.quality import edge_agreement
-from napari_busref.transform import Transform
+from napari_busref.transforms.transform import Transform
 
 __all__ = ["ALIGNMENT_METRICS", "AlignmentMetric", "alignment_scores", "end_point_error"]
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_busref.models.user_models import list_user_models
+from napari_busref.models.user_folder import list_user_models
 from napari_busref.models.weights import card, read_weights, weights_path
+from napari_busref.runtime.device import resolve_device
 
 if TYPE_CHECKING:
     import torch
@@ -18,21 +20,85 @@ KINDS = ("registration", "fusion", "reconstruction", "features")
 """What a model can be for."""
 
 
+Build = Callable[[dict[str, Any]], "nn.Module"]
+"""From a configuration, as a card holds it, to a module."""
+
+
 @dataclass(frozen=True)
 class _Entry:
     kind: str
-    build: Callable[[dict[str, Any]], nn.Module]
+    build: Build
     trained: bool
     weights: str
 
 
-# by name and kind: SuperFusion has a network of each
-_MODELS: dict[tuple[str, str], _Entry] = {}
+def _lazy(home: str, config: str = "") -> Build:
+    """Import ``module:Class`` below this package when it is built, from its ``config`` class."""
+
+    def build(values: dict[str, Any]) -> nn.Module:
+        module, name = home.split(":")
+        found = import_module(f"napari_busref.{module}")
+        options = [getattr(found, config).from_plain(values)] if config else []
+        made: nn.Module = getattr(found, name)(*options, **({} if config else values))
+        return made
+
+    return build
+
+
+# The default procedure lies above this room, so it is named here and imported on demand.
+_AUTO = _lazy("registration.auto:load_auto")
+_BUSREF = _lazy("models.registration.busref:BusRef", "BusRefConfig")
+_SUPERFUSION = _lazy("models.registration.superfusion:SuperFusionMatcher", "SuperFusionConfig")
+_GAF = _lazy("models.fusion.gaf:Gaf", "GafConfig")
+_SUPERFUSION_NET = _lazy("models.fusion.superfusion:SuperFusionNet", "SuperFusionNetConfig")
+_MDA = _lazy("models.fusion.mda:Mda", "MdaConfig")
+_REFUSION = _lazy("models.fusion.refusion:ReFusion", "ReFusionConfig")
+_BUS = _lazy("models.features.bus:Bus")
+_MATCHER = _lazy("models.features.matcher:Matcher")
+_LIKELIHOOD = _lazy("models.features.likelihood:Likelihood")
+
+_ARCHITECTURES: dict[str, Build] = {
+    "BusRef": _BUSREF,
+    "SuperFusionMatcher": _SUPERFUSION,
+    "Gaf": _GAF,
+    "SuperFusionNet": _SUPERFUSION_NET,
+    "Mda": _MDA,
+    "ReFusion": _REFUSION,
+    "Bus": _BUS,
+    "Matcher": _MATCHER,
+    "Likelihood": _LIKELIHOOD,
+}
+"""What a card may name."""
+
+# By name and kind, since SuperFusion has a network of each: builder, trained, weights.
+_MODELS: dict[tuple[str, str], _Entry] = {
+    (name, kind): _Entry(kind, build, trained, weights or name)
+    for name, kind, build, trained, weights in (
+        ("auto", "registration", _AUTO, False, ""),
+        ("busref", "registration", _BUSREF, True, ""),
+        ("superfusion", "registration", _SUPERFUSION, True, ""),
+        ("identity", "registration", _lazy("models.registration.identity:Identity"), False, ""),
+        ("gaf", "fusion", _GAF, True, ""),
+        ("superfusion", "fusion", _SUPERFUSION_NET, True, "superfusion-fusion"),
+        ("mda", "fusion", _MDA, True, ""),
+        ("refusion-multi-exposure", "fusion", _REFUSION, True, ""),
+        ("refusion-multi-focus", "fusion", _REFUSION, True, ""),
+        ("refusion-medical", "fusion", _REFUSION, True, ""),
+        ("refusion", "fusion", _REFUSION, True, ""),
+        ("average", "fusion", _lazy("models.fusion.baselines:Average"), False, ""),
+        ("maximum", "fusion", _lazy("models.fusion.baselines:Maximum"), False, ""),
+        ("laplacian", "fusion", _lazy("models.fusion.baselines:LaplacianPyramid"), False, ""),
+        ("guided-filter", "fusion", _lazy("models.fusion.baselines:GuidedFilter"), False, ""),
+        ("bus", "reconstruction", _BUS, True, ""),
+        ("matcher", "features", _MATCHER, True, ""),
+        ("likelihood", "features", _LIKELIHOOD, True, ""),
+    )
+}
 
 
 def register_model(
     name: str, kind: str, *, trained: bool = True, weights: str = ""
-) -> Callable[[Callable[[dict[str, Any]], nn.Module]], Callable[[dict[str, Any]], nn.Module]]:
+) -> Callable[[Build], Build]:
     """Make a model known by name; decorates a function from its configuration to a module.
 
     Parameters
@@ -42,16 +108,19 @@ def register_model(
     kind : str
         One of ``KINDS``.
     trained : bool
-        Whether it needs weights; without, it gets an empty configuration.
+        Whether it needs weights. A model without weights gets an empty configuration.
     weights : str
         The shipped weights are ``WEIGHTS.safetensors``; by default ``NAME.safetensors``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind.
     """
     if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+        raise ValueError(f"kind: got {kind!r}, need one of {', '.join(KINDS)}")
 
-    def wrap(
-        build: Callable[[dict[str, Any]], nn.Module],
-    ) -> Callable[[dict[str, Any]], nn.Module]:
+    def wrap(build: Build) -> Build:
         _MODELS[name, kind] = _Entry(kind, build, trained, weights or name)
         return build
 
@@ -117,8 +186,6 @@ def load_model(
     ValueError
         For an unknown name, weights that are missing, damaged or of another kind.
     """
-    from napari_busref.device import resolve_device
-
     name = str(name_or_path)
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)} or None, got {kind!r}")
@@ -157,126 +224,3 @@ def _check_kind(name: str, found: str, wanted: str | None) -> None:
             f"model {name!r} is for {found}; one for {wanted} is needed: "
             + ", ".join(list_models(wanted))
         )
-
-
-@register_model("auto", "registration", trained=False)
-def _auto(config: dict[str, Any]) -> nn.Module:
-    from napari_busref.matching.features import Networks
-    from napari_busref.models.auto import Auto
-
-    one_shot = {name: load_model(name, kind="registration") for name in ("busref", "superfusion")}
-    return Auto(one_shot, Networks.load())
-
-
-@register_model("busref", "registration")
-def _busref(config: dict[str, Any]) -> nn.Module:
-    from napari_busref.models.busref import BusRef, BusRefConfig
-
-    return BusRef(BusRefConfig.from_plain(config))
-
-
-@register_model("superfusion", "registration")
-def _superfusion(config: dict[str, Any]) -> nn.Module:
-    from napari_busref.models.superfusion import SuperFusionConfig, SuperFusionMatcher
-
-    return SuperFusionMatcher(SuperFusionConfig.from_plain(config))
-
-
-@register_model("identity", "registration", trained=False)
-def _identity(config: dict[str, Any]) -> nn.Module:
-    from napari_busref.models.controls import Identity
-
-    return Identity()
-
-
-@register_model("gaf", "fusion")
-def _gaf(config: dict[str, Any]) -> nn.Module:
-    from napari_busref.models.gaf import Gaf, GafConfig
-
-    return Gaf(GafConfig(**config))
-
-
-@register_model("superfusion", "fusion", weights="superfusion-fusion")
-def _superfusion_fusion(config: dict[str, Any]) -> nn.Module:
-    from napari_busref.models.superfusion_fusion import SuperFusionNet, SuperFusionNetConfig
-
-    return SuperFusionNet(SuperFusionNetConfig.from_plain(config))
-
-
-@register_model("mda", "fusion")
-def _mda(config: dict[str, Any]) -> nn.Module:
-    from napari_busref.models.mda import Mda, MdaConfig
-
-    return Mda(MdaConfig.from_plain(config))
-
-
-@register_model("refusion", "fusion")
-@register_model("refusion-medical", "fusion")
-@register_model("refusion-multi-focus", "fusion")
-@register_model("refusion-multi-exposure", "fusion")
-def _refusion(config: dict[str, Any]) -> nn.Module:
-    from napari_busref.models.refusion import ReFusion, ReFusionConfig
-
-    return ReFusion(ReFusionConfig.from_plain(config))
-
-
-@register_model("average", "fusion", trained=False)
-def _average(config: dict[str, Any]) -> nn.Module:
-    from napari_busref.models.controls import Average
-
-    return Average()
-
-
-@register_model("maximum", "fusion", trained=False)
-def _maximum(config: dict[str, Any]) -> nn.Module:
-    from napari_busref.models.controls import Maximum
-
-    return Maximum()
-
-
-@register_model("laplacian", "fusion", trained=False)
-def _laplacian(config: dict[str, Any]) -> nn.Module:
-    from napari_busref.models.controls import LaplacianPyramid
-
-    return LaplacianPyramid()
-
-
-@register_model("guided-filter", "fusion", trained=False)
-def _guided_filter(config: dict[str, Any]) -> nn.Module:
-    from napari_busref.models.controls import GuidedFilter
-
-    return GuidedFilter()
-
-
-@register_model("bus", "reconstruction")
-def _bus(config: dict[str, Any]) -> nn.Module:
-    from napari_busref.models.bus import Bus
-
-    return Bus(**config)
-
-
-@register_model("matcher", "features")
-def _matcher(config: dict[str, Any]) -> nn.Module:
-    from napari_busref.models.matcher import Matcher
-
-    return Matcher(**config)
-
-
-@register_model("likelihood", "features")
-def _likelihood(config: dict[str, Any]) -> nn.Module:
-    from napari_busref.models.likelihood import Likelihood
-
-    return Likelihood(**config)
-
-
-_ARCHITECTURES: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
-    "BusRef": _busref,
-    "SuperFusionMatcher": _superfusion,
-    "Gaf": _gaf,
-    "SuperFusionNet": _superfusion_fusion,
-    "Mda": _mda,
-    "ReFusion": _refusion,
-    "Bus": _bus,
-    "Matcher": _matcher,
-    "Likelihood": _likelihood,
-}

@@ -6,69 +6,21 @@ Their names are offered and loaded like those of the shipped models.
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import platformdirs
+from napari_busref.models.registry import list_models
+from napari_busref.models.user_folder import (
+    NAME_PATTERN,
+    find_user_model,
+    list_user_models,
+    user_models_folder,
+)
+from napari_busref.models.weights import FOLDER, card, read_weights
 
-__all__ = [
-    "add_user_model",
-    "check_name",
-    "data_folder",
-    "find_user_model",
-    "list_user_models",
-    "remove_user_model",
-    "user_models_folder",
-]
-
-VARIABLE = "NAPARI_BUSREF_DATA"
-"""Environment variable that names another data folder, such as one that a group shares."""
-
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 _-]{0,62}[A-Za-z0-9])?")
-_NEEDED = {"kind", "architecture", "config", "sha256"}
-
-
-def data_folder() -> Path:
-    """Where this package keeps what a user made: models and unfinished trainings.
-
-    The folder of the platform, such as ``~/.local/share/napari-busref``, or what the environment
-    variable ``NAPARI_BUSREF_DATA`` says. It need not exist.
-    """
-    given = os.environ.get(VARIABLE)
-    return Path(given) if given else platformdirs.user_data_path("napari-busref", appauthor=False)
-
-
-def user_models_folder() -> Path:
-    """The folder of the user's models: ``NAME.safetensors`` and ``NAME.json`` each."""
-    return data_folder() / "models"
-
-
-def list_user_models(kind: str | None = None) -> list[str]:
-    """Names of the user's models; files without a readable card are passed over.
-
-    Parameters
-    ----------
-    kind : str, optional
-        One of ``napari_busref.models.registry.KINDS``; all by default.
-    """
-    found = []
-    for weights in sorted(user_models_folder().glob("*.safetensors")):
-        card = _card(weights) if _NAME.fullmatch(weights.stem) else None
-        if card is not None and kind in (None, card["kind"]):
-            found.append(weights.stem)
-    return found
-
-
-def find_user_model(name: str) -> Path | None:
-    """The weights of one of the user's models, or None when there is none of that name."""
-    if not _NAME.fullmatch(name):
-        return None
-    path = user_models_folder() / f"{name}.safetensors"
-    return path if path.is_file() else None
+__all__ = ["add_user_model", "check_name", "remove_user_model"]
 
 
 def check_name(name: str) -> None:
@@ -79,10 +31,7 @@ def check_name(name: str) -> None:
     ValueError
         When it could not be a file's name everywhere, or a model of this package has it.
     """
-    from napari_busref.models.registry import list_models
-    from napari_busref.models.weights import FOLDER
-
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
         raise ValueError(
             f"name: got {name!r}, need 1 to 64 letters, digits, blanks, - or _, "
             "a letter or a digit first and last"
@@ -123,8 +72,6 @@ def add_user_model(
     ValueError
         For a name that is taken or cannot be, weights without a card or not those of their card.
     """
-    from napari_busref.models.weights import card, read_weights
-
     check_name(name)
     content = card(Path(weights))
     read_weights(Path(weights), content)
@@ -157,11 +104,3 @@ def remove_user_model(name: str) -> None:
         raise ValueError(f"name: got {name!r}, your models are: {known}")
     path.unlink()
     path.with_suffix(".json").unlink(missing_ok=True)
-
-
-def _card(weights: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(weights.with_suffix(".json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) and set(content) >= _NEEDED else None

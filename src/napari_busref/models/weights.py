@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_busref.models.user_models import find_user_model
+from napari_busref.models.user_folder import find_user_model
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from napari_busref.device import describe
-from napari_busref.training.config import Recipe
+from napari_busref.runtime.device import describe
+from napari_busref.training.recipe import Recipe
 from napari_busref.training.stages.base import Stage
 
 

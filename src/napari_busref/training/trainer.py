@@ -7,20 +7,34 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers import CSVLogger
 from lightning_fabric.strategies import DDPStrategy
+from torch import nn
 
-from napari_busref.device import resolve_device
-from napari_busref.progress import Progress, Reporter
-from napari_busref.training.config import Recipe, load_recipe
-from napari_busref.training.data import PairStore
+from napari_busref.runtime.device import resolve_device
+from napari_busref.runtime.progress import Progress, Reporter
+from napari_busref.training.batches.data import PairStore
 from napari_busref.training.export import commit, export
-from napari_busref.training.monitor import Monitor
+from napari_busref.training.recipe import Recipe, load_recipe
 from napari_busref.training.stages import build_stage
+
+
+class Monitor(Protocol):
+    """What the ``monitor=`` argument of `napari_busref.training.run` accepts."""
+
+    def logged(self, step: int, losses: Mapping[str, float]) -> None:
+        """Take note of the losses of a logged step; raise to stop with a checkpoint."""
+
+    def measure(self, model: nn.Module, step: int, reporter: Reporter) -> dict[str, float]:
+        """Measure the model, in evaluation mode on the device of the training.
+
+        Called every ``validate_every`` steps and after the last one. `reporter` is asked whether
+        to stop.
+        """
 
 
 def run(
@@ -44,7 +58,7 @@ def run(
     stage : str
         One of ``STAGES``; must be the recipe's.
     recipe : path or Recipe
-        TOML file, see :class:`~napari_busref.training.config.Recipe`; or one that is made already
+        TOML file, see :class:`~napari_busref.training.recipe.Recipe`; or one that is made already
         (`overrides` are for files).
     output : path
         Folder for ``checkpoint.ckpt``, ``logs/version_N/metrics.csv`` and the weights.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from napari_busref.training.config import Recipe
+from napari_busref.training.recipe import Recipe
 from napari_busref.training.stages.base import Stage
 
 

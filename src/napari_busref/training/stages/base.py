@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from napari_busref.models import load_model
-from napari_busref.training.augment import Photometric
-from napari_busref.training.config import Recipe
-from napari_busref.training.data import PairStore
+from napari_busref.training.batches.augment import Photometric
+from napari_busref.training.batches.data import PairStore
+from napari_busref.training.recipe import Recipe
 
 
 class Stage(nn.Module, ABC):

@@ -9,11 +9,10 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from napari_busref.models.bus import Bus
-from napari_busref.models.busref import standardise
-from napari_busref.training.config import Recipe
-from napari_busref.training.data import Crops, PairStore
-from napari_busref.training.losses import reconstruction_loss
+from napari_busref.models.features.bus import Bus, standardise
+from napari_busref.training.batches.data import Crops, PairStore
+from napari_busref.training.losses.busref import reconstruction_loss
+from napari_busref.training.recipe import Recipe
 from napari_busref.training.stages.base import Stage
 
 

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from napari_busref.datasets import load_pairs
+from napari_busref.data.datasets import load_pairs
 from napari_busref.metrics.fusion import nabf, qabf, scd, ssim, vif
-from napari_busref.training.config import Recipe
-from napari_busref.training.data import Crops, PairStore
-from napari_busref.training.fusion_losses import brightness_loss, pyramid_gradient_loss
+from napari_busref.training.batches.data import Crops, PairStore
+from napari_busref.training.losses.fusion import brightness_loss, pyramid_gradient_loss
+from napari_busref.training.recipe import Recipe
 from napari_busref.training.stages.base import Stage
 
 _SCORES = {"qabf": qabf, "vif": vif, "scd": scd, "ssim": ssim, "nabf": nabf}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from napari_busref.models.gaf import Gaf, GafConfig
-from napari_busref.training.config import Recipe
-from napari_busref.training.data import Crops
-from napari_busref.training.losses import fusion_gradient_loss, similarity_loss
+from napari_busref.models.fusion.gaf import Gaf, GafConfig
+from napari_busref.training.batches.data import Crops
+from napari_busref.training.losses.busref import fusion_gradient_loss, similarity_loss
+from napari_busref.training.recipe import Recipe
 from napari_busref.training.stages.fusion import FusionStage
 
 

@@ -8,19 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_busref.matching.features import Networks, describe_local
-from napari_busref.matching.views import View
+from napari_busref.geometry import base_grid, inside, offsets, warp
 from napari_busref.models import load_model
-from napari_busref.models.geometry import base_grid, inside, offsets, warp
-from napari_busref.models.likelihood import Likelihood
-from napari_busref.models.matcher import Matcher
-from napari_busref.training.augment import random_curve
-from napari_busref.training.config import Recipe
-from napari_busref.training.data import PairStore, WarpedCrops
-from napari_busref.training.losses import offset_loss
-from napari_busref.training.realign import realigned
+from napari_busref.models.features.likelihood import Likelihood
+from napari_busref.models.features.matcher import Matcher
+from napari_busref.registration.features import Networks, describe_local
+from napari_busref.registration.pyramid import View
+from napari_busref.training.batches.augment import random_curve
+from napari_busref.training.batches.data import PairStore, WarpedCrops
+from napari_busref.training.batches.realign import realigned
+from napari_busref.training.batches.warps import fixed_to_moving
+from napari_busref.training.losses.busref import offset_loss
+from napari_busref.training.recipe import Recipe
 from napari_busref.training.stages.base import Stage
-from napari_busref.training.warps import fixed_to_moving
 
 _SIGMA = (0.06, 0.18)
 """Smoothness of the elastic part, as a share of the crop's side.

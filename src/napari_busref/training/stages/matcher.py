@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_busref.models.geometry import base_grid, inside, offsets, sample_field, warp
-from napari_busref.models.matcher import Matcher
-from napari_busref.training.augment import random_curve
-from napari_busref.training.config import Recipe, WarpConfig
-from napari_busref.training.data import PairStore, WarpedCrops
-from napari_busref.training.losses import contrastive_loss, offset_loss
+from napari_busref.geometry import base_grid, inside, offsets, sample_field, warp
+from napari_busref.models.features.matcher import Matcher
+from napari_busref.training.batches.augment import random_curve
+from napari_busref.training.batches.data import PairStore, WarpedCrops
+from napari_busref.training.batches.warps import draw_warps, fixed_to_moving
+from napari_busref.training.losses.busref import contrastive_loss, offset_loss
+from napari_busref.training.losses.votes import pool_votes, window_correlation
+from napari_busref.training.recipe import Recipe, WarpConfig
 from napari_busref.training.stages.base import Stage
-from napari_busref.training.votes import pool_votes, window_correlation
-from napari_busref.training.warps import draw_warps, fixed_to_moving
 
 # How far a search leaves the images apart, so that refinement meets in training what it meets
 # later: a few cells.

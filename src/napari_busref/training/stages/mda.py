@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from napari_busref.models.bus import Bus
-from napari_busref.models.mda import Mda, MdaConfig
-from napari_busref.training.config import Recipe
-from napari_busref.training.data import Crops
-from napari_busref.training.mda_losses import (
+from napari_busref.models.features.bus import Bus
+from napari_busref.models.fusion.mda import Mda, MdaConfig
+from napari_busref.training.batches.data import Crops
+from napari_busref.training.losses.mda import (
     feature_loss,
     image_loss,
     information_weights,
     patch_loss,
     style_loss,
 )
+from napari_busref.training.recipe import Recipe
 from napari_busref.training.stages.fusion import FusionStage
 
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from napari_busref.models.refusion import ReFusion, ReFusionConfig
-from napari_busref.training.config import Recipe
-from napari_busref.training.data import Crops
-from napari_busref.training.refusion_losses import proposed_loss, reconstruction_loss
+from napari_busref.models.fusion.refusion import ReFusion, ReFusionConfig
+from napari_busref.training.batches.data import Crops
+from napari_busref.training.losses.refusion import proposed_loss, reconstruction_loss
+from napari_busref.training.recipe import Recipe
 from napari_busref.training.stages.fusion import FusionStage
 
 

@@ -7,9 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from napari_busref.models.busref import BusRef, BusRefConfig, Features
-from napari_busref.models.descriptors import correlate
-from napari_busref.models.geometry import (
+from napari_busref.geometry import (
     Estimate,
     base_grid,
     compose_affine,
@@ -19,18 +17,20 @@ from napari_busref.models.geometry import (
     transform_points,
     warp,
 )
-from napari_busref.training.config import Recipe
-from napari_busref.training.data import PairStore, WarpedCrops
-from napari_busref.training.losses import (
+from napari_busref.models.registration.busref import BusRef, BusRefConfig, Features
+from napari_busref.models.registration.descriptors import correlate
+from napari_busref.training.batches.data import PairStore, WarpedCrops
+from napari_busref.training.batches.warps import draw_warps, fixed_to_moving
+from napari_busref.training.losses.busref import (
     endpoint_loss,
     guide_loss,
     masked_correlation,
     matching_loss,
     smoothness_loss,
 )
+from napari_busref.training.recipe import Recipe
 from napari_busref.training.stages.base import Stage
 from napari_busref.training.stages.synthetic import true_cells, validate_registration
-from napari_busref.training.warps import draw_warps, fixed_to_moving
 
 _AFFINE_PASSES = 2
 _GUIDED = 4  # samples of a batch that the guide sees: all of them would double the time

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_busref.models.geometry import base_grid, inside, warp
-from napari_busref.models.superfusion import (
+from napari_busref.geometry import base_grid, inside, warp
+from napari_busref.models.registration.superfusion import (
     FlowEstimator,
     Pyramid,
     SuperFusionConfig,
@@ -18,9 +18,9 @@ from napari_busref.models.superfusion import (
     resize_field,
     then,
 )
-from napari_busref.training.config import Recipe
-from napari_busref.training.data import PairStore, WarpedCrops
-from napari_busref.training.losses import (
+from napari_busref.training.batches.data import PairStore, WarpedCrops
+from napari_busref.training.batches.warps import fixed_to_moving
+from napari_busref.training.losses.busref import (
     bending_loss,
     edge_weight,
     endpoint_loss,
@@ -29,9 +29,9 @@ from napari_busref.training.losses import (
     photometric_loss,
     registered_fusion_loss,
 )
+from napari_busref.training.recipe import Recipe
 from napari_busref.training.stages.base import Stage
 from napari_busref.training.stages.synthetic import true_cells, validate_registration
-from napari_busref.training.warps import fixed_to_moving
 
 _AGAIN = 3  # one sample in so many is shown again, as the later passes see it
 _COARSE = 0.3  # weight of the end-point error of each coarser field

@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from napari_busref.models.superfusion_fusion import SuperFusionNet, SuperFusionNetConfig
-from napari_busref.training.config import Recipe
-from napari_busref.training.data import Crops
-from napari_busref.training.losses import intensity_loss, similarity_loss
-from napari_busref.training.semantic import (
+from napari_busref.models.fusion.superfusion import SuperFusionNet, SuperFusionNetConfig
+from napari_busref.training.batches.data import Crops
+from napari_busref.training.losses.busref import intensity_loss, similarity_loss
+from napari_busref.training.losses.semantic import (
     LabelledScenes,
     SemanticConstraint,
     load_segmenter,
     mean_iou,
 )
+from napari_busref.training.recipe import Recipe
 from napari_busref.training.stages.fusion import FusionStage
 
 

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from skimage.color import rgb2gray
 from torch import Tensor, nn
 
-from napari_busref.datasets import load_pairs
+from napari_busref.data.datasets import load_pairs
+from napari_busref.geometry import estimate_to_pixels
 from napari_busref.metrics.registration import Scorer, SyntheticPair, make_pair
-from napari_busref.models.geometry import estimate_to_pixels
-from napari_busref.training.config import Recipe
-from napari_busref.transform import Transform
+from napari_busref.training.recipe import Recipe
+from napari_busref.transforms.transform import Transform
 
 
 @torch.no_grad()

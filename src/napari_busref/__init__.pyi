@@ -1,0 +1,43 @@
+from ._napari.carry_over.api import carry_over
+from ._napari.carry_over.placing import place_on
+from ._napari.register.api import register_layers
+from .data.samples import list_samples, load_sample
+from .fusion._fuse import FusionResult, fuse
+from .images.io import read_image, write_image
+from .models.registry import list_models, load_model
+from .pipeline import RegistrationAndFusionResult, register_and_fuse
+from .registration._register import RegistrationResult, register
+from .registration.quality import Quality
+from .runtime.progress import Cancelled
+from .runtime.version import __version__
+from .transforms.formats import ImageGrid, TransformFile, read_transform, write_transform
+from .transforms.landmarks import LandmarkFit, fit_landmarks
+from .transforms.transform import Transform
+
+__all__ = [
+    "Cancelled",
+    "FusionResult",
+    "ImageGrid",
+    "LandmarkFit",
+    "Quality",
+    "RegistrationAndFusionResult",
+    "RegistrationResult",
+    "Transform",
+    "TransformFile",
+    "__version__",
+    "carry_over",
+    "fit_landmarks",
+    "fuse",
+    "list_models",
+    "list_samples",
+    "load_model",
+    "load_sample",
+    "place_on",
+    "read_image",
+    "read_transform",
+    "register",
+    "register_and_fuse",
+    "register_layers",
+    "write_image",
+    "write_transform",
+]

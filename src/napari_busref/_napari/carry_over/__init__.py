@@ -1,0 +1,1 @@
+"""The panel that applies a transform to other layers."""

@@ -1,0 +1,214 @@
+"""How a layer of each type is brought along a route: resampled, or its positions moved.
+
+Needs `napari.layers` but neither Qt nor a viewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+from napari.layers import Image, Labels, Layer, Points, Shapes, Tracks, Vectors
+from numpy.typing import NDArray
+from skimage.measure import approximate_polygon
+
+from napari_busref._napari.carry_over.route import Array, Route
+from napari_busref._napari.layers.grids import Grid, Rescaled
+from napari_busref._napari.layers.lazy import Source, lazy_array, warp_window
+from napari_busref._napari.layers.pair import METADATA_KEY
+from napari_busref._napari.layers.planes import Plane
+from napari_busref.runtime.progress import Reporter
+
+__all__ = ["CARRIED_TYPES", "carried"]
+
+#: Layers that can be carried over.
+CARRIED_TYPES = (Image, Labels, Points, Shapes, Vectors, Tracks)
+
+_CHORD = 2.0  # target pixels between two vertices of an outline before it is simplified
+_TOLERANCE = 0.05  # target pixels that the simplified outline may be off
+
+
+def carried(layer: Layer, route: Route, reporter: Reporter) -> Layer:
+    """One layer brought to the target, in no viewer yet.
+
+    Raises
+    ------
+    ValueError
+        As `napari_busref.carry_over`.
+    """
+    carry = next((way for kind, way in _WAYS.items() if isinstance(layer, kind)), None)
+    if carry is None:
+        accepted = ", ".join(kind.__name__ for kind in CARRIED_TYPES)
+        raise ValueError(
+            f"layer {layer.name!r} is a {layer.__class__.__name__} layer; accepted are {accepted}"
+        )
+    reporter.step(f"carrying over {layer.name}", 0.0)
+    _, state, kind = layer.as_layer_data_tuple()
+    metadata = {
+        key: value
+        for key, value in state.pop("metadata").items()
+        if not str(key).startswith(METADATA_KEY)
+    }
+    state.pop("experimental_clipping_planes", None)  # they were in the layer's pixels
+    state = deepcopy(state) | route.spatial(layer)
+    name = f"{layer.name} on {route.target_name}"
+    state["name"] = name
+    known = route.names | {"role": "carried", "name": name, "source": layer.name}
+    state["metadata"] = metadata | {METADATA_KEY: known}
+    data = carry(layer, route, state, reporter)
+    reporter.step(f"carried over {layer.name}", 1.0)
+    return Layer.create(data, state, kind)
+
+
+def _carry_raster(
+    layer: Image | Labels, route: Route, state: dict[str, Any], reporter: Reporter
+) -> Any:
+    state["multiscale"] = False
+    order = 0 if isinstance(layer, Labels) else 1
+    levels = tuple(layer.data) if layer.multiscale else (layer.data,)
+    axes = (route.axes[0] + layer.ndim, route.axes[1] + layer.ndim)
+    sizes = [int(size) for size in levels[0].shape[: layer.ndim]]
+    channels = tuple(levels[0].shape[layer.ndim :])
+    hidden = [1 if axis in axes else size for axis, size in enumerate(sizes)]
+    sizes[axes[0]], sizes[axes[1]] = route.target_shape
+    common = None if route.planes else route.pull(layer)
+    if len(levels) > 1 or type(levels[0]) is not np.ndarray or not route.fits:
+        return _lazily(layer, levels, axes, sizes, channels, route, common, order)
+    data = levels[0]
+    whole = None if common is None else common.full()
+    result = np.empty((*sizes, *channels), data.dtype.newbyteorder("="))
+    count = int(np.prod(hidden))
+    for number, position in enumerate(np.ndindex(*hidden)):
+        reporter.step(f"carrying over {layer.name}", number / count)
+        index = tuple(
+            slice(None) if axis in axes else number for axis, number in enumerate(position)
+        )
+        place = tuple(number for axis, number in enumerate(position) if axis not in axes)
+        pull = whole or route.pull(layer, place).full()
+        plane = data[index]
+        lost = plane.dtype.kind == "f" and not np.isfinite(plane).all()
+        result[index] = pull.apply(plane, order=order, cval=np.nan if lost else 0.0)
+    return result
+
+
+def _lazily(
+    layer: Image | Labels,
+    levels: tuple[Any, ...],
+    axes: tuple[int, int],
+    sizes: Sequence[int],
+    channels: tuple[int, ...],
+    route: Route,
+    common: Rescaled | None,
+    order: int,
+) -> Any:
+    """Blocks that are computed when they are looked at, from the level that suits them."""
+    plane = Plane(
+        name=layer.name,
+        levels=levels,
+        index=tuple(slice(None) if axis in axes else 0 for axis in range(layer.ndim)),
+        axes=axes,
+        rgb=bool(channels),
+        world=np.eye(layer.ndim, layer.ndim + 1),
+        world_units=tuple(layer.units),
+        placed=False,
+        layer_spatial={},
+        display={},
+    )
+    grid = Grid(route.target_shape)
+
+    def compute(position: tuple[int, ...], window: tuple[slice, slice]) -> NDArray[Any]:
+        source = Source(plane.at(position))
+        whole = common or route.pull(layer, position)
+        return warp_window(source, whole, grid, window, order=order, nested=True)
+
+    dtype = np.dtype(levels[0].dtype).newbyteorder("=")
+    return lazy_array(sizes, axes, compute, dtype, channels)
+
+
+def _carry_points(layer: Points, route: Route, state: dict[str, Any], reporter: Reporter) -> Array:
+    factor = route.magnification(layer)
+    state["size"] = np.asarray(state["size"]) * factor
+    if not state["border_width_is_relative"]:
+        state["border_width"] = np.asarray(state["border_width"]) * factor
+    return route.push(layer)(layer.data)
+
+
+def _carry_vectors(
+    layer: Vectors, route: Route, state: dict[str, Any], reporter: Reporter
+) -> Array:
+    state["edge_width"] *= route.magnification(layer)
+    push = route.push(layer)
+    start, step = np.asarray(layer.data, dtype=float).transpose(1, 0, 2)
+    begin = push(start)
+    return np.stack([begin, push(start + step, start) - begin], axis=1)
+
+
+def _carry_tracks(layer: Tracks, route: Route, state: dict[str, Any], reporter: Reporter) -> Array:
+    return route.push(layer)(layer.data)  # the id is the first column, before all dimensions
+
+
+def _carry_shapes(
+    layer: Shapes, route: Route, state: dict[str, Any], reporter: Reporter
+) -> list[Array]:
+    factor = route.magnification(layer)
+    state["edge_width"] = [width * factor for width in state["edge_width"]]
+    push = route.push(layer)
+    if route.straight:  # and so is what it carries: an ellipse stays an ellipse
+        return [push(vertices) for vertices in layer.data]
+    columns = list(route.axes)
+    outlines, kinds = [], []
+    for number, (vertices, kind) in enumerate(zip(layer.data, layer.shape_type, strict=True)):
+        reporter.step(f"carrying over {layer.name}", number / len(layer.data))
+        outline, kind = _outline(np.asarray(vertices, float), kind, columns, _CHORD / factor)
+        outlines.append(_simplified(push(outline), kind == "polygon", columns))
+        kinds.append(kind)
+    state["shape_type"] = kinds
+    return outlines
+
+
+def _outline(vertices: Array, kind: str, columns: list[int], step: float) -> tuple[Array, str]:
+    """The outline of a shape as a polygon or path whose vertices are at most `step` apart."""
+    if kind == "ellipse":
+        middle = vertices.mean(0)
+        first, second = (vertices[1] - vertices[0]) / 2, (vertices[2] - vertices[1]) / 2
+        length = 2 * np.pi * max(np.linalg.norm(first), np.linalg.norm(second))
+        count = max(32, int(np.ceil(length / step)))
+        angle = np.linspace(0, 2 * np.pi, count, endpoint=False)[:, None]
+        return middle + np.cos(angle) * first + np.sin(angle) * second, "polygon"
+    closed = kind in ("rectangle", "polygon")
+    ends = np.roll(vertices, -1, axis=0)
+    edges = list(zip(vertices, ends, strict=True))[: None if closed else -1]
+    pieces = []
+    for start, end in edges:
+        count = max(1, int(np.ceil(np.linalg.norm((end - start)[columns]) / step)))
+        pieces.append(start + np.linspace(0, 1, count, endpoint=False)[:, None] * (end - start))
+    if not closed:
+        pieces.append(vertices[-1:])
+    return np.concatenate(pieces), "polygon" if closed else "path"
+
+
+def _simplified(outline: Array, closed: bool, columns: list[int]) -> Array:
+    """The outline without the vertices that are not needed."""
+    others = [axis for axis in range(outline.shape[1]) if axis - outline.shape[1] not in columns]
+    if np.ptp(outline[:, others], axis=0).max(initial=0) > 0:  # a path through several planes
+        return outline
+    flat = outline[:, columns]
+    flat = approximate_polygon(np.vstack([flat, flat[:1]]) if closed else flat, _TOLERANCE)
+    flat = flat[:-1] if closed else flat
+    if len(flat) < (3 if closed else 2):  # smaller than the tolerance
+        return outline
+    simplified = np.repeat(outline[:1], len(flat), axis=0)
+    simplified[:, columns] = flat
+    return simplified
+
+
+_WAYS: dict[type, Callable[[Any, Route, dict[str, Any], Reporter], Any]] = {
+    Image: _carry_raster,
+    Labels: _carry_raster,
+    Points: _carry_points,
+    Shapes: _carry_shapes,
+    Vectors: _carry_vectors,
+    Tracks: _carry_tracks,
+}

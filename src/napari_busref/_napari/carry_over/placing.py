@@ -1,0 +1,112 @@
+"""Placing layers on another image by their affine, without resampling.
+
+Needs `napari.layers` but neither Qt nor a viewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from napari.layers import Layer
+
+from napari_busref._napari.carry_over.route import (
+    PLACED_KEY,
+    Array,
+    Route,
+    affine_part,
+    inverted,
+    placed_before,
+)
+from napari_busref._napari.layers.grids import Rescaled
+from napari_busref._napari.layers.planes import comparable, factor, linear_of, spatial_of
+from napari_busref.transforms.transform import Transform
+
+__all__ = ["place_on"]
+
+
+def place_on(
+    layers: Sequence[Layer],
+    transform: Transform | Rescaled,
+    fixed: Layer,
+    moving: Layer | None = None,
+    *,
+    inverse: bool = False,
+    axes: tuple[int, int] = (-2, -1),
+) -> float:
+    """Set the ``affine`` of layers so that they lie on the other image, without resampling.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        Of any type; their ``affine`` is set, and where their units cannot be compared to those of
+        the target, their ``units`` too. Data, scale, translate, rotate and shear stay.
+    transform, fixed, moving, inverse, axes
+        As for `carry_over`.
+
+    Returns
+    -------
+    float
+        The largest distance, in fixed pixels, between where the transform and where its nearest
+        affine puts a pixel; 0 when the transform is affine.
+
+    Raises
+    ------
+    ValueError
+        As `carry_over`. Then no layer is changed.
+    """
+    route = Route.between(transform, fixed, moving, inverse, axes)
+    affine, left = _nearest_affine(route.transform)
+    onward = affine if inverse else inverted(affine)
+    changes = [_placement(layer, route, onward) for layer in layers]
+    for layer, (matrix, units) in zip(layers, changes, strict=True):
+        before = np.array(layer.affine.affine_matrix)
+        if (earlier := placed_before(layer)) is not None:
+            before = earlier
+        layer.affine = matrix
+        layer.units = units
+        layer.metadata[PLACED_KEY] = {
+            "affine": np.array(layer.affine.affine_matrix),
+            "before": before,
+        }
+    return left
+
+
+def _placement(layer: Layer, route: Route, onward: Array) -> tuple[Array, tuple[Any, ...]]:
+    """The affine and the units that put a layer on the target; `onward` is source to target."""
+    plane = [axis + layer.ndim for axis in route.axes]
+    units = list(layer.units)
+    wanted = route.target.units
+    if not all(comparable(units[axis], unit) for axis, unit in zip(plane, wanted, strict=True)):
+        for axis, unit in zip(plane, wanted, strict=True):
+            units[axis] = unit
+    scale = np.diag([*(factor(wanted[i], units[plane[i]]) for i in (0, 1)), 1.0])
+    world = scale @ route.target.matrix @ onward @ route.to_source(layer)
+    spatial = spatial_of(layer)
+    local = np.eye(3)
+    local[:2, :2] = linear_of(spatial)[np.ix_(plane, plane)]
+    local[:2, 2] = spatial["translate"][plane]
+    block = world @ inverted(local)
+    matrix = np.array(spatial["affine"])
+    matrix[np.ix_(plane, [*plane, -1])] = block[:2]
+    return matrix, tuple(units)
+
+
+def _nearest_affine(transform: Rescaled) -> tuple[Array, float]:
+    """The affine nearest to a transform where the images overlap, and how far it is off."""
+    if transform.transform.displacement is None:
+        return affine_part(transform), 0.0
+    ticks = [np.linspace(0, size - 1, min(size, 64)) for size in transform.fixed_shape]
+    grid = np.stack(np.meshgrid(*ticks, indexing="ij"), -1).reshape(-1, 2)
+    there = transform.points(grid)
+    inside = ((there >= -0.5) & (there <= np.array(transform.moving_shape) - 0.5)).all(1)
+    shapes = {"fixed_shape": transform.fixed_shape, "moving_shape": transform.moving_shape}
+    for chosen in (inside, np.ones(len(grid), bool)):
+        try:
+            nearest = Transform.from_points(grid[chosen], there[chosen], **shapes)
+        except ValueError:  # hardly any overlap
+            continue
+        error = nearest.points(there[chosen], inverse=True) - grid[chosen]
+        return np.array(nearest.affine), float(np.hypot(*error.T).max())
+    raise ValueError("transform: the fixed image is too small to tell an affine")

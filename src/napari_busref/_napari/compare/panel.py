@@ -1,0 +1,475 @@
+"""The panel "Look and judge"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image
+from napari.utils.notifications import show_error, show_info
+from qtpy.QtCore import QEvent, QTimer, Signal
+from qtpy.QtWidgets import QFileDialog, QFormLayout, QPushButton, QWidget
+
+from napari_busref._napari.compare.choosers import SideChoosers
+from napari_busref._napari.compare.controls import ModeControls
+from napari_busref._napari.compare.draw import Prepared, Request, draw_comparison
+from napari_busref._napari.compare.keeper import LAYER_EVENTS, Keeper
+from napari_busref._napari.compare.legend import legend
+from napari_busref._napari.compare.metrics import Measured, measure
+from napari_busref._napari.compare.metrics_table import MetricsTable
+from napari_busref._napari.compare.pixels import Part, Pixels, choose_part, view_window
+from napari_busref._napari.compare.source import Sides, find_sides
+from napari_busref._napari.widgets.camera import camera_of
+from napari_busref._napari.widgets.forms import label, row, scrolled, text
+from napari_busref._napari.widgets.words import error_text
+from napari_busref._napari.widgets.worker import serve_until, start_job
+
+if TYPE_CHECKING:
+    import napari
+    from napari.layers import Layer
+
+__all__ = ["LookAndJudge"]
+
+_SETTLE = 150  # ms without a further change before the comparison follows the viewer
+_WRONG = "#e3a008"
+
+
+class LookAndJudge(QWidget):
+    """Compare a registered layer with its reference, by eye and in numbers.
+
+    All that is shown is one layer, ``comparison``, on the grid of the reference; other images are
+    hidden meanwhile, and shown again by `clear`, or when the panel is closed. It follows the
+    layers, the sliders and, where a plane is too large to be read at full resolution, the camera.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+        Given by napari.
+    parent : QWidget, optional
+
+    Attributes
+    ----------
+    reference, tested, truth, mode, direction : magicgui.widgets.ComboBox
+        Read and set ``value``. `mode` takes the keys of `MODES`.
+    tile, sigma, rate, position, coloured, before
+        The Qt controls of the modes.
+    table : MetricsTable
+        ``table.measured`` holds the numbers.
+    idle : Signal
+        Emitted when nothing more is under way.
+
+    Examples
+    --------
+    >>> _, panel = viewer.window.add_plugin_dock_widget(
+    ...     "napari-busref", "Look and judge"
+    ... )  # doctest: +SKIP
+    >>> panel.mode.value = "edges"  # doctest: +SKIP
+    >>> panel.compare()  # doctest: +SKIP
+    >>> panel.wait()  # doctest: +SKIP
+    """
+
+    idle = Signal()
+
+    def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._viewer = napari_viewer
+        self._keeper = Keeper(napari_viewer)
+        self._showing: tuple[Layer, ...] = ()  # the layers that are compared
+        self._shown: Prepared | None = None
+        self._pixels: dict[str, Pixels] = {}
+        self._pixels_of: Part | None = None
+        self._again = False
+        self._complaint = ""
+        self._make_controls()
+        self._lay_out()
+        self._settle = QTimer(self)
+        self._settle.setSingleShot(True)
+        self._settle.setInterval(_SETTLE)
+        self._settle.timeout.connect(self._prepare)
+        self._blink = QTimer(self)
+        self._blink.timeout.connect(self._blink_once)
+        self._connect()
+        self.reset_choices()
+
+    # -- for scripts ----------------------------------------------------------------------------
+
+    @property
+    def showing(self) -> bool:
+        """Whether a comparison is shown, or will be in a moment."""
+        return bool(self._showing)
+
+    @property
+    def layer(self) -> Image | None:
+        """The layer of the comparison, once it is there."""
+        return self._keeper.view.layer
+
+    def compare(self) -> bool:
+        """Show the comparison that is chosen, and keep it up to date until `clear`.
+
+        Returns
+        -------
+        bool
+            False when it cannot be shown; a notification says why.
+        """
+        self.clear()
+        self._complaint = ""
+        try:
+            sides = self._sides()
+        except (ValueError, TypeError) as error:
+            self._complain(error)
+            return False
+        self._showing = self.sides.pair
+        watched = [*self._showing]
+        if sides.before is not None:
+            watched += [one for one in self._viewer.layers if one.name == sides.before.plane.name]
+        viewer = self._viewer
+        emitters = [getattr(layer.events, name) for layer in watched for name in LAYER_EVENTS]
+        emitters += [getattr(viewer.dims.events, name) for name in ("point", "order", "ndisplay")]
+        self._keeper.listen(emitters, self._keeper.changed)
+        camera = camera_of(viewer).events
+        self._keeper.listen([camera.zoom, camera.center], self._keeper.looked_elsewhere)
+        self._show_state()
+        self._prepare()
+        return True
+
+    def clear(self) -> None:
+        """Remove the comparison and show the other layers as they were."""
+        self._blink.stop()
+        self._settle.stop()
+        self._again = False
+        self._showing = ()
+        self._shown = None
+        self._forget()
+        if (job := self._keeper.jobs.get("picture")) is not None:
+            job.quit()
+        self._keeper.deafen()
+        self._keeper.view.clear()
+        self._show_state()
+
+    def measure(self) -> bool:
+        """Fill the table of metrics.
+
+        Returns
+        -------
+        bool
+            False when it cannot be filled; a notification says why.
+        """
+        self._show_measured(None)
+        if "numbers" in self._keeper.jobs:
+            return False
+        try:
+            sides = self._sides()
+        except (ValueError, TypeError) as error:
+            self._complain(error)
+            return False
+        self._start("numbers", measure, sides, returned=self._show_measured)
+        return True
+
+    def save_csv(self, path: str | Path) -> Path:
+        """Write the table of metrics.
+
+        Parameters
+        ----------
+        path : path-like
+            Gets the ending ``.csv`` if it has none.
+
+        Returns
+        -------
+        pathlib.Path
+
+        Raises
+        ------
+        ValueError
+            When nothing was measured.
+        OSError
+            When the file cannot be written.
+        """
+        if self.table.measured is None:
+            raise ValueError("there are no numbers to save; press Measure first")
+        target = Path(path)
+        return self.table.measured.save(target if target.suffix else target.with_suffix(".csv"))
+
+    def wait(self) -> None:
+        """Serve the window until nothing is under way."""
+        if self._busy():
+            serve_until(self.idle, self.destroyed)
+
+    def reset_choices(self, event: Any = None) -> None:
+        """Offer the layers that there are now; napari calls this when they change."""
+        self.sides.reset_choices(keep=self.showing)
+        gone = [layer.name for layer in self._showing if layer not in self._viewer.layers]
+        if gone:
+            self.clear()
+            show_info(f"Look and judge: layer {gone[0]!r} was removed; the comparison is cleared")
+        self._show_state()
+
+    def changeEvent(self, event: Any) -> None:
+        """React to being taken out of a window; called by Qt."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            # the dock widget was closed: napari takes the panel out of it and forgets it
+            self.clear()
+
+    # -- controls -------------------------------------------------------------------------------
+
+    def _make_controls(self) -> None:
+        self.sides = sides = SideChoosers(self._viewer)
+        self.modes = modes = ModeControls()
+        # by the names that scripts use
+        self.reference, self.tested, self.truth = sides.reference, sides.tested, sides.truth
+        self.mode, self.direction, self.coloured = modes.mode, modes.direction, modes.coloured
+        self.tile, self.position = modes.tile, modes.position
+        self.rate, self.sigma = modes.rate, modes.sigma
+        self.before = QPushButton("&Before registration")
+        self.before.setObjectName("before")
+        self.before.setCheckable(True)
+        self.button = QPushButton()
+        self.button.setObjectName("compare")
+        self.legend = label("legend")
+        self.hint = label("hint")
+        self.hint.setStyleSheet(
+            f"QLabel {{ border-left: 4px solid {_WRONG}; padding-left: 6px; }}"
+        )
+        self.measure_button = QPushButton("&Measure")
+        self.measure_button.setObjectName("measure")
+        self.measure_button.setToolTip(
+            "Compute the numbers below for the layers chosen above, before and after registration"
+        )
+        self.save_button = QPushButton("&Save CSV…")
+        self.save_button.setObjectName("save")
+        self.save_button.setToolTip("Save the table as a file that a spreadsheet opens")
+        self.table = MetricsTable()
+        self.note = text("note")
+        self.note.hide()
+
+    def _lay_out(self) -> None:
+        choosers = QWidget()
+        form = QFormLayout(choosers)
+        form.setContentsMargins(0, 0, 0, 0)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        self.sides.add_to(form)
+        self.modes.add_to(form)
+        scrolled(
+            self,
+            choosers,
+            self.coloured,
+            self.before,
+            self.button,
+            self.hint,
+            self.legend,
+            row(self.measure_button, self.save_button),
+            self.table,
+            self.note,
+        )
+
+    def _connect(self) -> None:
+        self._keeper.serve(self)
+        self.destroyed.connect(self._keeper.close)
+        self.sides.changed.connect(self._layer_chosen)
+        self.modes.changed.connect(self._prepare)
+        self.before.toggled.connect(self._prepare)
+        self.position.valueChanged.connect(self._move_edge)
+        self.rate.valueChanged.connect(self._set_rate)
+        self.button.clicked.connect(self._button_clicked)
+        self.measure_button.clicked.connect(self.measure)
+        self.save_button.clicked.connect(self._save_clicked)
+
+    def _layer_chosen(self, _: Any = None) -> None:
+        self._show_measured(None)
+        if self.showing:
+            self.compare()
+        self._show_state()
+
+    def _sides(self) -> Sides:
+        return find_sides(self._viewer, *self.sides.pair, self.truth.value)
+
+    # -- preparing a comparison (main thread; `draw_comparison` is for the worker) ---------------
+
+    def follow(self) -> None:
+        """Prepare the comparison anew, once what changed has settled."""
+        if self.showing:
+            self._forget()
+            self._settle.start()
+
+    def follow_camera(self) -> None:
+        """Prepare another part, where the plane is too large to be compared whole."""
+        if self._shown is not None and not self._shown.request.part.whole:
+            self._settle.start()
+
+    def _prepare(self, _: Any = None) -> None:
+        if not self.showing:
+            return
+        self._settle.stop()
+        if (job := self._keeper.jobs.get("picture")) is not None:
+            self._again = True
+            job.cancel.set()
+            return
+        try:
+            sides = find_sides(self._viewer, *self._showing)
+            plane = sides.reference.plane
+            part = choose_part(plane, view_window(self._showing[0], plane))
+        except (ValueError, TypeError) as error:
+            self._complain(error)
+            self._stop_if_done()
+            return
+        self._show_before(sides)
+        if part != self._pixels_of:
+            self._forget()
+            self._pixels_of = part
+        request = Request(
+            sides,
+            part,
+            "before" if self.before.isChecked() and sides.before is not None else "after",
+            self.modes.options,
+            dict(self._pixels),
+        )
+        self._start("picture", draw_comparison, request, returned=self._on_prepared)
+
+    def _forget(self) -> None:
+        """Read anew next time, also what a job is reading now."""
+        self._pixels.clear()
+        self._pixels_of = None
+
+    def _on_prepared(self, prepared: Prepared) -> None:
+        if not self.showing or self._again:
+            return
+        request = prepared.request
+        if request.part == self._pixels_of:
+            self._pixels.update(prepared.pixels)
+        self._shown = prepared
+        self._complaint = ""
+        self._show_state()
+        plane, view = request.sides.reference.plane, self._keeper.view
+        if request.options.mode == "swipe":
+            first, second = prepared.pictures
+            view.show_curtain(
+                first,
+                second,
+                plane,
+                request.part,
+                position=self.modes.edge,
+                axis=self.direction.value,
+            )
+        else:
+            view.show(prepared.pictures[0], plane, request.part)
+        if request.options.mode == "blink":
+            self._set_rate(self.rate.value())
+            self._blink.start()
+        else:
+            self._blink.stop()
+
+    def _blink_once(self) -> None:
+        shown = self._shown
+        if shown is None or len(shown.pictures) != 2:
+            self._blink.stop()
+            return
+        first, second = shown.pictures
+        self._shown = shown = Prepared(shown.request, shown.pixels, (second, first))
+        request = shown.request
+        self._keeper.view.show(second, request.sides.reference.plane, request.part)
+
+    def _set_rate(self, rate: float) -> None:
+        self._blink.setInterval(round(1000 / rate))
+
+    def _move_edge(self, _: int) -> None:
+        self._keeper.view.move(self.modes.edge)
+
+    def edge_dragged(self, position: float) -> None:
+        """Follow the edge that was dragged in the picture, to a position in [0, 1]."""
+        self.modes.edge = position
+
+    # -- jobs -----------------------------------------------------------------------------------
+
+    def _start(
+        self,
+        what: str,
+        function: Callable[..., Any],
+        request: Any,
+        *,
+        returned: Callable[..., Any],
+    ) -> None:
+        def finished() -> None:
+            self._keeper.jobs.pop(what, None)
+            self._show_state()
+            if what == "picture" and self._again:
+                self._again = False
+                self._prepare()
+            self._stop_if_done()
+
+        self._keeper.jobs[what] = start_job(
+            function,
+            request,
+            connect={"returned": returned, "errored": self._complain, "finished": finished},
+        )
+        self._show_state()
+
+    def _busy(self) -> bool:
+        return bool(self._keeper.jobs) or self._settle.isActive()
+
+    def _stop_if_done(self) -> None:
+        if not self._busy():
+            self.idle.emit()
+
+    def _show_measured(self, measured: Measured | None) -> None:
+        self.table.show_measured(measured)
+        note = "" if measured is None else measured.note
+        self.note.setText(note)
+        self.note.setVisible(bool(note))
+
+    # -- showing --------------------------------------------------------------------------------
+
+    def _button_clicked(self) -> None:
+        if self.showing:
+            self.clear()
+        else:
+            self.compare()
+
+    def _save_clicked(self) -> None:
+        name, _ = QFileDialog.getSaveFileName(
+            self, "Save the metrics", "metrics.csv", "Comma-separated values (*.csv)"
+        )
+        if not name:
+            return
+        try:
+            show_info(f"Look and judge: saved {self.save_csv(name)}")
+        except (OSError, ValueError) as error:
+            self._complain(error)
+
+    def _show_state(self) -> None:
+        self.button.setText("Cl&ear" if self.showing else "&Compare")
+        self.button.setToolTip(
+            "Remove the comparison and show the other layers again"
+            if self.showing
+            else "Show the comparison in a layer of its own; other images are hidden meanwhile"
+        )
+        measuring = "numbers" in self._keeper.jobs
+        self.measure_button.setEnabled(not measuring)
+        self.measure_button.setText("Measuring…" if measuring else "&Measure")
+        self.save_button.setEnabled(self.table.measured is not None)
+        if not self.showing:
+            self.before.setEnabled(False)
+            self.before.setToolTip("Compare first")
+        self._show_legend()
+        self.hint.setText(self._complaint)
+        self.hint.setVisible(bool(self._complaint))
+
+    def _show_before(self, sides: Sides) -> None:
+        self.before.setEnabled(sides.before is not None)
+        self.before.setToolTip(
+            "Show the moving layer where the registration started, instead of its result"
+            if sides.before is not None
+            else f"Where {sides.after.plane.name!r} was before is not known: {sides.no_before}"
+        )
+
+    def _show_legend(self) -> None:
+        text = "" if self._shown is None else legend(self._shown.request)
+        self.legend.setText(text)
+        self.legend.setVisible(bool(text))
+
+    def _complain(self, error: Exception) -> None:
+        text = error_text(error)
+        if text != self._complaint:  # once, however often a slider is moved
+            show_error(f"Look and judge: {text}")
+        self._complaint = text
+        self._show_state()

@@ -1,0 +1,1 @@
+"""What napari's menus open and save: readers, writers, samples, the import panel."""

@@ -1,0 +1,107 @@
+"""Images with their pixel size and unit in napari's save: OME-TIFF. Needs no Qt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from napari_busref._napari.layers.image_grids import grid_of_layer
+from napari_busref.transforms.formats.atomic_write import replacing
+from napari_busref.transforms.formats.grid import METRES, unit_name
+
+__all__ = ["write_ome_tiff"]
+
+_UNITS = {
+    "angstrom": "Å",
+    "nanometer": "nm",
+    "micrometer": "µm",
+    "millimeter": "mm",
+    "centimeter": "cm",
+    "decimeter": "dm",
+    "meter": "m",
+    "kilometer": "km",
+    "inch": "in",
+    "foot": "ft",
+    "yard": "yd",
+    "mile": "mi",
+}
+_EXTENSIONS = (".ome.tif", ".ome.tiff")
+
+
+def write_ome_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """Save an image or label layer with the size of its pixels and their unit.
+
+    Parameters
+    ----------
+    path : str
+        Ends in ``.ome.tif`` or ``.ome.tiff``.
+    data : array_like
+        ``(H, W)``, ``(H, W, 3 or 4)`` of an RGB layer, or a stack of them; of a multiscale layer
+        the finest level is written.
+    meta : dict
+        As from `Layer.as_layer_data_tuple`.
+
+    Returns
+    -------
+    list of str
+        The file. Values are as in the layer; 64-bit integers, which OME-TIFF does not have,
+        become 32-bit ones when they fit.
+
+    Raises
+    ------
+    ValueError
+        When the name ends otherwise, there are too many dimensions, or the numbers do not fit.
+    """
+    file = Path(path)
+    if not file.name.lower().endswith(_EXTENSIONS):
+        raise ValueError(f"path: got {file.name!r}, need a name that ends in .ome.tif")
+    image = np.asarray(data[0] if meta.get("multiscale") else data)
+    rgb = bool(meta.get("rgb"))
+    ndim = image.ndim - rgb
+    units = [unit_name(unit) for unit in meta.get("units") or (None,) * ndim]
+    # axes of length 1 say nothing, except the two of the plane
+    kept = [axis for axis in range(ndim) if image.shape[axis] > 1 or axis >= ndim - 2]
+    if len(kept) > 3:
+        raise ValueError(
+            f"layer {meta.get('name', '')!r} has shape {image.shape}, need a plane or one stack "
+            "of planes"
+        )
+    image = image.reshape([image.shape[axis] for axis in kept] + list(image.shape[ndim:]))
+    stack = "Z" if len(kept) == 3 and units[kept[0]] in METRES else "T"
+    axes = stack * (len(kept) - 2) + "YX" + "S" * rgb
+    metadata: dict[str, Any] = {"axes": axes, "Name": meta.get("name", "")}
+    grid = grid_of_layer((image.shape[-2 - rgb], image.shape[-1 - rgb]), meta, (-2, -1))
+    if grid.has_length:
+        for letter, size in zip("YX", grid.spacing, strict=True):
+            metadata[f"PhysicalSize{letter}"] = size
+            metadata[f"PhysicalSize{letter}Unit"] = _UNITS[grid.unit]
+    if stack == "Z" and len(kept) == 3:
+        metadata["PhysicalSizeZ"] = float(abs(np.asarray(meta["scale"])[kept[0]]))
+        metadata["PhysicalSizeZUnit"] = _UNITS[units[kept[0]]]
+    with replacing(file) as temporary:
+        tifffile.imwrite(
+            temporary,
+            _known_to_ome(image),
+            ome=True,
+            photometric="rgb" if rgb else "minisblack",
+            metadata=metadata,
+        )
+    return [str(file)]
+
+
+def _known_to_ome(image: NDArray[Any]) -> NDArray[Any]:
+    if image.dtype.kind == "f" and image.dtype.itemsize not in (4, 8):
+        return image.astype(np.float32 if image.dtype.itemsize < 4 else np.float64)
+    if image.dtype.kind not in "iu" or image.dtype.itemsize < 8:
+        return image
+    low, high = (int(image.min()), int(image.max())) if image.size else (0, 0)
+    for dtype in (np.uint32, np.int32):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return image.astype(dtype)
+    raise ValueError(
+        f"layer: its values go from {low} to {high}, OME-TIFF holds integers of 32 bits"
+    )

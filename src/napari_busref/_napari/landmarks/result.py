@@ -1,0 +1,166 @@
+"""What the panel "Landmarks" computes: the layers of a fit, and where to look. Needs no Qt."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from napari_busref._napari.layers.pair import initial_transform
+from napari_busref._napari.layers.planes import Plane
+from napari_busref._napari.register.result_layers import result_layers
+from napari_busref._napari.register.stacks import register_layers
+from napari_busref.runtime.progress import Progress
+from napari_busref.transforms.landmarks import LandmarkFit, fit_landmarks
+from napari_busref.transforms.transform import Transform
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+
+    from napari_busref.registration.quality import Quality
+
+__all__ = ["LandmarkResult", "expected_transform", "landmark_result", "view_change"]
+
+_PROBE = 8.0  # pixels over which the local size of a pixel is measured
+
+
+@dataclass(frozen=True, eq=False)
+class LandmarkResult:
+    """What `landmark_result` returns.
+
+    Attributes
+    ----------
+    transform : Transform
+    quality : Quality
+    layers : list of Layer
+        In no viewer yet.
+    """
+
+    transform: Transform
+    quality: Quality
+    layers: list[Layer]
+
+
+def landmark_result(
+    fit: LandmarkFit,
+    fixed: Plane,
+    moving: Plane,
+    *,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> LandmarkResult:
+    """Make the layers that a fit gives, without registering.
+
+    Parameters
+    ----------
+    fit : LandmarkFit
+        For these two planes.
+    fixed, moving : Plane
+        From `napari_busref._napari.layers.planes.shown_plane`.
+    progress : Progress, optional
+    cancel : threading.Event, optional
+
+    Returns
+    -------
+    LandmarkResult
+        Warped layer, mask and displacement, the latter from where the layers lie.
+    """
+    if progress is not None:
+        progress("computing the transform", 0.0)
+    transform = fit.transform
+    found = register_layers(
+        fixed,
+        moving,
+        initial=transform,
+        model="identity",
+        fuse=False,
+        device="cpu",
+        progress=progress,
+        cancel=cancel,
+    )
+    parameters = found.registration.parameters | {"landmarks": fit.model, "rms_px": fit.rms}
+    found = replace(
+        found,
+        initial=initial_transform(fixed, moving),
+        registration=replace(found.registration, parameters=parameters),
+    )
+    layers = result_layers(found, fixed, moving, roles=("warped", "mask", "displacement"))
+    return LandmarkResult(transform, found.quality, layers)
+
+
+def expected_transform(
+    fixed: Plane,
+    moving: Plane,
+    fixed_points: NDArray[np.float64],
+    moving_points: NDArray[np.float64],
+) -> Transform:
+    """The best guess there is before all landmarks are placed.
+
+    Parameters
+    ----------
+    fixed, moving : Plane
+    fixed_points, moving_points : ndarray, shape (N, 2)
+        What has been placed so far.
+
+    Returns
+    -------
+    Transform
+        The affine fit; with too few pairs where the layers lie, or the equal field of view.
+
+    Raises
+    ------
+    ValueError
+        When there are too few pairs and the layers do not overlap.
+    """
+    shapes = fixed.shape, moving.shape
+    try:
+        fit = fit_landmarks(
+            fixed_points, moving_points, fixed_shape=shapes[0], moving_shape=shapes[1]
+        )
+    except ValueError:
+        return initial_transform(fixed, moving) or Transform.equal_field_of_view(*shapes)
+    return fit.transform
+
+
+def view_change(
+    transform: Transform,
+    place: NDArray[np.float64],
+    planes: tuple[Plane, Plane],
+    centre: ArrayLike,
+    *,
+    inverse: bool = False,
+) -> tuple[NDArray[np.float64], float]:
+    """Where to look so that a place of one image is expected where it is seen on the other.
+
+    Parameters
+    ----------
+    transform : Transform
+        From the fixed to the moving image.
+    place : ndarray, shape (2,)
+        (row, col) in pixels of the first of the two planes.
+    planes : tuple of Plane
+        Looked at now, and looked at next.
+    centre : array_like, shape (2,)
+        World coordinates (along rows and columns) of the middle of the view.
+    inverse : bool
+        True when the first plane is the moving one.
+
+    Returns
+    -------
+    centre : ndarray, shape (2,)
+        Of the next view.
+    zoom : float
+        How many times larger it is.
+    """
+    probes = place + np.array([[0, 0], [_PROBE, 0], [0, _PROBE]])
+    there = transform.points(probes, inverse=inverse)
+    now, then = (
+        points @ plane.matrix[:, :2].T + plane.matrix[:, 2]
+        for points, plane in zip((probes, there), planes, strict=True)
+    )
+    areas = [abs(np.linalg.det(world[1:] - world[0])) for world in (now, then)]
+    zoom = float(np.sqrt(areas[0] / areas[1]))
+    return then[0] + (np.asarray(centre, float) - now[0]) / zoom, zoom

@@ -1,0 +1,1 @@
+"""Layers as images: planes, grids, lazy resampling, undo. Nothing here imports Qt."""

@@ -1,0 +1,83 @@
+"""From where napari draws a layer to the grid that files and other programs are told, and back.
+
+Needs no Qt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.utils.transforms import Affine, CompositeAffine
+
+from napari_busref.transforms.formats import ImageGrid
+from napari_busref.transforms.formats.grid import METRES, unit_name
+
+if TYPE_CHECKING:
+    from napari_busref._napari.layers.pair import Plane
+
+__all__ = ["grid_of_layer", "grid_of_plane", "placement"]
+
+
+def grid_of_plane(plane: Plane) -> ImageGrid:
+    """The grid of a plane of an image layer, in the viewer's world."""
+    return _grid(plane.shape, np.asarray(plane.matrix), plane.units)
+
+
+def grid_of_layer(
+    shape: tuple[int, int], spatial: Mapping[str, Any], axes: Sequence[int]
+) -> ImageGrid:
+    """The grid of a layer's pixels along two of its axes.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        ``(rows, cols)``.
+    spatial : mapping
+        ``scale``, ``translate``, ``rotate``, ``shear``, ``affine`` and ``units``, as
+        `Layer.as_layer_data_tuple` gives them; what is missing is napari's default.
+    axes : sequence of int
+        Which two axes are the rows and the columns.
+    """
+    scale = spatial.get("scale", (1.0, 1.0))
+    ndim = len(scale)
+    inner = CompositeAffine(
+        scale=scale,
+        translate=spatial.get("translate", (0.0,) * ndim),
+        rotate=spatial.get("rotate"),
+        shear=spatial.get("shear"),
+        ndim=ndim,
+    )
+    outer = Affine(affine_matrix=_whole(spatial.get("affine"), ndim), ndim=ndim)
+    matrix = outer.affine_matrix @ inner.affine_matrix
+    rows, cols = (axis % ndim for axis in axes)
+    units = spatial.get("units") or (None,) * ndim
+    return _grid(
+        shape, matrix[np.ix_((rows, cols), (rows, cols, ndim))], (units[rows], units[cols])
+    )
+
+
+def placement(grid: ImageGrid) -> dict[str, Any]:
+    """Keyword arguments that put a two-dimensional layer on a grid."""
+    units = {"units": (grid.unit, grid.unit)} if grid.has_length else {}
+    if grid.is_upright:
+        return {"scale": grid.spacing, "translate": grid.origin, **units}
+    return {"scale": (1.0, 1.0), "affine": grid.matrix, **units}
+
+
+def _grid(shape: tuple[int, int], matrix: Any, units: Sequence[Any]) -> ImageGrid:
+    row_unit, col_unit = map(unit_name, units)
+    matrix = np.array(matrix[:2], float)
+    if row_unit != col_unit:
+        if row_unit not in METRES or col_unit not in METRES:
+            return ImageGrid.from_matrix(shape, matrix)  # plain numbers, as napari draws them
+        matrix[1] *= METRES[col_unit] / METRES[row_unit]
+    return ImageGrid.from_matrix(shape, matrix, row_unit)
+
+
+def _whole(matrix: Any, ndim: int) -> Any:
+    """A layer's affine as a square matrix; the identity where it says nothing."""
+    if matrix is None:
+        return np.eye(ndim + 1)
+    return np.asarray(getattr(matrix, "affine_matrix", matrix), float)

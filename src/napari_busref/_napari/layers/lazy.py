@@ -1,0 +1,212 @@
+"""Warping planes of any size and number block by block, when a block is looked at.
+
+A block reads the part of the moving image that it needs, from the level that suits it, no more.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_busref._napari.layers.grids import Grid, Rescaled
+from napari_busref._napari.layers.planes import Plane
+from napari_busref._napari.layers.reading import level_grid, read_window
+from napari_busref.images.dtypes import cast
+from napari_busref.transforms.transform import Transform
+
+__all__ = ["BLOCK", "Source", "lazy_array", "warp_window"]
+
+#: Rows and columns of a block.
+BLOCK = 512
+
+_COARSER = 1.25  # a level that is coarser by less will do
+_MARGIN = 1  # pixels beside a source that bilinear interpolation may touch
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A moving plane that is read where it is needed.
+
+    Parameters
+    ----------
+    plane : Plane
+    copies : tuple of (Grid, ndarray)
+        Reduced copies of the plane that are in memory already.
+    """
+
+    plane: Plane
+    copies: tuple[tuple[Grid, NDArray[Any]], ...] = ()
+
+
+def warp_window(
+    source: Source,
+    transform: Rescaled,
+    grid: Grid,
+    window: tuple[slice, slice],
+    *,
+    order: int = 1,
+    cval: float = 0.0,
+    nested: bool = False,
+) -> NDArray[Any]:
+    """Resample a part of a moving plane onto a part of a fixed grid.
+
+    Parameters
+    ----------
+    source : Source
+    transform : Rescaled
+        From the fixed to the moving picture.
+    grid : Grid
+        Over the fixed picture.
+    window : tuple of slice
+        Rows and columns of `grid`, with start and stop.
+    order : int
+        As for `Transform.apply`; 0 for labels.
+    cval : float
+        Value outside the moving image.
+    nested : bool
+        True within a task of dask.
+
+    Returns
+    -------
+    ndarray, shape (rows, cols) or (rows, cols, C)
+        When the fixed grid is coarser than the moving one, it is taken from the coarsest level,
+        copy or mean over whole steps that is still as fine, or nearly so.
+    """
+    plane = source.plane
+    step = _step(transform, grid)
+    choices: list[tuple[Grid, int | NDArray[Any]]] = [*source.copies]
+    choices.extend((level_grid(plane, level), level) for level in range(len(plane.levels)))
+    fine = [choice for choice in choices if max(choice[0].step) <= max(step, 1.0) * _COARSER]
+    chosen, where = max(fine, key=lambda choice: max(choice[0].step))
+    reduce = 1
+    if order > 0 and isinstance(where, int):
+        reduce = min(max(1, int(step / max(chosen.step) * 1.01)), *chosen.shape)
+    if reduce > 1:
+        chosen = Grid(
+            (chosen.shape[0] // reduce, chosen.shape[1] // reduce),
+            (chosen.step[0] * reduce, chosen.step[1] * reduce),
+        )
+    part = transform.onto(grid, chosen, window)
+    needed = _needed(part)
+    if needed is None:
+        channels = plane.source.shape[plane.ndim :]
+        values = np.full((*part.fixed_shape, *channels), cval)
+        return cast(values, np.dtype(plane.source.dtype))
+    if isinstance(where, int):
+        pixels = read_window(
+            plane,
+            where,
+            needed,
+            reduce,
+            how="mean" if order else "nearest",
+            nested=nested,
+        )
+    else:
+        pixels = where[needed]
+    shift = np.eye(3)
+    shift[:2, 2] = -needed[0].start, -needed[1].start
+    shape = (pixels.shape[0], pixels.shape[1])
+    local = Transform(
+        shift @ part.affine,
+        part.displacement,
+        fixed_shape=part.fixed_shape,
+        moving_shape=shape,
+    )
+    return local.apply(pixels, order=order, cval=cval)
+
+
+def lazy_array(
+    sizes: Sequence[int],
+    axes: tuple[int, int],
+    compute: Callable[[tuple[int, ...], tuple[slice, slice]], NDArray[Any]],
+    dtype: Any,
+    channels: tuple[int, ...] = (),
+) -> da.Array:
+    """Return a dask array whose blocks are computed when they are looked at.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Of every dimension, channels not counted.
+    axes : tuple of int
+        Which of them are rows and columns.
+    compute : callable
+        Takes the position along the other dimensions and the window of rows and columns, gives
+        (rows, cols) or (rows, cols, C).
+    dtype : dtype
+    channels : tuple of int
+        ``(C,)``, or nothing.
+
+    Returns
+    -------
+    dask.array.Array
+        In chunks of one plane and `BLOCK` rows and columns.
+    """
+    chunks: list[tuple[int, ...]] = []
+    for axis, size in enumerate(sizes):
+        side = BLOCK if axis in axes else 1
+        chunks.append((*[side] * (size // side), *([size % side] if size % side else [])))
+    chunks.extend((size,) for size in channels)
+    hidden = tuple(axis for axis in range(len(sizes)) if axis not in axes)
+    return da.map_blocks(
+        _block,
+        chunks=tuple(chunks),
+        dtype=np.dtype(dtype),
+        meta=np.empty((0,) * (len(sizes) + len(channels)), dtype),
+        name=f"napari-busref-{uuid.uuid4().hex}",
+        task=_Task(compute, axes, hidden),
+    )
+
+
+class _Task:
+    """Opaque to dask, which would otherwise compute the arrays inside it."""
+
+    def __init__(
+        self,
+        compute: Callable[[tuple[int, ...], tuple[slice, slice]], NDArray[Any]],
+        axes: tuple[int, int],
+        hidden: tuple[int, ...],
+    ) -> None:
+        self.compute, self.axes, self.hidden = compute, axes, hidden
+        self._token = uuid.uuid4().hex
+
+    def __dask_tokenize__(self) -> str:
+        return self._token
+
+    def __call__(self, location: Sequence[tuple[int, int]]) -> NDArray[Any]:
+        position = tuple(int(location[axis][0]) for axis in self.hidden)
+        rows, cols = (slice(*map(int, location[axis])) for axis in self.axes)
+        return np.expand_dims(self.compute(position, (rows, cols)), self.hidden)
+
+
+def _block(task: _Task, block_info: Any = None) -> NDArray[Any]:
+    return task(block_info[None]["array-location"])
+
+
+def _step(transform: Rescaled, grid: Grid) -> float:
+    """Pixels of the moving picture, at full resolution, from one pixel of the grid to the next."""
+    moving = transform.moving.matrix @ transform.transform.affine
+    linear = moving[:2, :2] @ np.diag(np.array(grid.step) / transform.fixed.step)
+    return float(np.sqrt(abs(np.linalg.det(linear))))
+
+
+def _needed(part: Transform) -> tuple[slice, slice] | None:
+    """Rows and columns of the moving grid that a transform takes something from."""
+    rows, cols = part.fixed_shape
+    source = part.flow().astype(np.float64)
+    source[0] += np.arange(rows)[:, None]
+    source[1] += np.arange(cols)[None, :]
+    window = []
+    for values, size in zip(source, part.moving_shape, strict=True):
+        first = max(0, int(np.floor(values.min())) - _MARGIN)
+        last = min(size, int(np.ceil(values.max())) + _MARGIN + 1)
+        if first >= last:
+            return None
+        window.append(slice(first, last))
+    return window[0], window[1]

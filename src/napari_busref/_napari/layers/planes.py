@@ -1,0 +1,350 @@
+"""One 2-D plane of a layer: which pixels it has and where they are in the world.
+
+Needs `napari.layers` but neither Qt nor a viewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image, Labels, Layer
+from napari.utils.transforms import Affine
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+__all__ = [
+    "Plane",
+    "comparable",
+    "factor",
+    "is_placed",
+    "linear_of",
+    "shown_plane",
+    "spatial_of",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """One 2-D plane of an image or labels layer, not read yet.
+
+    Parameters
+    ----------
+    name : str
+        The layer's name.
+    levels : tuple of array_like
+        The layer's data at every resolution, finest first, of any array type; one array when the
+        layer is not multiscale.
+    index : tuple of int and slice
+        Picks the plane at full resolution: a slice for each of the two `axes`, a number for every
+        other axis.
+    axes : tuple of int
+        The two layer axes that the plane extends along, ascending: its rows and its columns.
+    rgb : bool
+        Whether the colour channels follow.
+    world : ndarray of float64, shape (ndim, ndim + 1)
+        Pixel coordinates of the layer, with a 1 at the end, to its world coordinates.
+    world_units : tuple
+        Units (pint) of the world coordinates.
+    placed : bool
+        False when the layer lies where napari puts a layer about which nothing was said.
+    layer_spatial : dict
+        ``scale``, ``translate``, ``rotate``, ``shear``, ``affine``, ``units`` and ``axis_labels``
+        of the layer.
+    display : dict
+        Keyword arguments that make an image layer look like this one.
+    """
+
+    name: str
+    levels: tuple[Any, ...] = field(repr=False)
+    index: tuple[int | slice, ...]
+    axes: tuple[int, int]
+    rgb: bool
+    world: NDArray[np.float64] = field(repr=False)
+    world_units: tuple[Any, ...]
+    placed: bool
+    layer_spatial: dict[str, Any] = field(repr=False)
+    display: dict[str, Any] = field(repr=False)
+
+    @property
+    def source(self) -> Any:
+        """The layer's data at full resolution."""
+        return self.levels[0]
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions of the layer, colour channels not counted."""
+        return len(self.index)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Length of the layer along every dimension, at full resolution."""
+        return tuple(int(size) for size in self.source.shape[: self.ndim])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(H, W)`` of the plane."""
+        rows, cols = self.axes
+        return self.sizes[rows], self.sizes[cols]
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """The layer axes that the plane does not extend along, ascending."""
+        return tuple(axis for axis in range(self.ndim) if axis not in self.axes)
+
+    @property
+    def position(self) -> tuple[int, ...]:
+        """Where the plane is along the `hidden` axes."""
+        return tuple(int(self.start[axis]) for axis in self.hidden)
+
+    @property
+    def start(self) -> NDArray[np.float64]:
+        """Pixel coordinates of the layer at the plane's pixel (0, 0)."""
+        return np.array([0.0 if isinstance(part, slice) else part for part in self.index])
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """``(row, col, 1)`` of the plane to world along the two shown dimensions, (2, 3)."""
+        shown = self.world[list(self.axes)]
+        offset = shown[:, :-1] @ self.start + shown[:, -1]
+        return np.column_stack([shown[:, list(self.axes)], offset])
+
+    @property
+    def units(self) -> tuple[Any, Any]:
+        """Units (pint) of those two world coordinates."""
+        rows, cols = self.axes
+        return self.world_units[rows], self.world_units[cols]
+
+    @property
+    def spatial(self) -> dict[str, Any]:
+        """Keyword arguments that put a layer on this plane.
+
+        With all dimensions of the layer, for data that `napari_busref._napari.layers.pair.expand` gave
+        those dimensions.
+        """
+        own = self.layer_spatial
+        return own | {"translate": own["translate"] + linear_of(own) @ self.start}
+
+    def at(self, position: Sequence[int]) -> Plane:
+        """Return another plane of the same layer.
+
+        Parameters
+        ----------
+        position : sequence of int
+            Along the `hidden` axes.
+
+        Raises
+        ------
+        ValueError
+            When the layer has no such plane.
+        """
+        given = tuple(int(number) for number in position)
+        sizes = [self.sizes[axis] for axis in self.hidden]
+        if len(given) != len(sizes) or not all(
+            0 <= number < size for number, size in zip(given, sizes, strict=True)
+        ):
+            raise ValueError(
+                f"position: got {given}, need {len(sizes)} numbers below {tuple(sizes)} for the "
+                f"planes of layer {self.name!r}"
+            )
+        index = list(self.index)
+        for axis, number in zip(self.hidden, given, strict=True):
+            index[axis] = number
+        return replace(self, index=tuple(index))
+
+    def centre(self) -> NDArray[np.float64]:
+        """World coordinates of the middle of the plane, one for each dimension of the layer."""
+        middle = self.start
+        middle[list(self.axes)] = (np.array(self.shape) - 1) / 2
+        where: NDArray[np.float64] = self.world[:, :-1] @ middle + self.world[:, -1]
+        return where
+
+    def nearest(self, point: NDArray[np.float64], units: Sequence[Any]) -> Plane | None:
+        """Return the plane of this layer at a point of the world.
+
+        Parameters
+        ----------
+        point : ndarray, shape (N,)
+            World coordinates; as in napari, the last ones belong to the layer. NaN along a
+            dimension that is not known there: the layer stays where it is.
+        units : sequence
+            Units of the coordinates.
+
+        Returns
+        -------
+        Plane or None
+            None when the layer has no plane there. Along a dimension in which the layer has but
+            one plane, that one counts everywhere, as does the only plane of a 2-D layer.
+        """
+        factors = [1.0] * self.ndim
+        own = np.full(self.ndim, np.nan)
+        common = min(self.ndim, len(point))
+        own[self.ndim - common :] = point[len(point) - common :]
+        for axis in range(self.ndim - common, self.ndim):
+            factors[axis] = factor(units[axis - self.ndim], self.world_units[axis])
+        own = np.where(np.isnan(own), self.centre(), own * factors)
+        pixel = np.linalg.solve(self.world[:, :-1], own - self.world[:, -1])
+        numbers = []
+        for axis in self.hidden:
+            size = self.sizes[axis]
+            number = 0 if size == 1 else int(np.floor(pixel[axis] + 0.5))
+            if not 0 <= number < size:
+                return None
+            numbers.append(number)
+        return self.at(numbers)
+
+    def read(self) -> NDArray[Any]:
+        """Read the plane at full resolution, ``(H, W)`` or ``(H, W, 3 or 4)``.
+
+        It may take long: call it in a worker. `napari_busref._napari.layers.reading` reads large planes
+        within a budget.
+        """
+        return np.asarray(self.source[self.index])
+
+
+def shown_plane(layer: Image | Labels, viewer: ViewerModel) -> Plane:
+    """Return the plane of a layer that a viewer shows.
+
+    Parameters
+    ----------
+    layer : napari.layers.Image or napari.layers.Labels
+        Of two or more dimensions, grey or RGB(A), multiscale or not.
+    viewer : napari.Viewer or napari.components.ViewerModel
+        Says which dimensions are shown, and the position along the others.
+
+    Returns
+    -------
+    Plane
+        Nothing of the data is read.
+
+    Raises
+    ------
+    ValueError
+        When the viewer shows a volume, the layer does not extend along both shown dimensions, it
+        is empty, or the current position lies outside the layer.
+    """
+    dims = viewer.dims
+    missing = dims.ndim - layer.ndim
+    if dims.ndisplay == 3 and layer.ndim > 2:
+        raise ValueError(
+            f"layer {layer.name!r}: the viewer shows a volume; switch it to 2D and move to the "
+            "plane to register"
+        )
+    world_axes = sorted(dims.order[-2:])
+    rows, cols = (axis - missing for axis in world_axes)
+    if rows < 0:
+        raise ValueError(
+            f"layer {layer.name!r} has {layer.ndim} dimensions and does not extend along both "
+            "shown dimensions of the viewer; change the order of the dimensions"
+        )
+    levels = tuple(layer.data) if layer.multiscale else (layer.data,)
+    shape = tuple(int(size) for size in levels[0].shape[: layer.ndim])
+    if min(shape) < 1:
+        raise ValueError(f"layer {layer.name!r} is empty: it has shape {shape}")
+    world = np.asarray(dims.point, dtype=float)[missing:]
+    if (shown_units := viewer.layers.units) is not None:  # None: napari ignores all units
+        world = world * [
+            factor(shown, own)
+            for shown, own in zip(shown_units[-layer.ndim :], layer.units, strict=True)
+        ]
+    point = np.asarray(layer.world_to_data(world), dtype=float)
+    index: list[int | slice] = []
+    for axis, size in enumerate(shape):
+        if axis in (rows, cols):
+            index.append(slice(None))
+            continue
+        number = int(np.floor(point[axis] + 0.5))
+        if not 0 <= number < size:
+            raise ValueError(
+                f"layer {layer.name!r} has no plane at the viewer's position "
+                f"({number} along {layer.axis_labels[axis]}, which has {size}); move the slider"
+            )
+        index.append(number)
+    spatial = spatial_of(layer)
+    plane = Plane(
+        name=layer.name,
+        levels=levels,
+        index=tuple(index),
+        axes=(rows, cols),
+        rgb=bool(getattr(layer, "rgb", False)),
+        world=_to_world(layer),
+        world_units=tuple(layer.units),
+        placed=is_placed(spatial),
+        layer_spatial=spatial,
+        display=_display(layer) if isinstance(layer, Image) else {},
+    )
+    linear = plane.matrix[:, :2]
+    if abs(np.linalg.det(linear)) < 1e-12 * max(np.abs(linear).max(), 1e-30) ** 2:
+        raise ValueError(
+            f"layer {layer.name!r} is seen edge-on: its rotation, shear or affine turns it out "
+            "of the shown plane"
+        )
+    return plane
+
+
+def comparable(one: Any, other: Any) -> bool:
+    """Whether two units measure the same thing."""
+    return bool(one == other or one.is_compatible_with(other))
+
+
+def factor(given: Any, wanted: Any) -> float:
+    """Return how many `wanted` one `given` is; 1 where that cannot be said."""
+    if given == wanted or not comparable(given, wanted):
+        return 1.0
+    return float((1 * given).to(wanted).magnitude)
+
+
+def _to_world(layer: Image | Labels) -> NDArray[np.float64]:
+    """Probe the layer's whole data-to-world map, of which no public attribute is the matrix."""
+    probes = np.vstack([np.eye(layer.ndim), np.zeros(layer.ndim)])
+    images = np.array([layer.data_to_world(probe) for probe in probes], dtype=float)
+    images[:-1] -= images[-1]
+    return np.ascontiguousarray(images.T)
+
+
+def spatial_of(layer: Layer) -> dict[str, Any]:
+    """Keyword arguments that put another layer, of any kind, exactly where this one is."""
+    return {
+        "scale": np.array(layer.scale),
+        "translate": np.array(layer.translate),
+        "rotate": np.array(layer.rotate),
+        "shear": np.array(layer.shear),
+        "affine": np.array(layer.affine.affine_matrix),
+        "units": tuple(layer.units),
+        "axis_labels": tuple(layer.axis_labels),
+    }
+
+
+def linear_of(spatial: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Scale, rotation and shear of what `spatial_of` returns, as one matrix."""
+    linear = Affine(
+        scale=spatial["scale"], rotate=spatial["rotate"], shear=spatial["shear"]
+    ).linear_matrix
+    return np.array(linear, dtype=float)
+
+
+def is_placed(spatial: Mapping[str, Any]) -> bool:
+    """Whether a layer lies elsewhere than napari puts one of which nothing was said."""
+    linear, affine = linear_of(spatial), spatial["affine"]
+    return not (
+        np.allclose(linear, np.eye(len(linear)))
+        and np.allclose(spatial["translate"], 0)
+        and np.allclose(affine, np.eye(len(affine)))
+    )
+
+
+def _display(layer: Image) -> dict[str, Any]:
+    shared = {
+        "gamma": layer.gamma,
+        "interpolation2d": str(layer.interpolation2d),
+    }
+    if layer.rgb:
+        return shared
+    return shared | {
+        "colormap": layer.colormap,
+        "contrast_limits": tuple(float(limit) for limit in layer.contrast_limits),
+    }

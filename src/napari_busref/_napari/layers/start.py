@@ -1,0 +1,93 @@
+"""Where a registration starts: at a transform that the user made, or at the layers' places.
+
+Needs `napari.layers` but neither Qt nor a viewer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from napari_busref._napari.layers.pair import Plane, initial_transform, world_affine
+from napari_busref.transforms.transform import Transform
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+
+__all__ = ["START_KEY", "keep_start", "start_source", "start_transform"]
+
+#: Where a start is kept: ``moving_layer.metadata[START_KEY]``.
+START_KEY = "napari-busref-start"
+
+
+def keep_start(layer: Layer, fixed: Plane, moving: Plane, transform: Transform) -> None:
+    """Let the next registration of these two layers start from a transform.
+
+    Parameters
+    ----------
+    layer : Layer
+        The moving layer, which keeps the start until one of the two layers is moved.
+    fixed, moving : Plane
+        The planes that the transform is for.
+    transform : Transform
+        From fixed to moving pixels.
+    """
+    _check(transform, fixed, moving)
+    layer.metadata[START_KEY] = {
+        "transform": transform,
+        "fixed": fixed.name,
+        "world": world_affine(fixed, moving),
+    }
+
+
+def start_transform(layer: Layer, fixed: Plane, moving: Plane) -> Transform | None:
+    """Return where a registration of two layers starts.
+
+    Parameters
+    ----------
+    layer : Layer
+        The moving layer.
+    fixed, moving : Plane
+        Of the fixed and of the moving layer.
+
+    Returns
+    -------
+    Transform or None
+        What `keep_start` was given for these two layers, if neither has been moved since; else
+        what their places in the world say, see `initial_transform`.
+
+    Raises
+    ------
+    ValueError
+        As `initial_transform`.
+    """
+    kept = _kept(layer, fixed, moving)
+    return initial_transform(fixed, moving) if kept is None else kept
+
+
+def start_source(layer: Layer, fixed: Plane, moving: Plane) -> Literal["landmarks", "layers"]:
+    """Say which of the two `start_transform` returns."""
+    return "layers" if _kept(layer, fixed, moving) is None else "landmarks"
+
+
+def _kept(layer: Layer, fixed: Plane, moving: Plane) -> Transform | None:
+    kept: dict[str, Any] = layer.metadata.get(START_KEY, {})
+    transform = kept.get("transform")
+    if (
+        isinstance(transform, Transform)
+        and kept["fixed"] == fixed.name
+        and (transform.fixed_shape, transform.moving_shape) == (fixed.shape, moving.shape)
+        and np.allclose(kept["world"], world_affine(fixed, moving), rtol=1e-9, atol=1e-6)
+    ):
+        return transform
+    return None
+
+
+def _check(transform: Transform, fixed: Plane, moving: Plane) -> None:
+    shapes = fixed.shape, moving.shape
+    if (transform.fixed_shape, transform.moving_shape) != shapes:
+        raise ValueError(
+            f"transform: from {transform.fixed_shape} to {transform.moving_shape} pixels, need "
+            f"from {shapes[0]} to {shapes[1]}, the sizes of {fixed.name!r} and {moving.name!r}"
+        )

@@ -1,0 +1,1 @@
+"""The panel *Register and fuse*, and `register_layers` for scripts."""

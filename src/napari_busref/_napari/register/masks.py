@@ -1,0 +1,79 @@
+"""Labels that say which part of an image registration may look at."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_busref._napari.layers.grids import Grid, regrid
+from napari_busref._napari.layers.pair import world_affine
+from napari_busref._napari.layers.planes import Plane
+from napari_busref._napari.layers.reading import PIXEL_BUDGET, choose_reading
+from napari_busref.transforms.transform import Transform
+
+__all__ = ["mask_on"]
+
+
+def mask_on(
+    labels: Plane,
+    image: Plane,
+    grid: Grid,
+    *,
+    pixels: int = PIXEL_BUDGET,
+    cancel: threading.Event | None = None,
+) -> NDArray[np.bool_]:
+    """Bring labels onto the pixels of an image, through the world, each pixel to the nearest.
+
+    Parameters
+    ----------
+    labels : Plane
+        Of a Labels layer, on any grid.
+    image : Plane
+        The image to which the labels belong.
+    grid : Grid
+        Of the image's pixels that are looked at.
+    pixels : int
+        Of the labels that are read at most.
+    cancel : threading.Event, optional
+        Looked at between pieces.
+
+    Returns
+    -------
+    ndarray of bool, shape ``grid.shape``
+        True where there is any label.
+
+    Raises
+    ------
+    ValueError
+        When no label lies on the image: nothing would be left to register.
+    """
+    reading = choose_reading(labels, pixels)
+    found = reading.read("nearest", cancel)
+    through_world = Transform(
+        world_affine(image, labels), fixed_shape=image.shape, moving_shape=labels.shape
+    )
+    # pixels of labels reach half a pixel beyond their centres, where `apply` sees nothing
+    padded = np.pad(found != 0, 1, mode="edge")
+    shift = np.eye(3)
+    shift[:2, 2] = 1
+    onto = regrid(through_world, Grid(image.shape), Grid(labels.shape), grid, reading.grid)
+    wanted = Transform(shift @ onto.affine, fixed_shape=grid.shape, moving_shape=padded.shape)
+    mask = wanted.apply(padded, order=0) & _within(onto)
+    if not mask.any():
+        raise ValueError(
+            f"labels layer {labels.name!r} marks nothing of image layer {image.name!r}; paint "
+            "over the part to be compared, or choose no mask"
+        )
+    return mask
+
+
+def _within(transform: Transform) -> NDArray[np.bool_]:
+    """Where the source lies on a pixel of the labels and not beyond their border."""
+    rows, cols = (np.arange(size) for size in transform.fixed_shape)
+    inside = np.ones(transform.fixed_shape, bool)
+    for (a, b, c), size in zip(transform.affine[:2], transform.moving_shape, strict=True):
+        source = a * rows[:, None] + b * cols[None, :] + c
+        inside &= (source >= -0.5) & (source <= size - 0.5)
+    return inside

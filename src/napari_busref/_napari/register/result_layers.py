@@ -1,0 +1,423 @@
+"""From results to layers: what a run adds to the viewer, and how a second run updates it.
+
+Needs `napari.layers` but neither Qt nor a viewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, MutableSequence, Sequence
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+from napari.layers import Image, Labels, Layer, Shapes, Vectors
+
+from napari_busref._napari.layers.field_layers import (
+    displacement_layer,
+    grid_layer,
+    magnitude,
+    magnitude_layer,
+)
+from napari_busref._napari.layers.frames import plane_frame
+from napari_busref._napari.layers.grids import Rescaled
+from napari_busref._napari.layers.image_grids import grid_of_plane
+from napari_busref._napari.layers.pair import METADATA_KEY, Plane
+from napari_busref._napari.layers.result import LayersResult, PlaneResult
+from napari_busref.runtime.version import package_version
+from napari_busref.transforms.transform import Transform
+
+if TYPE_CHECKING:
+    from napari_busref.pipeline import RegistrationAndFusionResult
+
+__all__ = [
+    "DEFAULT_ROLES",
+    "FIELD_ROLES",
+    "ROLES",
+    "displacement_layer",
+    "result_layers",
+    "show_field",
+    "update_layers",
+]
+
+#: What a run can add, from bottom to top.
+ROLES = ("warped", "mask", "fused", "weights", "magnitude", "grid", "displacement")
+
+#: What it adds unless told otherwise.
+DEFAULT_ROLES = ("warped", "mask", "fused", "displacement")
+
+#: Ways to draw the displacement: an image of lengths, a deformed grid, arrows.
+FIELD_ROLES = ("magnitude", "grid", "displacement")
+
+_SPATIAL = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+
+
+def result_layers(
+    result: RegistrationAndFusionResult | LayersResult,
+    fixed: Plane,
+    moving: Plane,
+    initial: Transform | None = None,
+    *,
+    roles: Collection[str] = DEFAULT_ROLES,
+) -> list[Layer]:
+    """Make the layers of a finished run, in no viewer yet; a worker may do it.
+
+    Parameters
+    ----------
+    result : RegistrationAndFusionResult or LayersResult
+        For these two planes: of `napari_busref.register_and_fuse` at full resolution, or of
+        `napari_busref._napari.register.stacks.register_layers`.
+    fixed, moving : Plane
+        Where the layers go (exactly on `fixed`), and how they look.
+    initial : Transform, optional
+        Where the run started from; the displacement shows what was found beyond it. A
+        `LayersResult` knows it.
+    roles : collection of str
+        Which of `ROLES` to make. ``"fused"`` is left out when nothing was fused, ``"weights"``
+        when the fusion model has none.
+
+    Returns
+    -------
+    list of Layer
+        From bottom to top: warped moving image, mask (Labels, hidden), fused image, weights of a
+        learned loss (Image, hidden), lengths of the displacement (Image with a colour bar),
+        deformed grid (Shapes), arrows (Vectors). Of a stack, the grid is that of the shown plane,
+        all others have all planes.
+        ``metadata["napari-busref"]`` of each holds ``transform`` (`Transform`), ``quality``
+        (`Quality`), ``parameters``, ``timings``, ``versions``, ``initial``, the names ``fixed``
+        and ``moving``, their ``fixed_grid`` and ``moving_grid`` (`ImageGrid.as_dict`), ``axes``,
+        and ``role``: what the layer is. Of a `LayersResult` also ``mode``, ``reading``,
+        ``rescaled`` and ``planes``.
+
+    Raises
+    ------
+    ValueError
+        When a role is none of `ROLES`.
+    """
+    unknown = sorted(set(roles) - set(ROLES))
+    if unknown:
+        raise ValueError(f"roles: got {unknown}, need some of {ROLES}")
+    if not isinstance(result, LayersResult):
+        result = _as_layers_result(result, fixed, moving, initial)
+    shared = _shared_metadata(result, fixed, moving)
+
+    def common(role: str, name: str) -> dict[str, Any]:
+        return {
+            "name": name,
+            "metadata": {METADATA_KEY: shared | {"role": role, "name": name}},
+        }
+
+    makers: dict[str, Callable[[], Layer]] = {
+        "warped": lambda: _warped(result, moving, common("warped", f"{moving.name} warped")),
+        "mask": lambda: _mask(result, common("mask", f"{moving.name} mask")),
+        "fused": lambda: _fused(result, fixed, common("fused", f"{fixed.name} fused")),
+        "weights": lambda: _weights(
+            result, common("weights", f"{moving.name} weights of the loss")
+        ),
+        "magnitude": lambda: _magnitude(
+            result, common("magnitude", f"{moving.name} displacement (px of {fixed.name})")
+        ),
+        "grid": lambda: grid_layer(
+            result.transform,
+            result.initial,
+            axes=result.frame.axes,
+            position=result.frame.shown,
+            **result.frame.spatial,
+            **common("grid", f"{moving.name} deformed grid"),
+        ),
+        "displacement": lambda: _arrows(
+            result, common("displacement", f"{moving.name} displacement")
+        ),
+    }
+    missing = {role for role in ("fused", "weights") if getattr(result, role) is None}
+    return [makers[role]() for role in ROLES if role in set(roles) - missing]
+
+
+def show_field(layers: Sequence[Layer], role: str | None) -> list[Layer]:
+    """Show one of the drawings of the displacement and hide the others.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        For example ``viewer.layers``; layers that are no such drawing are left as they are.
+    role : str or None
+        One of `FIELD_ROLES`; None hides them all.
+
+    Returns
+    -------
+    list of Layer
+        Those that are shown now.
+
+    Raises
+    ------
+    ValueError
+        When `role` is none of `FIELD_ROLES`.
+    """
+    if role is not None and role not in FIELD_ROLES:
+        raise ValueError(f"role: got {role!r}, need one of {FIELD_ROLES} or None")
+    drawings = [layer for layer in layers if _knowledge(layer).get("role") in FIELD_ROLES]
+    for layer in drawings:
+        layer.visible = _knowledge(layer)["role"] == role
+    return [layer for layer in drawings if layer.visible]
+
+
+def update_layers(layers: MutableSequence[Layer], new: Sequence[Layer]) -> list[Layer]:
+    """Put new result layers into a viewer, each in place of its predecessor if there is one.
+
+    A predecessor is a layer of this plugin of the same role for layers of the same names, which
+    nobody has renamed since. It keeps its place in the list and how the user made it look.
+
+    Parameters
+    ----------
+    layers : LayerList
+        ``viewer.layers``.
+    new : sequence of Layer
+        From `result_layers`.
+
+    Returns
+    -------
+    list of Layer
+        Those now in the viewer, in the order of `new`. If one cannot be added, those added before
+        it are taken out again.
+    """
+    added: list[Layer] = []
+    placed: list[Layer] = []
+    try:
+        for layer in new:
+            old = _predecessor(layers, layer)
+            if old is not None and not _fits(old, layer):
+                position = layers.index(old)
+                layers.remove(old)
+                layers.insert(position, layer)
+                added.append(layer)
+            elif old is not None:
+                _copy(layer, old)
+                layer = old
+            else:
+                layers.append(layer)
+                added.append(layer)
+            # napari may have appended a number to the name; remember what the layer is called
+            _knowledge(layer)["name"] = layer.name
+            placed.append(layer)
+    except BaseException:
+        for layer in added:
+            if layer in layers:
+                layers.remove(layer)
+        raise
+    return placed
+
+
+def _as_layers_result(
+    result: RegistrationAndFusionResult,
+    fixed: Plane,
+    moving: Plane,
+    initial: Transform | None,
+) -> LayersResult:
+    """A result at full resolution, of one pair of planes."""
+    frame = plane_frame(fixed, moving)
+    registration, fusion = result.registration, result.fusion
+    transform = Rescaled.of(registration.transform)
+    return LayersResult(
+        registration=registration,
+        fusion=fusion,
+        quality=registration.quality,
+        mode="plane",
+        frame=frame,
+        initial=initial,
+        fixed_grid=transform.fixed,
+        moving_grid=transform.moving,
+        transform=transform,
+        planes={frame.shown: PlaneResult(transform, registration.quality, registration.mask)},
+        warped=np.expand_dims(registration.warped, frame.hidden),
+        fused=None if fusion is None else np.expand_dims(fusion.fused, frame.hidden),
+        fused_grid=transform.fixed,
+        fused_frame=frame,
+    )
+
+
+def _shared_metadata(result: LayersResult, fixed: Plane, moving: Plane) -> dict[str, Any]:
+    registration, fusion = result.registration, result.fusion
+    whole = result.transform
+    shared: dict[str, Any] = {
+        # what is too large at full resolution is kept as it was found
+        "transform": whole.full() if whole.fits else whole.transform,
+        "quality": result.quality,
+        "parameters": {
+            "registration": dict(registration.parameters),
+            "fusion": {} if fusion is None else dict(fusion.parameters),
+        },
+        "timings": {
+            "registration": dict(registration.timings),
+            "fusion": {} if fusion is None else dict(fusion.timings),
+        },
+        "versions": {name: package_version(name) for name in ("napari-busref", "napari", "torch")},
+        "initial": result.initial,
+        "fixed": fixed.name,
+        "moving": moving.name,
+        "axes": result.frame.axes,
+        "fixed_grid": grid_of_plane(fixed).as_dict(),
+        "moving_grid": grid_of_plane(moving).as_dict(),
+    }
+    if result.reading:
+        shared |= {
+            "mode": result.mode,
+            "reading": result.reading,
+            "rescaled": whole,
+            "planes": result.planes,
+            "cancelled": result.cancelled,
+        }
+    return shared
+
+
+def _warped(result: LayersResult, moving: Plane, common: dict[str, Any]) -> Image:
+    data = result.warped
+    levels = isinstance(data, list)
+    if levels and len(data) == 1:
+        data, levels = data[0], False
+    return Image(
+        data,
+        rgb=moving.rgb,
+        multiscale=levels,
+        **moving.display,
+        **result.frame.spatial,
+        **common,
+    )
+
+
+def _mask(result: LayersResult, common: dict[str, Any]) -> Labels:
+    frame, grid = result.frame, result.fixed_grid
+    sizes = frame.sizes_on(grid)
+    data: Any
+    if len(result.planes) == 1 and result.mode != "each":
+        (found,) = result.planes.values()
+        data = np.expand_dims(found.mask.astype(np.uint8), frame.hidden)
+        if data.shape != sizes:  # one mask for all planes
+            data = da.broadcast_to(da.from_array(data), sizes)
+    else:
+        data = np.zeros(sizes, np.uint8)
+        for position, found in result.planes.items():
+            data[_at(position, frame.hidden, len(sizes))] = found.mask
+    return Labels(data, opacity=0.35, visible=False, **frame.spatial_on(grid), **common)
+
+
+def _fused(result: LayersResult, fixed: Plane, common: dict[str, Any]) -> Image:
+    return Image(
+        result.fused,
+        rgb=fixed.rgb,
+        **fixed.display,
+        **result.fused_frame.spatial_on(result.fused_grid),
+        **common,
+    )
+
+
+def _weights(result: LayersResult, common: dict[str, Any]) -> Image:
+    layer = Image(
+        result.weights,
+        colormap="viridis",
+        contrast_limits=(0.0, 1.0),
+        visible=False,
+        **result.fused_frame.spatial_on(result.fused_grid),
+        **common,
+    )
+    layer.colorbar.visible = True
+    return layer
+
+
+def _magnitude(result: LayersResult, common: dict[str, Any]) -> Image:
+    frame = result.frame
+    lengths, grid = magnitude(result.transform, result.initial)
+    sizes, longest = frame.sizes_on(grid), float(lengths.max())
+    data: Any = np.expand_dims(lengths, frame.hidden)
+    if result.mode == "each":
+        data = np.zeros(sizes, np.float32)
+        for position, found in result.planes.items():
+            plane, _ = magnitude(found.transform, result.initial)
+            data[_at(position, frame.hidden, len(sizes))] = plane
+        longest = float(data.max())
+    elif data.shape != sizes:
+        data = da.broadcast_to(da.from_array(data), sizes)
+    return magnitude_layer(data, longest, **frame.spatial_on(grid), **common)
+
+
+def _arrows(result: LayersResult, common: dict[str, Any]) -> Vectors:
+    frame = result.frame
+    (shown, first), *others = result.planes.items()
+    planes = [(position, found.transform, found.mask) for position, found in others]
+    if result.mode == "one":
+        planes = [
+            (position, first.transform, first.mask)
+            for position in frame.pairs
+            if position != shown
+        ]
+    return displacement_layer(
+        first.transform,
+        result.initial,
+        first.mask,
+        axes=frame.axes,
+        position=shown,
+        others=planes,
+        **frame.spatial,
+        **common,
+    )
+
+
+def _at(position: tuple[int, ...], hidden: tuple[int, ...], ndim: int) -> tuple[Any, ...]:
+    index: list[Any] = [slice(None)] * ndim
+    for axis, number in zip(hidden, position, strict=True):
+        index[axis] = number
+    return tuple(index)
+
+
+def _knowledge(layer: Layer) -> dict[str, Any]:
+    known = layer.metadata.get(METADATA_KEY)
+    return known if isinstance(known, dict) else {}
+
+
+def _predecessor(layers: Sequence[Layer], layer: Layer) -> Layer | None:
+    wanted = _knowledge(layer)
+    for other in layers:
+        known = _knowledge(other)
+        if known.get("name") == other.name and all(
+            known.get(key) == wanted[key] for key in ("role", "fixed", "moving")
+        ):
+            return other
+    return None
+
+
+def _fits(old: Layer, new: Layer) -> bool:
+    return (
+        old.__class__ is new.__class__  # type() would see napari's proxy of a layer
+        and old.ndim == new.ndim
+        and getattr(old, "rgb", None) == getattr(new, "rgb", None)
+        and getattr(old, "multiscale", None) == getattr(new, "multiscale", None)
+        # napari offers no way to give paths new features and colours at once
+        and not isinstance(new, Shapes)
+    )
+
+
+def _copy(new: Layer, old: Layer) -> None:
+    """Give an old layer the content and place of a new one."""
+    same_type = getattr(old.data, "dtype", None) == getattr(new.data, "dtype", None)
+    if isinstance(old, Vectors):
+        old.data = new.data
+        old.features = new.features
+        old.edge_color = "magnitude"
+        old.edge_contrast_limits = new.edge_contrast_limits
+        _exchange(old, new, ("edge_width",))
+    else:
+        old.data = new.data
+    if isinstance(old, Image) and not old.rgb and not same_type:
+        # the old limits mean nothing for another type
+        old.contrast_limits_range = new.contrast_limits_range
+        old.contrast_limits = new.contrast_limits
+    _exchange(old, new, _SPATIAL)
+    known: Mapping[str, Any] = _knowledge(new)
+    old.metadata[METADATA_KEY] = dict(known) | {"name": old.name}
+    old.refresh()
+
+
+def _exchange(old: Layer, new: Layer, names: Sequence[str]) -> None:
+    """Give an old layer attributes of a new one, if they differ: each change is drawn."""
+    for name in names:
+        wanted = getattr(new, name)
+        if not np.array_equal(np.asarray(getattr(old, name)), np.asarray(wanted)):
+            setattr(old, name, wanted)

@@ -1,0 +1,168 @@
+"""What the panel "Register and fuse" does in its worker thread. Needs neither Qt nor a viewer."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from napari_busref._napari.layers.field_layers import magnitude
+from napari_busref._napari.layers.planes import Plane, shown_plane
+from napari_busref._napari.layers.result import LayersResult
+from napari_busref._napari.layers.start import start_transform
+from napari_busref._napari.register.loading import load_libraries
+from napari_busref._napari.register.result_layers import result_layers
+from napari_busref._napari.register.settings import Settings
+from napari_busref._napari.register.stacks import register_layers
+from napari_busref.runtime.progress import Cancelled, Progress, Reporter
+from napari_busref.transforms.transform import Transform
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image, Labels, Layer
+
+__all__ = ["Outcome", "Request", "field_layers", "make_request", "run"]
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """All that a run needs, fixed when the button was pressed.
+
+    Parameters
+    ----------
+    fixed, moving : Plane
+        The visible and the infrared plane, not read yet.
+    initial : Transform or None
+        Where to start; None for the same field of view.
+    settings : Settings
+        All else.
+    fixed_mask, moving_mask : Plane, optional
+        Of Labels layers: what may be compared.
+
+    Attributes
+    ----------
+    best : list of Outcome
+        What there is so far, ready for the viewer, if that is to be kept: one at most.
+    """
+
+    fixed: Plane
+    moving: Plane
+    initial: Transform | None
+    settings: Settings
+    fixed_mask: Plane | None = None
+    moving_mask: Plane | None = None
+    best: list[Outcome] = field(default_factory=list, repr=False)
+
+    @property
+    def mode(self) -> str:
+        """What to do with the other planes; there are none where neither layer is a stack."""
+        stack = any(
+            plane.sizes[axis] > 1 for plane in (self.fixed, self.moving) for axis in plane.hidden
+        )
+        return self.settings.planes if stack else "plane"
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What came out.
+
+    Attributes
+    ----------
+    result : LayersResult
+    layers : list of Layer
+        The wanted ones, in no viewer yet.
+    largest_px : float
+        The largest displacement from the start, in pixels of the fixed image.
+    """
+
+    result: LayersResult
+    layers: list[Layer]
+    largest_px: float
+
+
+def make_request(
+    viewer: ViewerModel,
+    fixed: Image,
+    moving: Image,
+    settings: Settings,
+    fixed_mask: Labels | None = None,
+    moving_mask: Labels | None = None,
+) -> Request:
+    """Take down what a run on two layers needs, as the viewer shows them now.
+
+    Raises
+    ------
+    ValueError
+        When no output is chosen, or as `shown_plane` and `start_transform`.
+    """
+    if not settings.roles:
+        raise ValueError("no output is chosen; tick one of them in the advanced settings")
+    planes = shown_plane(fixed, viewer), shown_plane(moving, viewer)
+    first, second = (
+        None if layer is None else shown_plane(layer, viewer)
+        for layer in (fixed_mask, moving_mask)
+    )
+    return Request(*planes, start_transform(moving, *planes), settings, first, second)
+
+
+def run(request: Request, *, progress: Progress, cancel: threading.Event) -> Outcome:
+    """Read, register, fuse and build the layers.
+
+    Parameters
+    ----------
+    request : Request
+    progress : Progress
+        Called with the stage and the fraction done.
+    cancel : threading.Event
+        Set it to stop: with ``settings.on_cancel == "best"`` what there is by then is returned,
+        if there is anything.
+
+    Raises
+    ------
+    Cancelled, TypeError, ValueError, ArithmeticError, MemoryError
+        As `napari_busref._napari.register.stacks.register_layers`.
+    """
+    reporter = Reporter(progress, cancel)
+    settings = request.settings
+    reporter.step("starting", 0.0)
+    load_libraries()
+
+    def keep(result: LayersResult) -> None:
+        request.best[:] = [_outcome(result, request)]
+        reporter.check()  # if that is all that is wanted, at once
+
+    try:
+        result = register_layers(
+            request.fixed,
+            request.moving,
+            mode=request.mode,  # type: ignore[arg-type]  # checked there
+            initial=request.initial,
+            fixed_mask=request.fixed_mask,
+            moving_mask=request.moving_mask,
+            fuse=settings.fused,
+            fusion=settings.fusion(),
+            progress=reporter.part(0.0, 0.97).regardless().step,  # it looks at cancel itself
+            so_far=keep if settings.on_cancel == "best" else None,
+            cancel=cancel,
+            **settings.registration(),
+        )
+    except Cancelled:
+        if not request.best:
+            raise
+        return request.best[0]
+    if not result.cancelled:
+        reporter.step("making the layers", 0.97)
+    return _outcome(result, request)
+
+
+def _outcome(result: LayersResult, request: Request) -> Outcome:
+    settings = request.settings
+    layers = result_layers(result, request.fixed, request.moving, roles=settings.roles)
+    lengths, _ = magnitude(result.transform, result.initial)
+    return Outcome(result, layers, float(lengths.max()))
+
+
+def field_layers(result: LayersResult, request: Request, settings: Settings) -> list[Layer]:
+    """Draw the displacement of an earlier run as `settings` say; cheap, for any thread."""
+    roles = {settings.field_role} if settings.field_role is not None else set()
+    return result_layers(result, request.fixed, request.moving, roles=roles)

@@ -1,0 +1,123 @@
+"""The warped layer of a run: one plane or many, at once or where it is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_busref._napari.layers.frames import Frame, Position
+from napari_busref._napari.layers.grids import Grid, Rescaled
+from napari_busref._napari.layers.lazy import BLOCK, Source, lazy_array, warp_window
+from napari_busref._napari.layers.planes import Plane
+from napari_busref._napari.layers.reading import PIXEL_BUDGET, level_grid
+from napari_busref.runtime.progress import Reporter
+
+if TYPE_CHECKING:
+    from napari_busref._napari.layers.result import PlaneResult
+
+__all__ = ["Warp"]
+
+# A warped plane of more pixels is computed when it is looked at, even from an array in memory.
+_EAGER = 8192 * 8192
+_SMALLEST_LEVEL = 1024 * 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Warp:
+    """Warps the planes of a moving layer onto those of a fixed one.
+
+    Parameters
+    ----------
+    frame : Frame
+    mode : str
+        One of `napari_busref._napari.register.stacks.MODES`.
+    source : Source
+        Of the shown plane.
+    transform : Rescaled
+        Of the shown plane, and of every one that is not among `planes`.
+    planes : mapping
+        What was found for each position; may grow until a block is computed.
+    cval : float
+        What lies beyond the moving layer.
+    """
+
+    frame: Frame
+    mode: str
+    source: Source
+    transform: Rescaled
+    planes: Mapping[Position, PlaneResult]
+    cval: float
+
+    @property
+    def at_once(self) -> bool:
+        """Whether the layer is to be an array in memory, as the moving one is."""
+        return (
+            self.mode == "plane"
+            and len(self._fixed.levels) == 1
+            and isinstance(self._moving.source, np.ndarray)
+            and self._fixed.shape[0] * self._fixed.shape[1] <= _EAGER
+        )
+
+    def compute(self, reporter: Reporter) -> NDArray[Any]:
+        """Warp the shown plane now, some rows at a time."""
+        height, width = (self.frame.sizes[axis] for axis in self.frame.axes)
+        grid = Grid((height, width))
+        warped = np.empty((height, width, *self._channels), self._dtype)
+        for top in range(0, height, BLOCK):
+            reporter.step("warping", 0.99)
+            rows = slice(top, min(top + BLOCK, height))
+            warped[rows] = self.block(grid, self.frame.shown, (rows, slice(0, width)))
+        return np.expand_dims(warped, self.frame.hidden)
+
+    def levels(self) -> list[Any]:
+        """The layer at every level, computed where it is looked at."""
+        return [self._level(grid) for grid in _pyramid(self._fixed)]
+
+    def block(self, grid: Grid, position: Position, window: tuple[slice, slice]) -> NDArray[Any]:
+        """Warp a part of one plane, on a grid over the fixed picture."""
+        pair = self.frame.pairs.get(position)
+        found = self.planes.get(position)
+        if pair is None or (self.mode == "each" and found is None):
+            shape = [part.stop - part.start for part in window]
+            return np.zeros((*shape, *self._channels), self._dtype)
+        transform = self.transform if found is None else found.transform
+        source = self.source if pair[1] is self._moving else Source(pair[1])
+        return warp_window(source, transform, grid, window, cval=self.cval, nested=True)
+
+    def _level(self, grid: Grid) -> Any:
+        def block(position: Position, window: tuple[slice, slice]) -> NDArray[Any]:
+            return self.block(grid, position, window)
+
+        sizes = self.frame.sizes_on(grid)
+        return lazy_array(sizes, self.frame.axes, block, self._dtype, self._channels)
+
+    @property
+    def _fixed(self) -> Plane:
+        return self.frame.pairs[self.frame.shown][0]
+
+    @property
+    def _moving(self) -> Plane:
+        return self.frame.pairs[self.frame.shown][1]
+
+    @property
+    def _dtype(self) -> np.dtype[Any]:
+        return np.dtype(self._moving.source.dtype).newbyteorder("=")
+
+    @property
+    def _channels(self) -> tuple[int, ...]:
+        return tuple(self._moving.source.shape[self._moving.ndim :])
+
+
+def _pyramid(fixed: Plane) -> list[Grid]:
+    """The levels of the fixed plane, or, if it is large and has none, halves and quarters."""
+    if len(fixed.levels) > 1:
+        return [level_grid(fixed, level) for level in range(len(fixed.levels))]
+    grids = [Grid(fixed.shape)]
+    while grids[-1].shape[0] * grids[-1].shape[1] > max(PIXEL_BUDGET, _SMALLEST_LEVEL):
+        rows, cols = (max(1, size // 2) for size in grids[-1].shape)
+        grids.append(Grid((rows, cols), (2.0 * grids[-1].step[0], 2.0 * grids[-1].step[1])))
+    return grids

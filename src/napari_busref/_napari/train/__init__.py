@@ -1,0 +1,1 @@
+"""The panel that fine-tunes on the user's own pairs."""

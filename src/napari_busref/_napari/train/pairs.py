@@ -1,0 +1,90 @@
+"""Layers as pairs to train on. Needs neither Qt nor a viewer with a window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.transform import resize
+
+from napari_busref._napari.layers.frames import plane_frame, stack_frame
+from napari_busref._napari.layers.pair import world_affine
+from napari_busref._napari.layers.planes import Plane, comparable, shown_plane
+from napari_busref._napari.layers.reading import choose_reading
+from napari_busref.training.finetuning.pairs import AlignedPair
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+__all__ = ["layer_pairs"]
+
+_TOLERANCE = 0.5  # px that the corners may lie apart
+
+
+def layer_pairs(fixed: Image, moving: Image, viewer: ViewerModel) -> list[AlignedPair]:
+    """Pairs of two layers, of which the moving one lies on the grid of the fixed one.
+
+    Parameters
+    ----------
+    fixed, moving : Image
+        Stacks give a pair for each plane. Nothing is read yet.
+    viewer : ViewerModel
+        Says which dimensions are rows and columns.
+
+    Returns
+    -------
+    list of AlignedPair
+
+    Raises
+    ------
+    ValueError
+        When the two are one layer, or differ in size or place.
+    """
+    if fixed == moving:
+        raise ValueError(f"layer {fixed.name!r} cannot be both the visible and the infrared image")
+    one, other = shown_plane(fixed, viewer), shown_plane(moving, viewer)
+    _check_aligned(one, other)
+    stack = any(plane.sizes[axis] > 1 for plane in (one, other) for axis in plane.hidden)
+    frame = (stack_frame if stack else plane_frame)(one, other)
+    return [
+        AlignedPair(
+            f"{fixed.name}{list(position) if stack else ''}", _reader(*frame.pairs[position])
+        )
+        for position in sorted(frame.pairs)
+    ]
+
+
+def _check_aligned(fixed: Plane, moving: Plane) -> None:
+    remedy = (
+        "; train on aligned pairs, such as a visible layer and the warped layer that Register "
+        "and fuse adds"
+    )
+    if fixed.shape != moving.shape:
+        sizes = [f"{rows} x {cols} px" for rows, cols in (fixed.shape, moving.shape)]
+        raise ValueError(
+            f"layers {fixed.name!r} and {moving.name!r} have {sizes[0]} and {sizes[1]}{remedy}"
+        )
+    if not all(map(comparable, fixed.units, moving.units)):
+        return
+    rows, cols = fixed.shape
+    corners = np.array([[0, 0, 1], [0, cols, 1], [rows, 0, 1], [rows, cols, 1]])
+    apart = corners @ (world_affine(fixed, moving) - np.eye(3)).T
+    if np.abs(apart).max() > _TOLERANCE:
+        raise ValueError(
+            f"layers {fixed.name!r} and {moving.name!r} do not lie on each other in the viewer"
+            + remedy
+        )
+
+
+def _reader(fixed: Plane, moving: Plane) -> Callable[[], tuple[NDArray[Any], NDArray[Any]]]:
+    def read() -> tuple[NDArray[Any], NDArray[Any]]:
+        one, other = choose_reading(fixed).read(), choose_reading(moving).read()
+        if one.shape[:2] != other.shape[:2]:  # of large layers only one is a pyramid
+            shape = (*one.shape[:2], *other.shape[2:])
+            other = resize(other, shape, order=1, preserve_range=True).astype(other.dtype)
+        return one, other
+
+    return read

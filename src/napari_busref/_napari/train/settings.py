@@ -1,0 +1,175 @@
+"""The part of the panel "Train on my data" that says what is trained, and how long."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from magicgui.widgets import ComboBox
+from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QVBoxLayout, QWidget
+
+from napari_busref._napari.widgets.forms import folded, form, line, narrow, whole, with_browser
+from napari_busref.training.finetuning.plan import trainings_folder
+from napari_busref.training.finetuning.recipes import base_models
+
+__all__ = ["TrainingSettings"]
+
+
+class TrainingSettings(QWidget):
+    """What is gone on with, for how long, and what the result is called.
+
+    Attributes
+    ----------
+    registration, fusion : magicgui.widgets.ComboBox
+        The model that is gone on with, or None; read and set ``value``.
+    steps : QSpinBox
+    name, folder : QLineEdit
+        Of the result; and where trainings are kept (empty: in the user's data folder).
+    rate, minutes : QDoubleSpinBox
+        Learning rate and limit of time; 0 stands for automatic and none.
+    batch, held_out, every : QSpinBox
+        Crops a step and pairs that are kept back (0: automatic), steps between measurements.
+    preview : QCheckBox
+    device : magicgui.widgets.ComboBox
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.registration, self.fusion = (
+            ComboBox(
+                name=kind,
+                choices=partial(_base_choices, kind),
+                nullable=True,
+                tooltip=f"The model for {kind} to go on with; ----- trains none",
+            )
+            for kind in ("registration", "fusion")
+        )
+        self.registration.value = next(iter(base_models("registration")), None)
+        self.steps = whole(1, 100000, 300, "Steps of training for each model")
+        self.name = line("name", "By which the other panels will offer the result")
+        self.name.setText("my model")
+        self.rate = QDoubleSpinBox()
+        self.rate.setDecimals(6)
+        self.rate.setRange(0, 0.1)
+        self.rate.setSingleStep(0.00005)
+        self.rate.setSpecialValueText("automatic")
+        self.rate.setToolTip(
+            "How far a step goes. automatic: a twentieth of what the model was trained with.\n"
+            "Smaller, when the held-out pairs get worse"
+        )
+        self.minutes = QDoubleSpinBox()
+        self.minutes.setRange(0, 100000)
+        self.minutes.setDecimals(1)
+        self.minutes.setSpecialValueText("no limit")
+        self.minutes.setToolTip("After this many minutes, take what was learned so far")
+        self.batch = whole(0, 256, 0, "Pieces of pairs that each step looks at", "automatic")
+        self.held_out = whole(
+            0,
+            10000,
+            0,
+            "The last pairs are kept back, to see how it does on what it was not trained on.\n"
+            "automatic: a fifth, at most 4; of a single pair its last quarter",
+            "automatic",
+        )
+        self.every = whole(1, 100000, 50, "Steps between two measurements on the held-out pairs")
+        self.preview = QCheckBox("preview in the viewer")
+        self.preview.setChecked(True)
+        self.preview.setToolTip(
+            "Show the first held-out pair: what the model made of it before and makes now"
+        )
+        self.device = ComboBox(
+            name="device",
+            choices=["auto", "cpu", "cuda", "mps"],
+            tooltip="Where to train. auto takes a GPU if there is one",
+        )
+        self.folder = line(
+            "folder",
+            "Where checkpoints and logs are kept, in a folder of the name above.\n"
+            f"Empty: {trainings_folder()}",
+        )
+        self.folder.setPlaceholderText("automatic")
+        for chooser in (self.registration, self.fusion, self.device):
+            narrow(chooser)
+        self._advanced = folded(
+            "Ad&vanced settings",
+            "Learning rate, limits, held-out pairs, device, folder",
+            form(
+                ("Learning rate", self.rate),
+                ("Minutes", self.minutes),
+                ("Crops a step", self.batch),
+                ("Held-out pairs", self.held_out),
+                ("Measure every", self.every),
+                ("Device", self.device.native),
+                ("Folder", with_browser(self.folder)),
+                ("", self.preview),
+            ),
+        )
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(
+            form(
+                ("Re&gistration", self.registration.native),
+                ("&Fusion", self.fusion.native),
+                ("St&eps", self.steps),
+                ("&Name", self.name),
+            )
+        )
+        layout.addWidget(self._advanced)
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments of `napari_busref.training.finetune`.
+
+        Raises
+        ------
+        ValueError
+            Without a model or a name.
+        """
+        models = [one.value for one in (self.registration, self.fusion) if one.value]
+        if not models:
+            raise ValueError("choose a model to go on with, for registration, fusion or both")
+        name = self.name.text().strip()
+        if not name:
+            raise ValueError("give the result a name")
+        return {
+            "models": models,
+            "name": name,
+            "output": Path(self.folder.text().strip() or trainings_folder()) / name,
+            "steps": self.steps.value(),
+            "learning_rate": self.rate.value() or None,
+            "batch": self.batch.value() or None,
+            "held_out": self.held_out.value() or None,
+            "preview_every": self.every.value(),
+            **self.limits(),
+        }
+
+    def limits(self) -> dict[str, Any]:
+        """Those of them that count when a training is gone on with too."""
+        return {"max_minutes": self.minutes.value() or None, "device": self.device.value}
+
+    def reset_choices(self) -> None:
+        """Offer the models that there are now."""
+        for chooser in (self.registration, self.fusion):
+            chooser.reset_choices()
+
+    def tab_order(self) -> list[QWidget]:
+        """The controls from first to last."""
+        return [
+            self.registration.native,
+            self.fusion.native,
+            self.steps,
+            self.name,
+            self._advanced.toggleButton(),
+            self.rate,
+            self.minutes,
+            self.batch,
+            self.held_out,
+            self.every,
+            self.device.native,
+            self.folder,
+            self.preview,
+        ]
+
+
+def _base_choices(kind: str, _: Any = None) -> list[str]:
+    return base_models(kind)

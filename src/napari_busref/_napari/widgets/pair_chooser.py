@@ -1,0 +1,148 @@
+"""Choosers of the infrared and the visible layer, which are never the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from magicgui.widgets import ComboBox
+from napari.layers import Image
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QGridLayout, QPushButton, QSizePolicy, QWidget
+
+from napari_busref._napari.layers.pair import guess_pair
+from napari_busref._napari.widgets.forms import caption, narrow
+
+if TYPE_CHECKING:
+    import napari
+
+__all__ = ["PairChooser"]
+
+
+class PairChooser(QWidget):
+    """Two choosers of image layers, and a button that swaps them.
+
+    They guess which layer is which. Choosing the layer of the other one swaps the two; a single
+    image is the visible one.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    moving_tip, fixed_tip : str
+        What the layers are for.
+
+    Attributes
+    ----------
+    moving, fixed : magicgui.widgets.ComboBox
+        The infrared and the visible layer; read and set ``value``.
+    swap : QPushButton
+    changed : Signal
+        Emitted when the user or a script has chosen.
+    """
+
+    changed = Signal()
+
+    def __init__(self, viewer: napari.Viewer, moving_tip: str, fixed_tip: str) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._choosing = False  # True while this and not the user changes the choosers
+        self._user_chose = False
+        self._pair: tuple[Image | None, Image | None] = (None, None)
+        self.moving = ComboBox(
+            name="infrared layer", tooltip=moving_tip, choices=self._moving_choices
+        )
+        self.fixed = ComboBox(name="visible layer", tooltip=fixed_tip, choices=self.images)
+        self.swap = QPushButton("⇅")
+        self.swap.setObjectName("swap")
+        self.swap.setToolTip("Swap the infrared and the visible layer")
+        self.swap.setAccessibleName("Swap")
+        self.swap.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Expanding)
+        self.swap.setFixedWidth(28)
+        grid = QGridLayout(self)
+        grid.setContentsMargins(0, 0, 0, 0)
+        for line, (text, chooser) in enumerate(
+            (("&Infrared (moving)", self.moving), ("Visi&ble (fixed)", self.fixed))
+        ):
+            narrow(chooser)
+            chooser.native.setMinimumContentsLength(5)  # a panel of 300 px holds them
+            grid.addWidget(caption(text, chooser.native), line, 0)
+            grid.addWidget(chooser.native, line, 1)
+            chooser.changed.connect(self._layer_chosen)
+        grid.addWidget(self.swap, 0, 2, 2, 1)
+        grid.setColumnStretch(1, 1)
+        self.swap.clicked.connect(self._swap_clicked)
+
+    @property
+    def layers(self) -> tuple[Image | None, Image | None]:
+        """What is chosen: the moving and the fixed layer."""
+        return self._pair
+
+    def tab_order(self) -> list[QWidget]:
+        """The controls from first to last."""
+        return [self.moving.native, self.fixed.native, self.swap]
+
+    def images(self, _: Any = None) -> list[Image]:
+        """The image layers that there are."""
+        return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
+
+    def reset_choices(self, keep: bool = False) -> None:
+        """Offer the image layers that there are now.
+
+        Parameters
+        ----------
+        keep : bool
+            Whether a pair that was guessed stays, too, as long as both layers are there.
+        """
+        before = self._pair
+        self._choosing = True
+        try:
+            self.moving.reset_choices()
+            self.fixed.reset_choices()
+            offered = self.moving.choices
+            kept = (keep or self._user_chose) and all(layer in offered for layer in before)
+            moving, fixed = before if kept else self._guess(*before)
+            for chooser, layer in ((self.moving, moving), (self.fixed, fixed)):
+                if layer is not None:
+                    chooser.value = layer
+        finally:
+            self._choosing = False
+        self._pair = (self.moving.value, self.fixed.value)
+        self.swap.setEnabled(None not in self._pair)
+
+    def _moving_choices(self, _: Any = None) -> list[Image]:
+        images = self.images()
+        return images if len(images) > 1 else []
+
+    def _guess(
+        self, moving: Image | None, fixed: Image | None
+    ) -> tuple[Image | None, Image | None]:
+        """Guess both layers, but keep what the user chose and is still there."""
+        offered = self.moving.choices
+        guessed_moving, guessed_fixed = guess_pair(self._viewer.layers)
+        if self._user_chose and fixed in offered:
+            return (guessed_moving if guessed_moving != fixed else guessed_fixed), fixed
+        if self._user_chose and moving in offered:
+            return moving, (guessed_fixed if guessed_fixed != moving else guessed_moving)
+        return guessed_moving, guessed_fixed
+
+    def _layer_chosen(self, _: Any = None) -> None:
+        if self._choosing:
+            return
+        self._user_chose = True
+        if self.moving.value == self.fixed.value:  # not `is`: plugins see layers through proxies
+            self._exchange()
+        self._pair = (self.moving.value, self.fixed.value)
+        self.changed.emit()
+
+    def _swap_clicked(self) -> None:
+        if None not in self._pair:
+            self._user_chose = True
+            self._exchange()
+            self._pair = (self.moving.value, self.fixed.value)
+            self.changed.emit()
+
+    def _exchange(self) -> None:
+        self._choosing = True
+        try:
+            self.fixed.value, self.moving.value = self._pair
+        finally:
+            self._choosing = False

@@ -1,0 +1,200 @@
+"""Built-in image pairs with a known warp: made by code, or from the scikit-image wheel.
+
+Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage as ndi
+from skimage import color, data
+
+from napari_busref.data.street.render import render
+from napari_busref.metrics.registration import SyntheticWarp, draw_warp
+from napari_busref.transforms.transform import Transform
+
+__all__ = ["Sample", "list_samples", "load_sample", "stain_pair", "thermal_scene"]
+
+_MIN_SIDE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """An image pair with a known warp.
+
+    Attributes
+    ----------
+    fixed : numpy.ndarray
+        The reference image, uint8 ``(H, W)`` or ``(H, W, 3)``.
+    moving : numpy.ndarray
+        The other modality, warped; uint8 ``(H, W)``, 0 where nothing is seen.
+    truth : Transform
+        The true transform, fixed to moving.
+    aligned : numpy.ndarray
+        The moving modality as it would be without the warp, on the fixed grid, uint8
+        ``(H, W)``.
+    name, title : str
+        Short name for `load_sample`, and words for people.
+    """
+
+    fixed: NDArray[np.uint8]
+    moving: NDArray[np.uint8]
+    truth: Transform
+    aligned: NDArray[np.uint8]
+    name: str
+    title: str
+
+
+def thermal_scene(seed: int = 0, shape: tuple[int, int] = (384, 512)) -> Sample:
+    """Render a street at dusk, seen by a visible and by a thermal camera.
+
+    Houses, trees, cars and people are placed by the seed. Both cameras see their outlines;
+    road markings, lettering and lamplight are visible only, warmth of bodies, engines,
+    chimneys and tyres is thermal only, and a window may be warmer or colder than its wall.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the street and of the warp, which is drawn as the measuring protocol says.
+    shape : tuple of int
+        (H, W), sides of at least 64 pixels.
+
+    Returns
+    -------
+    Sample
+        ``fixed`` is the visible image (RGB), ``moving`` the thermal one (warm is bright).
+
+    Raises
+    ------
+    ValueError
+        If the shape is not two sides of at least 64 pixels or the seed is negative.
+    """
+    if len(shape) != 2 or min(shape) < _MIN_SIDE:
+        raise ValueError(f"shape: got {shape!r}, need (H, W) of at least {_MIN_SIDE} pixels each")
+    _check_seed(seed)
+    visible, infrared = render((int(shape[0]), int(shape[1])), seed)
+    noise = np.random.default_rng([seed, 1])
+    return _warped(
+        visible, infrared, seed + 5, noise, name="thermal", title="Street at dusk, with people"
+    )
+
+
+def stain_pair(seed: int = 0) -> Sample:
+    """Separate the two stains of an immunohistochemistry section and warp one of them.
+
+    The image is `skimage.data.immunohistochemistry` (colon, 512 x 512), a file of the
+    scikit-image wheel; the stains are unmixed by `skimage.color.rgb2hed` (Ruifrok and
+    Johnston 2001). Nuclei and membranes hardly correlate: only their outlines agree.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the warp, which is drawn as the measuring protocol says.
+
+    Returns
+    -------
+    Sample
+        ``fixed`` is haematoxylin (nuclei), ``moving`` DAB (the labelled protein); more stain
+        is brighter.
+
+    Raises
+    ------
+    ValueError
+        If the seed is negative.
+    """
+    _check_seed(seed)
+    stains = color.rgb2hed(data.immunohistochemistry())
+    nuclei, protein = (_stretch(stains[..., index]) for index in (0, 2))
+    return _warped(
+        _bytes(nuclei),
+        protein,
+        seed + 2,
+        None,
+        name="stain",
+        title="Two stains of one tissue section",
+    )
+
+
+_SAMPLES: dict[str, Callable[[int], Sample]] = {"thermal": thermal_scene, "stain": stain_pair}
+
+
+def list_samples() -> list[str]:
+    """Return the names that `load_sample` accepts."""
+    return list(_SAMPLES)
+
+
+def load_sample(name: str, seed: int = 0) -> Sample:
+    """Make a built-in sample.
+
+    Parameters
+    ----------
+    name : str
+        One of `list_samples`.
+    seed : int
+        Seed of the sample.
+
+    Raises
+    ------
+    ValueError
+        If there is no sample of this name.
+    """
+    if name not in _SAMPLES:
+        raise ValueError(f"name: got {name!r}, need one of {', '.join(map(repr, _SAMPLES))}")
+    return _SAMPLES[name](seed)
+
+
+def _check_seed(seed: Any) -> None:
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"seed: got {seed!r}, need a whole number of 0 or more")
+
+
+def _warped(
+    fixed: NDArray[np.uint8],
+    aligned: NDArray[Any],
+    warp_seed: int,
+    noise: np.random.Generator | None,
+    *,
+    name: str,
+    title: str,
+) -> Sample:
+    warp = draw_warp(aligned.shape, warp_seed)
+    moving = ndi.map_coordinates(aligned, warp.g, order=1, cval=0.0)
+    if noise is not None:
+        moving = moving + (moving > 0) * _sensor_noise(moving.shape, noise)
+    return Sample(fixed, _bytes(moving), _truth(warp), _bytes(aligned), name, title)
+
+
+def _sensor_noise(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Noise of a thermal sensor: grain, and columns of slightly different offset."""
+    return 0.008 * rng.standard_normal(shape) + 0.004 * rng.standard_normal(shape[1])
+
+
+def _truth(warp: SyntheticWarp) -> Transform:
+    """Return the inverse of the warp: q = A(p + u(p)) with A the inverse of its affine."""
+    # (row, col) of the source, carried by the warp's affine, is p + u
+    source = warp.true_source()
+    flat = warp.affine[:2, :2] @ source.reshape(2, -1) + warp.affine[:2, 2:]
+    displacement = flat.reshape(source.shape) - np.mgrid[: warp.shape[0], : warp.shape[1]]
+    inverse = np.linalg.inv(warp.affine).astype(np.float64)
+    inverse[2] = (0.0, 0.0, 1.0)
+    return Transform(
+        inverse,
+        displacement.astype(np.float32),
+        fixed_shape=warp.shape,
+        moving_shape=warp.shape,
+    )
+
+
+def _stretch(channel: NDArray[Any]) -> NDArray[np.float64]:
+    low, high = np.percentile(channel, (0.5, 99.5))
+    stretched: NDArray[np.float64] = np.clip((channel - low) / (high - low), 0, 1)
+    return stretched
+
+
+def _bytes(image: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)

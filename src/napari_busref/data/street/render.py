@@ -1,0 +1,43 @@
+"""A street at dusk, seen by a visible and a thermal camera: a small procedural renderer.
+
+The street is painted from far to near (`backdrop`, `houses`, `things`) on a `canvas` that keeps
+what both cameras need; then the visible image is lit and the thermal image developed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_busref.data.street.backdrop import ground, sky, skyline
+from napari_busref.data.street.canvas import Canvas, Floats
+from napari_busref.data.street.houses import street_side
+from napari_busref.data.street.things import street_life
+
+
+def render(shape: tuple[int, int], seed: int) -> tuple[NDArray[np.uint8], Floats]:
+    """Render the scene.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (H, W) of the images.
+    seed : int
+        Seed of everything that is drawn.
+
+    Returns
+    -------
+    visible : numpy.ndarray
+        uint8 RGB ``(H, W, 3)``.
+    infrared : numpy.ndarray
+        float32 ``(H, W)`` in [0, 1], warm is bright, without sensor noise.
+    """
+    rng = np.random.default_rng(seed)
+    canvas = Canvas(shape, rng)
+    sky(canvas, rng)
+    skyline(canvas, rng)
+    ground(canvas, rng)
+    for side in (-1, 1):
+        street_side(canvas, rng, side)
+    street_life(canvas, rng)
+    return canvas.visible(rng), canvas.infrared()

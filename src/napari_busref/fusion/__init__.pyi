@@ -1,0 +1,3 @@
+from ._fuse import FusionResult, fuse
+
+__all__ = ["FusionResult", "fuse"]

@@ -1,0 +1,1 @@
+"""Images as arrays: files, types, preparation for the networks, comparison of two."""

@@ -1,0 +1,277 @@
+"""Any image -> grey values in [0, 1] and a mask of the pixels that hold content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.morphology import convex_hull_image
+
+from napari_busref.images.dtypes import native
+
+__all__ = ["Prepared", "as_image", "as_mask", "empty_border", "fill_invalid", "luma", "prepare"]
+
+LUMA = (0.299, 0.587, 0.114)  # Y of YCbCr, ITU-R BT.601
+MIN_SIZE = 16
+_PERCENTILES = (0.1, 99.9)
+_SAMPLE = 1 << 20  # pixels that the percentiles are measured on, at most
+_LARGEST = 1e300  # beyond this, differences of float64 overflow
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One image as the models see it.
+
+    Attributes
+    ----------
+    grey : ndarray of float32, shape (H, W)
+        In [0, 1]; 0 where not valid.
+    valid : ndarray of bool, shape (H, W)
+        Pixels that hold content.
+    low, high : float
+        Values of the image that became 0 and 1. Equal when the image is constant.
+    """
+
+    grey: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    low: float
+    high: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.grey.shape[0], self.grey.shape[1]
+
+
+def as_image(image: Any, name: str, *, min_size: int = MIN_SIZE) -> NDArray[Any]:
+    """Check that something is one grey or colour image and return it as a native-endian array.
+
+    Parameters
+    ----------
+    image : array_like, shape (H, W) or (H, W, 3 or 4)
+        bool, integers or floats of any size and byte order; also what numpy can convert (dask,
+        xarray, CPU tensors). Not changed.
+    name : str
+        How error messages call it.
+    min_size : int
+        Smallest accepted side in pixels.
+
+    Returns
+    -------
+    ndarray
+        Shares memory with `image` where it can.
+
+    Raises
+    ------
+    TypeError
+        When it is no array, or not of real numbers.
+    ValueError
+        When it is empty, has the wrong number of dimensions, is too small or has no finite pixel.
+    """
+    if image is None or not (isinstance(image, np.ndarray) or hasattr(image, "__array__")):
+        raise TypeError(f"{name}: got {type(image).__name__}, need an array (H, W) or (H, W, 3|4)")
+    array = np.asarray(image)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name}: got dtype {array.dtype}, need bool, integers or floats")
+    if array.size == 0:
+        raise ValueError(f"{name}: got an empty array of shape {array.shape}")
+    if array.ndim == 3 and array.shape[-1] not in (3, 4):
+        raise ValueError(
+            f"{name}: got shape {array.shape}, need (H, W) or (H, W, 3|4); of a stack give one "
+            f"plane, such as {name}[0]"
+        )
+    if array.ndim not in (2, 3):
+        more = f"; of a stack give one plane, such as {name}[0]" if array.ndim > 3 else ""
+        raise ValueError(f"{name}: got {array.ndim}-D, need (H, W) or (H, W, 3|4){more}")
+    if min(array.shape[:2]) < min_size:
+        raise ValueError(
+            f"{name}: got {array.shape[0]} x {array.shape[1]} px, need at least "
+            f"{min_size} x {min_size}"
+        )
+    array = native(array)
+    if not _finite(array).any():
+        raise ValueError(f"{name}: all pixels are NaN, infinite or transparent")
+    return array
+
+
+def as_mask(mask: Any, name: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Check that something is a mask of a given shape; any pixel that is not 0 counts as True.
+
+    Parameters
+    ----------
+    mask : array_like
+        bool or numbers (NaN counts as False). Not changed.
+    name : str
+        How error messages call it.
+    shape : tuple of int
+        The shape it must have.
+    """
+    array = np.asarray(mask)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name}: got dtype {array.dtype}, need bool")
+    if array.shape != shape:
+        raise ValueError(f"{name}: got shape {array.shape}, need {shape} as its image")
+    return np.nan_to_num(array) != 0 if array.dtype.kind == "f" else array != 0
+
+
+def prepare(
+    image: Any,
+    name: str,
+    *,
+    min_size: int = MIN_SIZE,
+    mask: NDArray[np.bool_] | None = None,
+    find_border: bool = False,
+) -> Prepared:
+    """Check an image and bring it to grey values in [0, 1].
+
+    bool and uint8 images keep their scale (0..255 becomes 0..1), and so do floats that all lie in
+    [0, 1]. Other values are stretched from their 0.1 to their 99.9 percentile, over all colour
+    channels together, and clipped. Colour becomes luma (ITU-R BT.601). A constant image of other
+    values becomes 0.
+
+    Parameters
+    ----------
+    image : array_like, shape (H, W) or (H, W, 3 or 4)
+        See `as_image`. NaN, infinite and fully transparent pixels are not valid.
+    name : str
+        How error messages call it.
+    min_size : int
+        Smallest accepted side in pixels.
+    mask : ndarray of bool, shape (H, W), optional
+        Pixels that may be valid; see `as_mask`.
+    find_border : bool
+        Count an `empty_border` as not valid too, unless nothing else is left.
+
+    Returns
+    -------
+    Prepared
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `as_image`; also when `mask` leaves no pixel.
+    """
+    array = as_image(image, name, min_size=min_size)
+    valid = _finite(array)
+    if mask is not None:
+        valid &= mask
+        if not valid.any():
+            raise ValueError(f"{name}: its mask leaves no usable pixel")
+    if find_border:
+        inside = valid & ~empty_border(array, name)
+        valid = inside if inside.any() else valid
+    colours = array[..., :3] if array.ndim == 3 else array
+    low, high = _range(colours, valid)
+    work = np.dtype(np.float32 if array.dtype.itemsize <= 2 else np.float64)
+    kept = np.where(valid if array.ndim == 2 else valid[..., None], colours, 0).astype(work)
+    values = (kept - work.type(low)) / work.type(high - low if high > low else 1)
+    grey = np.clip(luma(values) if array.ndim == 3 else values, 0, 1).astype(np.float32)
+    grey[~valid] = 0
+    return Prepared(grey, valid, low, high)
+
+
+def luma(colours: NDArray[Any]) -> NDArray[Any]:
+    """Y of YCbCr (ITU-R BT.601) of floats (H, W, 3): 0.299 R + 0.587 G + 0.114 B."""
+    return colours @ np.asarray(LUMA, colours.dtype)
+
+
+def empty_border(image: Any, name: str) -> NDArray[np.bool_]:
+    """Find the empty border that turning or shifting a picture leaves behind.
+
+    Only pixels that are exactly 0 (in all colours) or NaN and connected to the frame count. They
+    must be at least 3 px thick somewhere, cover more than 1 % of the image together and lie around
+    the rest of the image rather than within it, so that the blacks of a night scene stay content.
+
+    Parameters
+    ----------
+    image : array_like, shape (H, W) or (H, W, 3 or 4)
+        See `as_image`.
+    name : str
+        How error messages call it.
+
+    Returns
+    -------
+    ndarray of bool, shape (H, W)
+        True where the image is empty.
+    """
+    array = as_image(image, name, min_size=1)
+    nothing = np.zeros(array.shape[:2], bool)
+    if array.dtype.kind == "b":
+        return nothing  # half of a binary image is 0
+    empty = array[..., :3] == 0 if array.ndim == 3 else array == 0
+    if array.dtype.kind == "f":
+        empty |= np.isnan(array[..., :3] if array.ndim == 3 else array)
+    if array.ndim == 3:
+        empty = empty.all(-1)
+    regions, count = ndimage.label(empty)
+    kept = np.zeros(count + 1, bool)
+    for edge in (regions[0], regions[-1], regions[:, 0], regions[:, -1]):
+        kept[edge] = True
+    thick = np.zeros(count + 1, bool)
+    thick[regions[ndimage.binary_erosion(empty, np.ones((3, 3), bool))]] = True
+    kept &= thick
+    kept[0] = False
+    empty = kept[regions]
+    if empty.mean() <= 0.01 or empty.all():
+        return nothing
+    step = -(-max(empty.shape) // 256)
+    small = empty[::step, ::step]
+    if small.all() or (convex_hull_image(~small) & small).sum() > 0.5 * small.sum():
+        return nothing
+    return empty
+
+
+def fill_invalid(grey: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Give every pixel that is not valid the value of the nearest valid one.
+
+    A network then meets no edge where the content ends.
+
+    Parameters
+    ----------
+    grey : ndarray of float32, shape (..., H, W)
+        One image or several. Not changed.
+    valid : ndarray of bool, shape (H, W)
+        All False: `grey` is returned as it is.
+    """
+    if valid.all() or not valid.any():
+        return grey
+    nearest = ndimage.distance_transform_edt(~valid, return_distances=False, return_indices=True)
+    filled: NDArray[np.float32] = grey[(..., *nearest)]
+    return filled
+
+
+def _finite(array: NDArray[Any]) -> NDArray[np.bool_]:
+    """Pixels whose every colour is a usable number and that are not fully transparent."""
+    valid = np.ones(array.shape[:2], bool)
+    colours = array[..., :3] if array.ndim == 3 else array
+    if array.dtype.kind == "f":
+        # an infinity compares like a number, a NaN is False whatever the comparison
+        usable = np.abs(colours) < np.asarray(_usable_limit(array.dtype), array.dtype)
+        valid &= usable.all(-1) if array.ndim == 3 else usable
+    if array.ndim == 3 and array.shape[-1] == 4:
+        valid &= array[..., 3] > 0
+    return valid
+
+
+def _usable_limit(dtype: np.dtype[Any]) -> float:
+    return _LARGEST if dtype.itemsize >= 8 else float("inf")
+
+
+def _range(colours: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[float, float]:
+    """Values that become 0 and 1."""
+    if colours.dtype.kind == "b":
+        return 0.0, 1.0
+    if colours.dtype == np.uint8:
+        return 0.0, 255.0
+    values = colours[valid]
+    smallest, largest = float(values.min()), float(values.max())
+    if colours.dtype.kind == "f" and smallest >= 0 and largest <= 1:
+        return 0.0, 1.0
+    step = -(-values.size // _SAMPLE)
+    low, high = np.percentile(values.reshape(-1)[::step].astype(np.float64), _PERCENTILES)
+    if high > low:
+        return float(low), float(high)
+    return smallest, largest  # all but a few pixels are equal

@@ -1,6 +1,0 @@
-"""Transform files of this and other programs: one module a format, `files` chooses among them."""
-
-from napari_busref.interchange.files import TransformFile, read_transform, write_transform
-from napari_busref.interchange.grid import ImageGrid
-
-__all__ = ["ImageGrid", "TransformFile", "read_transform", "write_transform"]

@@ -1,0 +1,124 @@
+"""Features for matching on the bus: what search and refinement compare."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from napari_busref.models.features.bus import Bus, standardise
+from napari_busref.models.layers import unit_length, upsample
+from napari_busref.runtime.device import narrow
+
+
+class MatchingHead(nn.Module):
+    """Bus activations -> one unit-length descriptor for every second pixel.
+
+    The same weights describe both modalities. Instance norm takes away gain and offset, reflect
+    padding keeps the border from telling where a cell lies.
+
+    Parameters
+    ----------
+    channels : int
+        Channels of the bus's F1..F4.
+    width : int
+        Channels inside.
+    size : int
+        D, length of a descriptor.
+    dilations : tuple of int
+        Dilation of each 3x3 convolution.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        width: int = 48,
+        size: int = 16,
+        dilations: tuple[int, ...] = (1, 2, 4, 8),
+    ) -> None:
+        super().__init__()
+        inputs = (channels // 4, channels // 2, Bus.levels * channels)
+        self.enter = nn.ModuleList(
+            nn.Sequential(nn.InstanceNorm2d(count), nn.Conv2d(count, width, 1)) for count in inputs
+        )
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(
+                    width, width, 3, padding=dilation, dilation=dilation, padding_mode="reflect"
+                ),
+                nn.InstanceNorm2d(width, affine=True),
+                nn.ReLU(),
+            )
+            for dilation in dilations
+        )
+        self.leave = nn.Conv2d(width, size, 1)
+
+    def forward(self, pyramid: list[Tensor]) -> Tensor:
+        """Describe what ``Bus.pyramid`` returned: (B, D, h/2, w/2), float32."""
+        finest = (pyramid[0].shape[-2], pyramid[0].shape[-1])
+        x = torch.zeros((), device=pyramid[0].device)
+        for level, enter in zip(pyramid, self.enter, strict=True):
+            x = x + upsample(enter(level), finest)
+        for block in self.blocks:
+            x = x + block(x)
+        x = self.leave(x).float()
+        return unit_length(x - x.mean((-2, -1), keepdim=True))
+
+
+class Matcher(nn.Module):
+    """The bus with its matching head.
+
+    Parameters
+    ----------
+    channels : int
+        Channels of the bus's F1..F4.
+    width, size : int
+        As of `MatchingHead`.
+    """
+
+    stride = 2
+    reaches = (1, 5, 11)
+    """Sides of the squares of cells whose votes were trained together."""
+    smallest = 40
+    """Shorter side that the widest dilation needs, in pixels."""
+
+    def __init__(self, channels: int = 64, width: int = 48, size: int = 16) -> None:
+        super().__init__()
+        self._settings: dict[str, object] = {"channels": channels, "width": width, "size": size}
+        self.size = size
+        self.bus = Bus(channels)
+        self.head = MatchingHead(channels, width=width, size=size)
+        # of all cells against all, then of the votes of each reach in a window
+        self.log_temperature = nn.Parameter(torch.tensor([0.1, 0.15, 0.07, 0.05]).log())
+
+    def settings(self) -> dict[str, object]:
+        """The configuration as plain values, for the card."""
+        return dict(self._settings)
+
+    def temperature(self, number: int) -> Tensor:
+        """Temperature of the softmax over all cells (0), or over the offsets of a reach (1..)."""
+        return self.log_temperature[number].exp().clamp(2e-3, 1.0)
+
+    def forward(self, image: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Describe images.
+
+        Parameters
+        ----------
+        image : Tensor
+            (B, 1, H, W), grey values; H and W multiples of 8, at least ``smallest``.
+        valid : Tensor, optional
+            (B, 1, H, W), non-zero where the image holds a picture.
+
+        Returns
+        -------
+        Tensor
+            (B, D, H/2, W/2), unit length in D, float32.
+        """
+        return self.describe(image, valid)[0]
+
+    def describe(self, image: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What ``forward`` returns, and the first scale of the bus, (B, C / 4, H / 2, W / 2)."""
+        ready = standardise(image, valid)
+        with narrow(image.device):
+            pyramid = self.bus.pyramid(ready)
+            return self.head(pyramid), pyramid[0].float()

@@ -1,0 +1,1 @@
+"""Networks and classical baselines that fuse two images."""

@@ -1,0 +1,280 @@
+"""What a network computes of a whole image, so that tiles can give the same.
+
+A network that pools globally calls `over_image` where it would call ``mean`` or ``amax``, and one
+that passes along whole rows does that in `on_image`. On a whole image that is all they do. While
+`napari_busref.fusion.tiling` runs the network tile by tile, the first passes over the tiles only add up
+these sums or put these features together, one call a pass, and the last pass computes with what
+belongs to the whole image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Ledger",
+    "Part",
+    "Unfinished",
+    "largest_of",
+    "mean_of",
+    "on_image",
+    "over_image",
+    "products_of",
+]
+
+Core = tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One value to be had over the whole image.
+
+    Attributes
+    ----------
+    features : tuple of Tensor
+        Each (B, ..., h, w), all of one resolution.
+    local : callable
+        From these features, of a piece of the image, to a tensor (B, ...) of at least single
+        precision.
+    largest : bool
+        The values of pieces are combined by their maximum, else they are added and the sum is
+        divided by the number of pixels.
+    """
+
+    features: tuple[Tensor, ...]
+    local: Callable[..., Tensor]
+    largest: bool = False
+
+    def whole(self) -> Tensor:
+        """The value, where the features are those of the whole image."""
+        value = self.local(*self.features)
+        value = value if self.largest else value / self.pixels
+        return value.to(self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the features, and of the value in the end."""
+        return self.features[0].dtype
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the features."""
+        return self.features[0].shape[-2] * self.features[0].shape[-1]
+
+    def crop(self, core: Core) -> Part:
+        """The same on a piece of the features."""
+        return Part(tuple(f[(..., *core)] for f in self.features), self.local, self.largest)
+
+
+def mean_of(features: Tensor) -> Part:
+    """Mean over the pixels: (B, C, h, w) -> (B, C)."""
+    return Part((features,), lambda f: _single(f).sum((-2, -1)))
+
+
+def largest_of(features: Tensor) -> Part:
+    """Maximum over the pixels: (B, C, h, w) -> (B, C)."""
+    return Part((features,), lambda f: f.amax((-2, -1)), largest=True)
+
+
+def products_of(first: Tensor, second: Tensor) -> Part:
+    """Mean over the pixels of all products of channels: (B, ..., C, h, w) -> (B, ..., C, C).
+
+    Attention between channels, and the norms that it divides by, are made of these.
+    """
+
+    def local(a: Tensor, b: Tensor) -> Tensor:
+        return _single(a).flatten(-2) @ _single(b).flatten(-2).transpose(-2, -1)
+
+    return Part((first, second), local)
+
+
+def _single(features: Tensor) -> Tensor:
+    return features.to(torch.promote_types(features.dtype, torch.float32))
+
+
+def over_image(*parts: Part) -> list[Tensor]:
+    """Values of the whole image, whether the network sees all of it or one tile.
+
+    Parameters
+    ----------
+    *parts : Part
+        None may depend on the value of another one of the same call. Fewer calls are fewer passes
+        over the tiles.
+    """
+    ledger = _CURRENT.get()
+    return [part.whole() for part in parts] if ledger is None else ledger.read(parts)
+
+
+def on_image(features: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `compute` makes of the features of the whole image; of a tile, its part of that.
+
+    Parameters
+    ----------
+    features : Tensor
+        (B, C, h, w), coarse: those of the whole image are held in the memory.
+    compute : callable
+        To (B, C', h, w).
+    """
+    ledger = _CURRENT.get()
+    return compute(features) if ledger is None else ledger.part_of(features, compute)
+
+
+class Unfinished(Exception):
+    """Raised in a network whose next value is not known yet; it is after the pass."""
+
+
+class Ledger:
+    """Values of the whole image that are known so far, and those being added up.
+
+    Parameters
+    ----------
+    stride : int
+        Of the network, see `napari_busref.fusion.tiling`.
+    """
+
+    def __init__(self, stride: int = 1) -> None:
+        self._stride = stride
+        self._known: list[list[Tensor]] = []
+        self._sums: list[Tensor] = []
+        self._pixels: list[int] = []
+        self._pieces: list[tuple[Core, Tensor]] = []
+        self._compute: Callable[[Tensor], Tensor] | None = None
+        self._calls = 0
+        self._shape = self._origin = (0, 0)
+        self._core: Core = (slice(0, 0), slice(0, 0))
+
+    @contextmanager
+    def tile(self, shape: tuple[int, int], core: Core, origin: tuple[int, int]) -> Iterator[None]:
+        """In the body, `over_image` and `on_image` read here.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            (H, W) of the tile as the network sees it.
+        core : tuple of slice
+            The part of it that no other tile has.
+        origin : tuple of int
+            Where it begins in the image.
+        """
+        self._calls, self._shape, self._core, self._origin = 0, shape, core, origin
+        token = _CURRENT.set(self)
+        try:
+            yield
+        finally:
+            _CURRENT.reset(token)
+
+    def read(self, parts: tuple[Part, ...]) -> list[Tensor]:
+        """Values for the next call of `over_image` in this tile.
+
+        Raises
+        ------
+        Unfinished
+            When they are not known; what the tile adds to them is booked.
+        """
+        self._calls += 1
+        if self._calls <= len(self._known):
+            known = self._known[self._calls - 1]
+            return [value.to(part.dtype) for value, part in zip(known, parts, strict=True)]
+        self._add([part.crop(self._at_resolution(part.features[0])) for part in parts])
+        raise Unfinished
+
+    def part_of(self, features: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """What the next call of `on_image` computes, where this tile lies.
+
+        Raises
+        ------
+        Unfinished
+            When the features of the other tiles are not known; those of this one are kept.
+        """
+        self._calls += 1
+        core = self._at_resolution(features)
+        rows, cols = (
+            slice(at // step, at // step + length)
+            for at, step, length in zip(
+                self._origin, self._steps(features), features.shape[-2:], strict=True
+            )
+        )
+        if self._calls <= len(self._known):
+            return self._known[self._calls - 1][0][..., rows, cols]
+        place = (
+            slice(rows.start + core[0].start, rows.start + core[0].stop),
+            slice(cols.start + core[1].start, cols.start + core[1].stop),
+        )
+        self._pieces.append((place, features[(..., *core)].clone()))
+        self._compute = compute
+        raise Unfinished
+
+    def settle(self) -> bool:
+        """End a pass. True when it has found values, so that another pass is needed."""
+        if self._pieces and self._compute is not None:
+            height, width = (max(place[axis].stop for place, _ in self._pieces) for axis in (0, 1))
+            first = self._pieces[0][1]
+            whole = first.new_empty(*first.shape[:2], height, width)
+            for place, piece in self._pieces:
+                whole[(..., *place)] = piece
+            self._pieces = []
+            self._known.append([self._compute(whole)])
+            return True
+        if not self._sums:
+            return False
+        self._known.append(
+            [
+                value / pixels if pixels else value
+                for value, pixels in zip(self._sums, self._pixels, strict=True)
+            ]
+        )
+        self._sums, self._pixels = [], []
+        return True
+
+    def _add(self, parts: list[Part]) -> None:
+        values = [part.local(*part.features) for part in parts]
+        # MPS has no float64; there the sums of tiles are rounded a little more
+        wide = torch.float32 if values[0].device.type == "mps" else torch.float64
+        values = [value.to(wide) for value in values]
+        if not self._sums:
+            self._sums = values
+            self._pixels = [0 if part.largest else part.pixels for part in parts]
+            return
+        for i, (part, value) in enumerate(zip(parts, values, strict=True)):
+            if part.largest:
+                self._sums[i] = torch.maximum(self._sums[i], value)
+            else:
+                self._sums[i] = self._sums[i] + value
+                self._pixels[i] += part.pixels
+
+    def _steps(self, features: Tensor) -> tuple[int, int]:
+        """Pixels of the tile for one of the features."""
+        rows, cols = (
+            max(round(size / length), 1)
+            for size, length in zip(self._shape, features.shape[-2:], strict=True)
+        )
+        return rows, cols
+
+    def _at_resolution(self, features: Tensor) -> Core:
+        """The core in pixels of the features, which may be coarser than the image.
+
+        Where the tile ends with the image the features may reach further, because the network
+        pads to a multiple of its stride; all of that belongs to the core.
+        """
+        found = []
+        for size, length, core, step in zip(
+            self._shape, features.shape[-2:], self._core, self._steps(features), strict=True
+        ):
+            ends = core.stop == size
+            fits = 0 <= length * step - size < self._stride and core.start % step == 0
+            if not fits or (core.stop % step and not ends):
+                raise ValueError(
+                    f"features of {length} pixels do not divide a tile of {size} pixels, of which "
+                    f"{core.start} to {core.stop} count; the network needs a larger stride"
+                )
+            found.append(slice(core.start // step, length if ends else core.stop // step))
+        return found[0], found[1]
+
+
+_CURRENT: ContextVar[Ledger | None] = ContextVar("ledger", default=None)

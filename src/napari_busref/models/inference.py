@@ -1,0 +1,181 @@
+"""What registration and fusion share when they run a network."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from threading import get_ident
+from traceback import clear_frames
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_busref.runtime.device import resolve_device
+from napari_busref.runtime.version import package_version
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+T = TypeVar("T")
+
+PRECISIONS = ("float32", "bfloat16")
+"""What a network may compute with."""
+_GLANCE = 0.02  # s between two looks at whether to go on
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A network that is ready to be called.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        In evaluation mode on `device`.
+    device : torch.device
+        Where it runs.
+    name : str
+        The name or path it was asked for by, or the name of its class.
+    """
+
+    module: nn.Module
+    device: torch.device
+    name: str
+
+    def tensor(self, image: NDArray[Any]) -> Tensor:
+        """Turn an image (H, W) into a float tensor (1, 1, H, W) of the network's own type."""
+        import torch
+
+        dtype = next(
+            (p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32
+        )
+        return torch.tensor(image, dtype=torch.float32)[None, None].to(self.device, dtype)
+
+
+@contextmanager
+def runner(
+    model: str | os.PathLike[str] | nn.Module,
+    kind: str,
+    device: str | torch.device,
+    precision: str = "float32",
+) -> Iterator[Runner]:
+    """Load a model, run the body without gradients, and release the device's memory.
+
+    With the precision ``"bfloat16"`` torch's autocast rounds what convolutions and matrix products
+    read; the weights stay as they are.
+
+    A module given as `model` is used where it is when `device` is ``"auto"``, else moved there;
+    it is back in its own training mode afterwards.
+
+    Raises
+    ------
+    ValueError
+        For an unknown precision.
+    MemoryError
+        When the device runs out of memory in the body.
+    """
+    import torch
+
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: got {precision!r}, accepted: {', '.join(PRECISIONS)}")
+
+    modes: dict[nn.Module, bool] = {}
+    if isinstance(model, torch.nn.Module):
+        held = next(chain(model.parameters(), model.buffers()), None)
+        here = device == "auto" and held is not None
+        target = held.device if here and held is not None else resolve_device(device)
+        modes = {part: part.training for part in model.modules()}
+        found = Runner(model.to(target).eval(), target, type(model).__name__)
+    elif isinstance(model, str | os.PathLike):
+        from napari_busref.models import load_model
+
+        target = resolve_device(device)
+        name = os.fspath(model)
+        found = Runner(load_model(name, kind=kind, device=target), target, name)
+    else:
+        raise TypeError(
+            f"model: got {type(model).__name__}, need a name, a path to a .safetensors file or a "
+            "torch.nn.Module"
+        )
+    try:
+        rounded = torch.autocast(
+            target.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False
+        )
+        with torch.inference_mode(), rounded:
+            yield found
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            clear_frames(error.__traceback__)  # they hold tensors for as long as the error lives
+            raise MemoryError(
+                f"not enough memory on {found.device} for images of this size; use "
+                'device="cpu", smaller images or, to fuse, smaller tiles'
+            ) from error
+        raise
+    finally:
+        for part, training in modes.items():
+            part.training = training
+        if not modes and target.type != "cpu":  # loaded here: hand its memory back
+            found.module.to("cpu")
+            (torch.cuda if target.type == "cuda" else torch.mps).empty_cache()
+
+
+@contextmanager
+def interruptible(modules: Iterable[nn.Module], check: Callable[[], None]) -> Iterator[None]:
+    """Call ``check``, which may raise to stop, before every layer of the modules.
+
+    A large image takes a network a second, and a cancelled run is to end at once. Only calls of
+    this thread are interrupted: another one may use the same modules.
+    """
+    owner = get_ident()
+
+    def before(*_: object) -> None:
+        if get_ident() == owner:
+            check()
+
+    layers = {layer for module in modules for layer in module.modules()}
+    hooks = [layer.register_forward_pre_hook(before) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def unattended(work: Callable[[], T], check: Callable[[], None]) -> T:
+    """Run ``work`` in a thread of its own, and leave it there once ``check`` raises.
+
+    One layer of a network may take a second for a large image, and nothing stops it. ``work`` is
+    to look at the same thing itself, so that it ends soon after it was left.
+    """
+    import torch
+
+    def without_gradients() -> T:
+        with torch.inference_mode():  # each thread has a mode of its own
+            return work()
+
+    pool = ThreadPoolExecutor(1, "napari-busref")
+    try:
+        future = pool.submit(without_gradients)
+        while not wait([future], _GLANCE).done:
+            check()
+        return future.result()
+    finally:
+        pool.shutdown(wait=False)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    names = ("napari-busref", "torch", "numpy", "scipy", "scikit-image")
+    return {"python": platform.python_version()} | {n: package_version(n) for n in names}
+
+
+def to_array(tensor: Tensor) -> NDArray[np.float32]:
+    """Turn one (1, 1, H, W) tensor into a float32 array (H, W)."""
+    return tensor.detach().float().cpu().numpy()[0, 0]

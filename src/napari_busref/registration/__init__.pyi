@@ -1,0 +1,3 @@
+from ._register import RegistrationResult, register
+
+__all__ = ["RegistrationResult", "register"]

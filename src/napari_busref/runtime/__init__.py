@@ -1,0 +1,1 @@
+"""What every long call needs: progress, cancelling, timing, devices, versions."""

@@ -1,0 +1,1 @@
+"""Batches to train on: pairs, crops, synthetic warps, augmentation."""

@@ -1,0 +1,171 @@
+"""Aligned pairs in memory and the crops drawn from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from skimage.color import rgb2gray
+from torch import Tensor
+
+from napari_busref.data.datasets import load_pairs
+from napari_busref.geometry import base_grid, inside, transform_points, warp
+from napari_busref.training.batches.warps import Warps, draw_warps
+from napari_busref.training.recipe import DataConfig, WarpConfig
+
+
+@dataclass  # not frozen: Fabric converts what a batch holds
+class Crops:
+    """A batch of aligned crops, and where they came from.
+
+    Attributes
+    ----------
+    visible, infrared : Tensor
+        (B, 1, h, w) in [0, 1].
+    index : Tensor
+        (B,), which pair of the store.
+    theta : Tensor
+        (B, 2, 3), crop -> picture, normalised coordinates.
+    """
+
+    visible: Tensor
+    infrared: Tensor
+    index: Tensor
+    theta: Tensor
+
+
+@dataclass
+class WarpedCrops:
+    """Crops with a moving image made by a known warp.
+
+    Attributes
+    ----------
+    fixed, moving, aligned : Tensor
+        (B, 1, h, w) in [0, 1]: visible, warped infrared, and infrared as it lies on ``fixed``.
+    valid : Tensor
+        (B, 1, h, w), 1 where ``moving`` holds a picture.
+    warps : Warps
+        moving -> aligned.
+    """
+
+    fixed: Tensor
+    moving: Tensor
+    aligned: Tensor
+    valid: Tensor
+    warps: Warps
+
+
+class PairStore:
+    """Aligned pairs kept as tensors, each at its own size.
+
+    Parameters
+    ----------
+    pairs : list of (infrared, visible)
+        Tensors (1, H, W) in [0, 1] of equal size within a pair.
+    """
+
+    def __init__(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
+        if not pairs:
+            raise ValueError("pairs must hold at least one aligned pair")
+        self.pairs = pairs
+
+    @classmethod
+    def from_config(cls, config: DataConfig, split: str = "train") -> PairStore:
+        """Read the data sets of a recipe, reduced to ``store_side``."""
+        pairs = []
+        for dataset in config.datasets:
+            for _, infrared, visible in load_pairs(dataset, config.root or None, split):
+                pairs.append(
+                    (
+                        shrink(infrared / 255.0, config.store_side),
+                        shrink(rgb2gray(visible), config.store_side),
+                    )
+                )
+        return cls(pairs)
+
+    def to(self, device: torch.device) -> PairStore:
+        """The same pairs on another device."""
+        return PairStore([(ir.to(device), vis.to(device)) for ir, vis in self.pairs])
+
+    def draw(self, batch: int, config: DataConfig) -> Crops:
+        """Draw aligned crops; positions, sizes, flips and the batch's aspect are random."""
+        device = self.pairs[0][0].device
+        aspect = config.aspects[int(torch.randint(len(config.aspects), ()))]
+        shape = crop_shape(config.crop_side, aspect)
+        index = torch.randint(len(self.pairs), (batch,))
+        draws = torch.rand(batch, 5)
+        thetas, visible, infrared = [], [], []
+        for number, draw in zip(index.tolist(), draws.tolist(), strict=True):
+            ir, vis = self.pairs[number]
+            theta = _crop_theta((ir.shape[1], ir.shape[2]), shape, config.crop_range, draw).to(
+                device
+            )
+            grid = transform_points(theta, base_grid(*shape, ir))
+            pair = warp(torch.cat([vis, ir])[None], grid, padding="border")
+            visible.append(pair[:, :1])
+            infrared.append(pair[:, 1:])
+            thetas.append(theta)
+        return Crops(torch.cat(visible), torch.cat(infrared), index, torch.cat(thetas))
+
+    def draw_warped(self, batch: int, config: DataConfig, warping: WarpConfig) -> WarpedCrops:
+        """Draw crops and resample the infrared image of each by a warp of its own."""
+        crops = self.draw(batch, config)
+        shape = (crops.visible.shape[-2], crops.visible.shape[-1])
+        warps = draw_warps(warping, batch, shape, crops.visible)
+        aligned_points = warps.aligned_points(base_grid(*shape, crops.visible))
+        in_crop = inside(aligned_points, *shape)
+        beyond = torch.rand(batch, 1, 1, 1).to(in_crop.device) < warping.beyond
+        moving, valid = [], []
+        for i, number in enumerate(crops.index.tolist()):
+            ir = self.pairs[number][0][None]
+            grid = transform_points(crops.theta[i : i + 1], aligned_points[i : i + 1])
+            known = inside(grid, ir.shape[-2], ir.shape[-1])
+            known = known & (in_crop[i : i + 1] | beyond[i : i + 1])
+            moving.append(warp(ir, grid) * known)
+            valid.append(known)
+        return WarpedCrops(
+            crops.visible,
+            torch.cat(moving),
+            crops.infrared,
+            torch.cat(valid).to(crops.visible.dtype),
+            warps,
+        )
+
+
+def crop_shape(side: int, aspect: float) -> tuple[int, int]:
+    """Multiples of 8 with about the area of a square of ``side`` pixels."""
+    return max(round(side / aspect**0.5 / 8), 2) * 8, max(round(side * aspect**0.5 / 8), 2) * 8
+
+
+def _crop_theta(
+    picture: tuple[int, int], crop: tuple[int, int], extent: tuple[float, float], draw: list[float]
+) -> Tensor:
+    """Crop -> picture: the largest window of the crop's aspect, reduced and placed at random."""
+    height, width = picture
+    share = (extent[0] + (extent[1] - extent[0]) * draw[0]) * min(
+        height / crop[0], width / crop[1]
+    )
+    rows, cols = share * crop[0] / height, share * crop[1] / width
+    flip_x, flip_y = (1 if draw[3] < 0.5 else -1), (1 if draw[4] < 0.9 else -1)
+    return torch.tensor(
+        [
+            [
+                [flip_x * cols, 0.0, (2 * draw[1] - 1) * (1 - cols)],
+                [0.0, flip_y * rows, (2 * draw[2] - 1) * (1 - rows)],
+            ]
+        ]
+    )
+
+
+def shrink(image: np.ndarray, side: int) -> Tensor:
+    """An image (H, W) as a tensor (1, H, W), reduced to at most ``side`` on its shorter side."""
+    tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None]
+    factor = side / min(tensor.shape[1:])
+    if factor >= 1:
+        return tensor
+    size = (round(tensor.shape[1] * factor), round(tensor.shape[2] * factor))
+    return F.interpolate(tensor[None], size, mode="bilinear", antialias=True, align_corners=False)[
+        0
+    ]

@@ -1,0 +1,1 @@
+"""Fine-tune shipped weights on a user's own aligned pairs."""

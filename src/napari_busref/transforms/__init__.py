@@ -1,0 +1,1 @@
+"""Transforms between two images: apply, compose, invert, resample, read and write."""

@@ -1,0 +1,6 @@
+"""Transform files of this and other programs: one module a format, `files` chooses among them."""
+
+from napari_busref.transforms.formats.files import TransformFile, read_transform, write_transform
+from napari_busref.transforms.formats.grid import ImageGrid
+
+__all__ = ["ImageGrid", "TransformFile", "read_transform", "write_transform"]

@@ -1,0 +1,307 @@
+"""`read_transform` and `write_transform`: every format, chosen by the name of the file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from napari_busref.transforms import hdf5
+from napari_busref.transforms.formats import affine_csv as table
+from napari_busref.transforms.formats import itk, ngff
+from napari_busref.transforms.formats.grid import ImageGrid
+from napari_busref.transforms.formats.physical import check_grids, inverted
+from napari_busref.transforms.transform import EXTENSION, Transform
+
+__all__ = [
+    "COMPLETE",
+    "FULL",
+    "READABLE",
+    "WRITABLE",
+    "TransformFile",
+    "read_transform",
+    "write_transform",
+]
+
+#: Extensions of files that know the grids of their images.
+COMPLETE = (EXTENSION, ngff.SUFFIX)
+#: Extensions that can be read. All but those of `COMPLETE` need to be told both grids.
+READABLE = (*COMPLETE, *itk.TRANSFORMS, *itk.FIELDS, ".csv")
+#: Extensions that can be written.
+WRITABLE = READABLE
+
+#: Metadata with the grids of the images, where the transform is kept on coarser ones.
+FULL = {"fixed": "fixed_full", "moving": "moving_full"}
+
+_GRIDS = {"fixed": "fixed_grid", "moving": "moving_grid"}
+_Grids = Mapping[str, ImageGrid | None]
+
+
+@dataclass(frozen=True)
+class TransformFile:
+    """A transform and what its file says about it.
+
+    Attributes
+    ----------
+    transform : Transform
+    fixed, moving : ImageGrid
+        Where the pixels of the two images lie, and their units; the unit is ``pixel`` where
+        nothing is known.
+    metadata : dict
+        What else was stored, as JSON holds it. This package writes ``quality``, ``parameters``
+        (with the versions that computed it), ``timings``, and the names ``fixed`` and ``moving``.
+    planes : dict
+        Of a stack that was registered plane by plane: from the position along the other
+        dimensions to the transform there, with grids and metadata of its own; `transform` is that
+        of the plane that was shown. Else empty.
+    """
+
+    transform: Transform
+    fixed: ImageGrid
+    moving: ImageGrid
+    metadata: dict[str, Any] = field(default_factory=dict)
+    planes: dict[tuple[int, ...], TransformFile] = field(default_factory=dict)
+
+
+def read_transform(
+    path: str | os.PathLike[str],
+    *,
+    fixed: ImageGrid | tuple[int, int] | None = None,
+    moving: ImageGrid | tuple[int, int] | None = None,
+) -> TransformFile:
+    """Read a transform of this package, of ITK, of OME-NGFF, or a table of an affine.
+
+    Parameters
+    ----------
+    path : path-like
+        Ends in ``.busref.h5``, in ``.tfm``, ``.txt``, ``.mat``, ``.h5``, ``.hdf5`` (ITK
+        transforms), in ``.nrrd``, ``.nii``, ``.nii.gz``, ``.mha`` (displacement fields), in
+        ``.ome.zarr`` (a folder, OME-NGFF 0.6), or in ``.csv``.
+    fixed, moving : ImageGrid or tuple of int
+        The two images, or their ``(rows, cols)`` where pixels are the unit. Needed for all but
+        ``.busref.h5`` and ``.ome.zarr`` as this package writes them, which know them; given
+        there, they replace what the file says. Of a transform that is kept on coarser pixels than
+        those of its images, the grids of the images may be given.
+
+    Returns
+    -------
+    TransformFile
+
+    Raises
+    ------
+    ValueError
+        When the extension is not accepted, the file is damaged, of another program or of another
+        dimension, or a grid is missing or does not fit.
+    OSError
+        When it cannot be read.
+    ModuleNotFoundError
+        When the format needs a package that is not installed.
+
+    Examples
+    --------
+    >>> from napari_busref import ImageGrid, read_transform  # doctest: +SKIP
+    >>> size = ImageGrid((480, 640), spacing=(0.5, 0.5), unit="mm")
+    >>> read_transform("ants.mat", fixed=size, moving=size).transform
+    """
+    file = Path(path)
+    suffix = _suffix(file, READABLE)
+    given = {"fixed": _grid(fixed, "fixed"), "moving": _grid(moving, "moving")}
+    if suffix == EXTENSION:
+        return _read_own(file, given)
+    metadata: dict[str, Any] = {}
+    if suffix == ngff.SUFFIX:
+        metadata = ngff.own_metadata(file)
+        given = {name: given[name] or _stored_grid(metadata, name, file) for name in given}
+    elif not file.is_file():
+        raise FileNotFoundError(f"path: there is no file {str(file)!r}")
+    missing = [name for name, grid in given.items() if grid is None]
+    if missing:
+        raise ValueError(
+            f"{missing[0]}: {file.name} does not say which images it belongs to, need the grid "
+            f"of the {missing[0]} image"
+        )
+    first, second = given["fixed"], given["moving"]
+    assert first is not None and second is not None
+    read = {".csv": table.read_csv, ngff.SUFFIX: ngff.read_ngff}.get(suffix, itk.read_itk)
+    known = {key: value for key, value in metadata.items() if key not in _GRIDS.values()}
+    return TransformFile(read(file, first, second), first, second, known)
+
+
+def write_transform(
+    path: str | os.PathLike[str],
+    transform: Transform,
+    *,
+    fixed: ImageGrid | None = None,
+    moving: ImageGrid | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    affine_only: bool = False,
+    planes: Mapping[tuple[int, ...], TransformFile] | None = None,
+) -> Path:
+    """Write a transform in the format that the name of the file stands for.
+
+    Parameters
+    ----------
+    path : path-like
+        ``.busref.h5``: everything. ``.tfm``, ``.txt``, ``.h5``, ``.hdf5``: an ITK transform,
+        affine or composite (``.mat``: affine only). ``.nrrd``, ``.nii``, ``.nii.gz``, ``.mha``:
+        the whole map as an ITK displacement field. ``.ome.zarr``: coordinate transformations of
+        OME-NGFF 0.6. ``.csv``: the affine. A file of that name is replaced once the new one is
+        complete.
+    transform : Transform
+    fixed, moving : ImageGrid, optional
+        Where the pixels of the two images lie; left out, in pixels from the first one on.
+    metadata : mapping, optional
+        What JSON can hold, see `TransformFile`; kept by ``.busref.h5`` and ``.ome.zarr``.
+    affine_only : bool
+        Write the affine part of a transform that also has a displacement.
+    planes : mapping, optional
+        Of a stack: see `TransformFile`. Only ``.busref.h5`` holds them.
+
+    Returns
+    -------
+    pathlib.Path
+        The file, or for ``.ome.zarr`` the folder.
+
+    Raises
+    ------
+    ValueError
+        When the extension is not accepted, a grid is of another shape, or the format cannot hold
+        the displacement or the planes.
+    OSError
+        When it cannot be written.
+    ModuleNotFoundError
+        When the format needs a package that is not installed.
+    """
+    file = Path(path)
+    suffix = _suffix(file, WRITABLE)
+    fixed = ImageGrid(transform.fixed_shape) if fixed is None else fixed
+    moving = ImageGrid(transform.moving_shape) if moving is None else moving
+    if planes and suffix != EXTENSION:
+        raise ValueError(f"planes: {file.name} holds one transform, need a name in {EXTENSION}")
+    own = _with_grids(TransformFile(transform, fixed, moving, dict(metadata or {})))
+    if suffix == EXTENSION:
+        several = {
+            position: (_affine(one.transform, affine_only), _with_grids(one))
+            for position, one in (planes or {}).items()
+        }
+        hdf5.save(file, _affine(transform, affine_only), own, several)
+        return file
+    if suffix == ngff.SUFFIX:
+        return ngff.write_ngff(
+            file, transform, fixed, moving, affine_only=affine_only, metadata=own
+        )
+    if suffix == ".csv":
+        return table.write_csv(file, transform, fixed, moving, affine_only=affine_only)
+    if suffix in itk.FIELDS:
+        if affine_only:
+            raise ValueError(
+                f"affine_only: {file.name} is a displacement field, need .tfm or .csv"
+            )
+        return itk.write_itk_field(file, transform, fixed, moving)
+    return itk.write_itk_transform(file, transform, fixed, moving, affine_only=affine_only)
+
+
+def _read_own(file: Path, given: _Grids) -> TransformFile:
+    with hdf5.open_file(file) as opened:
+        transform, metadata = Transform(**hdf5.read(opened)), hdf5.read_json(opened)
+        stored = _one(transform, metadata, file, {})
+        planes = {
+            position: _one(Transform(**hdf5.read(group)), hdf5.read_json(group), file, {})
+            for position, group in hdf5.read_planes(opened)
+        }
+    grids = {}
+    for name, grid in given.items():
+        before: ImageGrid = getattr(stored, name)
+        if grid is None:
+            grids[name] = before
+            continue
+        whole, grids[name] = before, grid
+        if (full := metadata.get(FULL[name])) and tuple(full["shape"]) == grid.shape:
+            whole = ImageGrid.from_dict(full)
+            metadata[FULL[name]] = grid.as_dict()
+            grids[name] = _moved(before, whole, grid)
+        planes = {
+            position: replace(
+                one,
+                fixed=_moved(one.fixed, whole, grid) if name == "fixed" else one.fixed,
+                moving=_moved(one.moving, whole, grid) if name == "moving" else one.moving,
+            )
+            for position, one in planes.items()
+        }
+    return _one(transform, metadata, file, grids, planes)
+
+
+def _moved(own: ImageGrid, before: ImageGrid, now: ImageGrid) -> ImageGrid:
+    """A grid over an image, once the image's own grid is another."""
+    if before.shape != now.shape:
+        return own  # the caller refuses it
+    return ImageGrid.from_matrix(
+        own.shape, now.matrix @ inverted(before.matrix) @ own.matrix, now.unit
+    )
+
+
+def _one(
+    transform: Transform,
+    metadata: dict[str, Any],
+    file: Path,
+    given: _Grids,
+    planes: dict[tuple[int, ...], TransformFile] | None = None,
+) -> TransformFile:
+    """A transform with the grids that were given, or else are stored in its metadata."""
+    grids = {}
+    for name, shape in (("fixed", transform.fixed_shape), ("moving", transform.moving_shape)):
+        grid = given.get(name) or _stored_grid(metadata, name, file)
+        if grid is None:  # the command line stores what the image files said
+            grid = ImageGrid.from_metadata(shape, metadata.get(f"{name}_image"))
+        grids[name] = grid
+    check_grids(transform, grids["fixed"], grids["moving"])
+    known = {key: value for key, value in metadata.items() if key not in _GRIDS.values()}
+    return TransformFile(transform, grids["fixed"], grids["moving"], known, planes or {})
+
+
+def _stored_grid(metadata: Mapping[str, Any], name: str, file: Path) -> ImageGrid | None:
+    stored = metadata.get(_GRIDS[name])
+    if stored is None:
+        return None
+    try:
+        return ImageGrid.from_dict(stored)
+    except ValueError as error:
+        raise ValueError(f"path: {str(file)!r} is damaged: metadata: {error}") from None
+
+
+def _with_grids(one: TransformFile) -> dict[str, Any]:
+    check_grids(one.transform, one.fixed, one.moving)
+    return {
+        **one.metadata,
+        _GRIDS["fixed"]: one.fixed.as_dict(),
+        _GRIDS["moving"]: one.moving.as_dict(),
+    }
+
+
+def _affine(transform: Transform, affine_only: bool) -> Transform:
+    """The transform, or its affine part alone."""
+    if not affine_only:
+        return transform
+    return replace(transform, displacement=None)
+
+
+def _grid(given: ImageGrid | tuple[int, int] | None, name: str) -> ImageGrid | None:
+    if given is None or isinstance(given, ImageGrid):
+        return given
+    try:
+        rows, cols = given
+        return ImageGrid((rows, cols))
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: got {given!r}, need an ImageGrid or (rows, cols)") from None
+
+
+def _suffix(file: Path, accepted: tuple[str, ...]) -> str:
+    name = file.name.lower()
+    matching = [suffix for suffix in accepted if name.endswith(suffix)]
+    if not matching:
+        raise ValueError(
+            f"path: got {file.name!r}, need a name that ends in one of {', '.join(accepted)}"
+        )
+    return max(matching, key=len)

@@ -1,0 +1,363 @@
+"""Transforms of ITK, as SimpleITK, ANTs, elastix (since 5.1) and 3D Slicer read and write them.
+
+An ITK transform maps points of the fixed image to points of the moving image, as ours does, but
+in physical coordinates ``(x, y)``: columns first. Lengths are given in millimetres, which is what
+ITK takes the pixel sizes of image files for; other units, such as pixels, stay as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_busref.runtime.version import package_version
+from napari_busref.transforms.formats.atomic_write import replacing
+from napari_busref.transforms.formats.grid import ImageGrid
+from napari_busref.transforms.formats.physical import (
+    affine_from_physical,
+    affine_to_physical,
+    check_grids,
+    from_positions,
+    positions,
+    swapped,
+)
+from napari_busref.transforms.transform import Transform
+
+if TYPE_CHECKING:
+    import SimpleITK
+
+__all__ = ["FIELDS", "TRANSFORMS", "read_itk", "write_itk_field", "write_itk_transform"]
+
+#: Extensions of ITK transform files.
+TRANSFORMS = (".tfm", ".txt", ".mat", ".h5", ".hdf5")
+#: Extensions of displacement fields, images of vectors.
+FIELDS = (".nrrd", ".nii", ".nii.gz", ".mha")
+
+_HEADER = "#Insight Transform File V1.0"
+_NAME = re.compile(r"^(\w+?)_(?:double|float)_(\d+)_(\d+)$")
+_HINT = "pip install 'napari-busref[itk]'"
+
+
+def write_itk_transform(
+    path: Path,
+    transform: Transform,
+    fixed: ImageGrid,
+    moving: ImageGrid,
+    *,
+    affine_only: bool = False,
+) -> Path:
+    """Write an ITK transform file.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in ``.tfm`` or ``.txt`` (text), ``.h5`` or ``.hdf5`` (the affine part can also be a
+        ``.mat``).
+    transform : Transform
+    fixed, moving : ImageGrid
+        Of its images.
+    affine_only : bool
+        Leave the displacement out.
+
+    Returns
+    -------
+    Path
+        One ``AffineTransform``, or a ``CompositeTransform`` that displaces first and then does
+        the affine, as ours. Text without a displacement is written without SimpleITK.
+    """
+    check_grids(transform, fixed, moving)
+    fixed, moving = _in_mm(fixed), _in_mm(moving)
+    matrix = swapped(affine_to_physical(transform, fixed, moving))
+    plain = affine_only or transform.displacement is None
+    suffix = path.suffix.lower()
+    if plain and suffix in (".tfm", ".txt"):
+        with replacing(path) as temporary:
+            temporary.write_text(_text(matrix, fixed, moving), encoding="utf-8")
+        return path
+    if not plain and suffix not in (".tfm", ".txt", ".h5", ".hdf5"):
+        raise ValueError(
+            f"path: {path.name} holds no displacement field, need .tfm, .txt, .h5 or .hdf5 (or "
+            "affine_only=True)"
+        )
+    sitk = _simpleitk(path)
+    affine = sitk.AffineTransform(2)
+    affine.SetMatrix(matrix[:2, :2].ravel().tolist())
+    affine.SetTranslation(matrix[:2, 2].tolist())
+    whole: Any = affine
+    if not plain:
+        assert transform.displacement is not None
+        linear = fixed.matrix[:2, :2]
+        field = np.tensordot(linear, transform.displacement.astype(np.float64), 1)
+        displacement = sitk.DisplacementFieldTransform(_image(sitk, field, fixed))
+        whole = sitk.CompositeTransform(2)  # what is added last is done first
+        whole.AddTransform(affine)
+        whole.AddTransform(displacement)
+    with replacing(path) as temporary:
+        _quietly(path, sitk.WriteTransform, whole, str(temporary))
+    return path
+
+
+def write_itk_field(path: Path, transform: Transform, fixed: ImageGrid, moving: ImageGrid) -> Path:
+    """Write the whole map as the displacement field of an ITK ``DisplacementFieldTransform``.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in one of `FIELDS`.
+    transform : Transform
+    fixed, moving : ImageGrid
+        Of its images. The fixed one gives the field its spacing, origin and direction.
+
+    Returns
+    -------
+    Path
+        An image of vectors ``(x, y)``, float64: from the physical position of each fixed pixel
+        to that of its source in the moving image, the affine part included.
+    """
+    check_grids(transform, fixed, moving)
+    fixed, moving = _in_mm(fixed), _in_mm(moving)
+    sitk = _simpleitk(path)
+    pixels = np.mgrid[: fixed.shape[0], : fixed.shape[1]].astype(np.float64)
+    source = np.moveaxis(transform.points(np.moveaxis(pixels, 0, -1)), -1, 0)
+    linear, offset = moving.matrix[:2, :2], moving.matrix[:2, 2].reshape(2, 1, 1)
+    field = np.tensordot(linear, source, 1) + offset - positions(fixed)
+    image = _image(sitk, field, fixed)
+    with replacing(path) as temporary:
+        _quietly(path, sitk.WriteImage, image, str(temporary), True)
+    return path
+
+
+def read_itk(path: Path, fixed: ImageGrid, moving: ImageGrid) -> Transform:
+    """Read a two-dimensional ITK transform or displacement field.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in one of `TRANSFORMS` or `FIELDS`.
+    fixed, moving : ImageGrid
+        ITK files do not say which images they belong to.
+
+    Returns
+    -------
+    Transform
+        An affine for translations, rigid, similarity and affine transforms and what is composed
+        of them; other transforms are sampled at every fixed pixel.
+
+    Raises
+    ------
+    ValueError
+        When the file is damaged, is no ITK transform, or is three-dimensional.
+    ModuleNotFoundError
+        When SimpleITK is needed and not installed.
+    """
+    fixed, moving = _in_mm(fixed), _in_mm(moving)
+    name = path.name.lower()
+    matrix = None
+    if name.endswith((".tfm", ".txt")):
+        matrix = _parse(path)
+    if matrix is None:
+        loaded = _load(path, field=name.endswith(FIELDS))
+        if loaded.GetDimension() != 2:
+            raise _three_dimensional(path)
+        if not loaded.IsLinear():
+            return from_positions(_sample(path, loaded, fixed), fixed, moving)
+        matrix = _matrix_of(loaded)
+    return Transform(
+        affine_from_physical(swapped(matrix), fixed, moving),
+        fixed_shape=fixed.shape,
+        moving_shape=moving.shape,
+    )
+
+
+# -- text, without SimpleITK -------------------------------------------------------------------
+
+
+def _text(matrix: NDArray[np.float64], fixed: ImageGrid, moving: ImageGrid) -> str:
+    parameters = [*matrix[:2, :2].ravel(), *matrix[:2, 2]]
+    return "\n".join(
+        [
+            _HEADER,
+            f"# napari-busref {package_version()}: (x, y) of the fixed image in {fixed.unit} to "
+            f"(x, y) of the moving image in {moving.unit}",
+            "#Transform 0",
+            "Transform: AffineTransform_double_2_2",
+            "Parameters: " + " ".join(repr(float(value)) for value in parameters),
+            "FixedParameters: 0 0",
+            "",
+        ]
+    )
+
+
+def _parse(path: Path) -> NDArray[np.float64] | None:
+    """The matrix on ``(x, y, 1)`` of a text file; None when it takes SimpleITK to tell."""
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"path: {path} is no ITK transform: it is not text") from None
+    if not text.lstrip().startswith("#Insight Transform File"):
+        if "(Transform " in text and "(TransformParameters" in text:
+            raise ValueError(
+                f"path: {path} is an elastix parameter file, need an ITK transform; elastix "
+                'writes one beside it with (ITKTransformOutputFileNameExtension "tfm")'
+            )
+        raise ValueError(f"path: {path} is no ITK transform: it does not start with {_HEADER!r}")
+    found: list[dict[str, str]] = []
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if line.startswith("#") or not colon:
+            continue
+        if key.strip() == "Transform":
+            found.append({"Transform": value.strip()})
+        elif found:
+            found[-1][key.strip()] = value
+    if not found:
+        raise ValueError(f"path: {path} is damaged: it names no transform")
+    if any(one["Transform"].endswith(("_3_3", "_4_4")) for one in found):
+        raise _three_dimensional(path)
+    if len(found) > 1:
+        return None
+    (transform,) = found
+    match = _NAME.match(transform["Transform"])
+    if match is None:
+        return None
+    try:
+        parameters, center = (
+            np.array(transform.get(key, "").split(), float)
+            for key in ("Parameters", "FixedParameters")
+        )
+        return _matrix(match[1], parameters, center if center.size else np.zeros(2))
+    except ValueError as error:
+        raise ValueError(f"path: {path} is damaged: {match[1]}: {error}") from None
+
+
+def _matrix(
+    kind: str, parameters: NDArray[np.float64], center: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    """The matrix of ITK's linear transforms in two dimensions: M (p - center) + center + t."""
+    if kind in ("AffineTransform", "MatrixOffsetTransformBase"):
+        a, b, c, d, x, y = parameters
+        linear = np.array([[a, b], [c, d]])
+    elif kind in ("Euler2DTransform", "Rigid2DTransform"):
+        angle, x, y = parameters
+        linear = _rotation(angle)
+    elif kind == "Similarity2DTransform":
+        scale, angle, x, y = parameters
+        linear = scale * _rotation(angle)
+    elif kind == "TranslationTransform":
+        (x, y), linear, center = parameters, np.eye(2), np.zeros(2)
+    else:
+        return None
+    matrix = np.eye(3)
+    matrix[:2, :2] = linear
+    matrix[:2, 2] = np.array([x, y]) + center - linear @ center
+    if not np.isfinite(matrix).all():
+        raise ValueError("some parameters are not finite")
+    return matrix
+
+
+def _rotation(angle: float) -> NDArray[np.float64]:
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
+# -- with SimpleITK ----------------------------------------------------------------------------
+
+
+def _simpleitk(path: Path) -> Any:
+    try:
+        import SimpleITK
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f"path: {path.name} needs SimpleITK: {_HINT}", name="SimpleITK"
+        ) from None
+    return SimpleITK
+
+
+def _image(sitk: Any, field: NDArray[np.float64], fixed: ImageGrid) -> SimpleITK.Image:
+    """A field (2, H, W) of (row, col) vectors as an ITK image of (x, y) vectors."""
+    if not fixed.is_rectangular:
+        raise ValueError(
+            "fixed: got a sheared grid, need rows and columns at right angles; an ITK image "
+            "cannot be sheared"
+        )
+    image = sitk.GetImageFromArray(np.ascontiguousarray(np.moveaxis(field[::-1], 0, -1)), True)
+    image.SetSpacing(fixed.spacing[::-1])
+    image.SetOrigin(fixed.origin[::-1])
+    image.SetDirection(_direction(fixed))
+    return image
+
+
+def _direction(grid: ImageGrid) -> tuple[float, ...]:
+    (a, b), (c, d) = grid.direction
+    return d, c, b, a  # axes swapped on both sides, by rows
+
+
+def _load(path: Path, *, field: bool) -> Any:
+    sitk = _simpleitk(path)
+    if not field:
+        return _quietly(path, sitk.ReadTransform, str(path))
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    _quietly(path, reader.ReadImageInformation)
+    if reader.GetDimension() != 2:
+        raise _three_dimensional(path)
+    if reader.GetNumberOfComponents() != 2:
+        raise ValueError(
+            f"path: {path} is an image with {reader.GetNumberOfComponents()} values at a pixel, "
+            "need a displacement field with two"
+        )
+    reader.SetOutputPixelType(sitk.sitkVectorFloat64)
+    return sitk.DisplacementFieldTransform(_quietly(path, reader.Execute))
+
+
+def _matrix_of(transform: Any) -> NDArray[np.float64]:
+    """The matrix of a linear transform, from where it takes three points."""
+    origin, along_x, along_y = (
+        np.array(transform.TransformPoint(point)) for point in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
+    )
+    matrix = np.eye(3)
+    matrix[:2] = np.stack([along_x - origin, along_y - origin, origin], 1)
+    return matrix
+
+
+def _sample(path: Path, transform: Any, fixed: ImageGrid) -> NDArray[np.float64]:
+    """Where a transform takes all fixed pixels, (2, H, W) in (row, col)."""
+    sitk = _simpleitk(path)
+    if not fixed.is_rectangular:
+        raise ValueError("fixed: got a sheared grid, need rows and columns at right angles")
+    field = sitk.TransformToDisplacementField(
+        transform,
+        sitk.sitkVectorFloat64,
+        fixed.shape[::-1],
+        fixed.origin[::-1],
+        fixed.spacing[::-1],
+        _direction(fixed),
+    )
+    moved: NDArray[np.float64] = np.moveaxis(sitk.GetArrayFromImage(field), -1, 0)[::-1]
+    return moved + positions(fixed)
+
+
+def _quietly(path: Path, function: Any, *arguments: Any) -> Any:
+    """Call SimpleITK, whose errors are RuntimeErrors of many lines, about a file."""
+    try:
+        return function(*arguments)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ValueError(f"path: SimpleITK cannot read or write {path}: {lines[-1]}") from None
+
+
+# -- both --------------------------------------------------------------------------------------
+
+
+def _in_mm(grid: ImageGrid) -> ImageGrid:
+    return grid.to("millimeter") if grid.has_length else grid
+
+
+def _three_dimensional(path: Path) -> ValueError:
+    return ValueError(
+        f"path: {path} is a three-dimensional transform, need a two-dimensional one; a slice of "
+        "it is in general not a map between two planes"
+    )

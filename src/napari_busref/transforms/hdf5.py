@@ -1,0 +1,178 @@
+"""The HDF5 layout of ``.busref.h5`` (docs/formats.md), as arrays and JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_busref.runtime.version import package_version
+
+__all__ = ["EXTENSION", "Stored", "open_file", "read", "read_json", "read_planes", "save"]
+
+EXTENSION = ".busref.h5"
+_FORMAT = "napari-busref transform"
+_ONE, _SEVERAL = 1, 2  # format versions: of one transform, and of those of a stack
+_METADATA_LIMIT = 60_000  # bytes; HDF5 attributes end at 64 KiB
+_PLANES = "planes"
+
+
+class Stored(Protocol):
+    """What is stored of a transform."""
+
+    @property
+    def affine(self) -> NDArray[np.float64]: ...
+
+    @property
+    def displacement(self) -> NDArray[np.float32] | None: ...
+
+    @property
+    def fixed_shape(self) -> tuple[int, int]: ...
+
+    @property
+    def moving_shape(self) -> tuple[int, int]: ...
+
+
+def save(
+    path: Path,
+    transform: Stored,
+    metadata: Mapping[str, Any],
+    planes: Mapping[tuple[int, ...], tuple[Stored, Mapping[str, Any]]] | None = None,
+) -> None:
+    """Write a file beside its destination, and put it there once it is complete.
+
+    Parameters
+    ----------
+    path : Path
+        Must end in `EXTENSION`.
+    transform : Stored
+    metadata : mapping
+        What JSON can hold.
+    planes : mapping, optional
+        From the position in a stack to the transform there and its own metadata. With it the
+        format version is 2, which earlier versions of this package refuse.
+
+    Raises
+    ------
+    ValueError
+        When the name has another extension or the metadata cannot be written.
+    """
+    if not path.name.lower().endswith(EXTENSION):
+        raise ValueError(f"path: got {str(path)!r}, need a name that ends in {EXTENSION}")
+    text = _json(metadata)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    os.close(handle)
+    try:
+        with h5py.File(name, "w") as file:
+            file.attrs["format"] = _FORMAT
+            file.attrs["format_version"] = _SEVERAL if planes else _ONE
+            file.attrs["package_version"] = package_version()
+            file.attrs["convention"] = "q = affine(p + displacement(p)); (row, col) pixels"
+            _write(file, transform, text)
+            for number, (position, (one, known)) in enumerate((planes or {}).items()):
+                group = file.create_group(f"{_PLANES}/{number}")
+                group.attrs["position"] = position
+                _write(group, one, _json(known))
+        umask = os.umask(0)  # mkstemp makes private files; give the usual permissions
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def open_file(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+    """Open a file after checking that it is a transform file; what is damaged in it says so.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file.
+    ValueError
+        When it is not a complete transform file of this package.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path: there is no file {str(path)!r}")
+    if not h5py.is_hdf5(path):
+        raise ValueError(f"path: {str(path)!r} is no HDF5 file, need a transform ({EXTENSION})")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"path: {str(path)!r} is damaged: {error}") from None
+    with file:
+        version = file.attrs.get("format_version", 0)
+        if file.attrs.get("format") != _FORMAT:
+            raise ValueError(
+                f"path: {str(path)!r} is an HDF5 file of another program, need a transform saved "
+                f"by napari-busref ({EXTENSION})"
+            )
+        if version not in (_ONE, _SEVERAL):
+            raise ValueError(
+                f"path: {str(path)!r} has format version {version}, this version of "
+                f"napari-busref reads {_ONE} and {_SEVERAL}"
+            )
+        try:
+            yield file
+        except (KeyError, TypeError, ValueError, OSError, AttributeError) as error:
+            raise ValueError(f"path: {str(path)!r} is damaged: {error}") from None
+
+
+def read(group: h5py.Group) -> dict[str, Any]:
+    """What makes the transform of a group: of the file, or of one of its planes."""
+    return {
+        "affine": group["affine"][...],
+        "displacement": group["displacement"][...] if "displacement" in group else None,
+        "fixed_shape": tuple(int(size) for size in group.attrs["fixed_shape"]),
+        "moving_shape": tuple(int(size) for size in group.attrs["moving_shape"]),
+    }
+
+
+def read_json(group: h5py.Group) -> dict[str, Any]:
+    """The metadata of a group."""
+    try:
+        metadata = json.loads(group.attrs.get("metadata", "{}"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metadata: {error}") from None
+    if not isinstance(metadata, dict):
+        raise ValueError("metadata: not an object")
+    return metadata
+
+
+def read_planes(file: h5py.File) -> Iterator[tuple[tuple[int, ...], h5py.Group]]:
+    """Positions in a stack, as they were given to `save`, each with its group."""
+    planes = file.get(_PLANES, {})
+    for number in range(len(planes)):
+        group = planes[str(number)]
+        yield tuple(int(one) for one in group.attrs["position"]), group
+
+
+def _write(group: h5py.Group, transform: Stored, metadata: str) -> None:
+    group.attrs["fixed_shape"] = transform.fixed_shape
+    group.attrs["moving_shape"] = transform.moving_shape
+    group.attrs["metadata"] = metadata
+    group["affine"] = transform.affine
+    if transform.displacement is not None:
+        group.create_dataset(
+            "displacement", data=transform.displacement, compression="gzip", shuffle=True
+        )
+
+
+def _json(metadata: Mapping[str, Any]) -> str:
+    try:
+        text = json.dumps(dict(metadata), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metadata: cannot be written as JSON: {error}") from None
+    if len(text.encode()) > _METADATA_LIMIT:
+        raise ValueError(f"metadata: got {len(text)} bytes, at most {_METADATA_LIMIT} fit")
+    return text

@@ -1,0 +1,328 @@
+"""`fit_landmarks`: a transform from places that were marked in both images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.interpolate import RBFInterpolator
+from scipy.optimize import least_squares
+
+from napari_busref.transforms.transform import Transform
+
+__all__ = ["NEEDED", "LandmarkFit", "LandmarkModel", "fit_landmarks"]
+
+Array = NDArray[np.float64]
+LandmarkModel = Literal["affine", "homography", "thin-plate"]
+
+#: The least number of pairs that determine each model.
+NEEDED: dict[LandmarkModel, int] = {"affine": 3, "homography": 4, "thin-plate": 3}
+
+_NEEDED_TEXT: dict[LandmarkModel, str] = {
+    "affine": "at least 3 pairs that do not lie on one line",
+    "homography": "at least 4 pairs of which no 3 lie on one line",
+    "thin-plate": "at least 3 pairs that do not lie on one line",
+}
+_SAME_PLACE = 1e-3  # pixels
+_FLAT = 1e-4  # width of points over their length, below which they lie on one line
+_BLOCK = 1 << 18  # pixels of the fixed grid worked on at a time
+
+
+@dataclass(frozen=True, eq=False)
+class LandmarkFit:
+    """What `fit_landmarks` returns.
+
+    Attributes
+    ----------
+    model : str
+        ``"affine"``, ``"homography"`` or ``"thin-plate"``.
+    residuals : ndarray of float64, shape (N,)
+        Distance between each marked place and where the fit puts it, in pixels of the fixed
+        image: the error in the moving image, taken back by the affine part. A thin plate goes
+        through every landmark, so there they are 0.
+    leave_one_out : ndarray of float64, shape (N,)
+        The same for a fit to all the other pairs: how far each pair is from what the others say.
+        NaN where the others are too few or lie on one line.
+    worst : int or None
+        Index of the pair that disagrees most with the others: without it the remaining misfit,
+        for a thin plate the bending, becomes least. None where no pair can be told from the
+        others, and where all agree.
+    transform : Transform
+        From the fixed to the moving image. Computed when first asked for: what an affine cannot
+        say is a displacement on the whole fixed grid.
+    """
+
+    model: LandmarkModel
+    residuals: Array
+    leave_one_out: Array
+    worst: int | None
+    _map: _Map = field(repr=False)
+    _shapes: tuple[tuple[int, int], tuple[int, int]] = field(repr=False)
+
+    @cached_property
+    def transform(self) -> Transform:  # noqa: D102 - described above
+        fixed_shape, moving_shape = self._shapes
+        affine = self._map.affine
+        start = Transform(affine, fixed_shape=fixed_shape, moving_shape=moving_shape)
+        if self._map.exact is None:
+            return start
+        displacement = np.empty((2, *fixed_shape), np.float32)
+        step = max(1, _BLOCK // fixed_shape[1])
+        for first in range(0, fixed_shape[0], step):
+            rows = slice(first, min(first + step, fixed_shape[0]))
+            grid = np.mgrid[rows, : fixed_shape[1]].reshape(2, -1).T.astype(float)
+            beyond = start.points(self._map.exact(grid), inverse=True) - grid
+            displacement[:, rows] = beyond.T.reshape(2, -1, fixed_shape[1])
+        displacement.flags.writeable = False
+        return Transform(affine, displacement, fixed_shape=fixed_shape, moving_shape=moving_shape)
+
+    @property
+    def rms(self) -> float:
+        """Root mean square of `residuals`."""
+        return float(np.sqrt(np.mean(self.residuals**2)))
+
+    @property
+    def folded(self) -> float:
+        """Fraction of the fixed image where the transform folds over itself; 0 is right."""
+        determinant = self.transform.jacobian_determinant()
+        sign = np.sign(np.linalg.det(self.transform.affine[:2, :2]))
+        return float(np.mean(determinant * sign <= 0))
+
+
+def fit_landmarks(
+    fixed_points: ArrayLike,
+    moving_points: ArrayLike,
+    *,
+    fixed_shape: tuple[int, int],
+    moving_shape: tuple[int, int],
+    model: LandmarkModel = "affine",
+    numbers: Sequence[int] | None = None,
+) -> LandmarkFit:
+    """Fit a transform to places that were marked in both images.
+
+    Parameters
+    ----------
+    fixed_points, moving_points : array_like, shape (N, 2)
+        (row, col) positions of the same N places, in pixels of their image.
+    fixed_shape, moving_shape : tuple of int
+        ``(rows, cols)`` of both images.
+    model : str
+        ``"affine"`` (3 pairs or more, least squares), ``"homography"`` (4 or more: a flat scene
+        seen from two places; least squares in the moving image) or ``"thin-plate"`` (3 or more:
+        through every pair, bent as little as possible between them [1]_).
+    numbers : sequence of int, optional
+        What messages call the pairs; 1 to N by default.
+
+    Returns
+    -------
+    LandmarkFit
+        Transform, residuals, residuals when each pair is left out, and the worst pair.
+
+    Raises
+    ------
+    ValueError
+        When the points do not fit together or do not determine the model: too few, two at the
+        same place, on one line, or a homography whose horizon crosses the fixed image.
+
+    References
+    ----------
+    .. [1] F. L. Bookstein, "Principal warps: thin-plate splines and the decomposition of
+       deformations", IEEE TPAMI 11(6), 567-585, 1989; equation 7 with U(r) = r² log r.
+
+    Examples
+    --------
+    >>> places = [[0, 0], [0, 9], [9, 0], [9, 9]]
+    >>> there = [[1, 2], [1, 11], [10, 2], [10, 11]]
+    >>> fit = fit_landmarks(places, there, fixed_shape=(10, 10), moving_shape=(12, 12))
+    >>> fit.transform.points([[4, 4]]).round(6)
+    array([[5., 6.]])
+    """
+    if model not in NEEDED:
+        raise ValueError(f"model: got {model!r}, need one of {', '.join(get_args(LandmarkModel))}")
+    fixed, moving = (
+        _as_points(points, name)
+        for points, name in ((fixed_points, "fixed_points"), (moving_points, "moving_points"))
+    )
+    if len(fixed) != len(moving):
+        raise ValueError(
+            f"moving_points: got {len(moving)} for {len(fixed)} fixed_points, need as many"
+        )
+    if numbers is None:
+        numbers = range(1, len(fixed) + 1)
+    elif len(numbers) != len(fixed):
+        raise ValueError(f"numbers: got {len(numbers)} for {len(fixed)} pairs, need as many")
+    _check_places(fixed, "fixed", model, numbers)
+    _check_places(moving, "moving", model, numbers)
+    shapes = (fixed_shape, moving_shape)
+    fitted = _FITS[model](fixed, moving, shapes)
+    residuals = _errors(fitted, fixed, moving)
+    left_out = _left_out(model, fixed, moving, shapes)
+    return LandmarkFit(
+        model,
+        residuals=residuals,
+        leave_one_out=left_out,
+        worst=_worst(model, fixed, residuals, left_out),
+        _map=fitted,
+        _shapes=shapes,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Map:
+    """A fitted map: its nearest affine and, when it is more than that, the map itself."""
+
+    affine: Array
+    exact: Callable[[Array], Array] | None = None
+
+    def __call__(self, points: Array) -> Array:
+        if self.exact is not None:
+            return self.exact(points)
+        return points @ self.affine[:2, :2].T + self.affine[:2, 2]
+
+
+_Shapes = tuple[tuple[int, int], tuple[int, int]]
+
+
+def _affine(fixed: Array, moving: Array, shapes: _Shapes) -> _Map:
+    transform = Transform.from_points(fixed, moving, fixed_shape=shapes[0], moving_shape=shapes[1])
+    return _Map(transform.affine)
+
+
+def _homography(fixed: Array, moving: Array, shapes: _Shapes) -> _Map:
+    """Direct linear transform, then least squares of the distances in the moving image."""
+    to_fixed, to_moving = _normalisation(fixed), _normalisation(moving)
+    source, target = _project(to_fixed, fixed), _project(to_moving, moving)
+    ones = np.column_stack([source, np.ones(len(source))])
+    rows = np.zeros((2 * len(source), 9))
+    rows[::2, :3] = rows[1::2, 3:6] = ones
+    rows[::2, 6:] = -target[:, :1] * ones
+    rows[1::2, 6:] = -target[:, 1:] * ones
+    _, values, directions = np.linalg.svd(rows)
+    # nine unknowns up to a factor: eight independent rows, or more than one solution
+    if len(values) < 8 or values[7] < _FLAT * values[0]:
+        raise ValueError(_undetermined("homography", len(fixed)))
+    matrix = directions[8].reshape(3, 3)
+    _check_horizon(matrix, source, "the landmarks")
+    matrix /= matrix[2] @ np.append(source.mean(0), 1)
+    matrix = least_squares(
+        lambda free: (_project(free.reshape(3, 3), source) - target).ravel(), matrix.ravel()
+    ).x.reshape(3, 3)
+    matrix = np.linalg.inv(to_moving) @ matrix @ to_fixed
+    corners = (np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * shapes[0]) - 0.5
+    _check_horizon(matrix, np.concatenate([corners, fixed]), "the fixed image")
+    affine = _affine(fixed, moving, shapes).affine
+    return _Map(affine, lambda points: _project(matrix, points))
+
+
+def _thin_plate(fixed: Array, moving: Array, shapes: _Shapes) -> _Map:
+    spline = RBFInterpolator(fixed, moving, kernel="thin_plate_spline", degree=1)
+    return _Map(_affine(fixed, moving, shapes).affine, spline)
+
+
+_FITS: dict[LandmarkModel, Callable[[Array, Array, _Shapes], _Map]] = {
+    "affine": _affine,
+    "homography": _homography,
+    "thin-plate": _thin_plate,
+}
+
+
+def _errors(fitted: _Map, fixed: Array, moving: Array) -> Array:
+    """Distances in fixed pixels."""
+    apart = np.linalg.solve(fitted.affine[:2, :2], (moving - fitted(fixed)).T)
+    return np.asarray(np.hypot(*apart))
+
+
+def _left_out(model: LandmarkModel, fixed: Array, moving: Array, shapes: _Shapes) -> Array:
+    errors = np.full(len(fixed), np.nan)
+    for index in range(len(fixed)):
+        others = np.arange(len(fixed)) != index
+        try:
+            _check_places(fixed[others], "fixed", model, range(len(fixed)))
+            _check_places(moving[others], "moving", model, range(len(fixed)))
+            fitted = _FITS[model](fixed[others], moving[others], shapes)
+        except ValueError:
+            continue
+        errors[index] = _errors(fitted, fixed[~others], moving[~others])[0]
+    return errors
+
+
+def _worst(model: LandmarkModel, fixed: Array, residuals: Array, left_out: Array) -> int | None:
+    """The pair without which the misfit of the others, or the bending, is least.
+
+    Not simply the largest error: leaving out a pair at the border lets a thin plate swing far.
+    Without pair i a sum of squares loses residual_i * left_out_i and a thin plate's bending
+    energy left_out_i² * B_ii, with B as in `_bending`.
+    """
+    known = np.isfinite(left_out)
+    if not known.any() or np.max(left_out, where=known, initial=0) < _SAME_PLACE:
+        return None
+    relief = left_out * (
+        left_out * np.diag(_bending(fixed)) if model == "thin-plate" else residuals
+    )
+    return int(np.argmax(np.where(known, relief, -np.inf)))
+
+
+def _bending(points: Array) -> Array:
+    """The matrix B of the thin plate's bending energy v' B v (Bookstein, equation 9)."""
+    places = _project(_normalisation(points), points)
+    squared = ((places[:, None] - places[None]) ** 2).sum(-1)
+    kernel = squared * np.log(np.where(squared > 0, squared, 1)) / 2
+    plane = np.column_stack([np.ones(len(places)), places])
+    system = np.block([[kernel, plane], [plane.T, np.zeros((3, 3))]])
+    return np.asarray(np.linalg.inv(system)[: len(places), : len(places)])
+
+
+def _as_points(points: ArrayLike, name: str) -> Array:
+    array = np.asarray(points, dtype=float)
+    if array.ndim != 2 or array.shape[1] != 2:
+        raise ValueError(f"{name}: got shape {array.shape}, need (N, 2): row and column")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: got NaN or infinite values, need finite ones")
+    return array
+
+
+def _check_places(points: Array, image: str, model: LandmarkModel, numbers: Sequence[int]) -> None:
+    if len(points) < NEEDED[model]:
+        raise ValueError(_undetermined(model, len(points)))
+    distance = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1))
+    first, second = np.nonzero(np.triu(distance < _SAME_PLACE, 1))
+    if len(first):
+        raise ValueError(
+            f"pairs {numbers[first[0]]} and {numbers[second[0]]} lie at the same place in the "
+            f"{image} image; {_undetermined(model, len(points))}"
+        )
+    length, width = np.linalg.svd(points - points.mean(0), compute_uv=False)
+    if width < _FLAT * length:
+        raise ValueError(
+            f"all points lie on one line in the {image} image; {_undetermined(model, len(points))}"
+        )
+
+
+def _undetermined(model: LandmarkModel, count: int) -> str:
+    article = "an" if model == "affine" else "a"
+    return f"{article} {model} fit needs {_NEEDED_TEXT[model]}, got {count}"
+
+
+def _normalisation(points: Array) -> Array:
+    """The matrix that centres points and makes their mean distance √2."""
+    centre = points.mean(0)
+    scale = np.sqrt(2) / np.hypot(*(points - centre).T).mean()
+    return np.array([[scale, 0, -scale * centre[0]], [0, scale, -scale * centre[1]], [0, 0, 1]])
+
+
+def _project(matrix: Array, points: Array) -> Array:
+    mapped = np.column_stack([points, np.ones(len(points))]) @ matrix.T
+    return np.asarray(mapped[:, :2] / mapped[:, 2:])
+
+
+def _check_horizon(matrix: Array, points: Array, what: str) -> None:
+    side = np.column_stack([points, np.ones(len(points))]) @ matrix[2]
+    if side.min() * side.max() <= 0:
+        raise ValueError(
+            f"the homography's horizon crosses {what}; correct or remove wrong pairs, add pairs "
+            "near the corners, or choose the affine fit"
+        )

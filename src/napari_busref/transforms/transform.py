@@ -1,0 +1,632 @@
+"""`Transform`: where every pixel of the fixed image is found in the moving image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from napari_busref.images.dtypes import cast as cast_dtype
+from napari_busref.images.dtypes import frozen, native
+from napari_busref.transforms import hdf5
+from napari_busref.transforms.hdf5 import EXTENSION
+from napari_busref.transforms.resampling import EDGE, Plane, touches
+
+__all__ = ["EXTENSION", "Transform", "read_metadata"]
+
+_BLOCK = 1 << 18  # pixels worked on at a time
+
+
+def _identity() -> NDArray[np.float64]:
+    return np.eye(3)
+
+
+@dataclass(frozen=True, eq=False)
+class Transform:
+    """A map from the pixels of the fixed image to those of the moving image.
+
+    A fixed pixel ``p = (row, col)`` is found at ``q = A(p + u(p))`` in the moving image: first
+    the displacement, then the affine. Pixel centres are at integers.
+
+    Parameters
+    ----------
+    affine : array_like, shape (3, 3)
+        Homogeneous matrix ``A`` acting on ``(row, col, 1)``, in pixels. Invertible, last row
+        ``(0, 0, 1)``.
+    displacement : array_like, shape (2, H, W), optional
+        ``u``, in fixed pixels, ``(Δrow, Δcol)`` at every fixed pixel. Kept as float32. Bilinear
+        between pixels; outside the grid the value of the nearest border pixel holds.
+    fixed_shape : tuple of int
+        ``(H, W)`` of the fixed image.
+    moving_shape : tuple of int
+        ``(h, w)`` of the moving image.
+
+    Raises
+    ------
+    ValueError
+        When a shape does not fit, a value is not finite or the affine cannot be inverted.
+
+    Notes
+    -----
+    Objects are never changed: the arrays are read-only copies, and two transforms are equal when
+    their contents are. `fixed_shape` and `moving_shape` are given by keyword.
+
+    Examples
+    --------
+    >>> down = [[1, 0, 2], [0, 1, 0], [0, 0, 1]]
+    >>> shift = Transform(down, fixed_shape=(4, 4), moving_shape=(4, 4))
+    >>> shift.points([[1, 1]])
+    array([[3., 1.]])
+    """
+
+    affine: NDArray[np.float64] = field(default_factory=_identity)
+    displacement: NDArray[np.float32] | None = None
+    fixed_shape: tuple[int, int] = field(kw_only=True)
+    moving_shape: tuple[int, int] = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        for name in ("fixed_shape", "moving_shape"):
+            object.__setattr__(self, name, _shape(getattr(self, name), name))
+        try:
+            affine = frozen(np.asarray(self.affine), np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"affine: need a (3, 3) array of numbers: {error}") from None
+        if affine.shape != (3, 3):
+            raise ValueError(f"affine: got shape {affine.shape}, need (3, 3)")
+        if not np.isfinite(affine).all():
+            raise ValueError("affine: got NaN or infinite values, need finite ones")
+        if not np.array_equal(affine[2], (0.0, 0.0, 1.0)):
+            raise ValueError(f"affine: got last row {affine[2].tolist()}, need [0, 0, 1]")
+        if abs(np.linalg.det(affine[:2, :2])) < 1e-9:
+            raise ValueError("affine: got a matrix that cannot be inverted")
+        object.__setattr__(self, "affine", affine)
+        if self.displacement is None:
+            return
+        displacement = frozen(np.asarray(self.displacement), np.float32)
+        if displacement.shape != (2, *self.fixed_shape):
+            raise ValueError(
+                f"displacement: got shape {displacement.shape}, need {(2, *self.fixed_shape)} "
+                "(row and column part on the grid of the fixed image)"
+            )
+        if not np.isfinite(displacement).all():
+            raise ValueError("displacement: got NaN or infinite values, need finite ones")
+        object.__setattr__(self, "displacement", displacement)
+
+    # -- making one ---------------------------------------------------------------------------
+
+    @classmethod
+    def identity(
+        cls, fixed_shape: tuple[int, int], moving_shape: tuple[int, int] | None = None
+    ) -> Transform:
+        """Pixel ``(r, c)`` of the fixed image is pixel ``(r, c)`` of the moving image.
+
+        Parameters
+        ----------
+        fixed_shape, moving_shape : tuple of int
+            ``(rows, cols)``; `moving_shape` is `fixed_shape` when left out.
+        """
+        return cls(fixed_shape=fixed_shape, moving_shape=moving_shape or fixed_shape)
+
+    @classmethod
+    def from_points(
+        cls,
+        fixed_points: ArrayLike,
+        moving_points: ArrayLike,
+        *,
+        fixed_shape: tuple[int, int],
+        moving_shape: tuple[int, int],
+    ) -> Transform:
+        """The affine nearest to corresponding points, by least squares.
+
+        Parameters
+        ----------
+        fixed_points, moving_points : array_like, shape (N, 2)
+            (row, col) positions of the same N >= 3 places, not all on one line.
+        fixed_shape, moving_shape : tuple of int
+            Shapes of both images.
+
+        Raises
+        ------
+        ValueError
+            When the points do not determine an affine.
+        """
+        first, second = (np.asarray(p, float) for p in (fixed_points, moving_points))
+        if first.shape != second.shape or first.ndim != 2 or first.shape[1] != 2:
+            raise ValueError(
+                f"points: got shapes {first.shape} and {second.shape}, need twice the same (N, 2)"
+            )
+        if not (np.isfinite(first).all() and np.isfinite(second).all()):
+            raise ValueError("points: some are not finite")
+        design = np.column_stack([first, np.ones(len(first))])
+        if len(first) < 3 or np.linalg.matrix_rank(design - design.mean(0)) < 2:
+            raise ValueError(
+                f"points: got {len(first)}, need at least three that do not lie on one line"
+            )
+        affine = np.eye(3)
+        affine[:2] = np.linalg.lstsq(design, second, rcond=None)[0].T
+        return cls(affine, fixed_shape=fixed_shape, moving_shape=moving_shape)
+
+    @classmethod
+    def equal_field_of_view(
+        cls, fixed_shape: tuple[int, int], moving_shape: tuple[int, int]
+    ) -> Transform:
+        """Both images show the same field, sampled by different numbers of pixels.
+
+        The images are centred on each other and one scale is used for both axes: exact when
+        their aspect ratios agree, else the geometric mean of the two ratios of sizes.
+
+        Parameters
+        ----------
+        fixed_shape, moving_shape : tuple of int
+            ``(rows, cols)``. Equal shapes give the identity.
+        """
+        fixed = np.array(_shape(fixed_shape, "fixed_shape"), float)
+        moving = np.array(_shape(moving_shape, "moving_shape"), float)
+        scale = float(np.sqrt(np.prod(moving / fixed)))
+        affine = np.diag([scale, scale, 1.0])
+        affine[:2, 2] = (moving - 1) / 2 - scale * (fixed - 1) / 2
+        return cls(affine, fixed_shape=fixed_shape, moving_shape=moving_shape)
+
+    # -- using it -----------------------------------------------------------------------------
+
+    def points(
+        self, points: ArrayLike, inverse: bool = False, *, tolerance: float = 0.05
+    ) -> NDArray[np.float64]:
+        """Carry points from the fixed image to the moving image, or back.
+
+        Parameters
+        ----------
+        points : array_like, shape (..., 2)
+            ``(row, col)`` in pixels; inside or outside the image.
+        inverse : bool
+            False: fixed to moving. True: moving to fixed.
+        tolerance : float
+            Largest accepted error of the inverse, in fixed pixels. It is found by iteration and
+            is normally exact to 1e-5 px.
+
+        Returns
+        -------
+        ndarray of float64, shape (..., 2)
+
+        Raises
+        ------
+        ValueError
+            When the shape is wrong, a value is not finite, or the displacement folds over itself
+            so that a point has no definite inverse.
+        """
+        given = np.asarray(points, dtype=np.float64)
+        if given.ndim == 0 or given.shape[-1] != 2:
+            raise ValueError(f"points: got shape {given.shape}, need (..., 2): row and column")
+        if not np.isfinite(given).all():
+            raise ValueError("points: got NaN or infinite values, need finite ones")
+        coords = np.ascontiguousarray(given.reshape(-1, 2).T)
+        mapped = self._backward(coords, tolerance) if inverse else self._forward(coords)
+        return np.ascontiguousarray(mapped.T).reshape(given.shape)
+
+    def flow(self) -> NDArray[np.float32]:
+        """Displacement from each fixed pixel to its source in the moving image.
+
+        Returns
+        -------
+        ndarray of float32, shape (2, H, W)
+            ``(Δrow, Δcol)`` in pixels: ``warped[r, c] = moving[r + flow[0, r, c], c + flow[1, r,
+            c]]``, the convention of `skimage.registration`.
+        """
+        flow = np.empty((2, *self.fixed_shape), np.float32)
+
+        def work(rows: slice, source: NDArray[np.float64]) -> None:
+            for part, there, here in zip(flow, source, self._ticks(rows), strict=True):
+                np.subtract(there, here, out=part[rows], casting="same_kind")
+
+        self._in_blocks(work)
+        return flow
+
+    def mask(self, valid: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+        """The reconstructible area: fixed pixels whose content is in the moving image.
+
+        Parameters
+        ----------
+        valid : ndarray of bool, shape (h, w), optional
+            Pixels of the moving image that hold content. All of them when left out.
+
+        Returns
+        -------
+        ndarray of bool, shape (H, W)
+            True where the source lies inside the moving image and every moving pixel that
+            bilinear interpolation would use there is valid.
+        """
+        lost = None
+        if valid is not None:
+            valid = np.asarray(valid)
+            if valid.shape != self.moving_shape:
+                raise ValueError(f"valid: got shape {valid.shape}, need {self.moving_shape}")
+            if not valid.all():
+                lost = (valid == 0).astype(np.uint8)
+        mask = np.empty(self.fixed_shape, bool)
+
+        def work(rows: slice, source: NDArray[np.float64]) -> None:
+            mask[rows] = self._inside(source)
+            if lost is not None:
+                mask[rows] &= ~touches(lost, source)
+
+        self._in_blocks(work)
+        return mask
+
+    def apply(self, image: NDArray[Any], order: int = 1, cval: float = 0.0) -> NDArray[Any]:
+        """Resample a moving image, channel or label image onto the fixed grid.
+
+        Everything that was composed is applied by this one interpolation.
+
+        Parameters
+        ----------
+        image : ndarray, shape (h, w) or (h, w, C)
+            Any real number type or bool, any byte order. Not changed.
+        order : int
+            Spline order, 0 to 5. 0 (nearest pixel) keeps labels as they are, 1 is bilinear.
+        cval : float
+            Value of the fixed pixels that lie outside the moving image.
+
+        Returns
+        -------
+        ndarray, shape (H, W) or (H, W, C)
+            The type of `image` in native byte order; integers rounded and clipped, bool decided
+            at one half. Where interpolation would use a NaN or infinite pixel the result is NaN
+            (with ``order=0``: the pixel itself).
+
+        Raises
+        ------
+        ValueError
+            When the image is not of the transform's `moving_shape`, or `order` is none of 0..5.
+        TypeError
+            When the image holds no real numbers.
+        """
+        image = np.asarray(image)
+        if image.ndim not in (2, 3) or image.shape[:2] != self.moving_shape:
+            raise ValueError(
+                f"image: got shape {image.shape}, need {self.moving_shape} (or that and "
+                "channels): the transform was made for a moving image of this size"
+            )
+        if image.dtype.kind not in "biuf":
+            raise TypeError(f"image: got dtype {image.dtype}, need real numbers or bool")
+        if order not in range(6):
+            raise ValueError(f"order: got {order!r}, need 0, 1, 2, 3, 4 or 5")
+        image = native(image)
+        if order == 0:
+            return self._nearest(image, cval)
+        channels = image[..., None] if image.ndim == 2 else image
+        planes = [Plane(channels[..., index], order) for index in range(channels.shape[-1])]
+        warped = np.empty((*self.fixed_shape, len(planes)), image.dtype)
+
+        def work(rows: slice, source: NDArray[np.float64]) -> None:
+            outside = ~self._inside(source)
+            for index, plane in enumerate(planes):
+                values = plane.sample(source)
+                values[outside] = cval
+                warped[rows, :, index] = cast_dtype(values, image.dtype)
+
+        self._in_blocks(work)
+        return warped[..., 0] if image.ndim == 2 else warped
+
+    def jacobian_determinant(self) -> NDArray[np.float32]:
+        """Local change of area of the map from the fixed to the moving image.
+
+        Returns
+        -------
+        ndarray of float32, shape (H, W)
+            Moving pixels for one fixed pixel; a value that is zero or has the other sign than
+            most marks a fold.
+        """
+        determinant = np.float32(np.linalg.det(self.affine[:2, :2]))
+        if self.displacement is None:
+            return np.full(self.fixed_shape, determinant)
+        (rr, rc), (cr, cc) = (
+            [_derivative(part, axis) for axis in (0, 1)] for part in self.displacement
+        )
+        return cast(NDArray[np.float32], determinant * ((1 + rr) * (1 + cc) - rc * cr))
+
+    # -- algebra ------------------------------------------------------------------------------
+
+    def inverse(self, *, tolerance: float = 0.05) -> Transform:
+        """The transform from the moving to the fixed image.
+
+        Parameters
+        ----------
+        tolerance : float
+            Largest accepted error at any moving pixel, in fixed pixels.
+
+        Returns
+        -------
+        Transform
+            Exact without a displacement. Otherwise the displacement is inverted numerically at
+            each moving pixel and is bilinear between them.
+
+        Raises
+        ------
+        ValueError
+            When the displacement folds over itself and has no inverse.
+        """
+        affine = self._inverse_affine()
+        if self.displacement is None:
+            return Transform(affine, fixed_shape=self.moving_shape, moving_shape=self.fixed_shape)
+        displacement = np.empty((2, *self.moving_shape), np.float32)
+        for rows in _blocks(self.moving_shape):
+            grid = _grid(self.moving_shape, rows)
+            back = self._backward(grid.reshape(2, -1), tolerance)
+            displacement[:, rows] = _affine(self.affine, back).reshape(grid.shape) - grid
+        displacement.flags.writeable = False
+        return Transform(
+            affine, displacement, fixed_shape=self.moving_shape, moving_shape=self.fixed_shape
+        )
+
+    def compose(self, other: Transform) -> Transform:
+        """First this transform, then `other`, as one transform.
+
+        Parameters
+        ----------
+        other : Transform
+            From this transform's moving image to a third image.
+
+        Returns
+        -------
+        Transform
+            From this transform's fixed image to `other`'s moving image: ``q = other(self(p))``,
+            exact at the pixels of the fixed grid.
+
+        Raises
+        ------
+        ValueError
+            When `other` does not start on the grid where this transform ends.
+        """
+        if not isinstance(other, Transform):
+            raise TypeError(f"other: got {type(other).__name__}, need a Transform")
+        if other.fixed_shape != self.moving_shape:
+            raise ValueError(
+                f"other: starts on a grid of shape {other.fixed_shape}, but this transform ends "
+                f"on one of shape {self.moving_shape}"
+            )
+        displacement = self.displacement
+        if other.displacement is not None:
+            # q = A2 (m + u2(m)) with m = A1 (p + u1(p)), so q = A2 A1 (p + u1(p) + L1^-1 u2(m))
+            linear = np.linalg.inv(self.affine[:2, :2])
+            total = np.empty((2, *self.fixed_shape), np.float32)
+
+            def work(rows: slice, middle: NDArray[np.float64]) -> None:
+                total[:, rows] = np.tensordot(linear, other._displacement_at(middle), 1)
+                if self.displacement is not None:
+                    total[:, rows] += self.displacement[:, rows]
+
+            self._in_blocks(work)
+            total.flags.writeable = False
+            displacement = total
+        affine = other.affine @ self.affine
+        affine[2] = (0.0, 0.0, 1.0)
+        return Transform(
+            affine, displacement, fixed_shape=self.fixed_shape, moving_shape=other.moving_shape
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Transform):
+            return NotImplemented
+        if (self.fixed_shape, self.moving_shape) != (other.fixed_shape, other.moving_shape):
+            return False
+        if not np.array_equal(self.affine, other.affine):
+            return False
+        if self.displacement is None or other.displacement is None:
+            return self.displacement is other.displacement
+        return np.array_equal(self.displacement, other.displacement)
+
+    def __hash__(self) -> int:
+        # + 0.0 because -0.0 equals 0.0
+        return hash((self.fixed_shape, self.moving_shape, (self.affine + 0.0).tobytes()))
+
+    # -- files --------------------------------------------------------------------------------
+
+    def save(
+        self, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None
+    ) -> Path:
+        """Write the transform to an HDF5 file (see ``docs/formats.md``).
+
+        Parameters
+        ----------
+        path : path-like
+            Must end in ``.busref.h5``. A file of that name is replaced, and only once the new
+            one is complete.
+        metadata : mapping, optional
+            Anything that JSON can hold, for example spacing, units and quality; read back by
+            `read_metadata`.
+
+        Returns
+        -------
+        pathlib.Path
+            The file.
+        """
+        path = Path(path)
+        hdf5.save(path, self, metadata or {})
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Transform:
+        """Read a transform that `save` wrote.
+
+        Parameters
+        ----------
+        path : path-like
+            The ``.busref.h5`` file.
+
+        Raises
+        ------
+        FileNotFoundError
+            When there is no such file.
+        ValueError
+            When it is not a complete transform file of this package.
+
+        Notes
+        -----
+        Of a stack it is the transform of the plane that was shown; `napari_busref.read_transform`
+        reads all.
+        """
+        with hdf5.open_file(path) as file:
+            return cls(**hdf5.read(file))
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _ticks(self, rows: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Row (rows, 1) and column (1, W) of fixed pixels."""
+        row, col = np.ogrid[rows, : self.fixed_shape[1]]
+        return row.astype(np.float64), col.astype(np.float64)
+
+    def _in_blocks(self, work: Callable[[slice, NDArray[np.float64]], None]) -> None:
+        """Call `work` with blocks of rows and their sources, (2, rows, W), side by side."""
+
+        def one(rows: slice) -> None:
+            row, col = self._ticks(rows)
+            if self.displacement is not None:
+                row, col = row + self.displacement[0, rows], col + self.displacement[1, rows]
+            work(rows, _affine(self.affine, (row, col)))
+
+        blocks = list(_blocks(self.fixed_shape))
+        if len(blocks) == 1:
+            one(blocks[0])
+            return
+        with ThreadPoolExecutor(min(len(blocks), os.cpu_count() or 1)) as pool:
+            list(pool.map(one, blocks))  # raises what one of them raised
+
+    def _displacement_at(self, coords: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Displacement at (2, ...) positions."""
+        if self.displacement is None:
+            return np.zeros_like(coords)
+        return np.stack(
+            [
+                ndimage.map_coordinates(part, coords, np.float64, order=1, mode="nearest")
+                for part in self.displacement
+            ]
+        )
+
+    def _forward(self, coords: NDArray[np.float64]) -> NDArray[np.float64]:
+        return _affine(self.affine, coords + self._displacement_at(coords))
+
+    def _inverse_affine(self) -> NDArray[np.float64]:
+        affine = np.eye(3)
+        affine[:2] = np.linalg.inv(self.affine)[:2]
+        return affine
+
+    def _backward(self, coords: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
+        """Solve ``A(p + u(p)) = q`` for (2, N) points by fixed-point iteration."""
+        target = _affine(self._inverse_affine(), coords)
+        if self.displacement is None or not target.size:
+            return target
+        solution = target - self._displacement_at(target)
+        residual = np.full(target.shape[1], np.inf)
+        active = np.arange(target.shape[1])
+        for iteration in range(200):
+            now = solution[:, active]
+            error = now + self._displacement_at(now) - target[:, active]
+            residual[active] = np.hypot(*error)
+            moving = residual[active] > 1e-5
+            active = active[moving]
+            if not active.size:
+                break
+            # Half steps also converge where the field stretches more than twofold.
+            step = 1.0 if iteration < 20 else 0.5
+            solution[:, active] -= step * error[:, moving]
+        lost = residual > tolerance
+        if lost.any():
+            raise ValueError(
+                f"transform cannot be inverted: its displacement folds over itself at "
+                f"{lost.sum()} of {lost.size} positions (error up to {residual.max():.3g} px)"
+            )
+        return solution
+
+    def _inside(self, source: NDArray[np.float64]) -> NDArray[np.bool_]:
+        height, width = self.moving_shape
+        return (
+            (source[0] >= -EDGE)
+            & (source[0] <= height - 1 + EDGE)
+            & (source[1] >= -EDGE)
+            & (source[1] <= width - 1 + EDGE)
+        )
+
+    def _nearest(self, image: NDArray[Any], cval: float) -> NDArray[Any]:
+        # By index and not by map_coordinates, which passes through float64 and so would change
+        # large 64-bit labels.
+        warped = np.empty(self.fixed_shape + image.shape[2:], image.dtype)
+        outside_value = cast_dtype(np.array([cval], float), image.dtype)[0]
+        height, width = self.moving_shape
+
+        def work(rows: slice, source: NDArray[np.float64]) -> None:
+            row = np.clip(np.floor(source[0] + 0.5), 0, height - 1).astype(np.intp)
+            col = np.clip(np.floor(source[1] + 0.5), 0, width - 1).astype(np.intp)
+            warped[rows] = image[row, col]
+            warped[rows][~self._inside(source)] = outside_value
+
+        self._in_blocks(work)
+        return warped
+
+
+def _derivative(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    if values.shape[axis] < 2:
+        return np.zeros_like(values)
+    return cast(NDArray[np.float32], np.gradient(values, axis=axis))
+
+
+def _affine(
+    affine: NDArray[np.float64],
+    coords: NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """Apply a (3, 3) matrix to (2, ...) positions, or to rows and columns that broadcast so."""
+    row, col = coords
+    there = np.empty((2, *np.broadcast_shapes(row.shape, col.shape)))
+    for out, (a, b, c) in zip(there, affine[:2], strict=True):
+        np.add(a * row, b * col, out=out)
+        out += c
+    return there
+
+
+def _grid(shape: tuple[int, int], rows: slice) -> NDArray[np.float64]:
+    return np.mgrid[rows, : shape[1]].astype(np.float64)
+
+
+def _blocks(shape: tuple[int, int]) -> Iterator[slice]:
+    step = max(1, _BLOCK // shape[1])
+    for start in range(0, shape[0], step):
+        yield slice(start, min(start + step, shape[0]))
+
+
+def _shape(shape: Any, name: str) -> tuple[int, int]:
+    try:
+        rows, cols = (int(size) for size in shape)
+        valid = rows > 0 and cols > 0 and (rows, cols) == tuple(shape)
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(f"{name}: got {shape!r}, need (rows, cols), both at least 1")
+    return rows, cols
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What was given to `Transform.save` as `metadata`.
+
+    Parameters
+    ----------
+    path : path-like
+        The ``.busref.h5`` file.
+
+    Returns
+    -------
+    dict
+        Empty when nothing was stored.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `Transform.load`.
+    """
+    with hdf5.open_file(path) as file:
+        return hdf5.read_json(file)
