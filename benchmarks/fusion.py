@@ -3,7 +3,7 @@
     python benchmarks/fusion.py --out FOLDER [--case roadscene] [--model gaf] [--limit 4]
         [--device cpu] [--threads 2]
 
-The scores and how they are taken are those of ``docs/metrics.md``: Y channel, 0..255, results
+The scores and how they are taken are those of ``docs/reference/metrics.md``: Y channel, 0..255, results
 clipped and rounded, no stretch. The cases, of each the pairs held out from training: RoadScene
 (thermal), EPFL (near infrared), MRI with PET and with CT, made multi-focus and multi-exposure
 pairs. ``FOLDER`` gets ``rows.csv`` (every pair and method), ``table.csv`` and ``table.md``. Data

@@ -4,7 +4,7 @@
         [--limit 4] [--dataset roadscene]
 
 Each aligned pair is fused as it is: that is the reference. Then its infrared image is warped as
-``docs/protocol.md`` says, and the visible image is fused with it unregistered, registered by the
+``docs/explanation/protocol.md`` says, and the visible image is fused with it unregistered, registered by the
 model, and taken back by the true warp. Every result is scored against the reference: Q_AB/F (with
 the reference as both sources; a copy has 0.975) and SSIM, over the pixels whose content the
 warped image has; the others are those of the reference in every result. *visible only* is a

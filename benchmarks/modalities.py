@@ -6,7 +6,7 @@
 The cases: the built-in pair of stains, MRI-PET and MRI-CT, single photographs against their
 inverted, gamma-bent and blurred selves, pixels of half and of twice the size, infrared pictures
 that are spoilt (`spoil.py`), and infrared pairs at the limits of what the searches cover. The
-second image is altered, then warped, as ``docs/protocol.md`` says where the case says nothing
+second image is altered, then warped, as ``docs/explanation/protocol.md`` says where the case says nothing
 else, then spoilt and resized, and everything is scored in pixels of the fixed image. An empty
 border of the second image, such as the black around a head, holds nothing to register and is not
 scored. ``FOLDER`` gets ``rows.csv`` (every pair), ``table.csv`` and ``table.md``. Data that is

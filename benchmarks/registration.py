@@ -3,7 +3,7 @@
     python benchmarks/registration.py --out FOLDER [--dataset roadscene] [--method ants]
         [--model busref] [--seeds 0,1,2] [--limit 8] [--threads 2] [--peers-only] [--report]
 
-The protocol is that of ``docs/protocol.md``. ``FOLDER/rows.csv`` gets a row for every pair and
+The protocol is that of ``docs/explanation/protocol.md``. ``FOLDER/rows.csv`` gets a row for every pair and
 method as soon as it is measured; the same command again goes on where the last one stopped. At
 the end, or with ``--report`` alone, ``table.md``, ``table.csv`` and ``errors.png`` are written
 from all the rows. A method that fails on a pair is scored as the pair was left, unregistered, and

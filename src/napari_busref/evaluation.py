@@ -1,4 +1,4 @@
-"""Measuring models on aligned pairs, by the protocol of ``docs/protocol.md``.
+"""Measuring models on aligned pairs, by the protocol of ``docs/explanation/protocol.md``.
 
 Registration: the infrared image of each aligned pair is warped at random and the model has to
 find the warp. Fusion: the aligned pair is fused and the result scored against both sources.

@@ -83,7 +83,7 @@ class Quality:
     ----------
     score : float
         In [0, 1]: the probability that the mean error is below 5 px of the fixed image, as seen
-        on synthetic warps of thermal and near-infrared pairs (``docs/methods.md``). From what
+        on synthetic warps of thermal and near-infrared pairs (``docs/explanation/methods.md``). From what
         each block alone says of its place, the edges that agree beyond chance, and how far the
         way back misses the way there.
     reliable : bool

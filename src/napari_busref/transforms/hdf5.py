@@ -1,4 +1,4 @@
-"""The HDF5 layout of ``.busref.h5`` (docs/formats.md), as arrays and JSON."""
+"""The HDF5 layout of ``.busref.h5`` (docs/reference/formats.md), as arrays and JSON."""
 
 from __future__ import annotations
 

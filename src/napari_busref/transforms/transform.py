@@ -431,7 +431,7 @@ class Transform:
     def save(
         self, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None
     ) -> Path:
-        """Write the transform to an HDF5 file (see ``docs/formats.md``).
+        """Write the transform to an HDF5 file (see ``docs/reference/formats.md``).
 
         Parameters
         ----------

@@ -4,7 +4,7 @@ All functions take real grey images ``(H, W)`` on the scale 0..255. Nothing is s
 rounded here except where a histogram needs whole grey levels. No score is to be used alone:
 edge intensity, spatial frequency, standard deviation and entropy rise with noise and
 over-sharpening; copying one source wins VIF, mutual information, FMI_w and Q_AB/F; averaging wins
-SSIM and correlation. ``docs/metrics.md`` has the definitions, the ranges and what misleads.
+SSIM and correlation. ``docs/reference/metrics.md`` has the definitions, the ranges and what misleads.
 """
 
 from __future__ import annotations

@@ -436,7 +436,7 @@ def test_no_points():
 
 
 def test_the_file_can_be_read_as_documented(tmp_path):
-    """The snippet of docs/formats.md."""
+    """The snippet of docs/reference/formats.md."""
     moving = texture((110, 170))
     with h5py.File(WARP.save(tmp_path / "pair.busref.h5")) as file:
         affine = file["affine"][...]

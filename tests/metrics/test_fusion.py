@@ -416,7 +416,7 @@ def test_against_scikit_image_and_scipy(visible, infrared, average):
 
 
 def test_every_metric_is_described():
-    page = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+    page = Path(__file__).resolve().parents[2] / "docs" / "reference" / "metrics.md"
     text = page.read_text(encoding="utf-8")
     for name, metric in fusion.METRICS.items():
         assert f"| {metric.symbol} |" in text, metric.symbol

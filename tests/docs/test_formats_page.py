@@ -1,4 +1,4 @@
-"""The Python of docs/formats.md runs and says the same as this package."""
+"""The Python of docs/reference/formats.md runs and says the same as this package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from napari_busref import ImageGrid, Transform, write_image, write_transform
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "formats.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "formats.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 SHAPE = (40, 50)
 

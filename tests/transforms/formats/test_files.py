@@ -57,7 +57,7 @@ def test_own_file_keeps_everything(tmp_path, elastic):
     assert (found.fixed, found.moving) == (GRIDS["fixed"], GRIDS["moving"])
     assert found.metadata == json.loads(json.dumps(metadata))
     assert Quality.from_dict(found.metadata["quality"]) == quality
-    with h5py.File(path) as file:  # what docs/formats.md promises to other programs
+    with h5py.File(path) as file:  # what docs/reference/formats.md promises to other programs
         assert file.attrs["format_version"] == 1
         stored = json.loads(file.attrs["metadata"])
     assert stored["fixed_grid"] == {
@@ -109,7 +109,7 @@ def test_a_stack_of_transforms_comes_back(tmp_path, affine, elastic):
         assert again.transform == one.transform
         assert (again.fixed, again.moving, again.metadata) == (one.fixed, one.moving, one.metadata)
     assert Transform.load(path) == elastic  # the plane that was shown
-    with h5py.File(path) as file:  # what docs/formats.md promises to other programs
+    with h5py.File(path) as file:  # what docs/reference/formats.md promises to other programs
         assert file.attrs["format_version"] == 2
         assert tuple(file["planes/2"].attrs["position"]) == (10, 1)
         np.testing.assert_array_equal(file["planes/2/displacement"], coarse.displacement)
