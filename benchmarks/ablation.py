@@ -27,8 +27,8 @@ from napari_busref.images.preprocess import Prepared, fill_invalid, luma, prepar
 from napari_busref.metrics.registration import Scorer, make_pair, pixel_grid
 from napari_busref.models import load_model
 from napari_busref.registration.candidates import Options, find
-from napari_busref.registration.features import Reference
-from napari_busref.registration.pyramid import View
+from napari_busref.registration.features import FixedFeatures
+from napari_busref.registration.pyramid import MaskedImage
 from napari_busref.runtime.progress import Reporter
 from napari_busref.runtime.stopwatch import Stopwatch
 from napari_busref.transforms.transform import Transform
@@ -40,7 +40,7 @@ class Variant:
 
     name: str
     options: Options
-    one_shot: tuple[str, ...] = ()
+    proposal_networks: tuple[str, ...] = ()
 
 
 NETWORKS = ("busref", "superfusion")
@@ -98,8 +98,8 @@ def _found(
     ]
     with torch.inference_mode():
         return find(
-            {name: auto.one_shot[name] for name in variant.one_shot},
-            Reference(auto.networks, views[0]),
+            {name: auto.proposal_networks[name] for name in variant.proposal_networks},
+            FixedFeatures(auto.networks, views[0]),
             views[1],
             Estimate(torch.eye(2, 3)[None]),
             variant.options,
@@ -108,9 +108,9 @@ def _found(
         ).estimate
 
 
-def _view(ready: Prepared) -> View:
+def _view(ready: Prepared) -> MaskedImage:
     image = fill_invalid(ready.grey, ready.valid)
-    return View(
+    return MaskedImage(
         *(torch.from_numpy(x.astype(np.float32))[None, None] for x in (image, ready.valid))
     )
 

@@ -32,11 +32,11 @@ from napari_busref import register
 from napari_busref.data.datasets import load_pairs
 from napari_busref.metrics.registration import Scorer, make_pair, pixel_grid
 from napari_busref.models import load_model
-from napari_busref.registration.quality import _BIAS, _WEIGHTS, Evidence, signs_of
+from napari_busref.registration.quality import _BIAS, _WEIGHTS, Evidence, confidence_features
 
 SETS = ("roadscene", "vis-nir")
 FIELDS = ("split", "set", "pair", "seed", "mate", "side", "epe", "score", "reliable")
-EVIDENCE = ("local", "round_trip_px", "excess")
+EVIDENCE = ("local", "inverse_consistency_px", "excess")
 GOOD = 5.0  # px
 SHIPPED = np.array((_BIAS, *_WEIGHTS))
 
@@ -55,7 +55,7 @@ def main(
     jobs = [job for job in _jobs(train, val) if job[:5] not in known]
     model = load_model("auto")
     # the attempt is wanted here, also where register would rather return the start
-    registration.hopeless = lambda quality: False
+    registration.rejects = lambda quality: False
     for job in track(jobs, "registering", console=Console(stderr=True)):
         row = _measure(model, *job)
         new = not path.exists()
@@ -103,7 +103,7 @@ def _measure(model, split, name, pair, seed, mate, visible, infrared) -> dict[st
         "score": result.quality.score,
         "reliable": result.quality.reliable,
         "local": evidence.local,
-        "round_trip_px": evidence.round_trip_px,
+        "inverse_consistency_px": evidence.inverse_consistency_px,
         "excess": result.quality.edge_excess,
     }
 
@@ -161,8 +161,8 @@ def _design(rows: list[dict[str, str]]) -> tuple[np.ndarray, np.ndarray, np.ndar
         [
             (
                 1.0,
-                *signs_of(
-                    Evidence(float(row["local"]), float(row["round_trip_px"])),
+                *confidence_features(
+                    Evidence(float(row["local"]), float(row["inverse_consistency_px"])),
                     float(row["excess"]),
                     int(row["side"]),
                 ),

@@ -16,12 +16,12 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from fusion import CASES, Pair
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from fusion import CASES, Pair
 from napari_busref import fuse
-from napari_busref.evaluation import FUSION_CONTROLS
+from napari_busref.evaluation import FUSION_BASELINES
 from napari_busref.fusion.tasks import TASKS
 from napari_busref.images.preprocess import luma
 from napari_busref.models import load_model
@@ -89,7 +89,7 @@ def main(
     if set(scene or ()) - names:
         raise typer.BadParameter(f"--scene: need some of {', '.join(sorted(names))}")
     chosen = [pair for pair in pairs if pair[0] in scene] if scene else choose(pairs, count)
-    controls = [name for name in FUSION_CONTROLS if not name.endswith("only")]
+    controls = [name for name in FUSION_BASELINES if not name.endswith("only")]
     loaded = {
         name: load_model(name, kind="fusion")
         for name in model or [*TASKS[task].values(), *controls]

@@ -271,10 +271,9 @@ def as_warped(source: NDArray[Any], moving: Sequence[int], warped: Sequence[int]
 
 def measure(case: str, aligned: Aligned, seed: int, model: nn.Module, device: str) -> Row:
     """Register one pair as a user does and score it."""
-    from registration import score
-
     from napari_busref import Transform, register
     from napari_busref.metrics.registration import Scorer, pixel_grid
+    from registration import score
 
     pair, moving = draw(CASES[case], aligned, seed)
     shape, size = pair.fixed.shape[:2], moving.shape[:2]

@@ -106,7 +106,11 @@ def told(pair: SyntheticPair, seed: int) -> Iterator[None]:
     random = np.random.default_rng(seed)
     source, shape = pair.warp.true_source(), pair.warp.shape
     last: list[Array] = []
-    fitted, likely_field, read = refine._fitted, refine.likely_field, posterior.Likely.read
+    fitted, fit_bspline_field, read = (
+        refine._fitted,
+        refine.fit_bspline_field,
+        posterior.BlockLikelihoods.read,
+    )
 
     def note_affine(fixed: Any, moving: Any, estimate: Any, *rest: Any) -> Any:
         last[:] = [estimate_to_pixels(estimate, shape)[0][0]]
@@ -129,11 +133,11 @@ def told(pair: SyntheticPair, seed: int) -> Iterator[None]:
             drawn = np.linalg.cholesky(information + least) @ spread
             return information, (information @ wanted[..., None] + drawn)[..., 0]
 
-        with patch.object(posterior.Likely, "read", reading):
-            return likely_field(data, half, **options)
+        with patch.object(posterior.BlockLikelihoods, "read", reading):
+            return fit_bspline_field(data, half, **options)
 
     # nothing is refused: where a pair is off, the truth makes its edges agree less
-    with patch.multiple(refine, _fitted=note_affine, likely_field=field, _TOLERATED=2.0):
+    with patch.multiple(refine, _fitted=note_affine, fit_bspline_field=field, _TOLERATED=2.0):
         yield
 
 

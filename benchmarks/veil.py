@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from fusion import CASES
 
 if TYPE_CHECKING:
@@ -54,13 +55,13 @@ def main(
     import numpy as np
 
     from napari_busref import fuse
-    from napari_busref.evaluation import FUSION_CONTROLS
+    from napari_busref.evaluation import FUSION_BASELINES
     from napari_busref.fusion.tasks import TASKS
     from napari_busref.images.preprocess import luma
     from napari_busref.models import load_model
 
     task, load = CASES[case]
-    controls = [name for name in FUSION_CONTROLS if not name.endswith("only")]
+    controls = [name for name in FUSION_BASELINES if not name.endswith("only")]
     found: dict[str, list[NDArray[Any]]] = {"visible": [], "infrared": []}
     networks = {
         name: load_model(name, kind="fusion", device=device)

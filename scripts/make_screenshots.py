@@ -210,7 +210,7 @@ def thermal(folder: Path) -> None:
         states.append(here.only("panel-done", panel))
         here.window("thermal-done")
 
-        judge = here.panel("Look and judge")
+        judge = here.panel("Compare")
         judge.mode.value = "swipe"
         judge.compare()
         judge.wait()
@@ -266,7 +266,7 @@ def microscope(folder: Path) -> None:
         here.start(panel)
         panel.wait()
         here.dismiss(panel)
-        judge = here.panel("Look and judge")
+        judge = here.panel("Compare")
         judge.mode.value = "overlay"
         judge.compare()
         judge.wait()
@@ -293,7 +293,7 @@ def microscope(folder: Path) -> None:
             symbol="cross",
             face_color="yellow",
         )
-        carry = here.panel("Carry over")
+        carry = here.panel("Apply transform")
         viewer.layers.selection = {labels, marks}
         carry.carry()
         carry.wait()
@@ -321,7 +321,7 @@ def satellite(folder: Path) -> None:
         viewer.layers["thermal warped"].opacity = 0.5
         here.select("thermal displacement")
         here.window("satellite-done")
-        judge = here.panel("Look and judge")
+        judge = here.panel("Compare")
         judge.mode.value = "checkerboard"
         judge.compare()
         judge.wait()
@@ -330,7 +330,7 @@ def satellite(folder: Path) -> None:
 
 
 def training(folder: Path) -> None:
-    """Train on my data: the curves and the preview, while it runs."""
+    """Fine-tune: the curves and the preview, while it runs."""
     with session(folder) as here, tempfile.TemporaryDirectory() as files, chdir(files):
         folders = [Path("pairs") / name for name in ("visible", "infrared")]
         for one in folders:
@@ -339,7 +339,7 @@ def training(folder: Path) -> None:
             street = thermal_scene(seed, (192, 256))
             for one, image in zip(folders, (street.fixed, street.aligned), strict=True):
                 write_image(one / f"street{seed}.png", image)
-        panel = here.panel("Train on my data")
+        panel = here.panel("Fine-tune")
         panel.source.fixed_folder.setText(str(folders[0]))
         panel.source.moving_folder.setText(str(folders[1]))
         panel.choices.name.setText("our camera")

@@ -148,7 +148,7 @@ def test_missing_estimates_count_as_failures_and_score_as_unregistered(data):
 
 def test_fusion_rows_and_controls(data):
     rows = evaluation.evaluate_fusion([Brighter()], dataset="tiny", data_root=data, device="cpu")
-    labels = ["Brighter", *evaluation.FUSION_CONTROLS]
+    labels = ["Brighter", *evaluation.FUSION_BASELINES]
     assert [row["model"] for row in rows] == [label for label in labels for _ in NAMES]
     infrared, visible = read(data, "b.png")
     grey = np.rint(visible @ np.array([0.299, 0.587, 0.114]))

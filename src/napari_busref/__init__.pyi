@@ -1,5 +1,5 @@
-from ._napari.carry_over.api import carry_over
-from ._napari.carry_over.placing import place_on
+from ._napari.apply_transform.api import apply_transform, carry_over
+from ._napari.apply_transform.placing import place_on
 from ._napari.register.api import register_layers
 from .data.samples import list_samples, load_sample
 from .fusion._fuse import FusionResult, fuse
@@ -25,6 +25,7 @@ __all__ = [
     "Transform",
     "TransformFile",
     "__version__",
+    "apply_transform",
     "carry_over",
     "fit_landmarks",
     "fuse",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "FUSION_CONTROLS",
+    "FUSION_BASELINES",
     "evaluate_fusion",
     "evaluate_registration",
     "summarise",
@@ -41,7 +41,7 @@ __all__ = [
 Row = dict[str, Any]
 
 #: What every fusion result is printed beside: classical fusions and the bare sources.
-FUSION_CONTROLS = (
+FUSION_BASELINES = (
     "average",
     "maximum",
     "laplacian",
@@ -155,7 +155,7 @@ def evaluate_fusion(
     dataset, data_root, split, device, limit, progress, cancel
         As for `evaluate_registration`.
     controls : bool
-        Also measure `FUSION_CONTROLS`.
+        Also measure `FUSION_BASELINES`.
     pairs : sequence of (name, infrared, visible), optional
         Measure these, uint8 (H, W) and (H, W, 3), and not what is stored; `dataset` only names
         them then.
@@ -175,9 +175,9 @@ def evaluate_fusion(
         When `cancel` was set.
     """
     wanted: list[Any] = list(models)
-    sources = [name for name in FUSION_CONTROLS if name.endswith("only") and controls]
+    sources = [name for name in FUSION_BASELINES if name.endswith("only") and controls]
     if controls:
-        wanted += [c for c in FUSION_CONTROLS if c not in wanted and c not in sources]
+        wanted += [c for c in FUSION_BASELINES if c not in wanted and c not in sources]
     reporter = Reporter(progress, cancel)
     reporter.step("loading models and pairs", 0.0)
     runners = _load(wanted, "fusion", device)

@@ -19,8 +19,8 @@ from napari_busref import (
     read_transform,
     write_transform,
 )
-from napari_busref._napari.carry_over.api import carry_over
-from napari_busref._napari.carry_over.known_transforms import known_transforms
+from napari_busref._napari.apply_transform.api import apply_transform
+from napari_busref._napari.apply_transform.known_transforms import known_transforms
 from napari_busref._napari.files import image_io, transform_io
 from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.image_grids import grid_of_layer, placement
@@ -223,7 +223,7 @@ def test_a_stack_is_saved_with_a_transform_for_each_plane(tmp_path, transform):
     (one,) = known_transforms([opened])
     assert (one.axes, one.label) == ((-2, -1), "ir → vis")
     points = Points([[number, 3, 4] for number in range(5)])
-    (new,) = carry_over([points], one.transform, opened, planes=one.planes, axes=one.axes)
+    (new,) = apply_transform([points], one.transform, opened, planes=one.planes, axes=one.axes)
     for number, row in enumerate(new.data):
         found = planes.get((number,))
         there = (transform if found is None else found.transform).points(row[1:])

@@ -57,7 +57,7 @@ def test_commands_shown_exist_with_their_options(page: Path) -> None:
 
 
 def test_every_panel_has_its_calls_in_the_docs() -> None:
-    page = (ROOT / "docs" / "napari.md").read_text("utf-8")
+    page = (ROOT / "docs" / "reference" / "napari.md").read_text("utf-8")
     table = page.split("\n## From a script")[1].split("|---|---|---|\n")[1].split("\n\n")[0]
     rows = {row.split("|")[1].strip(): row.split("|")[3] for row in table.splitlines()}
     manifest = PluginManifest.from_file(ROOT / "src" / "napari_busref" / "napari.yaml")
@@ -81,7 +81,7 @@ def test_the_model_of_the_docs_works(monkeypatch: pytest.MonkeyPatch) -> None:
     from napari_busref.models import registry
 
     monkeypatch.setattr(registry, "_MODELS", dict(registry._MODELS))  # forgotten afterwards
-    page = (ROOT / "docs" / "add_a_model.md").read_text("utf-8")
+    page = (ROOT / "docs" / "how-to" / "add_a_model.md").read_text("utf-8")
     (code,) = [block for language, block in BLOCK.findall(page) if language == "python"]
     rng = np.random.default_rng(0)
     visible, infrared = rng.integers(0, 256, (2, 32, 40), dtype=np.uint8)

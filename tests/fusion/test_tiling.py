@@ -12,7 +12,7 @@ from torch import nn
 from napari_busref import Cancelled, fuse, list_models, load_model
 from napari_busref.fusion.tiling import choose_size, cut
 from napari_busref.models.fusion.baselines import GuidedFilter
-from napari_busref.models.fusion.global_pooling import largest_of, mean_of, over_image, products_of
+from napari_busref.models.fusion.global_pooling import largest_of, mean_of, pool_image, products_of
 
 SHAPE = (333, 421)
 
@@ -29,7 +29,7 @@ def textures(shape=SHAPE, smooth=2.0):
 class Attention(nn.Module):
     """Global in every way there is: two sums after each other, on features at half the size."""
 
-    reach, stride = 20, 4
+    receptive_field, stride = 20, 4
 
     def __init__(self):
         super().__init__()
@@ -45,10 +45,10 @@ class Attention(nn.Module):
         margin = (0, -width % 4, 0, -height % 4)
         pair = F.pad(torch.cat([visible, infrared], 1), margin, "replicate")
         x = self.down(pair)
-        mean, square = over_image(mean_of(x), mean_of(x * x))  # instance norm
+        mean, square = pool_image(mean_of(x), mean_of(x * x))  # instance norm
         spread = (square - mean**2).clamp_min(1e-6).sqrt()
         x = self.norm((x - mean[..., None, None]) / spread[..., None, None])
-        products, highest = over_image(products_of(x, x), largest_of(x))
+        products, highest = pool_image(products_of(x, x), largest_of(x))
         size = products.diagonal(dim1=-2, dim2=-1).clamp_min(1e-9).sqrt()
         attention = (products / (size[:, :, None] * size[:, None])).softmax(-1)
         x = (attention @ x.flatten(2)).view_as(x) / highest.clamp_min(0.1)[..., None, None]
@@ -56,7 +56,7 @@ class Attention(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("shape", "size", "reach", "stride"),
+    ("shape", "size", "receptive_field", "stride"),
     [
         ((100, 130), 32, 10, 1),
         ((333, 421), 100, 13, 8),
@@ -64,9 +64,9 @@ class Attention(nn.Module):
         ((64, 64), 64, 5, 4),
     ],
 )
-def test_cores_cover_the_image_once(shape, size, reach, stride):
+def test_cores_cover_the_image_once(shape, size, receptive_field, stride):
     covered = np.zeros(shape, int)
-    for tile in cut(shape, size, reach, stride):
+    for tile in cut(shape, size, receptive_field, stride):
         covered[tile.core] += 1
         here = np.zeros(shape)
         here[tile.seen] = 1
@@ -74,9 +74,9 @@ def test_cores_cover_the_image_once(shape, size, reach, stride):
         assert np.array_equal(here[tile.seen][tile.inner].shape, covered[tile.core].shape)
         for core, seen, length in zip(tile.core, tile.seen, shape, strict=True):
             assert seen.start % stride == 0
-            assert seen.start == 0 or core.start - seen.start >= reach
+            assert seen.start == 0 or core.start - seen.start >= receptive_field
             assert seen.stop == length or (
-                seen.stop - core.stop >= reach and not seen.stop % stride
+                seen.stop - core.stop >= receptive_field and not seen.stop % stride
             )
     assert (covered == 1).all()
 
@@ -108,10 +108,10 @@ def test_sums_over_the_image_are_those_of_the_whole():
 
 def test_features_that_do_not_divide_a_tile_are_refused():
     class Uneven(nn.Module):
-        reach, stride = 0, 1
+        receptive_field, stride = 0, 1
 
         def forward(self, visible, infrared):
-            (mean,) = over_image(mean_of(F.avg_pool2d(visible, 3)))
+            (mean,) = pool_image(mean_of(F.avg_pool2d(visible, 3)))
             return visible * mean[..., None, None]
 
     with pytest.raises(ValueError, match=r"need.* a larger stride"):
@@ -124,7 +124,7 @@ def test_too_small_a_reach_would_show():
     visible, infrared = textures()
     options = {"device": "cpu", "mask": np.ones(SHAPE)}
     whole = fuse(visible, infrared, model=model, tile=None, **options).fused
-    model.reach = 8
+    model.receptive_field = 8
     tiled = fuse(visible, infrared, model=model, tile=96, **options).fused
     assert np.abs(tiled - whole).max() > 1e-3
 

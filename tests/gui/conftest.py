@@ -160,7 +160,7 @@ class FakePipeline:
             shift_px=3.6,
             rotation_deg=0.0,
             scale=1.0,
-            evidence=Evidence(local=0.5, round_trip_px=1.0, cancelled=stopped),
+            evidence=Evidence(local=0.5, inverse_consistency_px=1.0, cancelled=stopped),
         )
         return RegistrationResult(
             warped=transform.apply(moving),

@@ -91,12 +91,12 @@ class Held:
 
 
 def begin_carrying(viewer, monkeypatch, held):
-    monkeypatch.setattr("napari_busref._napari.carry_over.panel.carry_over", held)
+    monkeypatch.setattr("napari_busref._napari.apply_transform.panel.apply_transform", held)
     transform = Transform.identity(SHAPE)
     known = {"transform": transform, "role": "warped", "fixed": "vis", "moving": "ir"}
     metadata = {KEY: known | {"axes": (0, 1), "name": "ir warped"}}
     viewer.add_image(np.zeros(SHAPE), name="ir warped", metadata=metadata)
-    _, panel = viewer.window.add_plugin_dock_widget(KEY, "Carry over")
+    _, panel = viewer.window.add_plugin_dock_widget(KEY, "Apply transform")
     viewer.layers.selection = {viewer.layers["ir"]}
     assert panel.carry()
     return panel

@@ -1,4 +1,4 @@
-"""The panel 'Look and judge' in a real viewer."""
+"""The panel 'Compare' in a real viewer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def picture(shape=SHAPE, seed=0):
 
 @pytest.fixture
 def panel(viewer):
-    _, widget = viewer.window.add_plugin_dock_widget("napari-busref", "Look and judge")
+    _, widget = viewer.window.add_plugin_dock_widget("napari-busref", "Compare")
     return widget
 
 
@@ -183,7 +183,7 @@ def test_what_cannot_be_compared_is_said_in_words(viewer, panel, notes, qtbot):
     for _ in range(2):
         panel.button.click()
         assert notes.pop()[1] == (
-            "Look and judge: open two image layers, a reference and one to be judged"
+            "Compare: open two image layers, a reference and one to be judged"
         )
         assert "open two image layers" in panel.hint.text()
         viewer.add_image(picture((4, *SHAPE)), name="vis")

@@ -1,4 +1,4 @@
-"""Pictures, scores and layers of "Look and judge", without Qt."""
+"""Pictures, scores and layers of "Compare", without Qt."""
 
 from __future__ import annotations
 

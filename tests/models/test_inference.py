@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from napari_busref.models.inference import interruptible
+from napari_busref.models.inference import cancellable
 from napari_busref.runtime.progress import Cancelled
 
 
@@ -34,7 +34,7 @@ def test_a_network_stops_between_its_layers():
         if network.ran == 2:
             raise Cancelled
 
-    with pytest.raises(Cancelled), interruptible([network], check):
+    with pytest.raises(Cancelled), cancellable([network], check):
         network(torch.zeros(1))
     assert network.ran == 2
     network(torch.zeros(1))  # as it was before
@@ -47,7 +47,7 @@ def test_other_threads_are_not_interrupted():
     def check() -> None:
         raise Cancelled
 
-    with interruptible([network], check):
+    with cancellable([network], check):
         other = Thread(target=network, args=(torch.zeros(1),))
         other.start()
         other.join()

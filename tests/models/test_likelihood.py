@@ -9,20 +9,20 @@ from torch.nn.functional import normalize, pad
 from napari_busref.models.features import likelihood
 from napari_busref.models.features.likelihood import (
     CELL,
+    DenseFeatures,
     Likelihood,
-    Local,
     block_correlation,
     cell_windows,
 )
 
 
-def local(height: int, width: int, seed: int, batch: int = 1) -> Local:
+def local(height: int, width: int, seed: int, batch: int = 1) -> DenseFeatures:
     generator = torch.Generator().manual_seed(seed)
 
     def draw(channels: int, stride: int) -> torch.Tensor:
         return torch.randn(batch, channels, height // stride, width // stride, generator=generator)
 
-    return Local(
+    return DenseFeatures(
         draw(4, 1),
         normalize(draw(6, CELL), dim=1),
         draw(8, CELL),
@@ -62,7 +62,10 @@ def test_a_batch_is_its_parts(net: Likelihood) -> None:
     first, second = local(32, 48, 0, 2), local(32, 48, 1, 2)
     both = net(first, second)
     for index in range(2):
-        part = (Local(*(x[index : index + 1] for x in vars(p).values())) for p in (first, second))
+        part = (
+            DenseFeatures(*(x[index : index + 1] for x in vars(p).values()))
+            for p in (first, second)
+        )
         torch.testing.assert_close(net(*part)[0], both[index], rtol=1e-4, atol=1e-4)
 
 
@@ -82,7 +85,7 @@ def test_learns_where_the_content_went(net: Likelihood) -> None:
     def shifted(seed: int, row: int, col: int) -> torch.Tensor:
         fixed = local(64, 64, seed)
         parts = vars(fixed).items()
-        moving = Local(
+        moving = DenseFeatures(
             *(
                 x.roll((row, col) if n in ("pixels", "known") else (row // 2, col // 2), (-2, -1))
                 for n, x in parts

@@ -15,8 +15,8 @@ from napari_busref.models.registration.affine_net import AffineNet, DynamicConv2
 from napari_busref.models.registration.busref import BusRef, BusRefConfig, standardise
 from napari_busref.models.registration.deformable_net import DeformableNet
 from napari_busref.models.registration.descriptors import (
+    affine_from_matches,
     correlate,
-    fit_affine,
     local_window,
     voted_match,
 )
@@ -116,11 +116,11 @@ def test_voted_match_finds_a_shift_that_single_cells_do_not() -> None:
     inside = local_window(torch.ones_like(correlation), height, width, radius)
     truth = torch.tensor([2.0, 1.0])[:, None, None]
     wrong = {}
-    for reach in (1, 5):
-        cells, confidence = voted_match(window, inside, torch.tensor(0.01), reach)
+    for receptive_field in (1, 5):
+        cells, confidence = voted_match(window, inside, torch.tensor(0.01), receptive_field)
         assert confidence.shape == (1, 1, height, width)
         error = (cells[0] - truth)[:, 2:-3, 2:-4].norm(dim=0)
-        wrong[reach] = float((error > 0.5).float().mean())
+        wrong[receptive_field] = float((error > 0.5).float().mean())
     assert wrong[1] > 0.3
     assert wrong[5] < 0.05
 
@@ -130,9 +130,9 @@ def test_fit_affine_ignores_outliers() -> None:
     truth = torch.tensor([[[0.1, -0.05, 0.2], [0.05, 0.08, -0.1]]])
     moves = (truth[:, :, :2] @ position.T + truth[:, :, 2:]).transpose(1, 2)
     moves[:, ::4] = torch.randn(1, 75, 2)
-    fitted = fit_affine(moves, torch.ones(1, 300), position, rounds=6)
+    fitted = affine_from_matches(moves, torch.ones(1, 300), position, rounds=6)
     torch.testing.assert_close(fitted, truth, atol=0.02, rtol=0)
-    nothing = fit_affine(moves, torch.zeros(1, 300), position)
+    nothing = affine_from_matches(moves, torch.zeros(1, 300), position)
     assert torch.isfinite(nothing).all() and nothing.abs().max() < 1e-3
 
 

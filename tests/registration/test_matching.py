@@ -20,17 +20,23 @@ from napari_busref.geometry import (
     sampling_grid,
 )
 from napari_busref.registration.candidates import Options, edge_score, find
-from napari_busref.registration.consistency import local_agreement, round_trip
+from napari_busref.registration.consistency import block_confidence, inverse_consistency
 from napari_busref.registration.em_fit import (
-    Likely,
-    likely_affine,
-    likely_field,
-    likely_homography,
+    BlockLikelihoods,
+    fit_affine,
+    fit_bspline_field,
+    fit_homography,
 )
-from napari_busref.registration.features import Networks, Reference, edge_directions
-from napari_busref.registration.pyramid import View, pixel_scale, resample, working_size
-from napari_busref.registration.refine import Look, looks, refined, smallest_jacobian, unfolded
-from napari_busref.registration.search import RANGES, Place, search
+from napari_busref.registration.features import FixedFeatures, MatchingNetworks, edge_directions
+from napari_busref.registration.pyramid import MaskedImage, pixel_scale, resample, working_size
+from napari_busref.registration.refine import (
+    PyramidLevel,
+    pyramid_schedule,
+    refine_levels,
+    smallest_jacobian,
+    unfolded,
+)
+from napari_busref.registration.search import RANGES, PoseCandidate, search
 from napari_busref.runtime.progress import Reporter
 from napari_busref.runtime.stopwatch import Stopwatch
 
@@ -45,7 +51,7 @@ def _without_gradients():
 
 @pytest.fixture(scope="module")
 def networks():
-    return Networks.load()
+    return MatchingNetworks.load()
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +71,7 @@ def texture(shape=SHAPE, seed=0):
 def view(image, valid=None):
     tensor = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None, None]
     known = torch.ones_like(tensor) if valid is None else torch.from_numpy(valid)[None, None]
-    return View(tensor, known.float())
+    return MaskedImage(tensor, known.float())
 
 
 def moved(shape=SHAPE, row=0.0, col=0.0, angle=0.0, scale=1.0, displacement=None):
@@ -174,7 +180,7 @@ def likely(peaks, weights, spread=(1.0, 1.0)):
     """Blocks whose likelihoods are mixtures of Gaussians at the peaks (N, P, 2)."""
     scaled = (WINDOW[None, None] - peaks[:, :, None]) / (np.array(spread) * PIXEL)
     log = np.log((weights[..., None] * np.exp(-0.5 * (scaled**2).sum(-1))).sum(1) + 1e-6)
-    return Likely(grid(), WINDOW, log.astype(np.float32), np.ones(len(peaks)), PIXEL)
+    return BlockLikelihoods(grid(), WINDOW, log.astype(np.float32), np.ones(len(peaks)), PIXEL)
 
 
 FIELD = {
@@ -216,7 +222,7 @@ STIFF = tuple(w * PIXEL for w in (8, 6, 5))
 def test_affine_despite_blocks_that_are_astray():
     truth = np.array([[1.05, 0.03, 0.05], [-0.04, 0.98, -0.03], [0, 0, 1]])
     shift = grid() @ (truth[:2, :2] - np.eye(2)).T + truth[:2, 2]
-    found = likely_affine(likely(astray(shift), np.ones((400, 1))), STIFF)
+    found = fit_affine(likely(astray(shift), np.ones((400, 1))), STIFF)
     np.testing.assert_allclose(found, truth, atol=0.5 * PIXEL)
 
 
@@ -225,9 +231,9 @@ def test_homography():
     u = np.column_stack([grid(), np.ones(400)]) @ truth.T
     shift = u[:, :2] / u[:, 2:] - grid()
     data = likely(astray(shift, 0.2), np.ones((400, 1)))
-    found = likely_homography(data, STIFF, ridge=1e-6)
+    found = fit_homography(data, STIFF, ridge=1e-6)
     np.testing.assert_allclose(found / found[2, 2], truth, atol=8e-3)
-    stiff = likely_affine(data, STIFF)  # which an affine cannot follow
+    stiff = fit_affine(data, STIFF)  # which an affine cannot follow
     assert np.abs(stiff - truth).max() > 0.03
 
 
@@ -235,7 +241,7 @@ def test_an_edge_counts_across_only():
     # nothing is known along x
     peaks = np.tile([[0.1, 0.1]], (400, 1))[:, None]
     data = likely(peaks, np.ones((400, 1)), spread=(1e3, 1.0))
-    field = displaced(likely_field(data, **FIELD), np.zeros(1))
+    field = displaced(fit_bspline_field(data, **FIELD), np.zeros(1))
     assert field[0, 0, 1] == pytest.approx(0.1, abs=5e-3)
     assert abs(field[0, 0, 0]) < 0.02
 
@@ -249,7 +255,7 @@ def test_the_field_tells_which_peak_is_right():
     axis = np.linspace(-0.9, 0.9, 15)
     x, y = np.meshgrid(axis, axis)
     wanted = 0.06 * np.stack([np.sin(2 * y), np.sin(2 * x)], -1)
-    found = displaced(likely_field(data, **FIELD), axis)
+    found = displaced(fit_bspline_field(data, **FIELD), axis)
     assert np.abs(found - wanted).mean() < 0.4 * PIXEL
     # the best of each block alone is far off
     best = WINDOW[data.log.argmax(1)]
@@ -262,12 +268,14 @@ def test_what_is_straight_is_not_bent():
     shift = grid() @ (truth[:2, :2] - np.eye(2)).T + truth[:2, 2]
     noise = np.random.default_rng(0).normal(0, PIXEL, shift.shape)
     data = likely((shift + noise)[:, None], np.ones((400, 1)))
-    affine, field = likely_field(data, **FIELD)
+    affine, field = fit_bspline_field(data, **FIELD)
     np.testing.assert_allclose(affine, truth, atol=0.2 * PIXEL)
     axis = np.linspace(-0.9, 0.9, 15)
     assert np.abs(field.on_grid(axis, axis)).max() < 0.2 * PIXEL
     # the same noise on a wave leaves the wave
-    _, bent = likely_field(likely((wave(grid()) + noise)[:, None], np.ones((400, 1))), **FIELD)
+    _, bent = fit_bspline_field(
+        likely((wave(grid()) + noise)[:, None], np.ones((400, 1))), **FIELD
+    )
     assert np.abs(bent.on_grid(axis, axis)).max() > 2 * PIXEL
 
 
@@ -285,7 +293,7 @@ def test_the_earlier_field_is_part_of_the_result():
     axis = np.linspace(-0.9, 0.9, 15)
     x, y = np.meshgrid(axis, axis)
     wanted = 0.06 * np.stack([np.sin(2 * y), np.sin(2 * x)], -1)
-    found = displaced(likely_field(data, **FIELD, earlier=earlier), axis)
+    found = displaced(fit_bspline_field(data, **FIELD, earlier=earlier), axis)
     assert np.abs(found - wanted).mean() < 0.4 * PIXEL
 
 
@@ -322,8 +330,8 @@ def test_a_small_overlap_is_looked_at_closely(networks):
     truth, off = (moved(row=20 + by, col=-25 - by, angle=8, scale=2.1) for by in (0, 8))
     fixed, moving = pair(truth)
     begun = pixels_to_estimate(off.affine, None, SHAPE, SHAPE, torch.device("cpu"))
-    look = looks("affine", "affine", SHAPE)[:1]
-    (reached,) = refined(Reference(networks, fixed), moving, begun, look)
+    look = pyramid_schedule("affine", "affine", SHAPE)[:1]
+    (reached,) = refine_levels(FixedFeatures(networks, fixed), moving, begun, look)
     assert error(reached, truth) < 1 < 10 < error(begun, truth)
 
 
@@ -336,11 +344,17 @@ def test_search_without_overlap_finds_nothing(matcher):
 def test_refinement_reaches_the_pixel(networks):
     truth = moved(row=6, col=-8, angle=3)
     fixed, moving = pair(truth)
-    plan = looks("affine", "affine", SHAPE)
-    errors = [error(e, truth) for e in refined(Reference(networks, fixed), moving, start(), plan)]
+    plan = pyramid_schedule("affine", "affine", SHAPE)
+    errors = [
+        error(e, truth)
+        for e in refine_levels(FixedFeatures(networks, fixed), moving, start(), plan)
+    ]
     assert len(errors) == len(plan)
     assert errors[-1] < 1.0
-    again = [error(e, truth) for e in refined(Reference(networks, fixed), moving, start(), plan)]
+    again = [
+        error(e, truth)
+        for e in refine_levels(FixedFeatures(networks, fixed), moving, start(), plan)
+    ]
     assert again == errors  # deterministic
 
 
@@ -349,11 +363,14 @@ def test_dense_refinement_bends(networks):
     bend = 4 * np.stack([np.sin(cols / 25), np.cos(rows / 25)]).astype(np.float32)
     truth = moved(displacement=bend)
     fixed, moving = pair(truth)
-    *_, affine = refined(
-        Reference(networks, fixed), moving, start(), looks("affine", "affine", SHAPE)
+    *_, affine = refine_levels(
+        FixedFeatures(networks, fixed),
+        moving,
+        start(),
+        pyramid_schedule("affine", "affine", SHAPE),
     )
-    *_, dense = refined(
-        Reference(networks, fixed), moving, start(), looks("dense", "affine", SHAPE)
+    *_, dense = refine_levels(
+        FixedFeatures(networks, fixed), moving, start(), pyramid_schedule("dense", "affine", SHAPE)
     )
     assert dense.phi is not None
     assert smallest_jacobian(dense.phi) > 0
@@ -361,17 +378,17 @@ def test_dense_refinement_bends(networks):
 
 
 def test_large_images_are_refined_step_by_step():
-    plan = looks("dense", "affine", (2048, 2048))
+    plan = pyramid_schedule("dense", "affine", (2048, 2048))
     assert [look.side for look in plan if look.kind == "dense"] == [512, 1024, 2048]
     assert [look.side for look in plan if look.kind == "affine"] == [128, 128, 192, 288]
-    assert looks("dense", "homography", (400, 400))[-2].kind == "homography"
-    small = looks("affine", "affine", (90, 90))
+    assert pyramid_schedule("dense", "homography", (400, 400))[-2].kind == "homography"
+    small = pyramid_schedule("affine", "affine", (90, 90))
     assert [(look.kind, look.side) for look in small] == [("affine", 90.0)] * 2
-    assert looks("none", "affine", (90, 90)) == ()
+    assert pyramid_schedule("none", "affine", (90, 90)) == ()
 
 
 def test_a_near_start_is_looked_at_closely_at_once():
-    plan = looks("dense", "affine", (400, 400), near=True)
+    plan = pyramid_schedule("dense", "affine", (400, 400), near=True)
     assert [(look.kind, look.side) for look in plan] == [("affine", 288), ("dense", 400)]
 
 
@@ -386,16 +403,16 @@ def test_a_look_that_moves_far_is_looked_at_again(networks, truth, again):
         judged.append(estimate)
         return 0.0
 
-    plan = (Look("affine", 128, most=3),)
-    (only,) = refined(Reference(networks, fixed), moving, start(), plan, judge=judge)
+    plan = (PyramidLevel("affine", 128, most=3),)
+    (only,) = refine_levels(FixedFeatures(networks, fixed), moving, start(), plan, judge=judge)
     assert (len(judged) > 2) == again  # the start is judged too
     assert error(only, truth) < 1
 
 
 def test_homography_is_refined(networks):
     fixed, moving = pair(moved(row=4))
-    plan = looks("affine", "homography", SHAPE)
-    *_, estimate = refined(Reference(networks, fixed), moving, start(), plan)
+    plan = pyramid_schedule("affine", "homography", SHAPE)
+    *_, estimate = refine_levels(FixedFeatures(networks, fixed), moving, start(), plan)
     assert estimate.phi is not None
     assert error(estimate, moved(row=4)) < 1.5
 
@@ -404,8 +421,8 @@ def test_edges_alone_and_features_alone(networks):
     truth = moved(row=3, col=-4)
     fixed, moving = pair(truth)
     for switches in ({"learned": False}, {"edges": False}):
-        plan = looks("affine", "affine", SHAPE)
-        *_, last = refined(Reference(networks, fixed), moving, start(), plan, **switches)
+        plan = pyramid_schedule("affine", "affine", SHAPE)
+        *_, last = refine_levels(FixedFeatures(networks, fixed), moving, start(), plan, **switches)
         assert error(last, truth) < 1.5
 
 
@@ -417,9 +434,9 @@ def test_large_pictures_are_refined_by_their_edges(networks, monkeypatch):
     )
     truth = moved(row=2, col=-3, angle=1)
     fixed, moving = pair(truth)
-    plan = (Look("affine", 128), Look("affine", 166))
+    plan = (PyramidLevel("affine", 128), PyramidLevel("affine", 166))
     try:
-        *_, last = refined(Reference(networks, fixed), moving, start(), plan)
+        *_, last = refine_levels(FixedFeatures(networks, fixed), moving, start(), plan)
     finally:
         hook.remove()
     assert set(seen) == {working_size(SHAPE, 128)[1]}  # 166 is the whole picture
@@ -434,11 +451,11 @@ class Wrong(torch.nn.Module):
         return Estimate(torch.tensor([[[1.0, 0, 0.4], [0, 1, -0.3]]]))
 
 
-def found(networks, truth, options, one_shot=None, reporter=None, **more):
+def found(networks, truth, options, proposal_networks=None, reporter=None, **more):
     fixed, moving = pair(truth)
     return find(
-        one_shot or {},
-        Reference(networks, fixed),
+        proposal_networks or {},
+        FixedFeatures(networks, fixed),
         moving,
         Estimate(identity_theta(1, fixed.image)),
         options,
@@ -475,9 +492,9 @@ def looked(monkeypatch):
 
     def counted(fixed, moving, start, plan, **switches):
         starts.append(start)
-        return refined(fixed, moving, start, plan, **switches)
+        return refine_levels(fixed, moving, start, plan, **switches)
 
-    monkeypatch.setattr("napari_busref.registration.candidates.refined", counted)
+    monkeypatch.setattr("napari_busref.registration.candidates.refine_levels", counted)
     return starts
 
 
@@ -526,9 +543,9 @@ def test_where_edges_say_little_blocks_decide(networks, monkeypatch):
 @pytest.mark.parametrize("right", [2, 5, None])
 def test_further_places_are_looked_at_where_the_first_ones_fail(networks, monkeypatch, right):
     shifts = [(0.5, 0.0), (-0.5, 0.0), (0.0, 0.5), (0.0, -0.5), (0.5, 0.5)]
-    places = [Place(torch.tensor([[[1.0, 0, x], [0, 1, y]]]), 0.0) for x, y in shifts]
+    places = [PoseCandidate(torch.tensor([[[1.0, 0, x], [0, 1, y]]]), 0.0) for x, y in shifts]
     if right is not None:
-        places.insert(right - 1, Place(torch.eye(2, 3)[None], 0.0))
+        places.insert(right - 1, PoseCandidate(torch.eye(2, 3)[None], 0.0))
     asked = []
 
     def proposed(*_, keep, **__):
@@ -565,7 +582,7 @@ class Bent(torch.nn.Module):
 
 
 class Quick(Bent):
-    def rough(self, fixed, moving, moving_valid=None, reporter=None):
+    def coarse(self, fixed, moving, moving_valid=None, reporter=None):
         return Wrong()(fixed, moving)
 
 
@@ -583,8 +600,8 @@ def test_only_the_affine_of_a_network_is_refined(networks, network, refine, expe
     result = found(networks, moved(row=3), options, {"network": network})
     image = torch.zeros(1, 1, 8, 8)
     wanted = expected(image, image)
-    torch.testing.assert_close(result.rough.theta, wanted.theta)
-    assert (result.rough.phi is None) == (wanted.phi is None)
+    torch.testing.assert_close(result.coarse.theta, wanted.theta)
+    assert (result.coarse.phi is None) == (wanted.phi is None)
 
 
 @pytest.mark.parametrize("search", ["none", "near"])
@@ -633,22 +650,22 @@ def test_edge_score_prefers_the_truth():
     device = torch.device("cpu")
     right = pixels_to_estimate(truth.affine, None, SHAPE, SHAPE, device)
     assert (
-        edge_score(Reference(None, fixed), moving, right)
-        > edge_score(Reference(None, fixed), moving, start()) + 0.2
+        edge_score(FixedFeatures(None, fixed), moving, right)
+        > edge_score(FixedFeatures(None, fixed), moving, start()) + 0.2
     )
-    assert edge_score(Reference(None, view(np.zeros(SHAPE))), moving, right) == -1
+    assert edge_score(FixedFeatures(None, view(np.zeros(SHAPE))), moving, right) == -1
 
 
 def test_agreement_tells_right_from_wrong(networks):
     truth = moved(row=5, col=8, angle=4)
     fixed, moving = pair(truth)
     estimate = pixels_to_estimate(truth.affine, None, SHAPE, SHAPE, torch.device("cpu"))
-    reference = Reference(networks, fixed)
-    assert local_agreement(reference, moving, estimate) > 0.8
-    assert round_trip(reference, moving, estimate) < 0.02
+    reference = FixedFeatures(networks, fixed)
+    assert block_confidence(reference, moving, estimate) > 0.8
+    assert inverse_consistency(reference, moving, estimate) < 0.02
     other = view(texture(seed=5))
-    assert local_agreement(reference, other, estimate) < 0.3
-    assert round_trip(reference, other, estimate) > 0.02
+    assert block_confidence(reference, other, estimate) < 0.3
+    assert inverse_consistency(reference, other, estimate) > 0.02
 
 
 # -- register -------------------------------------------------------------------------------------

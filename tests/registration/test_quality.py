@@ -11,8 +11,8 @@ from napari_busref.registration.quality import (
     Evidence,
     Quality,
     assess,
-    unchecked,
     unregistered,
+    unverified,
 )
 from napari_busref.transforms.transform import Transform
 
@@ -40,7 +40,7 @@ def moved(row=0.0, col=0.0, angle=0.0, scale=1.0, displacement=None, shape=SHAPE
     return Transform(matrix, displacement, fixed_shape=shape, moving_shape=shape)
 
 
-GOOD = Evidence(local=0.9, round_trip_px=0.3)
+GOOD = Evidence(local=0.9, inverse_consistency_px=0.3)
 
 
 def judge(estimate, fixed=None, moving=None, evidence=GOOD, **keywords):
@@ -232,14 +232,14 @@ def test_invalid_fixed_pixels_are_left_out():
 def test_what_was_cancelled_is_described_and_not_judged():
     estimate = moved(3, 4, angle=50)
     start = Transform.identity(SHAPE)
-    quality = unchecked(estimate.mask(), estimate, start=start)
+    quality = unverified(estimate.mask(), estimate, start=start)
     whole = judge(estimate)
     for name in ("overlap", "shift_px", "rotation_deg", "scale", "min_jacobian"):
         assert getattr(quality, name) == getattr(whole, name)
     assert (quality.score, quality.reliable, quality.evidence.cancelled) == (0, False, True)
     assert "was cancelled" in quality.reasons[0]
     assert "rotation of" in quality.reasons[1]
-    assert len(unchecked(estimate.mask(), estimate, start=start, wide=True).reasons) == 1
+    assert len(unverified(estimate.mask(), estimate, start=start, wide=True).reasons) == 1
     json.dumps(quality.as_dict(), allow_nan=False)
 
 

@@ -351,7 +351,7 @@ def test_keeping_the_best_waits_for_nothing_that_is_under_way(monkeypatch):
         released.wait(30)
         over.set()
 
-    monkeypatch.setattr("napari_busref.registration.consistency.round_trip", endless)
+    monkeypatch.setattr("napari_busref.registration.consistency.inverse_consistency", endless)
     arguments = {"model": "identity", "refine": "affine", "device": "cpu", "cancel": cancel}
     kept = register(*pair(), on_cancel="best", **arguments)
     assert kept.quality.evidence.cancelled
@@ -364,7 +364,7 @@ def test_errors_come_through_where_the_best_is_kept(monkeypatch):
     def broken(*arguments):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("napari_busref.registration.consistency.round_trip", broken)
+    monkeypatch.setattr("napari_busref.registration.consistency.inverse_consistency", broken)
     with pytest.raises(ZeroDivisionError):
         register(*pair(), model="identity", refine="affine", device="cpu", on_cancel="best")
 

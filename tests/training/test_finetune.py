@@ -35,7 +35,7 @@ from napari_busref.training.finetuning.plan import (
     unfinished_finetunings,
 )
 from napari_busref.training.finetuning.recipes import base_models
-from napari_busref.training.finetuning.result import Finetuned, Preview, Watcher
+from napari_busref.training.finetuning.result import Finetuned, Preview, TrainingCallback
 from napari_busref.training.recipe import load_recipe
 from napari_busref.training.stages import build_stage
 
@@ -80,7 +80,7 @@ def images(seed: int, shape: tuple[int, int] = (48, 64)) -> tuple[np.ndarray, np
 PAIRS = [images(seed) for seed in range(3)]
 
 
-class Notes(Watcher):
+class Notes(TrainingCallback):
     def __init__(self) -> None:
         self.losses: list[tuple[str, int, int, float]] = []
         self.previews: list[Preview] = []

@@ -17,9 +17,9 @@ from napari_busref.training.losses.fusion import (
     brightness_loss,
     energy_weights,
     pyramid_gradient_loss,
+    target_gradient,
+    target_image,
     wanted_brightness,
-    wanted_gradient,
-    wanted_image,
 )
 from napari_busref.training.recipe import FusionLossConfig
 
@@ -91,7 +91,7 @@ def test_wanted_image_is_the_written_out_pyramid(images: tuple[Tensor, Tensor, T
     settings = FusionLossConfig(
         gains=gains, window=3, power=2.0, noise=0.01, decision=3.0, contrast=0.1
     )
-    found = wanted_image(visible, infrared, settings)
+    found = target_image(visible, infrared, settings)
     for image, *sources in zip(
         *(i[:, 0].numpy() for i in (found, visible, infrared)), strict=True
     ):
@@ -121,7 +121,7 @@ def test_pyramid_gradient_loss_may_ask_for_the_wanted_image(
     """At the border of a cold bright sky the infrared step is the stronger one, at all scales."""
     fused, visible, infrared = images
     settings = FusionLossConfig(gains=(1.2, 0.8), image=True, decision=3.0)
-    wanted = wanted_image(visible, infrared, settings)
+    wanted = target_image(visible, infrared, settings)
     assert float(pyramid_gradient_loss(wanted, visible, infrared, settings)) < 1e-9
     assert float(pyramid_gradient_loss(fused, visible, infrared, settings)) > 0.01
 
@@ -132,7 +132,7 @@ def test_a_cold_sky_is_wanted_bright_with_the_detail_of_either_source() -> None:
     visible, infrared = 0.4 + 0.4 * sky, 0.8 - 0.6 * sky  # the infrared step is the stronger one
     visible[..., 4:12, 8:40] += 0.05 * (-1) ** (torch.arange(32) // 2)
     infrared[..., 80:88, 60:64] += 0.15
-    image = wanted_image(visible, infrared, FusionLossConfig(decision=4.0))
+    image = target_image(visible, infrared, FusionLossConfig(decision=4.0))
     assert float(image[..., :16, 48:].mean()) > 0.6
     stripes = image[..., 6:10, 12:36].unflatten(-1, (-1, 4))
     assert float((stripes[..., :2] - stripes[..., 2:]).mean()) > 0.075  # 0.05 if they were mixed
@@ -142,7 +142,7 @@ def test_a_cold_sky_is_wanted_bright_with_the_detail_of_either_source() -> None:
 def test_wanted_gradient_keeps_the_sign_of_the_stronger_source() -> None:
     """A falling edge of the visible image stays one although the infrared one rises weakly."""
     ramp = torch.linspace(0, 1, 20)[None, None, None].expand(1, 1, 20, 20)
-    found = wanted_gradient(1 - ramp, 0.2 * ramp, power=8.0)
+    found = target_gradient(1 - ramp, 0.2 * ramp, power=8.0)
     inner = found[:, :, 4:-4, 4:-4]
     torch.testing.assert_close(inner[:, 0], torch.full_like(inner[:, 0], -1 / 19))
     torch.testing.assert_close(inner[:, 1], torch.zeros_like(inner[:, 1]))

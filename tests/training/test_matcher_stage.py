@@ -15,7 +15,7 @@ from napari_busref.training.batches.augment import random_curve
 from napari_busref.training.batches.data import PairStore
 from napari_busref.training.batches.warps import fixed_to_moving
 from napari_busref.training.losses.busref import contrastive_loss, offset_loss
-from napari_busref.training.losses.votes import pool_votes, window_correlation
+from napari_busref.training.losses.votes import aggregate_costs, local_correlation
 from napari_busref.training.recipe import load_recipe
 from napari_busref.training.stages.matcher import MatcherStage
 
@@ -39,8 +39,8 @@ def test_the_window_finds_a_shift():
     rng = torch.Generator().manual_seed(0)
     features = normalize(torch.randn(1, 16, 20, 24, generator=rng), dim=1)
     moved_features = torch.roll(features, (2, -1), (2, 3))
-    window = window_correlation(features, moved_features, 3)
-    votes = pool_votes(window, torch.ones(1, 1, 20, 24), 5)
+    window = local_correlation(features, moved_features, 3)
+    votes = aggregate_costs(window, torch.ones(1, 1, 20, 24), 5)
     found = offsets(3, votes)[votes.argmax(1)][0, 5:-5, 5:-5]
     assert (found == torch.tensor([-1.0, 2.0])).all()
 

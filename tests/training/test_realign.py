@@ -8,7 +8,7 @@ import torch
 from skimage.color import rgb2gray
 
 from napari_busref.data.samples import thermal_scene
-from napari_busref.registration.features import Networks
+from napari_busref.registration.features import MatchingNetworks
 from napari_busref.training.batches.data import PairStore
 from napari_busref.training.batches.realign import realigned
 from napari_busref.training.recipe import DataConfig, Recipe
@@ -34,7 +34,7 @@ def departure(image: torch.Tensor, wanted: torch.Tensor) -> float:
 
 def test_an_offset_is_taken_back(sloppy: tuple[PairStore, torch.Tensor]) -> None:
     store, aligned = sloppy
-    found = realigned(store, Networks.load())
+    found = realigned(store, MatchingNetworks.load())
     assert found.pairs[0][1] is store.pairs[0][1]
     before = departure(store.pairs[0][0], aligned)
     assert departure(found.pairs[0][0], aligned) < 0.6 * before

@@ -25,7 +25,13 @@ from napari_busref.images.preprocess import (
     fill_invalid,
     prepare,
 )
-from napari_busref.models.inference import Runner, interruptible, runner, to_array, versions
+from napari_busref.models.inference import (
+    InferenceSession,
+    cancellable,
+    inference_session,
+    to_array,
+    versions,
+)
 from napari_busref.runtime.device import describe
 from napari_busref.runtime.progress import Progress, Reporter
 from napari_busref.runtime.stopwatch import Stopwatch
@@ -190,8 +196,8 @@ def fuse(
 
     reporter.step("loading the model", 0.1)
     with (
-        runner(chosen, "fusion", device, precision) as run,
-        interruptible([run.module], reporter.check),
+        inference_session(chosen, "fusion", device, precision) as run,
+        cancellable([run.module], reporter.check),
     ):
         if loss_weights and not hasattr(run.module, "loss_weights"):
             raise ValueError(
@@ -267,7 +273,7 @@ def _weight(mask: NDArray[np.bool_], feather: float) -> NDArray[np.float32]:
 
 
 def _change(
-    run: Runner,
+    run: InferenceSession,
     visible: Prepared,
     thermal: Prepared,
     emphasis: tuple[float, float],
@@ -291,7 +297,11 @@ def _change(
 
 
 def _loss_weights(
-    run: Runner, visible: Prepared, thermal: Prepared, size: int | None, reporter: Reporter
+    run: InferenceSession,
+    visible: Prepared,
+    thermal: Prepared,
+    size: int | None,
+    reporter: Reporter,
 ) -> dict[str, NDArray[np.float32]]:
     """What the loss of the network asks for at every pixel: `FusionResult.loss_weights`."""
     names = ("visible", "infrared", "gradient")  # as in models.refusion.LossWeights
@@ -305,7 +315,7 @@ def _loss_weights(
             weights = module.loss_weights(run.tensor(first), run.tensor(second))
             return np.stack([to_array(weight) for weight in weights])
 
-        proposal = SimpleNamespace(reach=module.weights_reach)
+        proposal = SimpleNamespace(receptive_field=module.weights_receptive_field)
         side = size or max(seen.shape)
         found = run_tiles(weigh, proposal, seen, warmth, side, reporter, found.shape[:1])
         found[:, ~(visible.valid & thermal.valid)] = 0
@@ -313,7 +323,7 @@ def _loss_weights(
 
 
 def _fused(
-    run: Runner, visible: NDArray[np.float32], infrared: NDArray[np.float32]
+    run: InferenceSession, visible: NDArray[np.float32], infrared: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """What the network makes of a pair, checked and clipped to [0, 1]."""
     import torch

@@ -2,15 +2,15 @@
 
 A network says with two attributes how it may be cut:
 
-``reach``
+``receptive_field``
     How many pixels away from an output pixel an input pixel may lie and still change it, what
-    goes through `over_image` and `on_image` of `napari_busref.models.fusion.global_pooling` left out.
+    goes through `pool_image` and `run_on_image` of `napari_busref.models.fusion.global_pooling` left out.
 ``stride``
     Tiles must begin at multiples of this, because of pooling or strided convolutions; 1 if not
     given.
 
 Every tile is run with a margin of the reach that is thrown away, so there is nothing to blend and
-no seam. A network without ``reach`` sees the whole image at once.
+no seam. A network without ``receptive_field`` sees the whole image at once.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Tile:
         return rows, cols
 
 
-def cut(shape: tuple[int, int], size: int, reach: int, stride: int = 1) -> list[Tile]:
+def cut(shape: tuple[int, int], size: int, receptive_field: int, stride: int = 1) -> list[Tile]:
     """Cut an image into tiles.
 
     Parameters
@@ -79,7 +79,7 @@ def cut(shape: tuple[int, int], size: int, reach: int, stride: int = 1) -> list[
     list of Tile
         Row by row; their cores cover the image without overlap.
     """
-    size, margin = (-(-length // stride) * stride for length in (size, reach))
+    size, margin = (-(-length // stride) * stride for length in (size, receptive_field))
 
     def pieces(length: int) -> Iterator[tuple[slice, slice]]:
         for start in range(0, length, size):
@@ -117,7 +117,7 @@ def choose_size(
     ValueError
         When tiles are asked for that the network does not allow.
     """
-    tileable = getattr(module, "reach", None) is not None
+    tileable = getattr(module, "receptive_field", None) is not None
     if tile is None:
         return None
     if tile == "auto":
@@ -148,7 +148,7 @@ def run_tiles(
     network : callable
         From two images (H, W) of any size to the fused one, (channels…, H, W).
     module : torch.nn.Module
-        The network behind it, for its ``reach`` and ``stride``.
+        The network behind it, for its ``receptive_field`` and ``stride``.
     visible, infrared : ndarray of float32, shape (H, W)
         The pair.
     size : int
@@ -158,13 +158,13 @@ def run_tiles(
     channels : tuple of int
         Axes of what the network gives, before those of the image.
     """
-    from napari_busref.models.fusion.global_pooling import Ledger, Unfinished
+    from napari_busref.models.fusion.global_pooling import PassIncomplete, TileAccumulator
 
     shape = visible.shape[0], visible.shape[1]
     stride = getattr(module, "stride", 1)
-    tiles = cut(shape, size, module.reach, stride)
+    tiles = cut(shape, size, module.receptive_field, stride)
     fused = np.empty((*channels, *shape), np.float32)
-    ledger = Ledger(stride)
+    ledger = TileAccumulator(stride)
     number, again = 0, True
     while again:
         # how many passes there will be is not known: each takes half of what is left
@@ -176,7 +176,7 @@ def run_tiles(
             with ledger.tile(pair[0].shape, tile.inner, origin):
                 try:
                     fused[(..., *tile.core)] = network(*pair)[(..., *tile.inner)]
-                except Unfinished:
+                except PassIncomplete:
                     continue
         again = ledger.settle()
         number += 1

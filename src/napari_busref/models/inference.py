@@ -28,11 +28,11 @@ T = TypeVar("T")
 
 PRECISIONS = ("float32", "bfloat16")
 """What a network may compute with."""
-_GLANCE = 0.02  # s between two looks at whether to go on
+_POLL_SECONDS = 0.02  # s between two looks at whether to go on
 
 
 @dataclass(frozen=True)
-class Runner:
+class InferenceSession:
     """A network that is ready to be called.
 
     Attributes
@@ -60,12 +60,12 @@ class Runner:
 
 
 @contextmanager
-def runner(
+def inference_session(
     model: str | os.PathLike[str] | nn.Module,
     kind: str,
     device: str | torch.device,
     precision: str = "float32",
-) -> Iterator[Runner]:
+) -> Iterator[InferenceSession]:
     """Load a model, run the body without gradients, and release the device's memory.
 
     With the precision ``"bfloat16"`` torch's autocast rounds what convolutions and matrix products
@@ -92,13 +92,13 @@ def runner(
         here = device == "auto" and held is not None
         target = held.device if here and held is not None else resolve_device(device)
         modes = {part: part.training for part in model.modules()}
-        found = Runner(model.to(target).eval(), target, type(model).__name__)
+        found = InferenceSession(model.to(target).eval(), target, type(model).__name__)
     elif isinstance(model, str | os.PathLike):
         from napari_busref.models import load_model
 
         target = resolve_device(device)
         name = os.fspath(model)
-        found = Runner(load_model(name, kind=kind, device=target), target, name)
+        found = InferenceSession(load_model(name, kind=kind, device=target), target, name)
     else:
         raise TypeError(
             f"model: got {type(model).__name__}, need a name, a path to a .safetensors file or a "
@@ -127,7 +127,7 @@ def runner(
 
 
 @contextmanager
-def interruptible(modules: Iterable[nn.Module], check: Callable[[], None]) -> Iterator[None]:
+def cancellable(modules: Iterable[nn.Module], check: Callable[[], None]) -> Iterator[None]:
     """Call ``check``, which may raise to stop, before every layer of the modules.
 
     A large image takes a network a second, and a cancelled run is to end at once. Only calls of
@@ -148,7 +148,7 @@ def interruptible(modules: Iterable[nn.Module], check: Callable[[], None]) -> It
             hook.remove()
 
 
-def unattended(work: Callable[[], T], check: Callable[[], None]) -> T:
+def run_detached(work: Callable[[], T], check: Callable[[], None]) -> T:
     """Run ``work`` in a thread of its own, and leave it there once ``check`` raises.
 
     One layer of a network may take a second for a large image, and nothing stops it. ``work`` is
@@ -163,7 +163,7 @@ def unattended(work: Callable[[], T], check: Callable[[], None]) -> T:
     pool = ThreadPoolExecutor(1, "napari-busref")
     try:
         future = pool.submit(without_gradients)
-        while not wait([future], _GLANCE).done:
+        while not wait([future], _POLL_SECONDS).done:
             check()
         return future.result()
     finally:

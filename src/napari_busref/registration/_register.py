@@ -13,16 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from napari_busref.images.preprocess import Prepared, as_image, as_mask, fill_invalid, prepare
-from napari_busref.models.inference import Runner, runner, versions
+from napari_busref.models.inference import InferenceSession, inference_session, versions
 from napari_busref.registration.estimate import Job, Outcome
 from napari_busref.registration.options import REFINEMENTS, SEARCHES, TRANSFORMS
 from napari_busref.registration.quality import (
     Evidence,
     Quality,
     assess,
-    hopeless,
-    unchecked,
+    rejects,
     unregistered,
+    unverified,
 )
 from napari_busref.runtime.device import describe
 from napari_busref.runtime.progress import Progress, Reporter
@@ -193,7 +193,7 @@ def register(
     watch.lap("prepare")
 
     reporter.step("loading the model", 0.02)
-    with runner(model, "registration", device) as run:
+    with inference_session(model, "registration", device) as run:
         job = Job(run, start, search, refine, transform)
         watch.lap("load")
         problem = (
@@ -235,7 +235,7 @@ def register(
     wide = job.options.search == "wide"
     advice = ""
     if outcome.problem is None and cut:
-        quality = unchecked(mask, outcome.transform, start=start, wide=wide)
+        quality = unverified(mask, outcome.transform, start=start, wide=wide)
     elif outcome.problem is None:
         quality = assess(
             ready_fixed.grey,
@@ -249,7 +249,7 @@ def register(
             fixed_valid=ready_fixed.valid,
             wide=wide,
         )
-        if job.matches and hopeless(quality):  # no wild transform
+        if job.matches and rejects(quality):  # no wild transform
             outcome = Outcome(start, problem="; ".join(quality.reasons) or "nothing fits")
             if job.options.search == "near":
                 advice = "; a wide search, or a start of your own, may find more"
@@ -328,7 +328,7 @@ def _without_texture(fixed: Prepared, moving: Prepared) -> str | None:
     return None
 
 
-def _working_shape(run: Runner, shape: tuple[int, int]) -> list[int] | None:
+def _working_shape(run: InferenceSession, shape: tuple[int, int]) -> list[int] | None:
     """Size at which the model looks at the images, where it says so."""
     ask = getattr(run.module, "working_shape", None)
     return [int(side) for side in ask(*shape)] if callable(ask) else None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from napari_busref.geometry import Estimate, identity_theta
 from napari_busref.models import load_model
-from napari_busref.registration.features import Networks, Reference
+from napari_busref.registration.features import FixedFeatures, MatchingNetworks
 from napari_busref.runtime.progress import Reporter
 
 
@@ -26,15 +26,17 @@ class Auto(nn.Module):
         For search, judgement and refinement.
     """
 
-    def __init__(self, one_shot: Mapping[str, nn.Module], networks: Networks) -> None:
+    def __init__(
+        self, proposal_networks: Mapping[str, nn.Module], networks: MatchingNetworks
+    ) -> None:
         super().__init__()
-        self.one_shot = nn.ModuleDict(one_shot)
+        self.proposal_networks = nn.ModuleDict(proposal_networks)
         self.matcher, self.likelihood = networks.matcher, networks.likelihood
 
     @property
-    def networks(self) -> Networks:
+    def networks(self) -> MatchingNetworks:
         """What search, judgement and refinement compare by."""
-        return Networks(self.matcher, self.likelihood)
+        return MatchingNetworks(self.matcher, self.likelihood)
 
     def forward(
         self,
@@ -45,15 +47,15 @@ class Auto(nn.Module):
     ) -> Estimate:
         """Register a pair (1, 1, H, W) in [0, 1] of one size."""
         from napari_busref.registration.candidates import Options, find
-        from napari_busref.registration.pyramid import View
+        from napari_busref.registration.pyramid import MaskedImage
         from napari_busref.runtime.stopwatch import Stopwatch
 
         ones = fixed.new_ones(fixed.shape)
         valid = ones if moving_valid is None else moving_valid
         return find(
-            dict(self.one_shot.items()),
-            Reference(self.networks, View(fixed, ones)),
-            View(moving, valid),
+            dict(self.proposal_networks.items()),
+            FixedFeatures(self.networks, MaskedImage(fixed, ones)),
+            MaskedImage(moving, valid),
             Estimate(identity_theta(1, fixed)),
             Options(),
             reporter or Reporter(),
@@ -63,5 +65,7 @@ class Auto(nn.Module):
 
 def load_auto() -> Auto:
     """The shipped default: BusReF and SuperFusion propose, the matching networks refine."""
-    one_shot = {name: load_model(name, kind="registration") for name in ("busref", "superfusion")}
-    return Auto(one_shot, Networks.load())
+    proposal_networks = {
+        name: load_model(name, kind="registration") for name in ("busref", "superfusion")
+    }
+    return Auto(proposal_networks, MatchingNetworks.load())

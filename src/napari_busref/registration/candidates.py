@@ -11,16 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from napari_busref.geometry import Estimate, compose, mean_distance
-from napari_busref.registration.consistency import local_agreement
-from napari_busref.registration.features import Reference, edge_directions, known_cells
-from napari_busref.registration.pyramid import View, finer, resample, working_size
-from napari_busref.registration.quality import STRANGE
-from napari_busref.registration.refine import Look, looks, refined
+from napari_busref.registration.consistency import block_confidence
+from napari_busref.registration.features import FixedFeatures, edge_directions, valid_cells
+from napari_busref.registration.pyramid import (
+    MaskedImage,
+    overlap_magnification,
+    resample,
+    working_size,
+)
+from napari_busref.registration.quality import UNRELATED_CONFIDENCE
+from napari_busref.registration.refine import PyramidLevel, pyramid_schedule, refine_levels
 from napari_busref.registration.search import RANGES, search
 from napari_busref.runtime.progress import Reporter
 from napari_busref.runtime.stopwatch import Stopwatch
 
-_POLISH = (Look("affine", 128),)
+_POLISH = (PyramidLevel("affine", 128),)
 _JUDGED_AT = 256
 _BLUR = 2.0  # px at that size
 _REACH = 0.05  # share of the side by which a candidate may be off to be found by a look, safely
@@ -54,7 +59,7 @@ class Options:
 
 
 @dataclass
-class Found:
+class Match:
     """What came out.
 
     Attributes
@@ -66,10 +71,10 @@ class Found:
     rough : Estimate
         That candidate before its refinement.
     local : float
-        Of the estimate, see `napari_busref.registration.consistency.local_agreement`.
+        Of the estimate, see `napari_busref.registration.consistency.block_confidence`.
     scores : dict
         What each candidate was judged by: the agreement of its edges, in [-1, 1], after a near
-        search that has found one whose edges are clearly right; else `local_agreement`, since the
+        search that has found one whose edges are clearly right; else `block_confidence`, since the
         edges of small overlaps, and of pictures with few strong ones, agree by chance. Some were
         not looked at closely: of those that are nearly alike all but one, and all after one that
         was clearly right. Empty when there was only one candidate.
@@ -77,21 +82,21 @@ class Found:
 
     estimate: Estimate
     chosen: str
-    rough: Estimate
+    coarse: Estimate
     local: float = 0.0
     scores: dict[str, float] = field(default_factory=dict)
 
 
 def find(
-    one_shot: Mapping[str, nn.Module],
-    reference: Reference,
-    moving: View,
+    proposal_networks: Mapping[str, nn.Module],
+    reference: FixedFeatures,
+    moving: MaskedImage,
     start: Estimate,
     options: Options,
     reporter: Reporter,
     watch: Stopwatch,
     keep: Callable[[Estimate], None] = lambda estimate: None,
-) -> Found:
+) -> Match:
     """Collect candidates, judge them, refine the best.
 
     Parameters
@@ -99,7 +104,7 @@ def find(
     one_shot : mapping
         Registration models by name: ``(fixed, moving, valid, reporter=...) -> Estimate``. Of their
         answers only the affine is refined; a model that has a quicker way to it offers that as
-        ``rough``, called alike.
+        ``coarse``, called alike.
     reference : Reference
         The fixed image, with the networks that search and refinement need.
     moving : View
@@ -115,7 +120,7 @@ def find(
         this is the best so far.
     """
     candidates = {"start": start} if options.start else {}
-    candidates |= _answers(one_shot, reference, moving, start, options, reporter, watch)
+    candidates |= _answers(proposal_networks, reference, moving, start, options, reporter, watch)
     places: dict[str, Estimate] = {}
     if options.search != "none" and reference.networks is not None:
         part = reporter.part(0.5, 0.6)
@@ -140,7 +145,7 @@ def find(
         return _settled(judge, candidates, options, part, watch, keep, patient=True)
     likeliest = dict(list(places.items())[:_LIKELIEST])
     first = _settled(judge, candidates | likeliest, options, reporter.part(0.6, 0.9), watch, keep)
-    if not places or first.local >= STRANGE:
+    if not places or first.local >= UNRELATED_CONFIDENCE:
         return first
     again = _settled(
         judge, candidates | places, options, reporter.part(0.9, 1.0), watch, patient=True
@@ -152,16 +157,16 @@ def find(
 
 
 def _answers(
-    one_shot: Mapping[str, nn.Module],
-    reference: Reference,
-    moving: View,
+    proposal_networks: Mapping[str, nn.Module],
+    reference: FixedFeatures,
+    moving: MaskedImage,
     start: Estimate,
     options: Options,
     reporter: Reporter,
     watch: Stopwatch,
 ) -> dict[str, Estimate]:
     """What the registration models say, by name; parameters as of `find`."""
-    fixed, count = reference.view, len(one_shot)
+    fixed, count = reference.view, len(proposal_networks)
     if not count:
         return {}
     refines = options.refine != "none" and reference.networks is not None
@@ -169,12 +174,12 @@ def _answers(
     valid = None if bool(before.valid.all()) else before.valid
     image = before.image * before.valid  # empty where there is no picture, as in training
     answers = {}
-    for index, (name, module) in enumerate(one_shot.items()):
+    for index, (name, module) in enumerate(proposal_networks.items()):
         part = reporter.part(0.5 * index / count, 0.5 * (index + 1) / count)
         part.step(name, 0.0)
         dtype = _float_type(module)
         # a field of its own would only stand in the way of the refinement
-        ask = getattr(module, "rough", module) if refines else module
+        ask = getattr(module, "coarse", module) if refines else module
         answer = ask(
             fixed.image.to(dtype),
             image.to(dtype),
@@ -198,15 +203,15 @@ class _Judge:
     Attributes
     ----------
     edges, blocks : callable
-        `edge_score` and `local_agreement` of an estimate.
+        `edge_score` and `block_confidence` of an estimate.
     polish : callable
         What one look makes of an estimate.
     """
 
-    def __init__(self, reference: Reference, moving: View) -> None:
+    def __init__(self, reference: FixedFeatures, moving: MaskedImage) -> None:
         self.reference, self.moving = reference, moving
         self.edges = cache(partial(edge_score, reference, moving))
-        self.blocks = cache(partial(local_agreement, reference, moving))
+        self.blocks = cache(partial(block_confidence, reference, moving))
         self.polish = cache(partial(_polish, reference, moving, self.edges))
 
 
@@ -219,7 +224,7 @@ def _settled(
     keep: Callable[[Estimate], None] = lambda estimate: None,
     *,
     patient: bool = False,
-) -> Found:
+) -> Match:
     """Choose among the candidates and refine; ``patient`` looks at each, and asks its blocks."""
     reporter.step("judging", 0.0)
     reference, moving = judge.reference, judge.moving
@@ -227,7 +232,7 @@ def _settled(
     chosen = next(iter(candidates))
     usable = {name: candidate for name, candidate in candidates.items() if _finite(candidate)}
     if not usable:
-        return Found(candidates[chosen], chosen, candidates[chosen])
+        return Match(candidates[chosen], chosen, candidates[chosen])
     candidates, chosen = usable, next(iter(usable))
     if len(candidates) > 1 and reference.networks is not None:
         clear = math.inf if patient else _CLEAR
@@ -238,13 +243,13 @@ def _settled(
             scores = {name: judge.blocks(candidate) for name, candidate in candidates.items()}
         chosen = max(polished, key=lambda name: scores[name])
         watch.lap("judge")
-    found = Found(candidates[chosen], chosen, candidates[chosen], scores=scores)
+    found = Match(candidates[chosen], chosen, candidates[chosen], scores=scores)
     if options.refine != "none" and reference.networks is not None:
         near = bool(scores) and judge.edges(found.estimate) > _CLEAR
-        plan = looks(options.refine, options.transform, reference.view.shape, near=near)
+        plan = pyramid_schedule(options.refine, options.transform, reference.view.shape, near=near)
         if scores and plan[0] == _POLISH[0]:
             plan = plan[1:]  # done before it was judged
-        steps = refined(
+        steps = refine_levels(
             reference,
             moving,
             found.estimate,
@@ -265,9 +270,12 @@ def _settled(
 
 
 def _polish(
-    reference: Reference, moving: View, judge: Callable[[Estimate], float], estimate: Estimate
+    reference: FixedFeatures,
+    moving: MaskedImage,
+    judge: Callable[[Estimate], float],
+    estimate: Estimate,
 ) -> Estimate:
-    *_, polished = refined(reference, moving, estimate, _POLISH, judge=judge)
+    *_, polished = refine_levels(reference, moving, estimate, _POLISH, judge=judge)
     return polished
 
 
@@ -286,7 +294,7 @@ def _polished(
         if any(_alike(*end, candidate, moving.shape) for end in ends):
             continue
         polished[name] = judge.polish(candidate)
-        reach = _REACH / finer(moving, polished[name], reference.view.shape)
+        reach = _REACH / overlap_magnification(moving, polished[name], reference.view.shape)
         ends.append((polished[name], reach))
         if judge.edges(polished[name]) > clear:
             break
@@ -311,7 +319,7 @@ def _float_type(module: nn.Module) -> torch.dtype:
     return next(types, torch.float32)
 
 
-def edge_score(fixed: Reference, moving: View, estimate: Estimate) -> float:
+def edge_score(fixed: FixedFeatures, moving: MaskedImage, estimate: Estimate) -> float:
     """How far the directions of the edges agree in the overlap, in [-1, 1].
 
     No network has seen it and neither candidate maximised it, so it can judge between them.
@@ -327,7 +335,7 @@ def edge_score(fixed: Reference, moving: View, estimate: Estimate) -> float:
         return -1.0
     agreement: Tensor = (first * second).sum() / norm
     # a small overlap agrees by chance more easily
-    return float(agreement) * float(known_cells(source).mean()) ** 0.5
+    return float(agreement) * float(valid_cells(source).mean()) ** 0.5
 
 
 def _centred(edges: Tensor, both: Tensor) -> Tensor:

@@ -12,18 +12,18 @@ from napari_busref.geometry import (
     pixel_distance,
     transform_points,
 )
-from napari_busref.registration.features import Reference
-from napari_busref.registration.pyramid import View, finer, working_size
-from napari_busref.registration.refine import Look, of_blocks, refined
+from napari_busref.registration.features import FixedFeatures
+from napari_busref.registration.pyramid import MaskedImage, overlap_magnification, working_size
+from napari_busref.registration.refine import PyramidLevel, block_likelihoods, refine_levels
 
 _SIDE = 128
 _CLOSE = 2  # px at that size
 _FEWEST = 8  # blocks
 _OFF = ((0.0, 0.0, 0.03), (0.0, 0.0, -0.03))
-_BACK = (Look("affine", 144),)
+_BACK = (PyramidLevel("affine", 144),)
 
 
-def local_agreement(reference: Reference, moving: View, estimate: Estimate) -> float:
+def block_confidence(reference: FixedFeatures, moving: MaskedImage, estimate: Estimate) -> float:
     """Ask each block alone whether it lies where an estimate fixed -> moving puts it.
 
     Returns
@@ -36,16 +36,18 @@ def local_agreement(reference: Reference, moving: View, estimate: Estimate) -> f
     networks = reference.networks
     assert networks is not None
     shape = reference.view.shape
-    enlarged = finer(moving, estimate, shape)
+    enlarged = overlap_magnification(moving, estimate, shape)
     size, every = working_size(shape, _SIDE * enlarged), int(enlarged)
-    likelihood, share = of_blocks(reference, moving, estimate, size, every)
+    likelihood, share = block_likelihoods(reference, moving, estimate, size, every)
     close = offsets(networks.likelihood.radius, likelihood).abs().amax(1) <= _CLOSE
     right = likelihood.softmax(0)[close].sum(0)
     known = share > 0.9
     return float(right[known].mean()) if int(known.sum()) >= _FEWEST else 0.0
 
 
-def round_trip(reference: Reference, moving: View, estimate: Estimate) -> float:
+def inverse_consistency(
+    reference: FixedFeatures, moving: MaskedImage, estimate: Estimate
+) -> float:
     """Register the other way round from a start that is off, and compare.
 
     Returns
@@ -59,7 +61,7 @@ def round_trip(reference: Reference, moving: View, estimate: Estimate) -> float:
     start = Estimate(invert_affine(theta) + torch.tensor(_OFF, device=theta.device))
     final = start
     fixed = reference.view
-    for estimated in refined(Reference(reference.networks, moving), fixed, start, _BACK):
+    for estimated in refine_levels(FixedFeatures(reference.networks, moving), fixed, start, _BACK):
         final = estimated
     points = base_grid(16, 16, theta) * 0.9
     there = transform_points(theta, points)

@@ -26,7 +26,7 @@ _SHARPEST = 0.08  # variance of a displacement, in pixels², that no block goes 
 
 
 @dataclass(frozen=True, eq=False)
-class Likely:
+class BlockLikelihoods:
     """Likelihoods of N blocks over M offsets.
 
     Attributes
@@ -85,7 +85,7 @@ Field = Callable[[Array], Array]
 """Displacements (N, 2) at positions (N, 2)."""
 
 
-def likely_affine(data: Likely, widths: tuple[float, ...], ridge: float = 1e-3) -> Array:
+def fit_affine(data: BlockLikelihoods, widths: tuple[float, ...], ridge: float = 1e-3) -> Array:
     """The affine (3, 3) that is most likely.
 
     Parameters
@@ -113,12 +113,15 @@ def likely_affine(data: Likely, widths: tuple[float, ...], ridge: float = 1e-3) 
     return affine
 
 
-def likely_homography(
-    data: Likely, widths: tuple[float, ...], earlier: Field | None = None, ridge: float = 1e-3
+def fit_homography(
+    data: BlockLikelihoods,
+    widths: tuple[float, ...],
+    earlier: Field | None = None,
+    ridge: float = 1e-3,
 ) -> Array:
     """The homography (3, 3) that is most likely, by Gauss-Newton from the identity.
 
-    Parameters as of `likely_affine` and `likely_field`.
+    Parameters as of `fit_affine` and `fit_bspline_field`.
     """
     matrix = np.eye(3)
     top = with_ones(data.position)
@@ -146,8 +149,8 @@ def likely_homography(
     return matrix
 
 
-def likely_field(
-    data: Likely,
+def fit_bspline_field(
+    data: BlockLikelihoods,
     half: tuple[float, float],
     *,
     spacing: float,
@@ -216,7 +219,7 @@ def likely_field(
 
 
 def _maximise(
-    data: Likely,
+    data: BlockLikelihoods,
     fit: Callable[[Array, Array], Array],
     widths: tuple[float, ...],
     earlier: Field | None = None,

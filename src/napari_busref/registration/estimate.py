@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_busref.images.preprocess import Prepared, fill_invalid
-from napari_busref.models.inference import Runner, interruptible, unattended
+from napari_busref.models.inference import InferenceSession, cancellable, run_detached
 from napari_busref.registration.quality import Evidence
 from napari_busref.runtime.progress import Cancelled, Reporter
 from napari_busref.runtime.stopwatch import Stopwatch
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from napari_busref.geometry import Estimate
-    from napari_busref.registration.pyramid import View
+    from napari_busref.registration.pyramid import MaskedImage
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Job:
 
     def __init__(
         self,
-        run: Runner,
+        run: InferenceSession,
         start: Transform,
         search: str | None,
         refine: str | None,
@@ -51,16 +51,16 @@ class Job:
     ) -> None:
         from napari_busref.registration.auto import Auto
         from napari_busref.registration.candidates import Options
-        from napari_busref.registration.features import Networks
+        from napari_busref.registration.features import MatchingNetworks
 
         self.device, self.start = run.device, start
-        self.one_shot: dict[str, nn.Module] = {run.name: run.module}
+        self.proposal_networks: dict[str, nn.Module] = {run.name: run.module}
         auto = isinstance(run.module, Auto)
         if isinstance(run.module, Auto):
-            self.one_shot = dict(run.module.one_shot.items())
+            self.proposal_networks = dict(run.module.proposal_networks.items())
             self.networks = run.module.networks
         else:
-            self.networks = Networks.load(run.device)
+            self.networks = MatchingNetworks.load(run.device)
         self.options = Options(
             search=search or ("near" if auto else "none"),
             refine=refine or ("dense" if auto else "none"),
@@ -72,7 +72,7 @@ class Job:
     @property
     def modules(self) -> tuple[nn.Module, ...]:
         """Every network that takes part."""
-        return (*self.one_shot.values(), self.networks.matcher, self.networks.likelihood)
+        return (*self.proposal_networks.values(), self.networks.matcher, self.networks.likelihood)
 
     def out_of_sight(self, before_mask: NDArray[np.bool_]) -> str | None:
         """Why there is nothing to start from, if so."""
@@ -98,15 +98,15 @@ class Job:
         """
         from napari_busref.geometry import pixels_to_estimate
         from napari_busref.registration.candidates import find
-        from napari_busref.registration.consistency import round_trip
-        from napari_busref.registration.features import Reference
+        from napari_busref.registration.consistency import inverse_consistency
+        from napari_busref.registration.features import FixedFeatures
 
         shapes = (fixed.shape, moving.shape)
         target, source = (_view(ready, self.device) for ready in (fixed, moving))
         start = pixels_to_estimate(
             self.start.affine, self.start.displacement, *shapes, self.device
         )
-        reference = Reference(self.networks, target)
+        reference = FixedFeatures(self.networks, target)
         reached: list[Estimate] = []
 
         def outcome_of(estimate: Estimate) -> Outcome:
@@ -118,21 +118,28 @@ class Job:
             return Outcome(result)
 
         def work() -> Outcome:
-            with interruptible(self.modules, reporter.check):
-                one_shot, options = self.one_shot, self.options
+            with cancellable(self.modules, reporter.check):
+                proposal_networks, options = self.proposal_networks, self.options
                 found = find(
-                    one_shot, reference, source, start, options, reporter, watch, reached.append
+                    proposal_networks,
+                    reference,
+                    source,
+                    start,
+                    options,
+                    reporter,
+                    watch,
+                    reached.append,
                 )
                 outcome = outcome_of(found.estimate)
                 if outcome.problem is not None:
                     return outcome
                 reporter.step("cross-checking", 1.0)
-                missed = round_trip(reference, source, found.estimate)
-            rough = outcome_of(found.rough)
-            moved = 0.0 if rough.problem else _mean_distance(rough.transform, outcome.transform)
+                missed = inverse_consistency(reference, source, found.estimate)
+            coarse = outcome_of(found.coarse)
+            moved = 0.0 if coarse.problem else _mean_distance(coarse.transform, outcome.transform)
             outcome.evidence = Evidence(
                 local=found.local,
-                round_trip_px=missed * min(shapes[0]),
+                inverse_consistency_px=missed * min(shapes[0]),
                 refined_px=moved,
                 chosen=found.chosen,
                 candidates=found.scores,
@@ -143,23 +150,23 @@ class Job:
         if not keep_best:
             return work()
         try:
-            return unattended(work, reporter.check)
+            return run_detached(work, reporter.check)
         except Cancelled:
             if not reached:
                 raise
             return outcome_of(reached[-1])  # who cancels does not wait for a check
 
 
-def _view(ready: Prepared, device: torch.device) -> View:
+def _view(ready: Prepared, device: torch.device) -> MaskedImage:
     """The whole image as search and refinement see it."""
     import torch
 
-    from napari_busref.registration.pyramid import View
+    from napari_busref.registration.pyramid import MaskedImage
 
     def tensor(values: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(values.astype(np.float32))[None, None].to(device)
 
-    return View(tensor(fill_invalid(ready.grey, ready.valid)), tensor(ready.valid))
+    return MaskedImage(tensor(fill_invalid(ready.grey, ready.valid)), tensor(ready.valid))
 
 
 def _as_transform(

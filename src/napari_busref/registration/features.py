@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d, spatial_gradient
 from torch import Tensor
 
-from napari_busref.models.features.likelihood import Likelihood, Local
+from napari_busref.models.features.likelihood import DenseFeatures, Likelihood
 from napari_busref.models.features.matcher import Matcher
 from napari_busref.models.layers import largest_of_3x3, upsample
-from napari_busref.registration.pyramid import View
+from napari_busref.registration.pyramid import MaskedImage
 
 CELL = Matcher.stride
 """Pixels of a cell."""
@@ -20,9 +20,9 @@ _SURROUNDINGS = 5.0  # sigma of what is local, in pixels
 _MARGIN = 3
 
 
-def describe_local(
-    matcher: Matcher, view: View, *, learned: bool = True, pixels: bool = True
-) -> Local:
+def dense_features(
+    matcher: Matcher, view: MaskedImage, *, learned: bool = True, pixels: bool = True
+) -> DenseFeatures:
     """What `Likelihood` compares of a view whose sides are multiples of 8.
 
     What is switched off is 0, and correlates with nothing.
@@ -49,7 +49,7 @@ def describe_local(
             view.image.new_zeros(len(view.image), count, *size)
             for count in (matcher.size, matcher.bus.channels // 4)
         )
-    return Local(compared * pixels, described, finest, known)
+    return DenseFeatures(compared * pixels, described, finest, known)
 
 
 def _standardised(image: Tensor, known: Tensor, around: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def _blurred(image: Tensor, sigma: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Networks:
+class MatchingNetworks:
     """By what search and refinement compare.
 
     Attributes
@@ -97,7 +97,7 @@ class Networks:
     likelihood: Likelihood
 
     @classmethod
-    def load(cls, device: str | torch.device = "cpu") -> Networks:
+    def load(cls, device: str | torch.device = "cpu") -> MatchingNetworks:
         """The shipped ones."""
         from napari_busref.models import load_model
 
@@ -109,7 +109,7 @@ class Networks:
         return cls(matcher, likelihood)
 
 
-class Reference:
+class FixedFeatures:
     """The fixed image, described once at each working size.
 
     Parameters
@@ -120,13 +120,13 @@ class Reference:
         (1, 1, H, W).
     """
 
-    def __init__(self, networks: Networks | None, view: View) -> None:
+    def __init__(self, networks: MatchingNetworks | None, view: MaskedImage) -> None:
         self.networks, self.view = networks, view
-        self._views: dict[tuple[int, int], View] = {}
-        self._local: dict[tuple[tuple[int, int], bool, bool], Local] = {}
+        self._views: dict[tuple[int, int], MaskedImage] = {}
+        self._local: dict[tuple[tuple[int, int], bool, bool], DenseFeatures] = {}
         self._edges: dict[tuple[tuple[int, int], float], Tensor] = {}
 
-    def resized(self, size: tuple[int, int]) -> View:
+    def resized(self, size: tuple[int, int]) -> MaskedImage:
         """The image at a working size."""
         if size not in self._views:
             self._views[size] = self.view.resized(size)
@@ -138,23 +138,25 @@ class Reference:
             self._edges[size, sigma] = edge_directions(self.resized(size), sigma)
         return self._edges[size, sigma]
 
-    def local(self, size: tuple[int, int], *, learned: bool = True, pixels: bool = True) -> Local:
-        """What `describe_local` gives at a working size."""
+    def local(
+        self, size: tuple[int, int], *, learned: bool = True, pixels: bool = True
+    ) -> DenseFeatures:
+        """What `dense_features` gives at a working size."""
         key = (size, learned, pixels)
         if key not in self._local:
             assert self.networks is not None
-            self._local[key] = describe_local(
+            self._local[key] = dense_features(
                 self.networks.matcher, self.resized(size), learned=learned, pixels=pixels
             )
         return self._local[key]
 
 
-def known_cells(view: View) -> Tensor:
+def valid_cells(view: MaskedImage) -> Tensor:
     """1 for cells that hold a picture, (B, 1, h, w)."""
     return (F.avg_pool2d(view.valid, CELL) > 0.99).to(view.valid.dtype)
 
 
-def edge_directions(view: View, sigma: float = 1.0) -> Tensor:
+def edge_directions(view: MaskedImage, sigma: float = 1.0) -> Tensor:
     """Gradients doubled in angle and flattened, (B, 2, h, w) at half the resolution.
 
     ``(gx² - gy², 2 gx gy) / (|g|² + mean |g|²)``: a bright and a dark side count the same, and

@@ -16,7 +16,7 @@ _ROUGH = 64  # working size at which an overlap is measured
 
 
 @dataclass(frozen=True)
-class View:
+class MaskedImage:
     """Grey values and where they hold content.
 
     Attributes
@@ -35,7 +35,7 @@ class View:
         """(H, W)."""
         return self.image.shape[-2], self.image.shape[-1]
 
-    def resized(self, size: tuple[int, int]) -> View:
+    def resized(self, size: tuple[int, int]) -> MaskedImage:
         """The same picture at another size; pixels that were partly valid are not."""
         if size == self.shape:
             return self
@@ -43,13 +43,13 @@ class View:
             F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
             for x in (self.image, self.valid)
         )
-        return View(image, (valid > 0.99).to(valid.dtype))
+        return MaskedImage(image, (valid > 0.99).to(valid.dtype))
 
-    def sampled(self, grid: Tensor) -> View:
+    def sampled(self, grid: Tensor) -> MaskedImage:
         """Interpolated at normalised positions (B, h, w, 2)."""
         count = len(grid)
         image, valid = (x.expand(count, -1, -1, -1) for x in (self.image, self.valid))
-        return View(
+        return MaskedImage(
             warp(image, grid, padding="border"), (warp(valid, grid) > 0.99).to(valid.dtype)
         )
 
@@ -73,7 +73,7 @@ def pixel_scale(theta: Tensor, fixed: tuple[int, int], moving: tuple[int, int]) 
     return (linear * size / step).square().sum(1).sqrt().amin(1)
 
 
-def reduced(moving: View, factor: float) -> View:
+def reduced(moving: MaskedImage, factor: float) -> MaskedImage:
     """Reduce the moving image to what a grid that is coarser by ``factor`` can hold."""
     if factor <= 1.1:
         return moving
@@ -81,7 +81,9 @@ def reduced(moving: View, factor: float) -> View:
     return moving.resized((height, width))
 
 
-def finer(moving: View, estimate: Estimate, shape: tuple[int, int]) -> float:
+def overlap_magnification(
+    moving: MaskedImage, estimate: Estimate, shape: tuple[int, int]
+) -> float:
     """How much larger than usual a fixed image of ``shape`` is worked on: 1, 2**0.5 or 2.
 
     What lies outside the overlap tells nothing, so that what lies inside is looked at in as many
@@ -92,7 +94,7 @@ def finer(moving: View, estimate: Estimate, shape: tuple[int, int]) -> float:
     return 2 ** (steps / 2)
 
 
-def resample(moving: View, estimate: Estimate, size: tuple[int, int]) -> View:
+def resample(moving: MaskedImage, estimate: Estimate, size: tuple[int, int]) -> MaskedImage:
     """The moving image on the fixed grid of ``size``, interpolated once."""
     factor = float(pixel_scale(estimate.theta, size, moving.shape).min())
     return reduced(moving, factor).sampled(sampling_grid(estimate, *size))

@@ -13,13 +13,13 @@ from napari_busref.metrics.edge_agreement import edge_agreement, edge_correlatio
 from napari_busref.transforms.transform import Transform
 
 __all__ = [
-    "STRANGE",
+    "UNRELATED_CONFIDENCE",
     "Evidence",
     "Quality",
     "assess",
-    "hopeless",
-    "unchecked",
+    "rejects",
     "unregistered",
+    "unverified",
 ]
 
 
@@ -35,12 +35,12 @@ _MOST_ROUND_TRIP = 0.04  # of the shorter side
 _MOST_REFINED = 0.1  # of the shorter side
 _LIKELY = 0.5  # score from which on a registration is called reliable
 
-_HOPELESS = 0.2
+_REJECTION_SCORE = 0.2
 """Score below which a result may be worth less than its start."""
-STRANGE = 0.6
+UNRELATED_CONFIDENCE = 0.6
 """`Evidence.local` of images that share nothing, at most: 0.53 in 60 mismatched training pairs."""
 
-# Logistic regression of "mean error below 5 px" on `signs_of`: fitted by
+# Logistic regression of "mean error below 5 px" on `confidence_features`: fitted by
 # benchmarks/calibrate_quality.py.
 _WEIGHTS = (0.713, 0.366, -1.810)
 _BIAS = -9.478
@@ -55,7 +55,7 @@ class Evidence:
     local : float
         Probability, on average over the overlap, that a block's content lies within 2 px of where
         the registration says, at a working size of 128 px; in [0, 1].
-    round_trip_px : float
+    inverse_consistency_px : float
         How far the way there and an independent way back miss each other, in fixed pixels.
     refined_px : float
         How far the refinement moved what it started from, mean, in fixed pixels.
@@ -68,7 +68,7 @@ class Evidence:
     """
 
     local: float
-    round_trip_px: float
+    inverse_consistency_px: float
     refined_px: float = 0.0
     chosen: str = ""
     candidates: dict[str, float] = field(default_factory=dict)
@@ -130,8 +130,8 @@ class Quality:
         """Plain values that JSON can hold."""
         values = asdict(self)
         values["reasons"] = list(self.reasons)
-        if self.evidence is not None and not np.isfinite(self.evidence.round_trip_px):
-            values["evidence"]["round_trip_px"] = None  # JSON knows no infinity
+        if self.evidence is not None and not np.isfinite(self.evidence.inverse_consistency_px):
+            values["evidence"]["inverse_consistency_px"] = None  # JSON knows no infinity
         return values
 
     @classmethod
@@ -149,8 +149,10 @@ class Quality:
         plain["reasons"] = tuple(values.get("reasons") or ())
         evidence = values.get("evidence")
         if evidence is not None:
-            trip = evidence.get("round_trip_px")
-            evidence = Evidence(**{**evidence, "round_trip_px": np.inf if trip is None else trip})
+            trip = evidence.get("inverse_consistency_px")
+            evidence = Evidence(
+                **{**evidence, "inverse_consistency_px": np.inf if trip is None else trip}
+            )
         return cls(**{**plain, "evidence": evidence})
 
 
@@ -205,10 +207,10 @@ def assess(
         reasons.append("the edges of the two images do not agree more than by chance")
     if after is not None and earlier is not None and after.value < earlier - 0.02:
         reasons.append("the edges agree less than they did before registration")
-    if evidence.round_trip_px > _MOST_ROUND_TRIP * side:
+    if evidence.inverse_consistency_px > _MOST_ROUND_TRIP * side:
         reasons.append(
-            f"the way there and the way back disagree by {evidence.round_trip_px:.0f} px"
-            if np.isfinite(evidence.round_trip_px)
+            f"the way there and the way back disagree by {evidence.inverse_consistency_px:.0f} px"
+            if np.isfinite(evidence.inverse_consistency_px)
             else "there is no way back from the moving to the fixed image"
         )
     if evidence.refined_px > _MOST_REFINED * side:
@@ -228,7 +230,7 @@ def assess(
     )
 
 
-def unchecked(
+def unverified(
     mask: NDArray[np.bool_], estimate: Transform, *, start: Transform, wide: bool = False
 ) -> Quality:
     """The quality of what a cancelled registration had reached: who cancels does not wait for it.
@@ -261,23 +263,25 @@ def unregistered(mask: NDArray[np.bool_], *reasons: str) -> Quality:
     return Quality(0.0, False, reasons, overlap, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 
 
-def hopeless(quality: Quality) -> bool:
+def rejects(quality: Quality) -> bool:
     """Whether the start is worth more than what was found.
 
     It is when the result is unlikely to be right and no more places agree than do in images that
     share nothing.
     """
     local = 0.0 if quality.evidence is None else quality.evidence.local
-    return quality.score < _HOPELESS and local < STRANGE
+    return quality.score < _REJECTION_SCORE and local < UNRELATED_CONFIDENCE
 
 
 def _probability(evidence: Evidence, excess: float, side: int) -> float:
-    signs = signs_of(evidence, excess, side)
+    signs = confidence_features(evidence, excess, side)
     logit = _BIAS + sum(w * s for w, s in zip(_WEIGHTS, signs, strict=True))
     return float(1 / (1 + np.exp(-logit)))
 
 
-def signs_of(evidence: Evidence, excess: float, side: int) -> tuple[float, float, float]:
+def confidence_features(
+    evidence: Evidence, excess: float, side: int
+) -> tuple[float, float, float]:
     """What the score is computed from: logit of the local share, root of the excess, log trip.
 
     Parameters
@@ -290,7 +294,7 @@ def signs_of(evidence: Evidence, excess: float, side: int) -> tuple[float, float
         Shorter side of the fixed image, in pixels.
     """
     local = min(max(evidence.local, 0.005), 0.995)
-    trip = min(evidence.round_trip_px / side, 1.0)
+    trip = min(evidence.inverse_consistency_px / side, 1.0)
     return (
         float(np.log(local / (1 - local))),
         min(max(excess, 0.0), 40.0) ** 0.5,

@@ -23,17 +23,22 @@ from napari_busref.models.features.likelihood import Likelihood
 from napari_busref.models.features.matcher import Matcher
 from napari_busref.registration.bsplines import Array
 from napari_busref.registration.em_fit import (
-    Likely,
-    likely_affine,
-    likely_field,
-    likely_homography,
+    BlockLikelihoods,
+    fit_affine,
+    fit_bspline_field,
+    fit_homography,
 )
-from napari_busref.registration.features import Reference, describe_local
-from napari_busref.registration.pyramid import View, finer, resample, working_size
+from napari_busref.registration.features import FixedFeatures, dense_features
+from napari_busref.registration.pyramid import (
+    MaskedImage,
+    overlap_magnification,
+    resample,
+    working_size,
+)
 
 
 @dataclass(frozen=True)
-class Look:
+class PyramidLevel:
     """One comparison of both images and one fit.
 
     Attributes
@@ -42,7 +47,7 @@ class Look:
         ``"affine"``, ``"homography"`` or ``"dense"``.
     side : float
         Working size: that of a square of this side has the area, in pixels; larger where the
-        images share a small part, see `finer`.
+        images share a small part, see `overlap_magnification`.
     most : int
         How often is looked at most: again as long as the affine still moves by two pixels or more.
     """
@@ -74,9 +79,9 @@ _EVERY = 2  # of the blocks; the others look at much the same pixels
 _SHARED = 3.0  # blocks that share one block's worth of evidence
 
 
-def looks(
+def pyramid_schedule(
     refine: str, transform: str, shape: tuple[int, int], *, near: bool = False
-) -> tuple[Look, ...]:
+) -> tuple[PyramidLevel, ...]:
     """What is looked at for a fixed image of ``shape``.
 
     Parameters
@@ -95,19 +100,19 @@ def looks(
     while fine[0] > _STEP:
         fine.insert(0, fine[0] / 2)
     coarse = [side for side in _COARSE if side < full][-1 if near else 0 :]
-    plan = [Look("affine", side) for side in coarse or fine[:1]]
+    plan = [PyramidLevel("affine", side) for side in coarse or fine[:1]]
     plan[-1] = replace(plan[-1], most=_MOST)
     if transform == "homography":
-        plan.append(Look("homography", (coarse or fine)[-1]))
+        plan.append(PyramidLevel("homography", (coarse or fine)[-1]))
     kind = "dense" if refine == "dense" else transform
-    return (*plan, *(Look(kind, side) for side in fine))
+    return (*plan, *(PyramidLevel(kind, side) for side in fine))
 
 
-def refined(
-    fixed: Reference,
-    moving: View,
+def refine_levels(
+    fixed: FixedFeatures,
+    moving: MaskedImage,
     start: Estimate,
-    plan: tuple[Look, ...],
+    plan: tuple[PyramidLevel, ...],
     *,
     learned: bool = True,
     edges: bool = True,
@@ -124,7 +129,7 @@ def refined(
     start : Estimate
         Fixed -> moving.
     plan : tuple of Look
-        See `looks`.
+        See `pyramid_schedule`.
     learned, edges : bool
         What to compare: learned features, and edges and pixels; switches of the ablation.
     judge : callable, optional
@@ -137,7 +142,7 @@ def refined(
     """
     estimate = start
     score = judge(start) if judge is not None else 0.0
-    enlarged = finer(moving, start, fixed.view.shape)
+    enlarged = overlap_magnification(moving, start, fixed.view.shape)
     for look in plan:
         closer = replace(look, side=min(look.side * enlarged, LARGEST))
         # the edges of large pictures need no help, and the networks would take most of the time
@@ -156,10 +161,10 @@ def refined(
 
 
 def _fitted(
-    fixed: Reference,
-    moving: View,
+    fixed: FixedFeatures,
+    moving: MaskedImage,
     estimate: Estimate,
-    look: Look,
+    look: PyramidLevel,
     learned: bool,
     edges: bool,
 ) -> Estimate | None:
@@ -169,7 +174,7 @@ def _fitted(
     size = working_size(fixed.view.shape, look.side)
     side = min(size)
     pixel, half = 2 / side, (size[0] / side, size[1] / side)
-    likelihood, share = of_blocks(
+    likelihood, share = block_likelihoods(
         fixed, moving, estimate, size, _EVERY, learned=learned, pixels=edges
     )
     data = _likely(likelihood, share, networks.likelihood, pixel, half)
@@ -177,16 +182,16 @@ def _fitted(
         return None
     stiff, soft = (tuple(width * pixel for width in widths) for widths in (_STIFF, _SOFT))
     if look.kind == "affine":
-        return _with_affine(estimate, likely_affine(data, stiff), size)
+        return _with_affine(estimate, fit_affine(data, stiff), size)
     earlier = _earlier(estimate, half)
     y, x = _axes(size, half)
     if look.kind == "homography":
-        matrix = likely_homography(data, stiff, earlier)
+        matrix = fit_homography(data, stiff, earlier)
         place = np.stack([*np.meshgrid(x, y), np.ones((len(y), len(x)))])
         u, v, w = np.tensordot(matrix, place, 1)
         field = np.stack([u / w, v / w], -1) - place[:2].transpose(1, 2, 0)
     else:
-        matrix, splines = likely_field(
+        matrix, splines = fit_bspline_field(
             data,
             half,
             spacing=_SPACING,
@@ -201,9 +206,9 @@ def _fitted(
     return _with_field(estimate, field, half)
 
 
-def of_blocks(
-    fixed: Reference,
-    moving: View,
+def block_likelihoods(
+    fixed: FixedFeatures,
+    moving: MaskedImage,
     estimate: Estimate,
     size: tuple[int, int],
     every: int,
@@ -224,7 +229,7 @@ def of_blocks(
     assert networks is not None
     net = networks.likelihood
     target = fixed.local(size, learned=learned, pixels=pixels)
-    source = describe_local(
+    source = dense_features(
         networks.matcher, resample(moving, estimate, size), learned=learned, pixels=pixels
     )
     shared = F.avg_pool2d(target.known * source.known, net.block)
@@ -233,14 +238,14 @@ def of_blocks(
 
 def _likely(
     likelihood: Tensor, known: Tensor, net: Likelihood, pixel: float, half: tuple[float, float]
-) -> Likely:
-    """What `of_blocks` has said, where both images hold a picture."""
+) -> BlockLikelihoods:
+    """What `block_likelihoods` has said, where both images hold a picture."""
     rows, cols = np.indices(known.shape)
     index = np.stack([cols.ravel(), rows.ravel()], 1)
     position = (index * _EVERY + 0.5) * net.block * pixel - np.array(half[::-1])
     share = known.flatten().double().cpu().numpy()
     kept = share > _KNOWN
-    return Likely(
+    return BlockLikelihoods(
         position[kept],
         offsets(net.radius, likelihood).double().cpu().numpy() * pixel,
         likelihood.flatten(1).T.cpu().numpy()[kept],

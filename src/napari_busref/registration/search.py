@@ -12,8 +12,8 @@ from torch import Tensor
 from napari_busref.geometry import base_grid, transform_points
 from napari_busref.models.features.matcher import Matcher
 from napari_busref.models.layers import unit_length
-from napari_busref.registration.features import known_cells
-from napari_busref.registration.pyramid import View, pixel_scale, reduced, working_size
+from napari_busref.registration.features import valid_cells
+from napari_busref.registration.pyramid import MaskedImage, pixel_scale, reduced, working_size
 from napari_busref.runtime.progress import Reporter
 
 
@@ -63,7 +63,7 @@ _CHUNK = 1 << 19  # pixels of the moving images that are described at once
 
 
 @dataclass(frozen=True)
-class Place:
+class PoseCandidate:
     """A place where the images may fit.
 
     Attributes
@@ -80,14 +80,14 @@ class Place:
 
 def search(
     matcher: Matcher,
-    fixed: View,
-    moving: View,
+    fixed: MaskedImage,
+    moving: MaskedImage,
     start: Tensor,
     within: SearchRange,
     *,
     keep: int = 3,
     reporter: Reporter | None = None,
-) -> list[Place]:
+) -> list[PoseCandidate]:
     """Look for the moving image's place in the whole range.
 
     Parameters
@@ -110,7 +110,7 @@ def search(
     list of Place
         Best first; empty when the images overlap too little everywhere.
     """
-    found: list[Place] = []
+    found: list[PoseCandidate] = []
     for index, scale in enumerate(within.scales):
         if reporter is not None:
             reporter.step("searching", index / len(within.scales))
@@ -142,13 +142,13 @@ class _Target:
     known: Tensor
 
     @classmethod
-    def of(cls, matcher: Matcher, view: View) -> _Target:
+    def of(cls, matcher: Matcher, view: MaskedImage) -> _Target:
         return cls(view.shape, *_centred(matcher, view))
 
 
-def _centred(matcher: Matcher, view: View) -> tuple[Tensor, Tensor]:
+def _centred(matcher: Matcher, view: MaskedImage) -> tuple[Tensor, Tensor]:
     """Descriptors that average to nothing over the known cells and are 0 elsewhere; the cells."""
-    known = known_cells(view)
+    known = valid_cells(view)
     described = matcher(view.image, view.valid)
     total = known.sum((-2, -1), keepdim=True).clamp_min(1)
     mean = (described * known).sum((-2, -1), keepdim=True) / total
@@ -181,11 +181,11 @@ def _canvas(thetas: Tensor, size: tuple[int, int]) -> tuple[int, int]:
 def _best_shifts(
     matcher: Matcher,
     target: _Target,
-    moving: View,
+    moving: MaskedImage,
     thetas: Tensor,
     canvas: tuple[int, int],
     within: SearchRange,
-) -> list[Place]:
+) -> list[PoseCandidate]:
     """The best shift of each turned and scaled moving image."""
     size, device = target.size, thetas.device
     home = _centre(thetas)
@@ -227,13 +227,13 @@ def _best_shifts(
         shift = 2 * torch.stack([dx[number, 0, col], dy[number, row, 0]])
         linear = thetas[number, :, :2]
         offset = thetas[number, :, 2] - linear @ shift
-        found.append(Place(torch.cat([linear, offset[:, None]], 1)[None], top))
+        found.append(PoseCandidate(torch.cat([linear, offset[:, None]], 1)[None], top))
     return found
 
 
-def _distinct(candidates: list[Place], keep: int) -> list[Place]:
+def _distinct(candidates: list[PoseCandidate], keep: int) -> list[PoseCandidate]:
     """The best ones that lie apart."""
-    kept: list[Place] = []
+    kept: list[PoseCandidate] = []
     for candidate in candidates:
         corners = _corners(candidate.theta)
         if all((corners - _corners(k.theta)).abs().max() > _ALIKE for k in kept):

@@ -194,7 +194,7 @@ class FusionLossConfig:
     decision, contrast : float
         Which brightness is wanted (``wanted_brightness``): 0 and 0 the mean of both sources.
     image : bool
-        Whether detail and brightness are wanted of one image (``wanted_image``).
+        Whether detail and brightness are wanted of one image (``target_image``).
     feature, patch, style : float
         MDA: weights of these terms beside the image level.
     deviation : float

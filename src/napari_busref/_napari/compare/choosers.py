@@ -1,4 +1,4 @@
-"""The choosers of "Look and judge": what is compared with what."""
+"""The choosers of "Compare": what is compared with what."""
 
 from __future__ import annotations
 

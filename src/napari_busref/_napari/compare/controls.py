@@ -1,4 +1,4 @@
-"""The controls of "Look and judge" that say how two layers are shown together."""
+"""The controls of "Compare" that say how two layers are shown together."""
 
 from __future__ import annotations
 

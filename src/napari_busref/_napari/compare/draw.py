@@ -1,4 +1,4 @@
-"""Drawing the pictures of "Look and judge" in its worker thread. Needs neither Qt nor a viewer."""
+"""Drawing the pictures of "Compare" in its worker thread. Needs neither Qt nor a viewer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the panel "Look and judge" starts and must end, also when the panel is gone before."""
+"""What the panel "Compare" starts and must end, also when the panel is gone before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pictures of "Look and judge" mean, in words."""
+"""What the pictures of "Compare" mean, in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers of "Look and judge": how well two layers lie on each other, before and after.
+"""The numbers of "Compare": how well two layers lie on each other, before and after.
 
 Needs `napari.layers` but neither Qt nor a viewer.
 """

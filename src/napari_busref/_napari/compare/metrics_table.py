@@ -1,4 +1,4 @@
-"""The table of numbers in "Look and judge"."""
+"""The table of numbers in "Compare"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The panel "Look and judge"."""
+"""The panel "Compare"."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     import napari
     from napari.layers import Layer
 
-__all__ = ["LookAndJudge"]
+__all__ = ["Compare"]
 
 _SETTLE = 150  # ms without a further change before the comparison follows the viewer
 _WRONG = "#e3a008"
 
 
-class LookAndJudge(QWidget):
+class Compare(QWidget):
     """Compare a registered layer with its reference, by eye and in numbers.
 
     All that is shown is one layer, ``comparison``, on the grid of the reference; other images are
@@ -62,7 +62,7 @@ class LookAndJudge(QWidget):
     Examples
     --------
     >>> _, panel = viewer.window.add_plugin_dock_widget(
-    ...     "napari-busref", "Look and judge"
+    ...     "napari-busref", "Compare"
     ... )  # doctest: +SKIP
     >>> panel.mode.value = "edges"  # doctest: +SKIP
     >>> panel.compare()  # doctest: +SKIP
@@ -201,7 +201,7 @@ class LookAndJudge(QWidget):
         gone = [layer.name for layer in self._showing if layer not in self._viewer.layers]
         if gone:
             self.clear()
-            show_info(f"Look and judge: layer {gone[0]!r} was removed; the comparison is cleared")
+            show_info(f"Compare: layer {gone[0]!r} was removed; the comparison is cleared")
         self._show_state()
 
     def changeEvent(self, event: Any) -> None:
@@ -432,7 +432,7 @@ class LookAndJudge(QWidget):
         if not name:
             return
         try:
-            show_info(f"Look and judge: saved {self.save_csv(name)}")
+            show_info(f"Compare: saved {self.save_csv(name)}")
         except (OSError, ValueError) as error:
             self._complain(error)
 
@@ -470,6 +470,6 @@ class LookAndJudge(QWidget):
     def _complain(self, error: Exception) -> None:
         text = error_text(error)
         if text != self._complaint:  # once, however often a slider is moved
-            show_error(f"Look and judge: {text}")
+            show_error(f"Compare: {text}")
         self._complaint = text
         self._show_state()

@@ -1,4 +1,4 @@
-"""Pixels of layers on the grid of a reference, for "Look and judge".
+"""Pixels of layers on the grid of a reference, for "Compare".
 
 Needs `napari.layers` but neither Qt nor a viewer.
 """

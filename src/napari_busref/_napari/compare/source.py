@@ -1,4 +1,4 @@
-"""What "Look and judge" compares: which layers, and what is known of them.
+"""What "Compare" compares: which layers, and what is known of them.
 
 Needs `napari.layers` but neither Qt nor a viewer.
 """

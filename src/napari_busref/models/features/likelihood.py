@@ -21,7 +21,7 @@ from napari_busref.runtime.device import narrow
 CELL = 2
 """Pixels of a cell of the learned features."""
 _REACHES = (1, 3, 5)  # sides of the squares of blocks whose correlations are averaged
-_MAPS = (1, 1, 2)  # channels of the maps of pixels, see `Local`
+_MAPS = (1, 1, 2)  # channels of the maps of pixels, see `DenseFeatures`
 _CELLS = (1, 1, 1, CELL, CELL)  # pixels of a cell of what is correlated
 _KINDS = len(_CELLS)
 _BESIDE = max(_REACHES) // 2
@@ -31,7 +31,7 @@ _GAIN = 4.0  # brings correlations to about 1
 
 
 @dataclass(frozen=True)
-class Local:
+class DenseFeatures:
     """What is compared of images (B, 1, H, W), H and W multiples of 8.
 
     Attributes
@@ -95,7 +95,7 @@ class Likelihood(nn.Module):
         """The configuration as plain values, for the card."""
         return dict(self._settings)
 
-    def forward(self, fixed: Local, moving: Local, every: int = 1) -> Tensor:
+    def forward(self, fixed: DenseFeatures, moving: DenseFeatures, every: int = 1) -> Tensor:
         """Log-likelihoods, up to a constant for each block.
 
         Parameters
@@ -139,7 +139,7 @@ class Likelihood(nn.Module):
         whole = torch.cat(parts, 1).unflatten(1, correlations.shape[2:4])
         return whole.permute(0, 3, 1, 2).float()
 
-    def _maps(self, local: Local, known: Tensor | None) -> list[Tensor]:
+    def _maps(self, local: DenseFeatures, known: Tensor | None) -> list[Tensor]:
         """What is correlated with what; with ``known``, cells that hold no picture are 0."""
         cells: Tensor | float = 1.0
         if known is not None:
@@ -223,7 +223,7 @@ class _Fine(nn.Module):
         )
         self.leave = nn.Conv2d(width, size, 1)
 
-    def forward(self, local: Local) -> Tensor:
+    def forward(self, local: DenseFeatures) -> Tensor:
         edges = F.avg_pool2d(local.pixels[:, -2:], CELL)
         x = torch.cat([F.instance_norm(local.finest), edges], 1)
         with narrow(x.device):

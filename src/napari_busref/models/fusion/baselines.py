@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class Average(nn.Module):
     """Fusion by the mean of both images."""
 
-    reach = 0
+    receptive_field = 0
 
     def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
         """Mean of two (B, 1, H, W) images."""
@@ -22,7 +22,7 @@ class Average(nn.Module):
 class Maximum(nn.Module):
     """Fusion by the brighter pixel."""
 
-    reach = 0
+    receptive_field = 0
 
     def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
         """Larger of two (B, 1, H, W) images."""
@@ -42,7 +42,7 @@ class GuidedFilter(nn.Module):
     coarse = (2 * 45 + 1, 0.3)
     fine = (2 * 7 + 1, 1e-6)
     #: Two mean filters of the coarse guided filter, the Gaussian of the saliency, the Laplacian.
-    reach = 2 * 45 + 5 + 1
+    receptive_field = 2 * 45 + 5 + 1
 
     def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
         """Fuse two (B, 1, H, W) images in [0, 1]; the result is clipped."""
@@ -80,7 +80,7 @@ class LaplacianPyramid(nn.Module):
         return 1 << self.levels
 
     @property
-    def reach(self) -> int:
+    def receptive_field(self) -> int:
         """Twice on every level, down and up: a blur of 2 px, an interpolation of 1 px."""
         return 4 * self.stride
 

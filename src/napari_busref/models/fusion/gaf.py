@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from napari_busref.models.config import PlainConfig
 from napari_busref.models.features.bus import Bus
-from napari_busref.models.fusion.global_pooling import mean_of, over_image
+from napari_busref.models.fusion.global_pooling import mean_of, pool_image
 from napari_busref.models.layers import (
     conv_of_parts,
     largest_of_3x3,
@@ -172,7 +172,7 @@ class Gaf(nn.Module):
     stride = Bus.stride
     #: Coarse to fine: bus 7 px down, 64 in R1..R4 and 7 as its cells are not centred on every
     #: pixel, then 6 cells of 8 px; enlarging takes a cell, and each finer scale two of its own.
-    reach = 7 + 64 + 7 + 6 * 8 + (8 + 2 * 4) + (4 + 2 * 2) + (2 + 2)
+    receptive_field = 7 + 64 + 7 + 6 * 8 + (8 + 2 * 4) + (4 + 2 * 2) + (2 + 2)
 
     def __init__(self, config: GafConfig | None = None) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class Gaf(nn.Module):
         )
         pairs = list(zip(visible_parts, infrared_parts, strict=True))
         # one call for all scales: each call is a pass over the tiles of a large image
-        means = over_image(
+        means = pool_image(
             *(mean_of(part) for v, r in pairs for part in (v.high, r.high, v.low, r.low))
         )
         coarsest = pairs[-1][0].features

@@ -1,7 +1,7 @@
 """What a network computes of a whole image, so that tiles can give the same.
 
-A network that pools globally calls `over_image` where it would call ``mean`` or ``amax``, and one
-that passes along whole rows does that in `on_image`. On a whole image that is all they do. While
+A network that pools globally calls `pool_image` where it would call ``mean`` or ``amax``, and one
+that passes along whole rows does that in `run_on_image`. On a whole image that is all they do. While
 `napari_busref.fusion.tiling` runs the network tile by tile, the first passes over the tiles only add up
 these sums or put these features together, one call a pass, and the last pass computes with what
 belongs to the whole image.
@@ -18,21 +18,21 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "Ledger",
-    "Part",
-    "Unfinished",
+    "PassIncomplete",
+    "Pooled",
+    "TileAccumulator",
     "largest_of",
     "mean_of",
-    "on_image",
-    "over_image",
+    "pool_image",
     "products_of",
+    "run_on_image",
 ]
 
 Core = tuple[slice, slice]
 
 
 @dataclass(frozen=True)
-class Part:
+class Pooled:
     """One value to be had over the whole image.
 
     Attributes
@@ -67,22 +67,22 @@ class Part:
         """Pixels of the features."""
         return self.features[0].shape[-2] * self.features[0].shape[-1]
 
-    def crop(self, core: Core) -> Part:
+    def crop(self, core: Core) -> Pooled:
         """The same on a piece of the features."""
-        return Part(tuple(f[(..., *core)] for f in self.features), self.local, self.largest)
+        return Pooled(tuple(f[(..., *core)] for f in self.features), self.local, self.largest)
 
 
-def mean_of(features: Tensor) -> Part:
+def mean_of(features: Tensor) -> Pooled:
     """Mean over the pixels: (B, C, h, w) -> (B, C)."""
-    return Part((features,), lambda f: _single(f).sum((-2, -1)))
+    return Pooled((features,), lambda f: _single(f).sum((-2, -1)))
 
 
-def largest_of(features: Tensor) -> Part:
+def largest_of(features: Tensor) -> Pooled:
     """Maximum over the pixels: (B, C, h, w) -> (B, C)."""
-    return Part((features,), lambda f: f.amax((-2, -1)), largest=True)
+    return Pooled((features,), lambda f: f.amax((-2, -1)), largest=True)
 
 
-def products_of(first: Tensor, second: Tensor) -> Part:
+def products_of(first: Tensor, second: Tensor) -> Pooled:
     """Mean over the pixels of all products of channels: (B, ..., C, h, w) -> (B, ..., C, C).
 
     Attention between channels, and the norms that it divides by, are made of these.
@@ -91,14 +91,14 @@ def products_of(first: Tensor, second: Tensor) -> Part:
     def local(a: Tensor, b: Tensor) -> Tensor:
         return _single(a).flatten(-2) @ _single(b).flatten(-2).transpose(-2, -1)
 
-    return Part((first, second), local)
+    return Pooled((first, second), local)
 
 
 def _single(features: Tensor) -> Tensor:
     return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
-def over_image(*parts: Part) -> list[Tensor]:
+def pool_image(*parts: Pooled) -> list[Tensor]:
     """Values of the whole image, whether the network sees all of it or one tile.
 
     Parameters
@@ -111,7 +111,7 @@ def over_image(*parts: Part) -> list[Tensor]:
     return [part.whole() for part in parts] if ledger is None else ledger.read(parts)
 
 
-def on_image(features: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+def run_on_image(features: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
     """What `compute` makes of the features of the whole image; of a tile, its part of that.
 
     Parameters
@@ -125,11 +125,11 @@ def on_image(features: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
     return compute(features) if ledger is None else ledger.part_of(features, compute)
 
 
-class Unfinished(Exception):
+class PassIncomplete(Exception):
     """Raised in a network whose next value is not known yet; it is after the pass."""
 
 
-class Ledger:
+class TileAccumulator:
     """Values of the whole image that are known so far, and those being added up.
 
     Parameters
@@ -151,7 +151,7 @@ class Ledger:
 
     @contextmanager
     def tile(self, shape: tuple[int, int], core: Core, origin: tuple[int, int]) -> Iterator[None]:
-        """In the body, `over_image` and `on_image` read here.
+        """In the body, `pool_image` and `run_on_image` read here.
 
         Parameters
         ----------
@@ -169,8 +169,8 @@ class Ledger:
         finally:
             _CURRENT.reset(token)
 
-    def read(self, parts: tuple[Part, ...]) -> list[Tensor]:
-        """Values for the next call of `over_image` in this tile.
+    def read(self, parts: tuple[Pooled, ...]) -> list[Tensor]:
+        """Values for the next call of `pool_image` in this tile.
 
         Raises
         ------
@@ -182,10 +182,10 @@ class Ledger:
             known = self._known[self._calls - 1]
             return [value.to(part.dtype) for value, part in zip(known, parts, strict=True)]
         self._add([part.crop(self._at_resolution(part.features[0])) for part in parts])
-        raise Unfinished
+        raise PassIncomplete
 
     def part_of(self, features: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """What the next call of `on_image` computes, where this tile lies.
+        """What the next call of `run_on_image` computes, where this tile lies.
 
         Raises
         ------
@@ -208,7 +208,7 @@ class Ledger:
         )
         self._pieces.append((place, features[(..., *core)].clone()))
         self._compute = compute
-        raise Unfinished
+        raise PassIncomplete
 
     def settle(self) -> bool:
         """End a pass. True when it has found values, so that another pass is needed."""
@@ -232,7 +232,7 @@ class Ledger:
         self._sums, self._pixels = [], []
         return True
 
-    def _add(self, parts: list[Part]) -> None:
+    def _add(self, parts: list[Pooled]) -> None:
         values = [part.local(*part.features) for part in parts]
         # MPS has no float64; there the sums of tiles are rounded a little more
         wide = torch.float32 if values[0].device.type == "mps" else torch.float64
@@ -277,4 +277,4 @@ class Ledger:
         return found[0], found[1]
 
 
-_CURRENT: ContextVar[Ledger | None] = ContextVar("ledger", default=None)
+_CURRENT: ContextVar[TileAccumulator | None] = ContextVar("ledger", default=None)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_busref.models.config import PlainConfig
-from napari_busref.models.fusion.global_pooling import mean_of, over_image
+from napari_busref.models.fusion.global_pooling import mean_of, pool_image
 from napari_busref.models.layers import pad_to_multiple, upsample
 
 #: Scales of the infrared and of the visible features that are fused with each other.
@@ -124,7 +124,7 @@ class Mda(nn.Module):
     stride = 8
     #: Stem 1; to half and to quarter resolution 1 and 2; enlarging the infrared features 4; the
     #: strided attention there two cells of 8; up again 4 and 2; output 2.
-    reach = 1 + 1 + 2 + 4 + 16 + 4 + 2 + 2
+    receptive_field = 1 + 1 + 2 + 4 + 16 + 4 + 2 + 2
 
     def __init__(self, config: MdaConfig | None = None) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class Mda(nn.Module):
         visible, infrared = (pad_to_multiple(x, self.stride) for x in (visible, infrared))
         of_ir, of_vis = self._features(infrared, 0), self._features(visible, 1)
         # one call for all pairs: each call is a pass over the tiles of a large image
-        means = over_image(*(mean_of(x) for x in (*of_ir, *of_vis)))
+        means = pool_image(*(mean_of(x) for x in (*of_ir, *of_vis)))
         count = len(of_ir)
         fused = []
         for (i, j), attention, up in zip(PAIRS, self.attentions, self.ups, strict=True):

@@ -12,7 +12,7 @@ from kornia.filters import spatial_gradient
 from torch import Tensor, nn
 
 from napari_busref.models.config import PlainConfig
-from napari_busref.models.fusion.global_pooling import over_image, products_of
+from napari_busref.models.fusion.global_pooling import pool_image, products_of
 from napari_busref.models.layers import pad_to_multiple, upsample
 
 _SLOPE = 0.1
@@ -100,7 +100,7 @@ class ChannelAttention(nn.Module):
         both = torch.cat([part.flatten(2).unflatten(1, split) for part in (query, key)], 2)
         shape = (*both.shape[:3], x.shape[2], x.shape[3])
         # lengths and angles of queries and keys are all in their products
-        (products,) = over_image(products_of(both.view(shape), both.view(shape)))
+        (products,) = pool_image(products_of(both.view(shape), both.view(shape)))
         lengths = products.diagonal(dim1=2, dim2=3).clamp_min(1e-12).sqrt()
         cosines = products / lengths[..., None] / lengths[..., None, :]
         attention = (cosines[..., : split[1], split[1] :] * self.temperature).softmax(3)
@@ -215,14 +215,14 @@ class ReFusion(nn.Module):
     """
 
     #: Reach of the loss weights, of which the priors' squares reach farthest.
-    weights_reach = 1 + 5
+    weights_receptive_field = 1 + 5
 
     def __init__(self, config: ReFusionConfig | None = None) -> None:
         super().__init__()
         self.config = config or ReFusionConfig()
         width, self.stride = self.config.width, self.config.stride
         # stem 1, nine depth-wise convolutions, enlarging a cell, output 2
-        self.reach = 1 + 9 * self.stride + 2 * self.stride + 2
+        self.receptive_field = 1 + 9 * self.stride + 2 * self.stride + 2
         self.fusion = FusionModule(self.config)
         self.reconstruction = nn.Sequential(
             _conv(1, width),

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_busref.models.config import PlainConfig
-from napari_busref.models.fusion.global_pooling import on_image
+from napari_busref.models.fusion.global_pooling import run_on_image
 from napari_busref.models.fusion.scan import four_directions
 from napari_busref.models.layers import pad_to_multiple, upsample
 
@@ -98,7 +98,7 @@ class GlobalSpatialAttention(nn.Module):
         small = F.avg_pool2d(both, self.stride) if self.stride > 1 else both
         x = F.leaky_relu(self.enter(small), _SLOPE)
         # whole rows and columns, whether this is a tile or not
-        x = self.far(on_image(x, lambda whole: self.second(self.first(whole))))
+        x = self.far(run_on_image(x, lambda whole: self.second(self.first(whole))))
         # what lies at the pixel itself needs the full resolution
         return torch.sigmoid(self.near(both) + upsample(x, (both.shape[-2], both.shape[-1])))
 
@@ -115,7 +115,7 @@ class SuperFusionNet(nn.Module):
         self.config = config or SuperFusionNetConfig()
         self.stride = self.config.attention_stride
         # encoder 4, a cell of the attention's entrance and one of its enlargement, decoder 4
-        self.reach = 4 + 2 * self.stride + 2 * self.stride + 4
+        self.receptive_field = 4 + 2 * self.stride + 2 * self.stride + 4
         self.visible, self.infrared = _chain(1, _WIDTHS), _chain(1, _WIDTHS)
         self.attention = GlobalSpatialAttention(_WIDTHS[-1], self.config)
         self.decoder = nn.Sequential(_chain(_WIDTHS[-1], _DECODER), _conv(_DECODER[-1], 1))

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_busref.models.registration.descriptors import (
+    affine_from_matches,
     correlate,
-    fit_affine,
     local_window,
     voted_match,
 )
@@ -182,7 +182,7 @@ class AffineNet(nn.Module):
             moves = torch.cat([cells.flatten(2).transpose(1, 2) for cells, _ in voted], 1)
             position = torch.stack([x.flatten(), y.flatten()], 1).repeat(len(voted), 1)
             with torch.autocast(device.type, enabled=False):
-                delta = fit_affine(moves, weight.flatten(1), position)
+                delta = affine_from_matches(moves, weight.flatten(1), position)
         for stage in self.stages:
             out = stage(out)
         out = F.adaptive_avg_pool2d(out, self.pooled).flatten(1)

@@ -147,7 +147,7 @@ class BusRef(nn.Module):
             fixed, moving, moving_valid, reporter, config.affine_sides, config.deformable_sides
         )
 
-    def rough(
+    def coarse(
         self,
         fixed: Tensor,
         moving: Tensor,

@@ -138,7 +138,7 @@ def voted_match(
     return displacement, probability.amax(1, keepdim=True)
 
 
-def fit_affine(
+def affine_from_matches(
     displacement: Tensor, weight: Tensor, position: Tensor, *, rounds: int = 8, ridge: float = 1e-3
 ) -> Tensor:
     """Affine nearest to displacements, by weighted least squares that discount what disagrees.

@@ -211,7 +211,7 @@ class SuperFusionMatcher(nn.Module):
         field, _ = self._estimate(fixed, moving, moving_valid, reporter, self.config.sides)
         return split_affine(field)
 
-    def rough(
+    def coarse(
         self,
         fixed: Tensor,
         moving: Tensor,

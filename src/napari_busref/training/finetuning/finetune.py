@@ -32,7 +32,7 @@ from napari_busref.training.finetuning.plan import (
     write_plan,
 )
 from napari_busref.training.finetuning.recipes import KINDS, base_models, kind_of
-from napari_busref.training.finetuning.result import Finetuned, Watcher
+from napari_busref.training.finetuning.result import Finetuned, TrainingCallback
 
 __all__ = ["finetune", "resume_finetuning"]
 
@@ -56,7 +56,7 @@ def finetune(
     seed: int = 0,
     source: str = "",
     overwrite: bool = False,
-    watcher: Watcher | None = None,
+    watcher: TrainingCallback | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> list[Finetuned]:
@@ -164,7 +164,7 @@ def resume_finetuning(
     finish: bool = False,
     max_minutes: float | None = None,
     device: str = "auto",
-    watcher: Watcher | None = None,
+    watcher: TrainingCallback | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> list[Finetuned]:
@@ -283,7 +283,7 @@ def _train(
     plan: Plan,
     device: str,
     max_minutes: float | None,
-    watcher: Watcher | None,
+    watcher: TrainingCallback | None,
     reporter: Reporter,
     only_begun: bool = False,
 ) -> list[Finetuned]:
@@ -300,6 +300,6 @@ def _train(
         if end is not None:
             minutes = max(end - time.monotonic(), 0.0) / 60 / (len(kinds) - number)
         part = reporter.part(number / len(kinds), (number + 1) / len(kinds))
-        one = OneFinetuning(folder / kind, plan, kind, kept, watcher or Watcher(), part)
+        one = OneFinetuning(folder / kind, plan, kind, kept, watcher or TrainingCallback(), part)
         results.append(one.train(training, device, minutes))
     return results

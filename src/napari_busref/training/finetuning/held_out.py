@@ -40,7 +40,7 @@ class Measured:
     picture: Grey
 
 
-class HeldOut(Protocol):
+class HeldOutPairs(Protocol):
     """Measures models of one kind."""
 
     def __call__(self, model: nn.Module, reporter: Reporter) -> Measured:
@@ -61,7 +61,7 @@ class HeldOutRegistration:
         ]
 
     def __call__(self, model: nn.Module, reporter: Reporter) -> Measured:
-        """See `HeldOut`."""
+        """See `HeldOutPairs`."""
         device, rows, picture = _device(model), [], None
         for pair in self._pairs:
             reporter.check()
@@ -88,7 +88,7 @@ class HeldOutFusion:
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, reporter: Reporter) -> Measured:
-        """See `HeldOut`."""
+        """See `HeldOutPairs`."""
         device, rows = _device(model), []
         for pair in self._pairs:
             reporter.check()

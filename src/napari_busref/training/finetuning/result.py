@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from napari_busref.training.finetuning.recipes import HEADLINES
 
-__all__ = ["Finetuned", "Preview", "Watcher"]
+__all__ = ["Finetuned", "Preview", "TrainingCallback"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Preview:
     scores: dict[str, float]
 
 
-class Watcher:
+class TrainingCallback:
     """Looks on while models are trained; override what is of interest.
 
     Its methods are called in the thread that trains.

@@ -20,11 +20,15 @@ from napari_busref.models.weights import card
 from napari_busref.runtime.device import resolve_device
 from napari_busref.runtime.progress import Reporter
 from napari_busref.training.batches.data import PairStore, shrink
-from napari_busref.training.finetuning.held_out import HeldOut, HeldOutFusion, HeldOutRegistration
+from napari_busref.training.finetuning.held_out import (
+    HeldOutFusion,
+    HeldOutPairs,
+    HeldOutRegistration,
+)
 from napari_busref.training.finetuning.pairs import PreparedPair
 from napari_busref.training.finetuning.plan import CHECKPOINT, RESULT, Plan
 from napari_busref.training.finetuning.recipes import fine_recipe, kind_of, stored_side
-from napari_busref.training.finetuning.result import Finetuned, Preview, Watcher
+from napari_busref.training.finetuning.result import Finetuned, Preview, TrainingCallback
 from napari_busref.training.recipe import Recipe
 from napari_busref.training.trainer import run
 
@@ -52,7 +56,7 @@ class OneFinetuning:
         plan: Plan,
         kind: str,
         kept: list[PreparedPair],
-        watcher: Watcher,
+        watcher: TrainingCallback,
         reporter: Reporter,
     ) -> None:
         self.folder, self.plan, self.kind = folder, plan, kind
@@ -64,7 +68,7 @@ class OneFinetuning:
         self.side = stored_side(self.recipe)
         self.kept = [_reduced(pair, self.side) for pair in kept]
         self.watcher, self.reporter = watcher, reporter
-        self.measurer: HeldOut = _measurer(kind, self.kept)
+        self.measurer: HeldOutPairs = _measurer(kind, self.kept)
 
     def train(
         self, pairs: list[PreparedPair], device: str, max_minutes: float | None
@@ -171,7 +175,7 @@ def _divergence_explained() -> Iterator[None]:
         ) from error
 
 
-def _measurer(kind: str, kept: list[PreparedPair]) -> HeldOut:
+def _measurer(kind: str, kept: list[PreparedPair]) -> HeldOutPairs:
     return HeldOutRegistration(kept) if kind == "registration" else HeldOutFusion(kept)
 
 

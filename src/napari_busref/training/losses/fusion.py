@@ -41,7 +41,7 @@ def energy_weights(
     return torch.sigmoid(power * (energies[0].log() - energies[1].log()))
 
 
-def wanted_gradient(
+def target_gradient(
     visible: Tensor,
     infrared: Tensor,
     window: int = 5,
@@ -59,7 +59,7 @@ def wanted_gradient(
     return share * first + (1 - share) * second
 
 
-def wanted_image(visible: Tensor, infrared: Tensor, wanted: FusionLossConfig) -> Tensor:
+def target_image(visible: Tensor, infrared: Tensor, wanted: FusionLossConfig) -> Tensor:
     """Fused image whose detail is the stronger source's and whose large areas are wanted ones.
 
     A Laplacian pyramid of means of squares: in each band both sources are mixed as
@@ -108,18 +108,18 @@ def pyramid_gradient_loss(
         (B, 1, H, W) in [0, 1].
     wanted : FusionLossConfig
         There is a scale for each of its ``gains``, at full, half, quarter... resolution. With
-        ``image`` the gradients are those of :func:`wanted_image`. Otherwise each scale asks for
+        ``image`` the gradients are those of :func:`target_image`. Otherwise each scale asks for
         the stronger source's: at the border of a bright sky that is cold in the infrared image
         this makes the sky the darker side, whatever is wanted of large areas.
     """
-    target = wanted_image(visible, infrared, wanted) if wanted.image else None
+    target = target_image(visible, infrared, wanted) if wanted.image else None
     loss = torch.zeros((), device=fused.device)
     for level, gain in enumerate(wanted.gains):
         if level:
             fused, visible, infrared = (F.avg_pool2d(x, 2) for x in (fused, visible, infrared))
             target = None if target is None else F.avg_pool2d(target, 2)
         if target is None:
-            gradient = gain * wanted_gradient(
+            gradient = gain * target_gradient(
                 visible, infrared, wanted.window, wanted.power, wanted.noise
             )
         else:

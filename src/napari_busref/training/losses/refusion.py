@@ -8,7 +8,7 @@ from kornia.metrics import ssim
 from torch import Tensor
 
 from napari_busref.models.fusion.refusion import LossWeights
-from napari_busref.training.losses.fusion import wanted_gradient
+from napari_busref.training.losses.fusion import target_gradient
 from napari_busref.training.recipe import FusionLossConfig
 
 
@@ -17,7 +17,7 @@ def proposed_loss(
 ) -> Tensor:
     """``w_1 |F - I_1| + w_2 |F - I_2| + gradient * w_g |grad F - stronger grad|``, mean.
 
-    The stronger gradient is that of `wanted_gradient`: signed, and chosen by the surroundings.
+    The stronger gradient is that of `target_gradient`: signed, and chosen by the surroundings.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def proposed_loss(
         ``window``, ``power``, ``noise`` and the first of ``gains`` decide the stronger one.
     """
     intensity = weights.first * (fused - first).abs() + weights.second * (fused - second).abs()
-    stronger = wanted_gradient(first, second, wanted.window, wanted.power, wanted.noise)
+    stronger = target_gradient(first, second, wanted.window, wanted.power, wanted.noise)
     change = (spatial_gradient(fused)[:, 0] - wanted.gains[0] * stronger).abs()
     return (intensity + wanted.gradient * weights.gradient * change.sum(1, keepdim=True)).mean()
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def window_correlation(fixed: Tensor, moving: Tensor, radius: int) -> Tensor:
+def local_correlation(fixed: Tensor, moving: Tensor, radius: int) -> Tensor:
     """Correlate each fixed cell with the moving cells around the same place.
 
     Parameters
@@ -34,7 +34,7 @@ def window_correlation(fixed: Tensor, moving: Tensor, radius: int) -> Tensor:
     return torch.stack(products, -1).permute(0, 3, 1, 2)
 
 
-def pool_votes(window: Tensor, weight: Tensor, reach: int) -> Tensor:
+def aggregate_costs(window: Tensor, weight: Tensor, reach: int) -> Tensor:
     """Average correlations over the cells around each one.
 
     One cell's correlations have many peaks; the offset that neighbours share remains.

@@ -12,8 +12,8 @@ from napari_busref.geometry import base_grid, inside, offsets, warp
 from napari_busref.models import load_model
 from napari_busref.models.features.likelihood import Likelihood
 from napari_busref.models.features.matcher import Matcher
-from napari_busref.registration.features import Networks, describe_local
-from napari_busref.registration.pyramid import View
+from napari_busref.registration.features import MatchingNetworks, dense_features
+from napari_busref.registration.pyramid import MaskedImage
 from napari_busref.training.batches.augment import random_curve
 from napari_busref.training.batches.data import PairStore, WarpedCrops
 from napari_busref.training.batches.realign import realigned
@@ -52,7 +52,7 @@ class LikelihoodStage(Stage):
         device = store.pairs[0][0].device
         earlier = load_model(self.recipe.data.realign, device=device, kind="features")
         assert isinstance(earlier, Likelihood)
-        return realigned(store, Networks(self.matcher, earlier))
+        return realigned(store, MatchingNetworks(self.matcher, earlier))
 
     def draw(self, store: PairStore) -> WarpedCrops:
         """Draw crops whose moving image is warped, all of a batch about as smoothly."""
@@ -66,8 +66,8 @@ class LikelihoodStage(Stage):
         moving, valid = self._remapped(batch)
         fixed, moving = self.photometric(batch.fixed, moving)
         with torch.no_grad():
-            first = describe_local(self.matcher, View(fixed, torch.ones_like(fixed)))
-            second = describe_local(self.matcher, View(moving * valid, valid))
+            first = dense_features(self.matcher, MaskedImage(fixed, torch.ones_like(fixed)))
+            second = dense_features(self.matcher, MaskedImage(moving * valid, valid))
         likelihood = self.model(first, second)
 
         block = self.model.block

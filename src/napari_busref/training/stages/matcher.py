@@ -12,7 +12,7 @@ from napari_busref.training.batches.augment import random_curve
 from napari_busref.training.batches.data import PairStore, WarpedCrops
 from napari_busref.training.batches.warps import draw_warps, fixed_to_moving
 from napari_busref.training.losses.busref import contrastive_loss, offset_loss
-from napari_busref.training.losses.votes import pool_votes, window_correlation
+from napari_busref.training.losses.votes import aggregate_costs, local_correlation
 from napari_busref.training.recipe import Recipe, WarpConfig
 from napari_busref.training.stages.base import Stage
 
@@ -124,10 +124,10 @@ class MatcherStage(Stage):
             weight[..., rows, cols],
             shift[:, rows, cols],
         )
-        window = window_correlation(fixed, moving, _RADIUS)
+        window = local_correlation(fixed, moving, _RADIUS)
         losses = [
             offset_loss(
-                pool_votes(window, weight, reach) / self.model.temperature(number),
+                aggregate_costs(window, weight, reach) / self.model.temperature(number),
                 shift.permute(0, 3, 1, 2),
                 weight,
                 offsets(_RADIUS, window),

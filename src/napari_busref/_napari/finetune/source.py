@@ -1,4 +1,4 @@
-"""The part of the panel "Train on my data" that says which pairs are trained on."""
+"""The part of the panel "Fine-tune" that says which pairs are trained on."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from napari.layers import Image
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QListWidget, QVBoxLayout, QWidget
 
+from napari_busref._napari.finetune.pairs import layer_pairs
 from napari_busref._napari.layers.pair import METADATA_KEY, guess_pair
-from napari_busref._napari.train.pairs import layer_pairs
 from napari_busref._napari.widgets.forms import button, form, line, narrow, row, with_browser
 from napari_busref.training.finetuning.pairs import AlignedPair, pairs_in_folders
 

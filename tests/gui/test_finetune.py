@@ -1,4 +1,4 @@
-"""The panel "Train on my data" in a real viewer, with tiny pairs and few steps."""
+"""The panel "Fine-tune" in a real viewer, with tiny pairs and few steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def own_data(tmp_path, monkeypatch):
 
 @pytest.fixture
 def train(viewer):
-    _, widget = viewer.window.add_plugin_dock_widget(KEY, "Train on my data")
+    _, widget = viewer.window.add_plugin_dock_widget(KEY, "Fine-tune")
     widget.choices.registration.value, widget.choices.fusion.value = None, "gaf"  # the quicker one
     widget.choices.name.setText("our camera")
     widget.choices.steps.setValue(3)
@@ -95,7 +95,7 @@ def test_folders_are_trained_on_and_the_model_is_offered(viewer, train, folders,
     assert train.train()
     wait(train, qtbot)
     assert "there is a model 'our camera' already" in train.stage.text()
-    assert ("error", f"Train on my data: {train.stage.text()}") in notes
+    assert ("error", f"Fine-tune: {train.stage.text()}") in notes
     train.remove_model_button.click()
     assert "our camera" not in list_models() and not train.models_row.isVisibleTo(train)
 
@@ -183,7 +183,7 @@ def test_a_panel_that_is_closed_leaves_a_checkpoint(viewer, train, folders, qtbo
     qtbot.waitUntil(lambda: not job.is_running, timeout=300_000)
     checkpoint = trainings_folder() / "our camera" / "fusion" / "checkpoint.ckpt"
     assert checkpoint.is_file()
-    _, again = viewer.window.add_plugin_dock_widget(KEY, "Train on my data")
+    _, again = viewer.window.add_plugin_dock_widget(KEY, "Fine-tune")
     assert again.unfinished.value == trainings_folder() / "our camera"
     # the same training goes on, without its images
     again.resume_button.click()

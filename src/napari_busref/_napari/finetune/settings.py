@@ -1,4 +1,4 @@
-"""The part of the panel "Train on my data" that says what is trained, and how long."""
+"""The part of the panel "Fine-tune" that says what is trained, and how long."""
 
 from __future__ import annotations
 

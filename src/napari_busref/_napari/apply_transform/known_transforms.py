@@ -117,7 +117,7 @@ def put_layers(layers: MutableSequence[Layer], carried: Sequence[Layer]) -> None
     layers : LayerList
         ``viewer.layers``. A layer that was renamed since stays.
     carried : sequence of Layer
-        From `carry_over`.
+        From `apply_transform`.
     """
     for layer in carried:
         known = layer.metadata[METADATA_KEY]

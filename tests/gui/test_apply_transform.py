@@ -1,4 +1,4 @@
-"""The panel "Carry over" in a real viewer."""
+"""The panel "Apply transform" in a real viewer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def registered(viewer, transform):
 
 @pytest.fixture
 def carry(viewer):
-    _, widget = viewer.window.add_plugin_dock_widget(KEY, "Carry over")
+    _, widget = viewer.window.add_plugin_dock_widget(KEY, "Apply transform")
     return widget
 
 

@@ -1,4 +1,4 @@
-"""The panel "Carry over": take any layers along a transform that was found."""
+"""The panel "Apply transform": take any layers along a transform that was found."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_busref._napari.carry_over.api import carry_over
-from napari_busref._napari.carry_over.known_transforms import (
+from napari_busref._napari.apply_transform.api import apply_transform
+from napari_busref._napari.apply_transform.known_transforms import (
     KnownTransform,
     known_transforms,
     put_layers,
 )
-from napari_busref._napari.carry_over.placing import place_on
+from napari_busref._napari.apply_transform.placing import place_on
 from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref._napari.layers.undo import Undo
 from napari_busref._napari.widgets.forms import (
@@ -45,14 +45,14 @@ if TYPE_CHECKING:
 
     from napari_busref.runtime.progress import Progress
 
-__all__ = ["CarryOver"]
+__all__ = ["ApplyTransform"]
 
 _log = logging.getLogger(__name__)
 
 _NAMES_SHOWN = 6
 
 
-class CarryOver(QWidget):
+class ApplyTransform(QWidget):
     """Apply a transform to all selected layers: resample them, move them, or place them.
 
     Parameters
@@ -75,7 +75,7 @@ class CarryOver(QWidget):
     Examples
     --------
     >>> _, panel = viewer.window.add_plugin_dock_widget(
-    ...     "napari-busref", "Carry over"
+    ...     "napari-busref", "Apply transform"
     ... )  # doctest: +SKIP
     >>> viewer.layers.selection = {labels, points}  # doctest: +SKIP
     >>> panel.carry()  # doctest: +SKIP
@@ -113,7 +113,7 @@ class CarryOver(QWidget):
             False when it could not be started; a notification says why.
         """
         if self.running:
-            show_error("Carry over: wait for the end of what is going on, or cancel it")
+            show_error("Apply transform: wait for the end of what is going on, or cancel it")
             return False
         try:
             known, layers = self._chosen()
@@ -270,7 +270,7 @@ class CarryOver(QWidget):
             text = "Selected: " + ", ".join(names) + (f" and {more} more." if more else ".")
         self.selected.setText(text)
         ready = known is not None and bool(layers)
-        self.carry_button.setText("&Cancel" if self.running else "&Carry over")
+        self.carry_button.setText("&Cancel" if self.running else "&Apply transform")
         self.carry_button.setEnabled(ready or self.running)
         self.place_button.setEnabled(ready and not self.running)
 
@@ -312,7 +312,7 @@ class CarryOver(QWidget):
         text = error_text(error)
         _log.debug("carry over failed", exc_info=error)
         self._say(text)
-        show_error(f"Carry over: {text}")
+        show_error(f"Apply transform: {text}")
 
     # -- controls -------------------------------------------------------------------------------
 
@@ -371,7 +371,7 @@ class CarryOver(QWidget):
         )
         self.selected = label("selected")
         self.carry_button = named_button(
-            "&Carry over",
+            "&Apply transform",
             "Add the selected layers on the other image: images are resampled (labels keep their\n"
             "numbers), points, shapes, vectors and tracks are moved",
         )
@@ -382,7 +382,7 @@ class CarryOver(QWidget):
         )
         self.undo_button = UndoButton(
             self._viewer.layers,
-            "Put the layers back to where they were before the last 'Carry over' or 'Place':\n"
+            "Put the layers back to where they were before the last 'Apply transform' or 'Place':\n"
             "new layers go, replaced ones come back, placed ones lie where they lay",
         )
         self.undo_button.undone.connect(self._on_undone)
@@ -436,7 +436,7 @@ def _carry(
     cancel: threading.Event,
 ) -> list[Layer]:
     """Do the work, in the worker thread."""
-    return carry_over(
+    return apply_transform(
         layers,
         known.transform,
         known.layer,

@@ -10,17 +10,17 @@ from collections.abc import Mapping, Sequence
 
 from napari.layers import Layer
 
-from napari_busref._napari.carry_over.by_type import carried
-from napari_busref._napari.carry_over.route import Route
+from napari_busref._napari.apply_transform.by_type import carried
+from napari_busref._napari.apply_transform.route import Route
 from napari_busref._napari.layers.grids import Rescaled
 from napari_busref._napari.layers.result import PlaneResult
 from napari_busref.runtime.progress import Progress, Reporter
 from napari_busref.transforms.transform import Transform
 
-__all__ = ["carry_over"]
+__all__ = ["apply_transform", "carry_over"]
 
 
-def carry_over(
+def apply_transform(
     layers: Sequence[Layer],
     transform: Transform | Rescaled,
     fixed: Layer,
@@ -107,3 +107,6 @@ def carry_over(
         part = reporter.part(number / len(layers), (number + 1) / len(layers))
         new.append(carried(layer, route, part))
     return new
+
+
+carry_over = apply_transform  # the name that scripts written before the panel's rename use

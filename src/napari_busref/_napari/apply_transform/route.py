@@ -99,7 +99,7 @@ class Route:
         axes: tuple[int, int],
         planes: Mapping[tuple[int, ...], PlaneResult] | None = None,
     ) -> Route:
-        """The route for these layers; parameters and errors are those of `carry_over`."""
+        """The route for these layers; parameters and errors are those of `apply_transform`."""
         if isinstance(transform, Transform):
             transform = Rescaled.of(transform)
         if not axes[0] < axes[1] < 0:

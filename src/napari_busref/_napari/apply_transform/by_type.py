@@ -14,7 +14,7 @@ from napari.layers import Image, Labels, Layer, Points, Shapes, Tracks, Vectors
 from numpy.typing import NDArray
 from skimage.measure import approximate_polygon
 
-from napari_busref._napari.carry_over.route import Array, Route
+from napari_busref._napari.apply_transform.route import Array, Route
 from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.lazy import Source, lazy_array, warp_window
 from napari_busref._napari.layers.pair import METADATA_KEY
@@ -36,7 +36,7 @@ def carried(layer: Layer, route: Route, reporter: Reporter) -> Layer:
     Raises
     ------
     ValueError
-        As `napari_busref.carry_over`.
+        As `napari_busref.apply_transform`.
     """
     carry = next((way for kind, way in _WAYS.items() if isinstance(layer, kind)), None)
     if carry is None:

@@ -1,4 +1,4 @@
-"""The panel "Train on my data"."""
+"""The panel "Fine-tune"."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QProgressBar, QWidget
 
-from napari_busref._napari.train.loss_curve import LossCurve
-from napari_busref._napari.train.preview import PreviewLayers
-from napari_busref._napari.train.settings import TrainingSettings
-from napari_busref._napari.train.source import TrainingSource
+from napari_busref._napari.finetune.loss_curve import LossCurve
+from napari_busref._napari.finetune.preview import PreviewLayers
+from napari_busref._napari.finetune.settings import TrainingSettings
+from napari_busref._napari.finetune.source import TrainingSource
 from napari_busref._napari.widgets.forms import (
     button,
     form,
@@ -41,14 +41,14 @@ from napari_busref.training.finetuning.plan import (
     unfinished_finetunings,
 )
 from napari_busref.training.finetuning.recipes import HEADLINES
-from napari_busref.training.finetuning.result import Finetuned, Preview, Watcher
+from napari_busref.training.finetuning.result import Finetuned, Preview, TrainingCallback
 
 if TYPE_CHECKING:
     import napari
 
     from napari_busref.runtime.progress import Progress
 
-__all__ = ["TrainOnMyData"]
+__all__ = ["FineTune"]
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class _Live(QObject):
     measured = Signal(object)
 
 
-class _Relay(Watcher):
+class _Relay(TrainingCallback):
     """Passes on what a training tells, until nobody listens any more."""
 
     def __init__(self, live: _Live) -> None:
@@ -81,7 +81,7 @@ class _Relay(Watcher):
 class _Request:
     """What the worker is asked for: a new training, or to go on with the one in a folder."""
 
-    watcher: Watcher
+    watcher: TrainingCallback
     pairs: Sequence[AlignedPair] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
@@ -99,7 +99,7 @@ def _work(request: _Request, *, progress: Progress, cancel: threading.Event) -> 
     return finetune(request.pairs, **common)
 
 
-class TrainOnMyData(QWidget):
+class FineTune(QWidget):
     """Go on with the training of the shipped models on aligned pairs of one's own.
 
     The work is done in another thread. What comes out is a model of the user, by the chosen name,
@@ -131,7 +131,7 @@ class TrainOnMyData(QWidget):
     Examples
     --------
     >>> _, panel = viewer.window.add_plugin_dock_widget(
-    ...     "napari-busref", "Train on my data"
+    ...     "napari-busref", "Fine-tune"
     ... )  # doctest: +SKIP
     >>> panel.source.fixed_folder.setText("pairs/visible")  # doctest: +SKIP
     >>> panel.source.moving_folder.setText("pairs/infrared")  # doctest: +SKIP
@@ -252,7 +252,7 @@ class TrainOnMyData(QWidget):
 
     def _begin(self, output: Path, **request: Any) -> bool:
         if self.running:
-            show_error("Train on my data: a training is going on; stop it or wait for its end")
+            show_error("Fine-tune: a training is going on; stop it or wait for its end")
             return False
         live = _Live()
         live.logged.connect(self._on_logged)
@@ -335,12 +335,12 @@ class TrainOnMyData(QWidget):
                 "It is no better on pairs that it was not trained on: try more pairs, more steps "
                 "or a smaller learning rate"
             )
-            show_warning(f"Train on my data: {' and '.join(worse)} did not become better")
+            show_warning(f"Fine-tune: {' and '.join(worse)} did not become better")
         self._show_result("\n".join(lines), _WORSE if worse else _BETTER)
         self.stage.setText(f"done in {perf_counter() - self._started:.0f}\N{NO-BREAK SPACE}s")
         self._models_changed()
         names = " and ".join(repr(one.name) for one in results)
-        show_info(f"Train on my data: the panels now offer {names}")
+        show_info(f"Fine-tune: the panels now offer {names}")
 
     def _on_stopped(self) -> None:
         self.stage.setText("stopped; a checkpoint was kept, if training had begun")
@@ -398,7 +398,7 @@ class TrainOnMyData(QWidget):
         text = error_text(error)
         _log.debug("training failed", exc_info=error)
         self.stage.setText(text)
-        show_error(f"Train on my data: {text}")
+        show_error(f"Fine-tune: {text}")
 
     # -- controls -------------------------------------------------------------------------------
 

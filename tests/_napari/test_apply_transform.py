@@ -14,9 +14,9 @@ pytest.importorskip("napari")
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer, Points, Shapes, Surface, Tracks, Vectors
 
-from napari_busref._napari.carry_over.api import carry_over
-from napari_busref._napari.carry_over.known_transforms import known_transforms, put_layers
-from napari_busref._napari.carry_over.placing import place_on
+from napari_busref._napari.apply_transform.api import apply_transform
+from napari_busref._napari.apply_transform.known_transforms import known_transforms, put_layers
+from napari_busref._napari.apply_transform.placing import place_on
 from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref.runtime.progress import Cancelled
 from napari_busref.transforms.transform import Transform
@@ -55,7 +55,7 @@ def moving_layer(**kwargs):
 
 
 def carried(layer, transform, fixed=None, moving=None, **kwargs):
-    (new,) = carry_over([layer], transform, fixed or fixed_layer(), moving, **kwargs)
+    (new,) = apply_transform([layer], transform, fixed or fixed_layer(), moving, **kwargs)
     assert new.name == f"{layer.name} on {'ir' if kwargs.get('inverse') else 'vis'}"
     return new
 
@@ -84,7 +84,7 @@ def test_all_types_go_to_the_same_place(transform):
     row, col = np.mgrid[: MOVING[0], : MOVING[1]]
     blob = np.exp(-((row - place[0]) ** 2 + (col - place[1]) ** 2) / 8)
     square = place + np.array([[-2, -2], [-2, 2], [2, 2], [2, -2]])
-    image, rgb, labels, points, shapes, vectors, tracks = carry_over(
+    image, rgb, labels, points, shapes, vectors, tracks = apply_transform(
         [
             Image(blob),
             Image(np.stack([blob] * 3, -1), rgb=True),
@@ -283,7 +283,7 @@ def test_a_stack_registered_plane_by_plane_takes_the_transform_of_each_plane():
         Tracks(np.column_stack([[1, 1, 1], [0, 1, 2], places]), name="t"),
         Labels(data[0].round().astype(int), name="flat"),
     ]
-    image, lazy, points, vectors, tracks, flat = carry_over(
+    image, lazy, points, vectors, tracks, flat = apply_transform(
         layers, one, fixed_layer(), planes=planes
     )
     for number, transform in enumerate((one, other, one)):
@@ -297,14 +297,16 @@ def test_a_stack_registered_plane_by_plane_takes_the_transform_of_each_plane():
     known = {"transform": one, "mode": "each", "planes": planes, "axes": (1, 2)}
     result = Image(np.zeros((3, *FIXED)), metadata={KEY: known})
     assert known_transforms([result])[0].planes is planes
-    back = carry_over([points, image], one, result, moving_layer(), inverse=True, planes=planes)
+    back = apply_transform(
+        [points, image], one, result, moving_layer(), inverse=True, planes=planes
+    )
     np.testing.assert_allclose(back[0].data[:, 1:], places, atol=1e-3)
     np.testing.assert_allclose(back[1].data[1], other.inverse().apply(image.data[1]))
 
 
 def test_a_field_too_large_for_all_pixels_is_used_as_it_was_found(monkeypatch):
     """Layers of more than 4096 x 4096 pixels keep the transform at which they were looked at."""
-    monkeypatch.setattr("napari_busref._napari.carry_over.route.FIELD_BUDGET", 1000)
+    monkeypatch.setattr("napari_busref._napari.apply_transform.route.FIELD_BUDGET", 1000)
     found = bent()
     fixed_shape, moving_shape = (96, 192), (120, 50)
     grids = Grid.over(FIXED, fixed_shape), Grid.over(MOVING, moving_shape)
@@ -326,12 +328,12 @@ def test_a_field_too_large_for_all_pixels_is_used_as_it_was_found(monkeypatch):
         Points(places, name="p"),
         Shapes([places[:4]], shape_type="polygon", name="s"),
     ]
-    new = carry_over(layers, one.transform, result, moving)
+    new = apply_transform(layers, one.transform, result, moving)
     np.testing.assert_allclose(np.asarray(new[0].data), dense.apply(image.data), atol=1e-6)
     np.testing.assert_array_equal(np.asarray(new[1].data), dense.apply(labels.data, order=0))
     np.testing.assert_allclose(dense.points(new[2].data), places, atol=0.1)
     assert not isinstance(new[0].data, np.ndarray)  # computed where it is looked at
-    back = carry_over([new[0], new[2]], one.transform, result, moving, inverse=True)
+    back = apply_transform([new[0], new[2]], one.transform, result, moving, inverse=True)
     np.testing.assert_allclose(back[1].data, places, atol=0.1)
     middle = (slice(30, 90), slice(15, 35))
     blurred = np.asarray(back[0].data)[middle]  # interpolated twice
@@ -644,14 +646,14 @@ def test_known_transforms_are_listed_once():
 def test_a_second_time_replaces_what_the_first_gave():
     viewer = ViewerModel()
     layer = viewer.add_labels(np.ones(MOVING, int), name="cells")
-    first = carry_over([layer], straight(), fixed_layer())
+    first = apply_transform([layer], straight(), fixed_layer())
     put_layers(viewer.layers, first)
     viewer.add_points([[0, 0]], name="above")
-    put_layers(viewer.layers, carry_over([layer], bent(), fixed_layer()))
+    put_layers(viewer.layers, apply_transform([layer], bent(), fixed_layer()))
     assert [one.name for one in viewer.layers] == ["cells", "cells on vis", "above"]
     assert viewer.layers[1] is not first[0]
     viewer.layers[1].name = "kept"
-    put_layers(viewer.layers, carry_over([layer], bent(), fixed_layer()))
+    put_layers(viewer.layers, apply_transform([layer], bent(), fixed_layer()))
     assert [one.name for one in viewer.layers] == ["cells", "kept", "above", "cells on vis"]
 
 
@@ -665,7 +667,7 @@ def test_progress_is_told_and_a_stack_can_be_cancelled():
 
     stack = Image(np.zeros((10, *MOVING)), name="s")
     with pytest.raises(Cancelled):
-        carry_over([stack], straight(), fixed_layer(), progress=progress, cancel=cancel)
+        apply_transform([stack], straight(), fixed_layer(), progress=progress, cancel=cancel)
     assert seen[0] == ("carrying over s", 0.0)
     assert len(seen) < 8
 
@@ -678,22 +680,22 @@ def test_what_cannot_be_carried_is_refused_in_words():
     transform = bent()
     surface = Surface((np.eye(3), np.array([[0, 1, 2]])), name="mesh")
     with pytest.raises(ValueError, match=r"'mesh' is a Surface layer; accepted are Image, Labels"):
-        carry_over([surface], transform, fixed_layer())
+        apply_transform([surface], transform, fixed_layer())
     with pytest.raises(ValueError, match=r"moving: needed to bring layers to the moving image"):
-        carry_over([], transform, fixed_layer(), inverse=True)
+        apply_transform([], transform, fixed_layer(), inverse=True)
     wrong = Image(np.zeros((9, 9)), name="wrong")
     with pytest.raises(ValueError, match=r"fixed: layer 'wrong' has 9 x 9 pixels.*48 x 64"):
-        carry_over([], transform, wrong)
+        apply_transform([], transform, wrong)
     with pytest.raises(ValueError, match=r"moving: layer 'wrong' has 9 x 9 pixels.*40 x 50"):
-        carry_over([], transform, fixed_layer(), wrong)
+        apply_transform([], transform, fixed_layer(), wrong)
     turned = Points([[1, 1, 1]], name="turned", rotate=(30, 20, 10))
     with pytest.raises(ValueError, match="'turned' is turned out of the plane"):
-        carry_over([turned], transform, fixed_layer(), moving_layer())
+        apply_transform([turned], transform, fixed_layer(), moving_layer())
     flat = Points([[1, 1]], name="flat", affine=[[1, 0, 0], [1e-15, 1e-15, 0], [0, 0, 1]])
     with pytest.raises(ValueError, match="'flat' is seen edge-on"):
-        carry_over([flat], transform, fixed_layer(), moving_layer())
+        apply_transform([flat], transform, fixed_layer(), moving_layer())
     with pytest.raises(ValueError, match="axes: got"):
-        carry_over([], transform, fixed_layer(), axes=(0, 1))
+        apply_transform([], transform, fixed_layer(), axes=(0, 1))
 
 
 def test_a_fold_is_refused_for_positions_and_not_for_images():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from napari.layers import Layer
 
-from napari_busref._napari.carry_over.route import (
+from napari_busref._napari.apply_transform.route import (
     PLACED_KEY,
     Array,
     Route,
@@ -43,7 +43,7 @@ def place_on(
         Of any type; their ``affine`` is set, and where their units cannot be compared to those of
         the target, their ``units`` too. Data, scale, translate, rotate and shear stay.
     transform, fixed, moving, inverse, axes
-        As for `carry_over`.
+        As for `apply_transform`.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def place_on(
     Raises
     ------
     ValueError
-        As `carry_over`. Then no layer is changed.
+        As `apply_transform`. Then no layer is changed.
     """
     route = Route.between(transform, fixed, moving, inverse, axes)
     affine, left = _nearest_affine(route.transform)
