@@ -13,7 +13,7 @@ import pytest
 from napari_busref.data.samples import thermal_scene
 from napari_busref.images.comparison import (
     MODES,
-    Curtain,
+    Swipe,
     checkerboard,
     compare,
     difference,
@@ -56,44 +56,44 @@ def test_the_squares_of_a_checkerboard():
 @pytest.mark.parametrize("line", [0, 1, 4])
 def test_a_curtain_is_the_same_whatever_its_way_there(axis, line):
     first, second = noise(seed=1), noise(seed=2)
-    curtain = Curtain(first, second, 0.3, axis=axis, line=line)
+    swipe = Swipe(first, second, 0.3, axis=axis, line=line)
     for position in (0.5, 0.52, 0.0, 1.0, 0.98, 0.1, 0.1, -3, 7, 0.6):
-        before = curtain.picture.copy()
-        written = curtain.move(position)
-        whole = Curtain(first, second, position, axis=axis, line=line)
-        np.testing.assert_array_equal(curtain.picture, whole.picture)
-        assert curtain.position == whole.position
-        changed = (curtain.picture != before).any(axis=(1 - axis, 2))
+        before = swipe.picture.copy()
+        written = swipe.move(position)
+        whole = Swipe(first, second, position, axis=axis, line=line)
+        np.testing.assert_array_equal(swipe.picture, whole.picture)
+        assert swipe.position == whole.position
+        changed = (swipe.picture != before).any(axis=(1 - axis, 2))
         outside = np.ones(len(changed), bool)
         outside[written] = False
         assert not changed[outside].any()
     edge = round(0.6 * SHAPE[axis])
-    left, right = curtain.picture.swapaxes(0, axis), second.swapaxes(0, axis)
+    left, right = swipe.picture.swapaxes(0, axis), second.swapaxes(0, axis)
     np.testing.assert_array_equal(left[: edge - 2], first.swapaxes(0, axis)[: edge - 2])
     np.testing.assert_array_equal(left[edge + 4 :], right[edge + 4 :])
 
 
 def test_moving_a_curtain_writes_only_what_the_edge_passes():
-    curtain = Curtain(noise(), noise(seed=1), 0.5, line=2)
-    written = curtain.move(0.55)
+    swipe = Swipe(noise(), noise(seed=1), 0.5, line=2)
+    written = swipe.move(0.55)
     assert written.stop - written.start <= 3 + 2 * 2
-    written = curtain.move(0.55)
+    written = swipe.move(0.55)
     assert written.stop - written.start <= 2
 
 
 def test_a_curtain_at_its_ends_shows_one_picture_whole():
     first, second = noise(seed=1), noise(seed=2)
-    np.testing.assert_array_equal(Curtain(first, second, 0.0, line=3).picture, second)
-    np.testing.assert_array_equal(Curtain(first, second, 1.0, line=3).picture, first)
+    np.testing.assert_array_equal(Swipe(first, second, 0.0, line=3).picture, second)
+    np.testing.assert_array_equal(Swipe(first, second, 1.0, line=3).picture, first)
 
 
 def test_bad_curtains_are_refused():
     with pytest.raises(ValueError, match="axis: got 2"):
-        Curtain(noise(), noise(), axis=2)
+        Swipe(noise(), noise(), axis=2)
     with pytest.raises(ValueError, match="second: got shape"):
-        Curtain(noise(), noise((8, 8)))
+        Swipe(noise(), noise((8, 8)))
     with pytest.raises(ValueError, match="line: got -1"):
-        Curtain(noise(), noise(), line=-1)
+        Swipe(noise(), noise(), line=-1)
 
 
 def test_the_overlay_is_grey_where_images_agree():
@@ -182,13 +182,13 @@ def test_without_content_the_tested_image_is_black():
 
 
 def test_images_that_cannot_be_compared_are_refused():
-    with pytest.raises(ValueError, match=r"tested: got \(8, 8\) pixels, need the size"):
+    with pytest.raises(ValueError, match=r"moving: got \(8, 8\) pixels, need the size"):
         compare(noise(), noise((8, 8)))
     with pytest.raises(ValueError, match="mode: got 'flicker', need one of checkerboard"):
         compare(noise(), noise(), "flicker")
-    with pytest.raises(ValueError, match="tested: all pixels are NaN"):
+    with pytest.raises(ValueError, match="moving: all pixels are NaN"):
         compare(noise(), np.full(SHAPE, np.nan))
-    with pytest.raises(TypeError, match="tested: got dtype complex"):
+    with pytest.raises(TypeError, match="moving: got dtype complex"):
         compare(noise(), np.zeros(SHAPE, complex))
 
 

@@ -1,7 +1,7 @@
-"""Pictures in which two images on one grid can be compared by eye. Neither torch, napari nor Qt.
+"""Pictures that compare two images on one grid. Needs neither torch, napari nor Qt.
 
-`compare` makes each of them from any two images; the other functions are its parts and take
-pictures (uint8 RGB) or grey values in [0, 1].
+`compare` draws any of them from two images. The other functions are its parts and take pictures
+(uint8 RGB) or grey values in [0, 1].
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from napari_busref.images.preprocess import as_image, as_mask, prepare
 
 __all__ = [
     "MODES",
-    "Curtain",
     "Mode",
+    "Swipe",
     "checkerboard",
     "compare",
     "difference",
@@ -36,14 +36,15 @@ Mode = Literal["checkerboard", "swipe", "overlay", "edges", "difference"]
 MODES: tuple[str, ...] = get_args(Mode)
 
 _PERCENTILES = (0.5, 99.5)
-_SAMPLE = 1 << 18  # pixels that percentiles are measured on, at most
-_STRONG = 98.0  # percentile of the edges that is shown at full strength
-_LINE = (255, 221, 51)
+_SAMPLE_PIXELS = 1 << 18  # most pixels that percentiles are computed from
+_STRONG_EDGE = 98.0  # percentile of the gradient magnitude that is drawn at full strength
+_DIVIDER_COLOUR = (255, 221, 51)
+_EMPTY_GREY = 40  # of a difference, where an image has no content
 
 
 def compare(
-    reference: ArrayLike,
-    tested: ArrayLike,
+    fixed: ArrayLike,
+    moving: ArrayLike,
     mode: Mode = "overlay",
     *,
     mask: ArrayLike | None = None,
@@ -52,24 +53,24 @@ def compare(
     axis: int = 1,
     sigma: float = 1.5,
 ) -> Picture:
-    """Draw two images of one size so that it can be seen whether they fit.
+    """Draw an aligned pair in one picture that shows how well it fits.
 
     Parameters
     ----------
-    reference, tested : array_like, shape (H, W) or (H, W, 3 or 4)
-        Grey or colour, any real number type; NaN, infinite and transparent pixels are empty.
-        Colour uint8 images are shown as they are where the mode has colours to spare, all others
-        in grey, see `stretch`.
+    fixed, moving : array_like, shape (H, W) or (H, W, 3 or 4)
+        The fixed image, and the moving image on its grid. Grey or colour, any real number type;
+        NaN, infinite and transparent pixels are empty. ``"checkerboard"`` and ``"swipe"`` show
+        colour uint8 images as they are. All others are drawn in grey, see `stretch`.
     mode : {"checkerboard", "swipe", "overlay", "edges", "difference"}
-        See `checkerboard`, `Curtain`, `overlay`, `edge_overlay` and `difference`.
+        See `checkerboard`, `Swipe`, `overlay`, `edge_overlay` and `difference`.
     mask : array_like of bool, shape (H, W), optional
-        Where `tested` has content. Elsewhere it is shown black.
+        Valid pixels of `moving`. The others are drawn black.
     tile : int
         Side of the squares of a checkerboard, in pixels.
     position, axis : float and int
-        Edge of a swipe, in [0, 1] along axis 0 (rows) or 1 (columns).
+        Divider of a swipe, in [0, 1] along axis 0 (rows) or 1 (columns).
     sigma : float
-        Width of the edges that are looked for, in pixels.
+        Standard deviation of the Gaussian gradient that finds edges, in pixels.
 
     Returns
     -------
@@ -91,30 +92,25 @@ def compare(
     """
     if mode not in MODES:
         raise ValueError(f"mode: got {mode!r}, need one of {', '.join(MODES)}")
-    first, second = (
-        as_image(reference, "reference", min_size=1),
-        as_image(tested, "tested", min_size=1),
-    )
+    first, second = as_image(fixed, "fixed", min_size=1), as_image(moving, "moving", min_size=1)
     if first.shape[:2] != second.shape[:2]:
         raise ValueError(
-            f"tested: got {second.shape[:2]} pixels, need the size of reference, "
+            f"moving: got {second.shape[:2]} pixels, need the size of fixed, "
             f"{first.shape[:2]}; resample it with Transform.apply"
         )
-    valid = None if mask is None else as_mask(mask, "mask", second.shape[:2])
+    given = None if mask is None else as_mask(mask, "mask", second.shape[:2])
     if mode in ("checkerboard", "swipe"):
-        left, right = _picture(first, "reference", None), _picture(second, "tested", valid)
+        pictures = _picture(first, "fixed", None), _picture(second, "moving", given)
         if mode == "checkerboard":
-            return checkerboard(left, right, tile)
-        return Curtain(left, right, position, axis=axis).picture
-    (grey, inside), (other, content) = (
-        stretch(first, "reference"),
-        stretch(second, "tested", mask=valid, find_border=True),
-    )
+            return checkerboard(*pictures, tile)
+        return Swipe(*pictures, position, axis=axis).picture
+    grey, valid = stretch(first, "fixed")
+    other, other_valid = stretch(second, "moving", mask=given, find_border=True)
     if mode == "overlay":
         return overlay(grey, other)
     if mode == "edges":
-        return edge_overlay(edges(grey, inside, sigma), edges(other, content, sigma))
-    return difference(grey, other, inside & content)
+        return edge_overlay(edges(grey, valid, sigma), edges(other, other_valid, sigma))
+    return difference(grey, other, valid & other_valid)
 
 
 def stretch(
@@ -124,34 +120,32 @@ def stretch(
     mask: NDArray[np.bool_] | None = None,
     find_border: bool = False,
 ) -> tuple[Grey, NDArray[np.bool_]]:
-    """Bring any image to grey values that fill [0, 1].
+    """Convert an image to grey values that fill [0, 1].
 
-    Unlike `napari_busref.images.preprocess.prepare`, on which it builds, also uint8 is stretched (from
-    the 0.5 to the 99.5 percentile of the content): two images are easier to compare when each
-    uses the whole range.
+    Builds on `napari_busref.images.preprocess.prepare` and also stretches uint8, from the 0.5 to
+    the 99.5 percentile of the valid pixels. Images that use the whole range compare more easily.
 
     Parameters
     ----------
     image : array_like, shape (H, W) or (H, W, 3 or 4)
         See `compare`.
     name : str
-        How error messages call it.
+        What error messages call the image.
     mask : ndarray of bool, shape (H, W), optional
-        Where it has content.
+        Valid pixels.
     find_border : bool
-        Find also the empty border that warping leaves.
+        Also exclude the empty border that warping leaves.
 
     Returns
     -------
     grey : ndarray of float32, shape (H, W)
-        0 where there is no content.
+        0 at pixels that are not valid.
     valid : ndarray of bool, shape (H, W)
-        Where there is content.
     """
     prepared = prepare(image, name, min_size=1, mask=mask, find_border=find_border)
     grey, valid = prepared.grey, prepared.valid
     values = grey[valid]
-    low, high = np.percentile(values[:: -(-values.size // _SAMPLE)], _PERCENTILES)
+    low, high = np.percentile(values[:: -(-values.size // _SAMPLE_PIXELS)], _PERCENTILES)
     if high > low:
         grey = np.clip((grey - np.float32(low)) / np.float32(high - low), 0, 1)
         grey[~valid] = 0
@@ -159,7 +153,7 @@ def stretch(
 
 
 def checkerboard(first: Picture, second: Picture, tile: int = 64) -> Picture:
-    """Show two pictures in turn in the squares of a checkerboard; the first is at (0, 0).
+    """Alternate two pictures in the squares of a checkerboard; the first is at (0, 0).
 
     Parameters
     ----------
@@ -174,21 +168,21 @@ def checkerboard(first: Picture, second: Picture, tile: int = 64) -> Picture:
     return np.where(odd[..., None], second, first)
 
 
-class Curtain:
-    """Two pictures and an edge: the first is shown before it, the second after it.
+class Swipe:
+    """Two pictures with a divider: the first is drawn before it, the second after it.
 
-    Moving the edge copies only the pixels that it passes over.
+    Moving the divider copies only the pixels that it crosses.
 
     Parameters
     ----------
     first, second : ndarray of uint8, shape (H, W, 3)
-        Left and right of the edge (above and below for ``axis=0``).
+        Left and right of the divider (above and below for ``axis=0``).
     position : float
-        Of the edge, in [0, 1] of the picture.
+        Of the divider, in [0, 1] of the picture.
     axis : int
-        1: the edge is vertical and moves along the columns. 0: it is horizontal.
+        1: the divider is vertical and moves along the columns. 0: it is horizontal.
     line : int
-        Width of the line that marks the edge, in pixels; 0 for none.
+        Width of the line that marks the divider, in pixels; 0 for none.
 
     Attributes
     ----------
@@ -215,41 +209,44 @@ class Curtain:
         self.picture = second.copy()
         self._first, self._second = first, second
         self._line = line
-        self._edge = 0
+        self._divider = 0
         self._drawn = slice(0, 0)
         self.move(position)
 
     @property
     def position(self) -> float:
-        """Of the edge, in [0, 1]."""
-        return self._edge / self._size
+        """Of the divider, in [0, 1]."""
+        return self._divider / self._size
 
     def move(self, position: float) -> slice:
-        """Move the edge.
+        """Move the divider.
 
         Parameters
         ----------
         position : float
-            In [0, 1]; what lies outside is moved to its ends.
+            Clipped to [0, 1].
 
         Returns
         -------
         slice
             The columns (rows for ``axis=0``) of `picture` that were written.
         """
-        edge = round(min(max(float(position), 0.0), 1.0) * self._size)
-        start = max(edge - self._line // 2, 0)
+        divider = round(min(max(float(position), 0.0), 1.0) * self._size)
+        start = max(divider - self._line // 2, 0)
         line = slice(start, min(start + self._line, self._size))
-        low, high = min(edge, self._edge), max(edge, self._edge)
+        low, high = min(divider, self._divider), max(divider, self._divider)
         if self._drawn.stop > self._drawn.start:
             low, high = min(low, self._drawn.start), max(high, self._drawn.stop)
-        for part, source in ((slice(low, edge), self._first), (slice(edge, high), self._second)):
-            self._along(self.picture)[part] = self._along(source)[part]
-        if 0 < edge < self._size:  # at either end one picture is seen whole
-            self._along(self.picture)[line] = _LINE
+        for lines, source in (
+            (slice(low, divider), self._first),
+            (slice(divider, high), self._second),
+        ):
+            self._along(self.picture)[lines] = self._along(source)[lines]
+        if 0 < divider < self._size:  # at either end, one picture fills the whole area
+            self._along(self.picture)[line] = _DIVIDER_COLOUR
         else:
-            line = slice(edge, edge)
-        self._edge, self._drawn = edge, line
+            line = slice(divider, divider)
+        self._divider, self._drawn = divider, line
         return slice(min(low, line.start), max(high, line.stop))
 
     @property
@@ -260,30 +257,30 @@ class Curtain:
         return picture if self.axis == 0 else picture.swapaxes(0, 1)
 
 
-def overlay(reference: Grey, tested: Grey) -> Picture:
-    """Show the reference in magenta and the other in green: grey where they agree.
+def overlay(fixed: Grey, moving: Grey) -> Picture:
+    """Draw the fixed image in magenta and the moving one in green: grey where they agree.
 
     Parameters
     ----------
-    reference, tested : ndarray of float32, shape (H, W)
+    fixed, moving : ndarray of float32, shape (H, W)
         In [0, 1].
     """
-    magenta, green = _bytes(reference), _bytes(tested)
+    magenta, green = _bytes(fixed), _bytes(moving)
     return np.stack([magenta, green, magenta], axis=-1)
 
 
 def edges(grey: Grey, valid: NDArray[np.bool_], sigma: float = 1.5) -> Grey:
-    """Find how salient the edges of an image are.
+    """Compute the edge strength of an image.
 
-    Magnitude of the Gaussian gradient above its median (noise and texture), as a share of the
-    strong edges of this image. It is 0 where the border of the content is near.
+    It is the magnitude of the Gaussian gradient above its median (noise and texture), relative to
+    the strong edges of the image. It is 0 near the border of the valid area.
 
     Parameters
     ----------
     grey : ndarray of float32, shape (H, W)
         In [0, 1].
     valid : ndarray of bool, shape (H, W)
-        Where there is content.
+        Valid pixels.
     sigma : float
         Standard deviation of the Gaussian in pixels, above 0.
 
@@ -300,48 +297,48 @@ def edges(grey: Grey, valid: NDArray[np.bool_], sigma: float = 1.5) -> Grey:
         filled, sigma, mode="nearest", truncate=3.0
     )
     if not valid.all():
-        reach = 2 * round(3 * sigma) + 1  # what lies outside is seen no farther
-        magnitude = magnitude * ndimage.minimum_filter(valid, reach, mode="nearest")
-    step = -(-magnitude.size // _SAMPLE)
-    usual, strong = map(float, np.percentile(magnitude.ravel()[::step], (50, _STRONG)))
-    # below a thousandth of the grey range for a pixel there is only noise to amplify
-    salient: Grey = np.clip((magnitude - usual) / max(strong - usual, 1e-3), 0, 1)
-    return salient
+        support = 2 * round(3 * sigma) + 1  # of the Gaussian, truncated at 3 sigma
+        magnitude = magnitude * ndimage.minimum_filter(valid, support, mode="nearest")
+    step = -(-magnitude.size // _SAMPLE_PIXELS)
+    usual, strong = map(float, np.percentile(magnitude.ravel()[::step], (50, _STRONG_EDGE)))
+    # below a thousandth of the grey range per pixel there is only noise to amplify
+    strength: Grey = np.clip((magnitude - usual) / max(strong - usual, 1e-3), 0, 1)
+    return strength
 
 
-def edge_overlay(reference: Grey, tested: Grey) -> Picture:
-    """Show edges of the reference in red and those of the other in green.
+def edge_overlay(fixed: Grey, moving: Grey) -> Picture:
+    """Draw edges of the fixed image in red, of the moving one in green, common ones in yellow.
 
-    Yellow where they coincide, as in the figures of the BusReF paper.
+    As in the figures of the BusReF paper.
 
     Parameters
     ----------
-    reference, tested : ndarray of float32, shape (H, W)
+    fixed, moving : ndarray of float32, shape (H, W)
         From `edges`.
     """
-    red, green = _bytes(reference), _bytes(tested)
+    red, green = _bytes(fixed), _bytes(moving)
     return np.stack([red, green, np.zeros_like(red)], axis=-1)
 
 
-def difference(reference: Grey, tested: Grey, valid: NDArray[np.bool_]) -> Picture:
-    """Show ``tested - reference``: white for 0, red where the other is brighter, blue darker.
+def difference(fixed: Grey, moving: Grey, valid: NDArray[np.bool_]) -> Picture:
+    """Draw ``moving - fixed``: white for 0, red above, blue below.
 
     Parameters
     ----------
-    reference, tested : ndarray of float32, shape (H, W)
+    fixed, moving : ndarray of float32, shape (H, W)
         In [0, 1].
     valid : ndarray of bool, shape (H, W)
-        Where both have content; dark grey elsewhere.
+        Where both are valid. The rest is dark grey.
     """
-    change = tested - reference
-    cold, warm = _bytes(1 - np.maximum(change, 0)), _bytes(1 + np.minimum(change, 0))
-    picture = np.stack([warm, np.minimum(cold, warm), cold], axis=-1)
-    picture[~valid] = 40
+    change = moving - fixed
+    blue, red = _bytes(1 - np.maximum(change, 0)), _bytes(1 + np.minimum(change, 0))
+    picture = np.stack([red, np.minimum(blue, red), blue], axis=-1)
+    picture[~valid] = _EMPTY_GREY
     return picture
 
 
 def grey_picture(grey: Grey) -> Picture:
-    """Grey values in [0, 1] as uint8 RGB."""
+    """Convert grey values in [0, 1] to uint8 RGB."""
     return np.repeat(_bytes(grey)[..., None], 3, axis=-1)
 
 

@@ -16,7 +16,7 @@ from napari_busref._napari.compare.pixels import Part, place_on
 from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref._napari.layers.planes import Plane, factor
 from napari_busref._napari.widgets.camera import camera_of
-from napari_busref.images.comparison import Curtain
+from napari_busref.images.comparison import Swipe
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -59,7 +59,7 @@ class ComparisonView:
         self._on_gone = on_gone
         self._layer: Image | None = None
         self._hidden: list[Layer] = []
-        self._curtain: Curtain | None = None
+        self._curtain: Swipe | None = None
         self._axes = (0, 1)
 
     @property
@@ -101,10 +101,10 @@ class ComparisonView:
         plane, part
             As for `show`.
         position, axis
-            As for `napari_busref.images.comparison.Curtain`.
+            As for `napari_busref.images.comparison.Swipe`.
         """
         self._curtain = None
-        curtain = Curtain(first, second, position, axis=axis, line=self._line(plane, part))
+        curtain = Swipe(first, second, position, axis=axis, line=self._line(plane, part))
         self._put(curtain.picture, plane, part)
         self._curtain = curtain
 
