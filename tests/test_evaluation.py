@@ -123,7 +123,7 @@ def test_reprojection_error_stands_beside_the_end_point_error(data):
     rows = evaluation.evaluate_registration(
         [Right(), "identity"], dataset="tiny", data_root=data, seeds=[2], limit=1, device="cpu"
     )
-    # what the affine leaves is the elastic part: at most 4 % of the side
+    # the affine leaves the elastic part: at most 4 % of the side
     assert 0 < rows[0]["re"] < 0.04 * SHAPE[0]
     truth = pair.warp.points(Scorer(pair).landmarks().T).T
     left = np.linalg.norm(truth - Scorer(pair).landmarks(), axis=1).mean()
@@ -190,7 +190,7 @@ def test_fusion_without_controls_and_with_failures(data):
             return visible[..., :-1]
 
     rows = evaluation.evaluate_fusion(
-        [Wrong()], dataset="tiny", data_root=data, controls=False, device="cpu"
+        [Wrong()], dataset="tiny", data_root=data, baselines=False, device="cpu"
     )
     assert len(rows) == 2
     (summary,) = evaluation.summarise(rows)

@@ -1,7 +1,7 @@
 """Measuring models on aligned pairs, by the protocol of ``docs/explanation/protocol.md``.
 
-Registration: the infrared image of each aligned pair is warped at random and the model has to
-find the warp. Fusion: the aligned pair is fused and the result scored against both sources.
+Registration: each aligned pair's infrared image is warped at random, and the model estimates the
+warp. Fusion: the model fuses the aligned pair, and the result is scored against both sources.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 
 Row = dict[str, Any]
 
-#: What every fusion result is printed beside: classical fusions and the bare sources.
+#: Baselines of every fusion table: classical methods and the bare sources.
 FUSION_BASELINES = (
     "average",
     "maximum",
@@ -70,16 +70,16 @@ def evaluate_registration(
     Parameters
     ----------
     models : sequence of str, path or torch.nn.Module
-        As `napari_busref.register` takes them.
+        Models for `napari_busref.register`.
     dataset : str
-        ``"roadscene"``, ``"vis-nir"`` (halved in size, as the protocol says), or another folder
-        under `data_root`.
+        ``"roadscene"``, ``"vis-nir"`` (at half size, by the protocol), or another folder under
+        `data_root`.
     data_root : path-like, optional
         Folder of the data sets; by default ``../shared/data`` beside the checkout.
     split : str
         A list in the data set's ``split.json``.
     seeds : iterable of int
-        One warp is drawn for each pair and seed.
+        Each pair gets one warp per seed.
     device : str or torch.device
         As for `napari_busref.register`.
     limit : int, optional
@@ -90,11 +90,11 @@ def evaluate_registration(
     Returns
     -------
     list of dict
-        One row a model, pair and seed: ``model``, ``dataset``, ``pair``, ``seed``, the scores of
-        `napari_busref.metrics.registration.Scorer`, ``re`` (the reprojection error of the
+        One row per model, pair and seed: ``model``, ``dataset``, ``pair``, ``seed``, the scores
+        of `napari_busref.metrics.registration.Scorer`, ``re`` (the reprojection error of the
         estimate's inverse; none where it folds), ``seconds`` of the call (model loaded),
-        ``quality``, ``reliable``, ``failed`` and ``error``. Where no estimate came out the pair
-        is scored as it was left, unregistered, and counts as failed.
+        ``quality``, ``reliable``, ``failed`` and ``error``. A pair without an estimate gets the
+        scores of the unregistered images and counts as failed.
 
     Raises
     ------
@@ -108,26 +108,26 @@ def evaluate_registration(
         raise ValueError("seeds: got none, need at least one")
     reporter = Reporter(progress, cancel)
     reporter.step("loading models and pairs", 0.0)
-    runners = _load(models, "registration", device)
+    networks = _load(models, "registration", device)
     pairs = _pairs(dataset, data_root, split, limit)
     rows: list[Row] = []
-    total = len(pairs) * len(drawn) * len(runners)
+    total = len(pairs) * len(drawn) * len(networks)
     for name, infrared, visible in pairs:
         for seed in drawn:
             pair = metrics.make_pair(infrared / 255.0, visible, seed)
             moving = pair.moving.astype(np.float32)
             scorer = metrics.Scorer(pair)
-            for label, module in runners:
+            for label, module in networks:
                 reporter.step(f"{label}: {name}, warp {seed}", len(rows) / total)
                 row: Row = {"model": label, "dataset": dataset, "pair": name, "seed": seed}
                 result, facts = _timed(
                     register, pair.fixed, moving, model=module, device=device, cancel=cancel
                 )
                 rows.append(row | _registration_scores(scorer, result) | facts)
-                if result is not None and _left_alone(result):
+                if result is not None and _not_registered(result):
                     rows[-1] |= {"failed": True, "error": "; ".join(result.quality.reasons)}
     reporter.step("measured", 1.0)
-    return _in_order(rows, [label for label, _ in runners])
+    return _in_order(rows, [label for label, _ in networks])
 
 
 def evaluate_fusion(
@@ -137,7 +137,7 @@ def evaluate_fusion(
     data_root: str | os.PathLike[str] | None = None,
     split: str = "val",
     device: str | torch.device = "auto",
-    controls: bool = True,
+    baselines: bool = True,
     limit: int | None = None,
     pairs: Sequence[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]] | None = None,
     progress: Progress | None = None,
@@ -145,25 +145,25 @@ def evaluate_fusion(
 ) -> list[Row]:
     """Fuse aligned pairs and score the results.
 
-    Everything is on grey levels 0..255: the infrared image and Y (ITU-R BT.601, rounded) of the
-    visible one. Results are clipped and rounded, never stretched.
+    All images are grey, 0..255: the infrared image and Y (ITU-R BT.601, rounded) of the visible
+    one. Results are clipped and rounded, never stretched.
 
     Parameters
     ----------
     models : sequence of str, path or torch.nn.Module
-        As `napari_busref.fuse` takes them.
+        Models for `napari_busref.fuse`.
     dataset, data_root, split, device, limit, progress, cancel
         As for `evaluate_registration`.
-    controls : bool
+    baselines : bool
         Also measure `FUSION_BASELINES`.
     pairs : sequence of (name, infrared, visible), optional
-        Measure these, uint8 (H, W) and (H, W, 3), and not what is stored; `dataset` only names
-        them then.
+        Measure these pairs, uint8 (H, W) and (H, W, 3), instead of stored ones; `dataset` then
+        only labels them.
 
     Returns
     -------
     list of dict
-        One row a model and pair: ``model``, ``dataset``, ``pair``, the scores of
+        One row per model and pair: ``model``, ``dataset``, ``pair``, the scores of
         `napari_busref.metrics.fusion.fusion_scores`, ``seconds`` of the call (model loaded; none
         for the bare sources), ``failed`` and ``error``. A failed row has no scores.
 
@@ -174,20 +174,20 @@ def evaluate_fusion(
     Cancelled
         When `cancel` was set.
     """
-    wanted: list[Any] = list(models)
-    sources = [name for name in FUSION_BASELINES if name.endswith("only") and controls]
-    if controls:
-        wanted += [c for c in FUSION_BASELINES if c not in wanted and c not in sources]
+    chosen: list[Any] = list(models)
+    sources = [name for name in FUSION_BASELINES if name.endswith("only") and baselines]
+    if baselines:
+        chosen += [b for b in FUSION_BASELINES if b not in chosen and b not in sources]
     reporter = Reporter(progress, cancel)
     reporter.step("loading models and pairs", 0.0)
-    runners = _load(wanted, "fusion", device)
+    networks = _load(chosen, "fusion", device)
     aligned = _pairs(dataset, data_root, split, limit) if pairs is None else pairs[:limit]
     rows: list[Row] = []
-    total = len(aligned) * (len(runners) + len(sources))
+    total = len(aligned) * (len(networks) + len(sources))
     for name, infrared, visible in aligned:
         grey = np.rint(visible @ _BT601).astype(np.uint8)
         everywhere = np.ones(grey.shape, bool)
-        for label, module in runners:
+        for label, module in networks:
             reporter.step(f"{label}: {name}", len(rows) / total)
             row: Row = {"model": label, "dataset": dataset, "pair": name}
             result, facts = _timed(
@@ -201,22 +201,22 @@ def evaluate_fusion(
             row = {"model": label, "dataset": dataset, "pair": name}
             rows.append(row | _fusion_scores(bare, grey, infrared) | {"failed": False})
     reporter.step("measured", 1.0)
-    return _in_order(rows, [label for label, _ in runners] + sources)
+    return _in_order(rows, [label for label, _ in networks] + sources)
 
 
 def summarise(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """Summarise rows of either evaluation, one row a model and data set.
+    """Summarise rows of either evaluation, one row per model and data set.
 
     Parameters
     ----------
     rows : iterable of mapping
-        As `evaluate_registration` and `evaluate_fusion` return them.
+        Rows of `evaluate_registration` or `evaluate_fusion`.
 
     Returns
     -------
     list of dict
         Registration: `napari_busref.metrics.registration.summarise`. Fusion: the mean or the
-        median of every score, as `napari_busref.metrics.fusion.METRICS` says. Both with ``n`` and
+        median of every score, by `napari_busref.metrics.fusion.METRICS`. Both with ``n`` and
         ``failures``, in the order in which the models first appear.
     """
     groups: dict[tuple[Any, Any], list[Mapping[str, Any]]] = {}
@@ -228,8 +228,8 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
         if any("seed" in row for row in group):
             summary.append(head | metrics.summarise(group))
             continue
-        scores = {name: _middle(group, name, metric.summary) for name, metric in METRICS.items()}
-        scores["seconds"] = _middle(group, "seconds", "mean")
+        scores = {name: _average(group, name, metric.summary) for name, metric in METRICS.items()}
+        scores["seconds"] = _average(group, "seconds", "mean")
         failures = sum(bool(row.get("failed")) for row in group)
         summary.append(head | {"n": len(group)} | scores | {"failures": failures})
     return summary
@@ -243,7 +243,7 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str])
     rows : sequence of mapping
         Rows of an evaluation, or their summary.
     path : path-like
-        ``.csv`` (one column a key; empty where a row has no value) or ``.json`` (a list).
+        ``.csv`` (one column per key; empty where a row has no value) or ``.json`` (a list).
 
     Raises
     ------
@@ -271,7 +271,7 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str])
 def _load(
     models: Sequence[Any], kind: str, device: str | torch.device
 ) -> list[tuple[str, nn.Module]]:
-    """Load every model once, so that its loading is not in the seconds of a pair."""
+    """Load every model once; the seconds of a pair then exclude loading."""
     from torch import nn
 
     from napari_busref.models import load_model
@@ -300,22 +300,22 @@ def _pairs(
 
 
 def _timed(call: Callable[..., Any], *images: Any, **options: Any) -> tuple[Any, Row]:
-    """Return what the call returns, or None, and whether and how long it ran."""
+    """Call, and return the result (None after an error) with its seconds and failure."""
     start = perf_counter()
     try:
         result = call(*images, **options)
     except Cancelled:
         raise
     except Exception as error:
-        # whatever stopped it, this pair has no estimate, and the others are still to be measured
+        # one pair without a result must not stop the others
         seconds = perf_counter() - start
         failure = f"{type(error).__name__}: {error}"
         return None, {"seconds": seconds, "failed": True, "error": failure}
     return result, {"seconds": perf_counter() - start, "failed": False}
 
 
-def _left_alone(result: RegistrationResult) -> bool:
-    """Whether register gave up and returned its starting position."""
+def _not_registered(result: RegistrationResult) -> bool:
+    """Whether the registration failed and returned its initial transform."""
     return any("starting position" in reason for reason in result.quality.reasons)
 
 
@@ -328,7 +328,7 @@ def _registration_scores(scorer: metrics.Scorer, result: RegistrationResult | No
     try:
         row["re"] = scorer.reprojection_error(result.transform.points(landmarks, inverse=True))
     except ValueError:
-        row["re"] = None  # folded: there is no inverse
+        row["re"] = None  # a folded transform has no inverse
     return row | {"quality": result.quality.score, "reliable": result.quality.reliable}
 
 
@@ -338,7 +338,7 @@ def _fusion_scores(
     return dict(fusion_scores(fused, grey, infrared))
 
 
-def _middle(rows: Iterable[Mapping[str, Any]], key: str, how: str) -> float | None:
+def _average(rows: Iterable[Mapping[str, Any]], key: str, how: str) -> float | None:
     values = [row[key] for row in rows if row.get(key) is not None]
     if not values:
         return None

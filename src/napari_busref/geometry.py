@@ -1,4 +1,4 @@
-"""The one place where sampling grids, normalised coordinates and pixels meet.
+"""The one place that converts between sampling grids, normalised coordinates and pixels.
 
 Inside models a position is ``(x, y)`` in the normalised coordinates of
 :func:`torch.nn.functional.grid_sample` with ``align_corners=False``: the image spans [-1, 1] from
@@ -17,10 +17,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """What a registration model returns: fixed -> moving, in normalised coordinates.
+    """Result of a registration model: fixed -> moving, in normalised coordinates.
 
-    The source of fixed position ``x`` is ``theta @ [x + phi(x), 1]`` (BusReF: the affine resamples
-    first, the deformation resamples that, and both are composed into one grid).
+    The source of fixed position ``x`` is ``theta @ [x + phi(x), 1]``. As in BusReF the affine
+    resamples first and the deformation resamples the result; both are composed into one grid.
 
     Attributes
     ----------
@@ -82,10 +82,10 @@ def pixel_distance(first: Tensor, second: Tensor, shape: tuple[int, int]) -> Ten
 
 
 def mean_distance(first: Tensor, second: Tensor, shape: tuple[int, int]) -> float:
-    """Mean distance of where two affines (1, 2, 3) put positions, in pixels of ``shape``."""
+    """Mean distance between the positions of two affines (1, 2, 3), in pixels of ``shape``."""
     points = base_grid(4, 4, first)
-    there, other = (transform_points(theta, points) for theta in (first, second))
-    return float(pixel_distance(there, other, shape).mean())
+    one, other = (transform_points(theta, points) for theta in (first, second))
+    return float(pixel_distance(one, other, shape).mean())
 
 
 def compose_displacement(outer: Tensor, inner: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def warp(image: Tensor, grid: Tensor, *, padding: str = "zeros", mode: str = "bi
 
 
 def inside(grid: Tensor, height: int, width: int) -> Tensor:
-    """Which positions (B, H, W, 2) lie within an image's pixel centres: (B, 1, H, W)."""
+    """Mask of the positions (B, H, W, 2) within an image's pixel centres: (B, 1, H, W)."""
     limit = torch.tensor([1 - 1 / width, 1 - 1 / height], device=grid.device, dtype=grid.dtype)
     return ((grid.abs() <= limit + 1e-5).all(-1))[:, None]
 
@@ -121,7 +121,7 @@ def inside(grid: Tensor, height: int, width: int) -> Tensor:
 def isotropic_to_normalised(delta: Tensor, height: int, width: int) -> Tensor:
     """Affine given in units of half the shorter side, as ``identity + delta`` -> theta (B, 2, 3).
 
-    In isotropic units a rotation looks the same whatever the aspect of the picture.
+    In isotropic units a rotation has the same matrix at every aspect ratio.
     """
     side = min(height, width)
     scale = torch.tensor([width / side, height / side], device=delta.device, dtype=delta.dtype)
@@ -133,22 +133,22 @@ def isotropic_to_normalised(delta: Tensor, height: int, width: int) -> Tensor:
 def estimate_to_pixels(
     estimate: Estimate, shape: tuple[int, int], moving_shape: tuple[int, int] | None = None
 ) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """Convert to (row, col) pixels, one entry a batch element.
+    """Convert to (row, col) pixels, one entry per batch element.
 
     Parameters
     ----------
     estimate : Estimate
         Fixed -> moving.
     shape : tuple of int
-        Of the fixed image.
+        Shape of the fixed image.
     moving_shape : tuple of int, optional
-        Of the moving image; by default that of the fixed one.
+        Shape of the moving image; by default that of the fixed one.
 
     Returns
     -------
     list of (affine, displacement)
-        ``affine`` float64 (3, 3) and ``displacement`` float32 (2, H, W) or None, such that the
-        source of fixed pixel ``p`` is ``affine @ [p + displacement(p), 1]``.
+        ``affine`` float64 (3, 3) and ``displacement`` float32 (2, H, W) or None. The source of
+        fixed pixel ``p`` is ``affine @ [p + displacement(p), 1]``.
     """
     height, width = shape
     to_pixel, to_normal = _to_pixel(moving_shape or shape), np.linalg.inv(_to_pixel(shape))
@@ -177,7 +177,7 @@ def pixels_to_estimate(
     moving_shape: tuple[int, int],
     device: torch.device,
 ) -> Estimate:
-    """The inverse of `estimate_to_pixels`, a batch of one."""
+    """Invert `estimate_to_pixels` for a batch of one."""
     theta = np.linalg.inv(_to_pixel(moving_shape)) @ affine @ _to_pixel(shape)
     phi = None
     if displacement is not None:
@@ -192,7 +192,7 @@ def compose(outer: Estimate, inner: Estimate) -> Estimate:
     theta = compose_affine(outer.theta, inner.theta)
     if outer.phi is None:
         return Estimate(theta, inner.phi)
-    # outer.theta(q + phi(q)) with q = inner(x): what phi adds, seen from before inner's affine
+    # outer.theta(q + phi(q)) with q = inner(x): phi pulled back through inner's affine
     size = outer.phi.shape[-2:] if inner.phi is None else inner.phi.shape[-2:]
     added = sample_field(outer.phi, sampling_grid(inner, size[0], size[1]))
     linear = torch.linalg.inv(inner.theta[:, :, :2])
@@ -209,7 +209,7 @@ def _to_pixel(shape: tuple[int, int]) -> np.ndarray:
 
 
 def offsets(radius: int, like: Tensor) -> Tensor:
-    """Offsets (x, y) of the channels of a window of correlations, ((2 radius + 1)**2, 2)."""
+    """Offsets (x, y) of the channels of a local correlation, ((2 radius + 1)**2, 2)."""
     axis = torch.arange(-radius, radius + 1, device=like.device, dtype=torch.float32)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     return torch.stack([x.flatten(), y.flatten()], 1)

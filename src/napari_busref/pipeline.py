@@ -23,15 +23,15 @@ __all__ = ["RegistrationAndFusionResult", "register_and_fuse"]
 
 @dataclass(frozen=True, eq=False)
 class RegistrationAndFusionResult:
-    """What `register_and_fuse` returns.
+    """Result of `register_and_fuse`.
 
     Attributes
     ----------
     registration : RegistrationResult
         Warped infrared image, mask, flow, transform and quality.
     fusion : FusionResult or None
-        The fused image; the visible one outside the mask. None only where ``on_cancel="best"``
-        was asked for and the call was cancelled before the pair was fused.
+        The fused image; the visible one outside the mask. None only with ``on_cancel="best"``,
+        when the call was cancelled before the fusion.
     """
 
     registration: RegistrationResult
@@ -76,10 +76,10 @@ def register_and_fuse(
     search, refine, transform, initial, fixed_mask, moving_mask
         For the registration, see `napari_busref.register`.
     device : str or torch.device
-        For both.
+        For both steps.
     on_cancel : str
-        ``"raise"`` ends with `Cancelled`; ``"best"`` ends with what there is by then: the
-        registration as `napari_busref.register` keeps it, without the fusion.
+        ``"raise"`` raises `Cancelled`. ``"best"`` returns the best registration so far, as
+        `napari_busref.register` does, without a fusion.
     progress : Progress, optional
         Called with the stage and the fraction of both steps done.
     cancel : threading.Event, optional
@@ -88,7 +88,7 @@ def register_and_fuse(
     Returns
     -------
     RegistrationAndFusionResult
-        The pair is fused whatever the registration's quality: look at
+        The pair is fused whatever the quality of the registration: check
         ``registration.quality.reliable``.
 
     Raises
@@ -109,7 +109,7 @@ def register_and_fuse(
         fixed_mask=fixed_mask,
         moving_mask=moving_mask,
         on_cancel=on_cancel,
-        # it looks at cancel itself, and reports on while it keeps the best
+        # `register` polls cancel itself and keeps reporting while it returns the best so far
         progress=reporter.part(0.0, 0.7).regardless().step,
         cancel=cancel,
     )
