@@ -306,7 +306,7 @@ def test_a_stack_registered_plane_by_plane_takes_the_transform_of_each_plane():
 
 def test_a_field_too_large_for_all_pixels_is_used_as_it_was_found(monkeypatch):
     """Layers of more than 4096 x 4096 pixels keep the transform at which they were looked at."""
-    monkeypatch.setattr("napari_busref._napari.apply_transform.route.FIELD_BUDGET", 1000)
+    monkeypatch.setattr("napari_busref._napari.apply_transform.pixel_mapping.FIELD_BUDGET", 1000)
     found = bent()
     fixed_shape, moving_shape = (96, 192), (120, 50)
     grids = Grid.over(FIXED, fixed_shape), Grid.over(MOVING, moving_shape)

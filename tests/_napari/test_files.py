@@ -23,7 +23,7 @@ from napari_busref._napari.apply_transform.api import apply_transform
 from napari_busref._napari.apply_transform.known_transforms import known_transforms
 from napari_busref._napari.files import image_io, transform_io
 from napari_busref._napari.layers.grids import Grid, Rescaled
-from napari_busref._napari.layers.image_grids import grid_of_layer, placement
+from napari_busref._napari.layers.image_grids import grid_of_layer, spatial_of_grid
 from napari_busref._napari.layers.pair import METADATA_KEY as KEY
 from napari_busref._napari.layers.result import PlaneResult
 
@@ -59,7 +59,7 @@ def test_grid_is_where_the_layer_draws_its_pixels(place):
     for pixel in [(0, 0), (3, 4), (19, 29)]:
         np.testing.assert_allclose((grid.matrix @ (*pixel, 1))[:2], layer.data_to_world(pixel))
     assert grid.unit == ("micrometer" if "units" in place else "pixel")
-    again = Points(np.zeros((1, 2)), **placement(grid))
+    again = Points(np.zeros((1, 2)), **spatial_of_grid(grid))
     np.testing.assert_allclose(again.data_to_world((3, 4)), layer.data_to_world((3, 4)))
 
 

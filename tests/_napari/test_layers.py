@@ -17,8 +17,8 @@ from napari_busref._napari.layers.pair import (
     METADATA_KEY,
     expand,
     guess_pair,
-    initial_transform,
     shown_plane,
+    world_transform,
 )
 from napari_busref._napari.register.result_layers import (
     displacement_layer,
@@ -54,7 +54,7 @@ def run_result(fixed, moving, shift=(2.0, -1.0), warped=None, fused=None):
     """What a run on two planes gives, with a constant displacement."""
     displacement = np.empty((2, *fixed.shape), np.float32)
     displacement[0], displacement[1] = shift
-    start = initial_transform(fixed, moving) or Transform.equal_field_of_view(
+    start = world_transform(fixed, moving) or Transform.equal_field_of_view(
         fixed.shape, moving.shape
     )
     transform = Transform(
@@ -90,7 +90,7 @@ def test_a_plain_layer_is_its_own_plane(dtype):
     (plane,) = planes(layer)
     assert plane.shape == (20, 30)
     assert plane.axes == (0, 1)
-    assert not plane.placed
+    assert not plane.positioned
     np.testing.assert_array_equal(plane.read(), layer.data)
     np.testing.assert_allclose(plane.matrix, np.eye(3)[:2], atol=1e-12)
 
@@ -188,17 +188,17 @@ def test_what_cannot_be_a_plane_is_refused():
 
 
 def test_untouched_layers_of_one_size_start_at_the_identity():
-    assert initial_transform(*planes(image(), image(seed=1))) == Transform.identity((20, 30))
+    assert world_transform(*planes(image(), image(seed=1))) == Transform.identity((20, 30))
 
 
 def test_untouched_layers_of_different_sizes_leave_the_start_open():
-    assert initial_transform(*planes(image(), image((40, 50)))) is None
+    assert world_transform(*planes(image(), image((40, 50)))) is None
 
 
 def test_the_start_goes_through_the_world():
     fixed = image((20, 30), **PLACED)
     moving = image((60, 50), scale=(0.2, 0.2), rotate=-15, translate=(6, -2), units=("um", "um"))
-    transform = initial_transform(*planes(fixed, moving))
+    transform = world_transform(*planes(fixed, moving))
     points = np.array([[0.0, 0.0], [7.0, 3.0], [19.0, 29.0]])
     expected = [moving.world_to_data(fixed.data_to_world(point)) for point in points]
     np.testing.assert_allclose(transform.points(points), expected, atol=1e-9)
@@ -207,16 +207,16 @@ def test_the_start_goes_through_the_world():
 def test_the_start_converts_units():
     fixed = image((20, 30), scale=(1, 1), units=("um", "um"))
     moving = image((40, 60), scale=(500, 500), units=("nm", "nm"))
-    transform = initial_transform(*planes(fixed, moving))
+    transform = world_transform(*planes(fixed, moving))
     np.testing.assert_allclose(transform.affine, np.diag([2, 2, 1]), atol=1e-9)
 
 
 def test_units_that_cannot_be_compared():
     unplaced = image((40, 60))
     calibrated = image((20, 30), scale=(0.5, 0.5), units=("um", "um"))
-    assert initial_transform(*planes(calibrated, unplaced)) is None
+    assert world_transform(*planes(calibrated, unplaced)) is None
     placed_by_hand = image((40, 60), scale=(0.25, 0.25))
-    transform = initial_transform(*planes(calibrated, placed_by_hand))
+    transform = world_transform(*planes(calibrated, placed_by_hand))
     np.testing.assert_allclose(transform.affine, np.diag([2, 2, 1]), atol=1e-9)
 
 
@@ -225,14 +225,14 @@ def test_the_start_is_restricted_to_the_shown_dimensions():
     moving = image((20, 30), translate=(0, 3))
     viewer = viewer_of(fixed, moving)
     viewer.dims.set_current_step(0, 2)
-    transform = initial_transform(shown_plane(fixed, viewer), shown_plane(moving, viewer))
+    transform = world_transform(shown_plane(fixed, viewer), shown_plane(moving, viewer))
     np.testing.assert_allclose(transform.affine, [[1, 0, 2], [0, 1, -3], [0, 0, 1]], atol=1e-9)
 
 
 def test_layers_that_do_not_overlap_are_refused():
     fixed, moving = image(name="here"), image(name="there", translate=(1000, 0))
     with pytest.raises(ValueError, match="'there' and 'here' do not overlap"):
-        initial_transform(*planes(fixed, moving))
+        world_transform(*planes(fixed, moving))
 
 
 # -- guessing ---------------------------------------------------------------------------------
@@ -355,7 +355,7 @@ def test_expand_puts_the_plane_into_any_two_dimensions():
 
 def test_arrows_show_the_displacement_beyond_the_start():
     fixed, moving = planes(image((40, 60), scale=(1, 1)), image((80, 120), scale=(0.5, 0.5)))
-    start = initial_transform(fixed, moving)
+    start = world_transform(fixed, moving)
     transform = run_result(fixed, moving, shift=(3.0, -4.0)).registration.transform
     arrows = displacement_layer(transform, start)
     np.testing.assert_allclose(arrows.data[:, 1], np.tile([3.0, -4.0], (len(arrows.data), 1)))
@@ -503,7 +503,7 @@ def test_a_saved_displacement_comes_back_where_it_was(tmp_path, dims):
         fixed_layer = image((4, 20, 30), name="vis", scale=(3, 1, 1), units=("um",) * 3)
         moving_layer = image((20, 30), name="ir", scale=(1, 2), units=("um",) * 2)
     fixed, moving = planes(fixed_layer, moving_layer)
-    start = initial_transform(fixed, moving)
+    start = world_transform(fixed, moving)
     result = run_result(fixed, moving)
     layer = result_layers(result, fixed, moving, start)[3]
     path = str(tmp_path / "found.busref.h5")

@@ -18,8 +18,8 @@ from scipy import ndimage
 
 from napari_busref import fusion, registration
 from napari_busref._napari.layers import field_layers
-from napari_busref._napari.layers.frames import stack_frame
-from napari_busref._napari.layers.pair import METADATA_KEY, initial_transform, shown_plane
+from napari_busref._napari.layers.pair import METADATA_KEY, shown_plane, world_transform
+from napari_busref._napari.layers.plane_pairs import stack_pairs
 from napari_busref._napari.register import stack_fusion, stack_warp
 from napari_busref._napari.register.result_layers import (
     FIELD_ROLES,
@@ -173,7 +173,7 @@ def test_units_of_different_kinds_are_refused():
         image((32, 40), name="ir", units=("s", "s")),
     )
     with pytest.raises(ValueError, match="'vis' is measured in micrometer and layer 'ir' in sec"):
-        initial_transform(fixed, moving)
+        world_transform(fixed, moving)
 
 
 def test_a_small_picture_within_a_large_one_overlaps_it():
@@ -181,14 +181,14 @@ def test_a_small_picture_within_a_large_one_overlaps_it():
         Image(np.zeros((4000, 4000), np.uint8), name="large"),
         image((16, 16), name="small", translate=(2030, 2030)),
     )
-    assert initial_transform(large, small) is not None
-    assert initial_transform(small, large) is not None
+    assert world_transform(large, small) is not None
+    assert world_transform(small, large) is not None
     corner, turned = planes(
         image((100, 100), name="corner"),
         image((100, 100), 1, name="turned", rotate=45, translate=(120, 180)),
     )
     with pytest.raises(ValueError, match="do not overlap"):  # only their bounding boxes do
-        initial_transform(corner, turned)
+        world_transform(corner, turned)
 
 
 # -- large ones -------------------------------------------------------------------------------
@@ -376,13 +376,13 @@ def test_planes_belong_together_that_lie_at_the_same_place():
         viewer.add_layer(layer)
     unit = viewer.layers.units[0]
     viewer.dims.set_point(0, (4 * fixed.units[0]).to(unit).magnitude)
-    frame = stack_frame(*(shown_plane(layer, viewer) for layer in (fixed, moving)))
+    pairs = stack_pairs(*(shown_plane(layer, viewer) for layer in (fixed, moving)))
     # visible planes at 0, 2, 4 and 6 µm; the infrared ones begin at 1 µm
-    assert frame.shown == (2,)
-    found = {where: other.position for where, (_, other) in frame.pairs.items()}
+    assert pairs.shown == (2,)
+    found = {where: other.position for where, (_, other) in pairs.by_position.items()}
     assert found == {(1,): (1,), (2,): (3,), (3,): (5,)}
-    assert frame.sizes == (4, 32, 40)
-    np.testing.assert_array_equal(frame.spatial["scale"], (2, 1, 1))
+    assert pairs.sizes == (4, 32, 40)
+    np.testing.assert_array_equal(pairs.spatial["scale"], (2, 1, 1))
 
 
 def test_a_flat_visible_picture_and_a_stack_of_infrared_ones(fake):
@@ -433,7 +433,7 @@ def test_time_and_depth(fake):
 def test_a_stack_turned_into_the_plane_is_refused():
     tilted = stack(3, name="ir", shear=[0.01, 0, 0])
     with pytest.raises(ValueError, match="layer 'ir' is turned or sheared along -3"):
-        stack_frame(*planes(image((32, 40), name="vis"), tilted))
+        stack_pairs(*planes(image((32, 40), name="vis"), tilted))
 
 
 def test_rgb_stacks_keep_their_colours(fake):
@@ -645,7 +645,7 @@ def test_cancelled_in_a_real_refinement(keep):
     smooth = ndimage.gaussian_filter(image((64, 80)).data, 2)
     fixed, moving = planes(Image(smooth, name="vis"), Image(np.roll(smooth, 2, 1), name="ir"))
     settings = Settings(model="identity", refine="affine", device="cpu", on_cancel=keep)
-    request = Request(fixed, moving, initial_transform(fixed, moving), settings)
+    request = Request(fixed, moving, world_transform(fixed, moving), settings)
     if keep == "nothing":
         with pytest.raises(Cancelled):
             run(request, progress=progress, cancel=cancel)

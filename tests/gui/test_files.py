@@ -145,7 +145,7 @@ def test_import_panel(viewer, pair, tmp_path, notes):
     from qtpy.QtCore import QEvent
     from qtpy.QtWidgets import QApplication
 
-    from napari_busref._napari.layers.start import START_KEY
+    from napari_busref._napari.layers.initial_transform import INITIAL_KEY
 
     fixed, moving, transform = pair
     _, panel = viewer.window.add_plugin_dock_widget("napari-busref", "Import transform")
@@ -169,12 +169,12 @@ def test_import_panel(viewer, pair, tmp_path, notes):
     found = layer.metadata[KEY]["transform"]
     np.testing.assert_allclose(found.affine, transform.affine, atol=1e-9)
     np.testing.assert_allclose(layer.data_to_world((3, 4)), fixed.data_to_world((3, 4)))
-    assert moving.metadata[START_KEY]["transform"] == found
+    assert moving.metadata[INITIAL_KEY]["transform"] == found
     panel.undo_button.click()
-    assert layer not in viewer.layers and START_KEY not in moving.metadata
+    assert layer not in viewer.layers and INITIAL_KEY not in moving.metadata
     assert panel.run()
     panel.wait()
-    assert moving.metadata[START_KEY]["transform"] == found
+    assert moving.metadata[INITIAL_KEY]["transform"] == found
     # a layer goes away while the file is read, and then the panel does
     assert panel.run()
     viewer.layers.remove(moving)

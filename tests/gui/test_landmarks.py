@@ -292,7 +292,8 @@ def test_a_transform_needs_no_torch_before_it_is_used():
     code = (
         "import sys;"
         "import napari_busref._napari.landmarks.pairs, napari_busref._napari.landmarks.result;"
-        "import napari_busref._napari.apply_transform.api, napari_busref._napari.layers.start;"
+        "import napari_busref._napari.apply_transform.api;"
+        "import napari_busref._napari.layers.initial_transform;"
         "print([name for name in ('torch', 'qtpy') if name in sys.modules])"
     )
     done = subprocess.run(

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from napari.layers import Layer
 
 from napari_busref._napari.apply_transform.by_type import carried
-from napari_busref._napari.apply_transform.route import Route
+from napari_busref._napari.apply_transform.pixel_mapping import Route
 from napari_busref._napari.layers.grids import Rescaled
 from napari_busref._napari.layers.result import PlaneResult
 from napari_busref.runtime.progress import Progress, Reporter

@@ -14,7 +14,7 @@ from napari.layers import Image, Labels, Layer, Points, Shapes, Tracks, Vectors
 from numpy.typing import NDArray
 from skimage.measure import approximate_polygon
 
-from napari_busref._napari.apply_transform.route import Array, Route
+from napari_busref._napari.apply_transform.pixel_mapping import Array, Route
 from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.lazy import Source, lazy_array, warp_window
 from napari_busref._napari.layers.pair import METADATA_KEY
@@ -112,7 +112,7 @@ def _lazily(
         rgb=bool(channels),
         world=np.eye(layer.ndim, layer.ndim + 1),
         world_units=tuple(layer.units),
-        placed=False,
+        positioned=False,
         layer_spatial={},
         display={},
     )

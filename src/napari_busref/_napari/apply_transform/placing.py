@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from napari.layers import Layer
 
-from napari_busref._napari.apply_transform.route import (
+from napari_busref._napari.apply_transform.pixel_mapping import (
     PLACED_KEY,
     Array,
     Route,

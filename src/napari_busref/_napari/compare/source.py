@@ -13,7 +13,7 @@ from napari.layers import Image
 
 from napari_busref._napari.compare.pixels import Look, Side
 from napari_busref._napari.layers.grids import Rescaled
-from napari_busref._napari.layers.pair import METADATA_KEY, guess_pair, initial_transform
+from napari_busref._napari.layers.pair import METADATA_KEY, guess_pair, world_transform
 from napari_busref._napari.layers.planes import Plane, shown_plane
 from napari_busref.transforms.transform import Transform
 
@@ -143,7 +143,7 @@ def find_sides(
 
 def _side(reference: Plane, layer: Image, viewer: ViewerModel) -> Side:
     plane = shown_plane(layer, viewer)
-    placed = initial_transform(reference, plane)
+    placed = world_transform(reference, plane)
     if placed is None:
         placed = Transform.equal_field_of_view(reference.shape, plane.shape)
     return Side(plane, Look.of(layer), Rescaled.of(placed))

@@ -12,8 +12,8 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFormLayout, QPushButton, QVBoxLayout, QWidget
 
 from napari_busref._napari.files.transform_io import import_transform
+from napari_busref._napari.layers.initial_transform import keep_initial_transform
 from napari_busref._napari.layers.pair import METADATA_KEY, Plane, shown_plane
-from napari_busref._napari.layers.start import keep_start
 from napari_busref._napari.layers.undo import Undo
 from napari_busref._napari.widgets.forms import label, row
 from napari_busref._napari.widgets.pair_chooser import PairChooser
@@ -162,7 +162,7 @@ class ImportTransform(QWidget):
         undo = Undo(self._viewer.layers, touched=[moving])
         self._viewer.add_layer(layer)
         if self.start.value:
-            keep_start(moving, fixed_plane, moving_plane, transform)
+            keep_initial_transform(moving, fixed_plane, moving_plane, transform)
         undo.done(self._viewer.layers)
         self.undo_button.keep(undo)
         kind = "an affine" if transform.displacement is None else "a displacement field"

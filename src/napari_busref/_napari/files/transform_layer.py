@@ -14,7 +14,7 @@ from napari.layers import Vectors
 
 from napari_busref._napari.layers.field_layers import displacement_layer
 from napari_busref._napari.layers.grids import Grid, Rescaled
-from napari_busref._napari.layers.image_grids import grid_of_layer, placement
+from napari_busref._napari.layers.image_grids import grid_of_layer, spatial_of_grid
 from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref._napari.layers.result import PlaneResult
 from napari_busref.transforms.formats import ImageGrid, TransformFile, files
@@ -114,7 +114,7 @@ def transform_layer(file: TransformFile, name: str, **kwargs: Any) -> Vectors:
             fixed_shape=whole.fixed_shape,
             moving_shape=whole.moving_shape,
         )
-    spatial = kwargs or dict(stored.get("napari", {})) or placement(full[0])
+    spatial = kwargs or dict(stored.get("napari", {})) or spatial_of_grid(full[0])
     axes = tuple(spatial.pop("axes", (0, 1)))
     position = tuple(spatial.pop("position", ()))
     if "units" in spatial:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.transform import resize
 
-from napari_busref._napari.layers.frames import plane_frame, stack_frame
 from napari_busref._napari.layers.pair import world_affine
+from napari_busref._napari.layers.plane_pairs import single_pair, stack_pairs
 from napari_busref._napari.layers.planes import Plane, comparable, shown_plane
 from napari_busref._napari.layers.reading import choose_reading
 from napari_busref.training.finetuning.pairs import AlignedPair
@@ -48,12 +48,12 @@ def layer_pairs(fixed: Image, moving: Image, viewer: ViewerModel) -> list[Aligne
     one, other = shown_plane(fixed, viewer), shown_plane(moving, viewer)
     _check_aligned(one, other)
     stack = any(plane.sizes[axis] > 1 for plane in (one, other) for axis in plane.hidden)
-    frame = (stack_frame if stack else plane_frame)(one, other)
+    pairs = (stack_pairs if stack else single_pair)(one, other)
     return [
         AlignedPair(
-            f"{fixed.name}{list(position) if stack else ''}", _reader(*frame.pairs[position])
+            f"{fixed.name}{list(position) if stack else ''}", _reader(*pairs.by_position[position])
         )
-        for position in sorted(frame.pairs)
+        for position in sorted(pairs.by_position)
     ]
 
 

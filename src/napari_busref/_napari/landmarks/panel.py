@@ -17,8 +17,8 @@ from napari_busref._napari.landmarks.pairs import LandmarkPairs, Side
 from napari_busref._napari.landmarks.placing import Placing
 from napari_busref._napari.landmarks.result import LandmarkResult, landmark_result
 from napari_busref._napari.landmarks.table import PairsTable
+from napari_busref._napari.layers.initial_transform import keep_initial_transform
 from napari_busref._napari.layers.planes import Plane, shown_plane
-from napari_busref._napari.layers.start import keep_start
 from napari_busref._napari.layers.undo import Undo
 from napari_busref._napari.register.result_layers import update_layers
 from napari_busref._napari.widgets.camera import camera_of
@@ -347,7 +347,7 @@ class Landmarks(QWidget):
         if self.pairs is None or self._planes is None:
             return
         moving, fixed = self.pairs.images["moving"], self.pairs.images["fixed"]
-        keep_start(moving, *self._planes, transform)
+        keep_initial_transform(moving, *self._planes, transform)
         try:
             _, panel = self._viewer.window.add_plugin_dock_widget(
                 "napari-busref", "Register and fuse"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from napari_busref._napari.layers.pair import initial_transform
+from napari_busref._napari.layers.pair import world_transform
 from napari_busref._napari.layers.planes import Plane
 from napari_busref._napari.register.result_layers import result_layers
 from napari_busref._napari.register.stacks import register_layers
@@ -84,7 +84,7 @@ def landmark_result(
     parameters = found.registration.parameters | {"landmarks": fit.model, "rms_px": fit.rms}
     found = replace(
         found,
-        initial=initial_transform(fixed, moving),
+        initial=world_transform(fixed, moving),
         registration=replace(found.registration, parameters=parameters),
     )
     layers = result_layers(found, fixed, moving, roles=("warped", "mask", "displacement"))
@@ -121,7 +121,7 @@ def expected_transform(
             fixed_points, moving_points, fixed_shape=shapes[0], moving_shape=shapes[1]
         )
     except ValueError:
-        return initial_transform(fixed, moving) or Transform.equal_field_of_view(*shapes)
+        return world_transform(fixed, moving) or Transform.equal_field_of_view(*shapes)
     return fit.transform
 
 

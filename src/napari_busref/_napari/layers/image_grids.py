@@ -17,7 +17,7 @@ from napari_busref.transforms.formats.grid import METRES, unit_name
 if TYPE_CHECKING:
     from napari_busref._napari.layers.pair import Plane
 
-__all__ = ["grid_of_layer", "grid_of_plane", "placement"]
+__all__ = ["grid_of_layer", "grid_of_plane", "spatial_of_grid"]
 
 
 def grid_of_plane(plane: Plane) -> ImageGrid:
@@ -58,7 +58,7 @@ def grid_of_layer(
     )
 
 
-def placement(grid: ImageGrid) -> dict[str, Any]:
+def spatial_of_grid(grid: ImageGrid) -> dict[str, Any]:
     """Keyword arguments that put a two-dimensional layer on a grid."""
     units = {"units": (grid.unit, grid.unit)} if grid.has_length else {}
     if grid.is_upright:

@@ -24,7 +24,7 @@ __all__ = [
     "Plane",
     "expand",
     "guess_pair",
-    "initial_transform",
+    "world_transform",
     "shown_plane",
     "world_affine",
 ]
@@ -36,7 +36,7 @@ _INFRARED = {"ir", "infrared", "thermal", "nir", "swir", "mwir", "lwir", "flir",
 _VISIBLE = {"vis", "visible", "rgb", "color", "colour", "optical", "eo", "fixed", "reference"}
 
 
-def initial_transform(fixed: Plane, moving: Plane) -> Transform | None:
+def world_transform(fixed: Plane, moving: Plane) -> Transform | None:
     """Return the transform that the two layers' places in the world stand for.
 
     Parameters
@@ -66,9 +66,9 @@ def initial_transform(fixed: Plane, moving: Plane) -> Transform | None:
     like = all(map(comparable, fixed.units, moving.units))
     if not like:
         _check_units(fixed, moving)
-    if not (fixed.placed and moving.placed) and not like:
+    if not (fixed.positioned and moving.positioned) and not like:
         return None
-    if not (fixed.placed or moving.placed) and fixed.shape != moving.shape:
+    if not (fixed.positioned or moving.positioned) and fixed.shape != moving.shape:
         return None
     affine = world_affine(fixed, moving)
     if not _overlap(affine, fixed.shape, moving.shape):

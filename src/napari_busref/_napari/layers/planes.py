@@ -21,7 +21,7 @@ __all__ = [
     "Plane",
     "comparable",
     "factor",
-    "is_placed",
+    "is_positioned",
     "linear_of",
     "shown_plane",
     "spatial_of",
@@ -50,7 +50,7 @@ class Plane:
         Pixel coordinates of the layer, with a 1 at the end, to its world coordinates.
     world_units : tuple
         Units (pint) of the world coordinates.
-    placed : bool
+    positioned : bool
         False when the layer lies where napari puts a layer about which nothing was said.
     layer_spatial : dict
         ``scale``, ``translate``, ``rotate``, ``shear``, ``affine``, ``units`` and ``axis_labels``
@@ -66,7 +66,7 @@ class Plane:
     rgb: bool
     world: NDArray[np.float64] = field(repr=False)
     world_units: tuple[Any, ...]
-    placed: bool
+    positioned: bool
     layer_spatial: dict[str, Any] = field(repr=False)
     display: dict[str, Any] = field(repr=False)
 
@@ -273,7 +273,7 @@ def shown_plane(layer: Image | Labels, viewer: ViewerModel) -> Plane:
         rgb=bool(getattr(layer, "rgb", False)),
         world=_to_world(layer),
         world_units=tuple(layer.units),
-        placed=is_placed(spatial),
+        positioned=is_positioned(spatial),
         layer_spatial=spatial,
         display=_display(layer) if isinstance(layer, Image) else {},
     )
@@ -327,7 +327,7 @@ def linear_of(spatial: Mapping[str, Any]) -> NDArray[np.float64]:
     return np.array(linear, dtype=float)
 
 
-def is_placed(spatial: Mapping[str, Any]) -> bool:
+def is_positioned(spatial: Mapping[str, Any]) -> bool:
     """Whether a layer lies elsewhere than napari puts one of which nothing was said."""
     linear, affine = linear_of(spatial), spatial["affine"]
     return not (

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_busref._napari.layers.frames import Frame, Position
 from napari_busref._napari.layers.grids import Grid, Rescaled
+from napari_busref._napari.layers.plane_pairs import PlanePairs, Position
 from napari_busref.transforms.transform import Transform
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class LayersResult:
         Of the shown planes, in pixels of the fixed layer at full resolution.
     mode : str
         ``"plane"``, ``"one"`` or ``"each"``, see `napari_busref._napari.register.stacks.register_layers`.
-    frame : Frame
+    pairs : PlanePairs
         Where the results lie.
     initial : Transform or None
         Where the shown planes started, from full resolution to full resolution.
@@ -68,18 +68,18 @@ class LayersResult:
         For each position along the other dimensions, shown one first, what was found there. The
         mode "each" has an entry for each plane that was done, the others for the shown one only.
     warped : ndarray or list of dask arrays
-        The moving layer on the fixed one, with all dimensions of `frame`: an array in memory, or
+        The moving layer on the fixed one, with all dimensions of `pairs`: an array in memory, or
         the levels of a pyramid, finest first, computed where they are looked at (of a single
         plane the coarsest is in memory).
     fused : ndarray or None
-        Fused planes, with all dimensions of `fused_frame`. Planes that were not reached are 0.
+        Fused planes, with all dimensions of `fused_pairs`. Planes that were not reached are 0.
     fused_grid : Grid
         Pixels of `fused`.
-    fused_frame : Frame
-        `frame`, or the shown plane alone if the whole would be larger than
+    fused_pairs : PlanePairs
+        `pairs`, or the shown plane alone if the whole would be larger than
         `napari_busref._napari.register.stack_fusion.STACK_BUDGET`.
     weights : ndarray of float32 or None
-        On `fused_grid` and `fused_frame`, what a learned loss weighs the moving layer with, in
+        On `fused_grid` and `fused_pairs`, what a learned loss weighs the moving layer with, in
         [0, 1], if that was asked for.
     reading : dict
         How the layers were read: level, step and shape of each. JSON can hold it.
@@ -91,7 +91,7 @@ class LayersResult:
     fusion: FusionResult | None
     quality: Quality
     mode: str
-    frame: Frame
+    pairs: PlanePairs
     initial: Transform | None
     fixed_grid: Grid
     moving_grid: Grid
@@ -100,7 +100,7 @@ class LayersResult:
     warped: NDArray[Any] | list[Any]
     fused: NDArray[Any] | None
     fused_grid: Grid
-    fused_frame: Frame
+    fused_pairs: PlanePairs
     weights: NDArray[np.float32] | None = None
     reading: dict[str, Any] = field(default_factory=dict)
     cancelled: bool = False

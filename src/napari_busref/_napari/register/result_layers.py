@@ -18,10 +18,10 @@ from napari_busref._napari.layers.field_layers import (
     magnitude,
     magnitude_layer,
 )
-from napari_busref._napari.layers.frames import plane_frame
 from napari_busref._napari.layers.grids import Rescaled
 from napari_busref._napari.layers.image_grids import grid_of_plane
 from napari_busref._napari.layers.pair import METADATA_KEY, Plane
+from napari_busref._napari.layers.plane_pairs import single_pair
 from napari_busref._napari.layers.result import LayersResult, PlaneResult
 from napari_busref.runtime.version import package_version
 from napari_busref.transforms.transform import Transform
@@ -119,9 +119,9 @@ def result_layers(
         "grid": lambda: grid_layer(
             result.transform,
             result.initial,
-            axes=result.frame.axes,
-            position=result.frame.shown,
-            **result.frame.spatial,
+            axes=result.pairs.axes,
+            position=result.pairs.shown,
+            **result.pairs.spatial,
             **common("grid", f"{moving.name} deformed grid"),
         ),
         "displacement": lambda: _arrows(
@@ -213,7 +213,7 @@ def _as_layers_result(
     initial: Transform | None,
 ) -> LayersResult:
     """A result at full resolution, of one pair of planes."""
-    frame = plane_frame(fixed, moving)
+    pairs = single_pair(fixed, moving)
     registration, fusion = result.registration, result.fusion
     transform = Rescaled.of(registration.transform)
     return LayersResult(
@@ -221,16 +221,16 @@ def _as_layers_result(
         fusion=fusion,
         quality=registration.quality,
         mode="plane",
-        frame=frame,
+        pairs=pairs,
         initial=initial,
         fixed_grid=transform.fixed,
         moving_grid=transform.moving,
         transform=transform,
-        planes={frame.shown: PlaneResult(transform, registration.quality, registration.mask)},
-        warped=np.expand_dims(registration.warped, frame.hidden),
-        fused=None if fusion is None else np.expand_dims(fusion.fused, frame.hidden),
+        planes={pairs.shown: PlaneResult(transform, registration.quality, registration.mask)},
+        warped=np.expand_dims(registration.warped, pairs.hidden),
+        fused=None if fusion is None else np.expand_dims(fusion.fused, pairs.hidden),
         fused_grid=transform.fixed,
-        fused_frame=frame,
+        fused_pairs=pairs,
     )
 
 
@@ -253,7 +253,7 @@ def _shared_metadata(result: LayersResult, fixed: Plane, moving: Plane) -> dict[
         "initial": result.initial,
         "fixed": fixed.name,
         "moving": moving.name,
-        "axes": result.frame.axes,
+        "axes": result.pairs.axes,
         "fixed_grid": grid_of_plane(fixed).as_dict(),
         "moving_grid": grid_of_plane(moving).as_dict(),
     }
@@ -278,25 +278,25 @@ def _warped(result: LayersResult, moving: Plane, common: dict[str, Any]) -> Imag
         rgb=moving.rgb,
         multiscale=levels,
         **moving.display,
-        **result.frame.spatial,
+        **result.pairs.spatial,
         **common,
     )
 
 
 def _mask(result: LayersResult, common: dict[str, Any]) -> Labels:
-    frame, grid = result.frame, result.fixed_grid
-    sizes = frame.sizes_on(grid)
+    pairs, grid = result.pairs, result.fixed_grid
+    sizes = pairs.sizes_on(grid)
     data: Any
     if len(result.planes) == 1 and result.mode != "each":
         (found,) = result.planes.values()
-        data = np.expand_dims(found.mask.astype(np.uint8), frame.hidden)
+        data = np.expand_dims(found.mask.astype(np.uint8), pairs.hidden)
         if data.shape != sizes:  # one mask for all planes
             data = da.broadcast_to(da.from_array(data), sizes)
     else:
         data = np.zeros(sizes, np.uint8)
         for position, found in result.planes.items():
-            data[_at(position, frame.hidden, len(sizes))] = found.mask
-    return Labels(data, opacity=0.35, visible=False, **frame.spatial_on(grid), **common)
+            data[_at(position, pairs.hidden, len(sizes))] = found.mask
+    return Labels(data, opacity=0.35, visible=False, **pairs.spatial_on(grid), **common)
 
 
 def _fused(result: LayersResult, fixed: Plane, common: dict[str, Any]) -> Image:
@@ -304,7 +304,7 @@ def _fused(result: LayersResult, fixed: Plane, common: dict[str, Any]) -> Image:
         result.fused,
         rgb=fixed.rgb,
         **fixed.display,
-        **result.fused_frame.spatial_on(result.fused_grid),
+        **result.fused_pairs.spatial_on(result.fused_grid),
         **common,
     )
 
@@ -315,7 +315,7 @@ def _weights(result: LayersResult, common: dict[str, Any]) -> Image:
         colormap="viridis",
         contrast_limits=(0.0, 1.0),
         visible=False,
-        **result.fused_frame.spatial_on(result.fused_grid),
+        **result.fused_pairs.spatial_on(result.fused_grid),
         **common,
     )
     layer.colorbar.visible = True
@@ -323,39 +323,39 @@ def _weights(result: LayersResult, common: dict[str, Any]) -> Image:
 
 
 def _magnitude(result: LayersResult, common: dict[str, Any]) -> Image:
-    frame = result.frame
+    pairs = result.pairs
     lengths, grid = magnitude(result.transform, result.initial)
-    sizes, longest = frame.sizes_on(grid), float(lengths.max())
-    data: Any = np.expand_dims(lengths, frame.hidden)
+    sizes, longest = pairs.sizes_on(grid), float(lengths.max())
+    data: Any = np.expand_dims(lengths, pairs.hidden)
     if result.mode == "each":
         data = np.zeros(sizes, np.float32)
         for position, found in result.planes.items():
             plane, _ = magnitude(found.transform, result.initial)
-            data[_at(position, frame.hidden, len(sizes))] = plane
+            data[_at(position, pairs.hidden, len(sizes))] = plane
         longest = float(data.max())
     elif data.shape != sizes:
         data = da.broadcast_to(da.from_array(data), sizes)
-    return magnitude_layer(data, longest, **frame.spatial_on(grid), **common)
+    return magnitude_layer(data, longest, **pairs.spatial_on(grid), **common)
 
 
 def _arrows(result: LayersResult, common: dict[str, Any]) -> Vectors:
-    frame = result.frame
+    pairs = result.pairs
     (shown, first), *others = result.planes.items()
     planes = [(position, found.transform, found.mask) for position, found in others]
     if result.mode == "one":
         planes = [
             (position, first.transform, first.mask)
-            for position in frame.pairs
+            for position in pairs.by_position
             if position != shown
         ]
     return displacement_layer(
         first.transform,
         result.initial,
         first.mask,
-        axes=frame.axes,
+        axes=pairs.axes,
         position=shown,
         others=planes,
-        **frame.spatial,
+        **pairs.spatial,
         **common,
     )
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from napari_busref._napari.layers.field_layers import magnitude
+from napari_busref._napari.layers.initial_transform import initial_transform
 from napari_busref._napari.layers.planes import Plane, shown_plane
 from napari_busref._napari.layers.result import LayersResult
-from napari_busref._napari.layers.start import start_transform
 from napari_busref._napari.register.loading import load_libraries
 from napari_busref._napari.register.result_layers import result_layers
 from napari_busref._napari.register.settings import Settings
@@ -93,7 +93,7 @@ def make_request(
     Raises
     ------
     ValueError
-        When no output is chosen, or as `shown_plane` and `start_transform`.
+        When no output is chosen, or as `shown_plane` and `initial_transform`.
     """
     if not settings.roles:
         raise ValueError("no output is chosen; tick one of them in the advanced settings")
@@ -102,7 +102,7 @@ def make_request(
         None if layer is None else shown_plane(layer, viewer)
         for layer in (fixed_mask, moving_mask)
     )
-    return Request(*planes, start_transform(moving, *planes), settings, first, second)
+    return Request(*planes, initial_transform(moving, *planes), settings, first, second)
 
 
 def run(request: Request, *, progress: Progress, cancel: threading.Event) -> Outcome:

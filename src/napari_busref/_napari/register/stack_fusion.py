@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_busref._napari.layers.frames import Frame, Position, plane_frame
 from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.lazy import Source, warp_window
+from napari_busref._napari.layers.plane_pairs import PlanePairs, Position, single_pair
 from napari_busref._napari.layers.reading import Reading
 from napari_busref.runtime.progress import Reporter
 
@@ -58,7 +58,7 @@ class Fuser:
 
     Parameters
     ----------
-    frame : Frame
+    pairs : PlanePairs
     readings : (Reading, Reading)
         How the fixed and the moving planes were read.
     options : mapping
@@ -69,31 +69,31 @@ class Fuser:
     ----------
     grid : Grid
         Pixels of the fused planes.
-    frame : Frame
+    pairs : PlanePairs
         The given one, or the shown plane alone if the whole would be larger than `STACK_BUDGET`.
     fused : ndarray
-        With all dimensions of `frame`; planes that were not reached are 0.
+        With all dimensions of `pairs`; planes that were not reached are 0.
     weights : ndarray of float32 or None
         Likewise, what a learned loss weighs the infrared planes with, if that is asked for.
     """
 
     def __init__(
         self,
-        frame: Frame,
+        pairs: PlanePairs,
         readings: tuple[Reading, Reading],
         options: Mapping[str, Any],
         cancel: threading.Event | None,
     ) -> None:
-        fixed, moving = frame.pairs[frame.shown]
-        self._whole, self._readings, self._cancel = frame, readings, cancel
+        fixed, moving = pairs.by_position[pairs.shown]
+        self._whole, self._readings, self._cancel = pairs, readings, cancel
         self._options = dict(options)
         self._read_grid = readings[0].grid
         small = fixed.shape[0] * fixed.shape[1] <= FUSION_BUDGET
         self.grid = Grid(fixed.shape) if small else self._read_grid
         dtype = np.dtype(fixed.source.dtype).newbyteorder("=")
         weighs = bool(options.get("loss_weights"))
-        for self.frame in (frame, plane_frame(fixed, moving)):
-            sizes = self.frame.sizes_on(self.grid)
+        for self.pairs in (pairs, single_pair(fixed, moving)):
+            sizes = self.pairs.sizes_on(self.grid)
             shape = (*sizes, *fixed.source.shape[fixed.ndim :])
             if np.prod(shape, dtype=float) * (dtype.itemsize + 4 * weighs) <= STACK_BUDGET:
                 break
@@ -106,15 +106,15 @@ class Fuser:
         Parameters
         ----------
         position : tuple of int
-            In the whole frame.
+            In the whole pairs.
         pair : ToFuse
         reporter : Reporter
         """
         where = position
-        if self.frame is not self._whole:
+        if self.pairs is not self._whole:
             if position != self._whole.shown:
                 return None
-            where = self.frame.shown
+            where = self.pairs.shown
         from napari_busref.fusion import fuse
 
         reporter.check()
@@ -126,8 +126,8 @@ class Fuser:
             cancel=self._cancel,
             **self._options,
         )
-        index: list[Any] = [slice(None)] * len(self.frame.sizes)
-        for axis, number in zip(self.frame.hidden, where, strict=True):
+        index: list[Any] = [slice(None)] * len(self.pairs.sizes)
+        for axis, number in zip(self.pairs.hidden, where, strict=True):
             index[axis] = number
         self.fused[tuple(index)] = result.fused
         if self.weights is not None and result.loss_weights is not None:
@@ -137,7 +137,7 @@ class Fuser:
     def _fixed(self, position: Position, pair: ToFuse) -> NDArray[Any]:
         if pair.fixed is not None and self.grid == self._read_grid:
             return pair.fixed
-        plane = self._whole.pairs[position][0]
+        plane = self._whole.by_position[position][0]
         as_read = self.grid == self._read_grid
         reading = self._readings[0] if as_read else Reading(plane, 0, 1)
         return replace(reading, plane=plane).read(cancel=self._cancel)

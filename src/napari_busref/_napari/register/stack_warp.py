@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_busref._napari.layers.frames import Frame, Position
 from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.lazy import BLOCK, Source, lazy_array, warp_window
+from napari_busref._napari.layers.plane_pairs import PlanePairs, Position
 from napari_busref._napari.layers.planes import Plane
 from napari_busref._napari.layers.reading import PIXEL_BUDGET, level_grid
 from napari_busref.runtime.progress import Reporter
@@ -32,7 +32,7 @@ class Warp:
 
     Parameters
     ----------
-    frame : Frame
+    pairs : PlanePairs
     mode : str
         One of `napari_busref._napari.register.stacks.MODES`.
     source : Source
@@ -45,7 +45,7 @@ class Warp:
         What lies beyond the moving layer.
     """
 
-    frame: Frame
+    pairs: PlanePairs
     mode: str
     source: Source
     transform: Rescaled
@@ -64,14 +64,14 @@ class Warp:
 
     def compute(self, reporter: Reporter) -> NDArray[Any]:
         """Warp the shown plane now, some rows at a time."""
-        height, width = (self.frame.sizes[axis] for axis in self.frame.axes)
+        height, width = (self.pairs.sizes[axis] for axis in self.pairs.axes)
         grid = Grid((height, width))
         warped = np.empty((height, width, *self._channels), self._dtype)
         for top in range(0, height, BLOCK):
             reporter.step("warping", 0.99)
             rows = slice(top, min(top + BLOCK, height))
-            warped[rows] = self.block(grid, self.frame.shown, (rows, slice(0, width)))
-        return np.expand_dims(warped, self.frame.hidden)
+            warped[rows] = self.block(grid, self.pairs.shown, (rows, slice(0, width)))
+        return np.expand_dims(warped, self.pairs.hidden)
 
     def levels(self) -> list[Any]:
         """The layer at every level, computed where it is looked at."""
@@ -79,7 +79,7 @@ class Warp:
 
     def block(self, grid: Grid, position: Position, window: tuple[slice, slice]) -> NDArray[Any]:
         """Warp a part of one plane, on a grid over the fixed picture."""
-        pair = self.frame.pairs.get(position)
+        pair = self.pairs.by_position.get(position)
         found = self.planes.get(position)
         if pair is None or (self.mode == "each" and found is None):
             shape = [part.stop - part.start for part in window]
@@ -92,16 +92,16 @@ class Warp:
         def block(position: Position, window: tuple[slice, slice]) -> NDArray[Any]:
             return self.block(grid, position, window)
 
-        sizes = self.frame.sizes_on(grid)
-        return lazy_array(sizes, self.frame.axes, block, self._dtype, self._channels)
+        sizes = self.pairs.sizes_on(grid)
+        return lazy_array(sizes, self.pairs.axes, block, self._dtype, self._channels)
 
     @property
     def _fixed(self) -> Plane:
-        return self.frame.pairs[self.frame.shown][0]
+        return self.pairs.by_position[self.pairs.shown][0]
 
     @property
     def _moving(self) -> Plane:
-        return self.frame.pairs[self.frame.shown][1]
+        return self.pairs.by_position[self.pairs.shown][1]
 
     @property
     def _dtype(self) -> np.dtype[Any]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_busref._napari.layers.frames import Frame, Position, plane_frame, stack_frame
 from napari_busref._napari.layers.grids import FIELD_BUDGET, Rescaled
 from napari_busref._napari.layers.lazy import Source
-from napari_busref._napari.layers.pair import initial_transform
+from napari_busref._napari.layers.pair import world_transform
+from napari_busref._napari.layers.plane_pairs import PlanePairs, Position, single_pair, stack_pairs
 from napari_busref._napari.layers.planes import Plane
 from napari_busref._napari.layers.reading import PIXEL_BUDGET, Reading, choose_reading
 from napari_busref._napari.layers.result import LayersResult, PlaneResult
@@ -67,7 +67,7 @@ def register_layers(
         tried again from the beginning.
     initial : Transform or None or "world"
         Where to start, from the pixels of the fixed to those of the moving layer at full
-        resolution. By default from `initial_transform`; None: the same field of view.
+        resolution. By default from `world_transform`; None: the same field of view.
     fixed_mask, moving_mask : Plane, optional
         Planes of Labels layers on any grid. Where they are 0 nothing is compared; outside
         `moving_mask` nothing counts as content either. In a stack each plane takes the labels that
@@ -120,7 +120,7 @@ def register_layers(
     if isinstance(initial, str):
         if initial != "world":
             raise ValueError(f"initial: got {initial!r}, need a Transform, None or 'world'")
-        initial = initial_transform(fixed, moving)
+        initial = world_transform(fixed, moving)
     elif initial is not None:
         given = initial.fixed_shape, initial.moving_shape
         if given != (fixed.shape, moving.shape):
@@ -128,9 +128,9 @@ def register_layers(
                 f"initial: made for images of shape {given[0]} and {given[1]}, but the planes of "
                 f"layers {fixed.name!r} and {moving.name!r} have {fixed.shape} and {moving.shape}"
             )
-    frame = plane_frame(fixed, moving) if mode == "plane" else stack_frame(fixed, moving)
+    pairs = single_pair(fixed, moving) if mode == "plane" else stack_pairs(fixed, moving)
     run = _Run(
-        frame=frame,
+        pairs=pairs,
         mode=mode,
         initial=initial,
         masks=(fixed_mask, moving_mask),
@@ -162,7 +162,7 @@ class _Run:
     def __init__(
         self,
         *,
-        frame: Frame,
+        pairs: PlanePairs,
         mode: str,
         initial: Transform | None,
         masks: tuple[Plane | None, Plane | None],
@@ -174,33 +174,33 @@ class _Run:
         so_far: Callable[[LayersResult], None] | None,
         cancel: threading.Event | None,
     ) -> None:
-        self.frame, self.mode, self.initial, self.masks = frame, mode, initial, masks
+        self.pairs, self.mode, self.initial, self.masks = pairs, mode, initial, masks
         self.pixels, self.device = pixels, device
         self.keep, self.options, self.so_far, self.cancel = keep, options, so_far, cancel
-        fixed, moving = frame.pairs[frame.shown]
+        fixed, moving = pairs.by_position[pairs.shown]
         self.readings = choose_reading(fixed, pixels), choose_reading(moving, pixels)
         self.fixed_grid, self.moving_grid = (reading.grid for reading in self.readings)
-        self.fuser = None if fusion is None else Fuser(frame, self.readings, fusion, cancel)
-        self.field_pixels = max(1, FIELD_BUDGET // len(frame.pairs))
+        self.fuser = None if fusion is None else Fuser(pairs, self.readings, fusion, cancel)
+        self.field_pixels = max(1, FIELD_BUDGET // len(pairs.by_position))
         self.cval = 0.0
 
     def work(self, reporter: Reporter) -> LayersResult:
-        order = list(self.frame.outward())
+        order = list(self.pairs.outward())
         several = self.mode == "each"
         count = len(order)
         first_part = 1 / count if several or self.fuser is None else max(1 / count, 0.3)
         if self.mode == "plane" or (self.mode == "one" and self.fuser is None):
             first_part = 1.0
         shown = self._pair(
-            self.frame.shown, self._start(), reporter.part(0.0, 0.75 * first_part), ""
+            self.pairs.shown, self._start(), reporter.part(0.0, 0.75 * first_part), ""
         )
-        planes = {self.frame.shown: self._result(shown)}
+        planes = {self.pairs.shown: self._result(shown)}
         fusion, cancelled = None, False
         self._tell(shown, planes, fusion)
         warped: NDArray[Any] | list[Any] | None = None
         try:
             part = reporter.part(0.75 * first_part, first_part)
-            fusion = self._fuse(self.frame.shown, shown, part, "")
+            fusion = self._fuse(self.pairs.shown, shown, part, "")
             for number, (position, beside) in enumerate(order[1:], 2):
                 if first_part == 1.0:
                     break
@@ -246,7 +246,7 @@ class _Run:
             fusion=fusion,
             quality=shown.quality,
             mode=self.mode,
-            frame=self.frame,
+            pairs=self.pairs,
             initial=self.initial,
             fixed_grid=self.fixed_grid,
             moving_grid=self.moving_grid,
@@ -264,7 +264,7 @@ class _Run:
 
     def _on_grids(self, start: Rescaled | None) -> Transform:
         if start is None:
-            fixed, moving = self.frame.pairs[self.frame.shown]
+            fixed, moving = self.pairs.by_position[self.pairs.shown]
             start = Rescaled.of(Transform.equal_field_of_view(fixed.shape, moving.shape))
         return start.onto(self.fixed_grid, self.moving_grid)
 
@@ -279,7 +279,7 @@ class _Run:
         """Read and register one pair of planes."""
         from napari_busref.registration import register
 
-        fixed, moving = self.frame.pairs[position]
+        fixed, moving = self.pairs.by_position[position]
         reporter.step(f"{words}reading", 0.0)
         target, image = (
             replace(reading, plane=plane).read(cancel=self.cancel)
@@ -351,7 +351,7 @@ class _Run:
 
     def _same(self, position: Position, shown: _Pair) -> _Pair:
         """Another pair of planes with the transform of the shown one."""
-        return replace(shown, source=Source(self.frame.pairs[position][1]), fixed=None)
+        return replace(shown, source=Source(self.pairs.by_position[position][1]), fixed=None)
 
     def _result(self, pair: _Pair) -> PlaneResult:
         several = self.mode == "each"
@@ -370,11 +370,11 @@ class _Run:
         """What `LayersResult` says of the fusion."""
         fuser = self.fuser
         if fuser is None:
-            return {"fused": None, "fused_grid": self.fixed_grid, "fused_frame": self.frame}
+            return {"fused": None, "fused_grid": self.fixed_grid, "fused_pairs": self.pairs}
         return {
             "fused": None if fusion is None else fuser.fused,
             "fused_grid": fuser.grid,
-            "fused_frame": fuser.frame,
+            "fused_pairs": fuser.pairs,
             "weights": None if fusion is None else fuser.weights,
         }
 
@@ -386,9 +386,13 @@ class _Run:
     ) -> NDArray[Any] | list[Any]:
         """The warped moving layer; without a reporter nothing is computed now."""
         single = self.mode == "plane"
-        if single and self._as_it_is() and len(self.frame.pairs[self.frame.shown][0].levels) == 1:
-            return np.expand_dims(shown.registration.warped, self.frame.hidden)
-        warp = Warp(self.frame, self.mode, shown.source, shown.transform, planes, self.cval)
+        if (
+            single
+            and self._as_it_is()
+            and len(self.pairs.by_position[self.pairs.shown][0].levels) == 1
+        ):
+            return np.expand_dims(shown.registration.warped, self.pairs.hidden)
+        warp = Warp(self.pairs, self.mode, shown.source, shown.transform, planes, self.cval)
         if reporter is not None and warp.at_once:
             return warp.compute(reporter)
         levels = warp.levels()

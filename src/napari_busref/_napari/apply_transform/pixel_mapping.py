@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from napari_busref._napari.layers.grids import FIELD_BUDGET, Grid, Rescaled
 from napari_busref._napari.layers.pair import METADATA_KEY
-from napari_busref._napari.layers.planes import factor, is_placed, linear_of, spatial_of
+from napari_busref._napari.layers.planes import factor, is_positioned, linear_of, spatial_of
 from napari_busref._napari.layers.result import PlaneResult
 from napari_busref.transforms.transform import Transform
 
@@ -200,7 +200,7 @@ class Route:
         shape = plane_shape(layer, self.axes) if raster else None
         before = placed_before(layer)
         spatial = spatial_of(layer)
-        placed = is_placed(spatial if before is None else spatial | {"affine": before})
+        placed = is_positioned(spatial if before is None else spatial | {"affine": before})
         if self.source is None or self.source_layer is None:
             if shape == self.source_shape or not (raster or placed):
                 return np.eye(3)

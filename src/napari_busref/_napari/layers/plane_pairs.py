@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from napari_busref._napari.layers.grids import Grid
 from napari_busref._napari.layers.planes import Plane
 
-__all__ = ["Frame", "plane_frame", "stack_frame"]
+__all__ = ["PlanePairs", "single_pair", "stack_pairs"]
 
 Position = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
+class PlanePairs:
     """Where results lie and which planes they come from.
 
     Parameters
@@ -34,7 +34,7 @@ class Frame:
         Keyword arguments that put a layer there.
     shown : tuple of int
         Position, along the other dimensions, of the planes that were shown.
-    pairs : mapping
+    by_position : mapping
         From a position to the fixed and the moving plane there. Positions at which one of the
         layers has no plane are left out.
     """
@@ -43,7 +43,7 @@ class Frame:
     axes: tuple[int, int]
     spatial: Mapping[str, Any]
     shown: Position
-    pairs: Mapping[Position, tuple[Plane, Plane]]
+    by_position: Mapping[Position, tuple[Plane, Plane]]
 
     @property
     def hidden(self) -> tuple[int, ...]:
@@ -78,25 +78,25 @@ class Frame:
         def distance(position: Position) -> int:
             return sum(abs(a - b) for a, b in zip(position, self.shown, strict=True))
 
-        for position in sorted(self.pairs, key=lambda where: (distance(where), where)):
+        for position in sorted(self.by_position, key=lambda where: (distance(where), where)):
             beside = []
             for axis, (number, middle) in enumerate(zip(position, self.shown, strict=True)):
                 if number != middle:
                     step = 1 if number < middle else -1
                     closer = (*position[:axis], number + step, *position[axis + 1 :])
-                    if closer in self.pairs:
+                    if closer in self.by_position:
                         beside.append(closer)
             yield position, beside
 
 
-def plane_frame(fixed: Plane, moving: Plane) -> Frame:
+def single_pair(fixed: Plane, moving: Plane) -> PlanePairs:
     """Return the frame of one pair: the fixed plane itself."""
     sizes = tuple(size if axis in fixed.axes else 1 for axis, size in enumerate(fixed.sizes))
     shown = (0,) * len(fixed.hidden)
-    return Frame(sizes, fixed.axes, fixed.spatial, shown, {shown: (fixed, moving)})
+    return PlanePairs(sizes, fixed.axes, fixed.spatial, shown, {shown: (fixed, moving)})
 
 
-def stack_frame(fixed: Plane, moving: Plane) -> Frame:
+def stack_pairs(fixed: Plane, moving: Plane) -> PlanePairs:
     """Return the frame of two layers of which at least one is a stack.
 
     Planes belong together that lie at the same place in the world. Along a dimension in which one
@@ -109,7 +109,7 @@ def stack_frame(fixed: Plane, moving: Plane) -> Frame:
 
     Returns
     -------
-    Frame
+    PlanePairs
         On the fixed layer exactly; where only the moving layer is a stack, that dimension is the
         moving layer's.
 
@@ -160,7 +160,7 @@ def stack_frame(fixed: Plane, moving: Plane) -> Frame:
         if partner is not None:
             pairs[position] = (own_plane, partner)
     pairs[shown] = (fixed, moving)
-    return Frame(tuple(sizes), axes, spatial, shown, pairs)
+    return PlanePairs(tuple(sizes), axes, spatial, shown, pairs)
 
 
 def _merged(fixed: Plane, moving: Plane, borrowed: list[int], ndim: int) -> dict[str, Any]:

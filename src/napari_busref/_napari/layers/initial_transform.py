@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from napari_busref._napari.layers.pair import Plane, initial_transform, world_affine
+from napari_busref._napari.layers.pair import Plane, world_affine, world_transform
 from napari_busref.transforms.transform import Transform
 
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-__all__ = ["START_KEY", "keep_start", "start_source", "start_transform"]
+__all__ = ["INITIAL_KEY", "keep_initial_transform", "start_source", "initial_transform"]
 
-#: Where a start is kept: ``moving_layer.metadata[START_KEY]``.
-START_KEY = "napari-busref-start"
+#: Where a start is kept: ``moving_layer.metadata[INITIAL_KEY]``.
+INITIAL_KEY = "napari-busref-start"
 
 
-def keep_start(layer: Layer, fixed: Plane, moving: Plane, transform: Transform) -> None:
+def keep_initial_transform(
+    layer: Layer, fixed: Plane, moving: Plane, transform: Transform
+) -> None:
     """Let the next registration of these two layers start from a transform.
 
     Parameters
@@ -34,14 +36,14 @@ def keep_start(layer: Layer, fixed: Plane, moving: Plane, transform: Transform) 
         From fixed to moving pixels.
     """
     _check(transform, fixed, moving)
-    layer.metadata[START_KEY] = {
+    layer.metadata[INITIAL_KEY] = {
         "transform": transform,
         "fixed": fixed.name,
         "world": world_affine(fixed, moving),
     }
 
 
-def start_transform(layer: Layer, fixed: Plane, moving: Plane) -> Transform | None:
+def initial_transform(layer: Layer, fixed: Plane, moving: Plane) -> Transform | None:
     """Return where a registration of two layers starts.
 
     Parameters
@@ -54,25 +56,25 @@ def start_transform(layer: Layer, fixed: Plane, moving: Plane) -> Transform | No
     Returns
     -------
     Transform or None
-        What `keep_start` was given for these two layers, if neither has been moved since; else
-        what their places in the world say, see `initial_transform`.
+        What `keep_initial_transform` was given for these two layers, if neither has been moved since; else
+        what their places in the world say, see `world_transform`.
 
     Raises
     ------
     ValueError
-        As `initial_transform`.
+        As `world_transform`.
     """
     kept = _kept(layer, fixed, moving)
-    return initial_transform(fixed, moving) if kept is None else kept
+    return world_transform(fixed, moving) if kept is None else kept
 
 
 def start_source(layer: Layer, fixed: Plane, moving: Plane) -> Literal["landmarks", "layers"]:
-    """Say which of the two `start_transform` returns."""
+    """Say which of the two `initial_transform` returns."""
     return "layers" if _kept(layer, fixed, moving) is None else "landmarks"
 
 
 def _kept(layer: Layer, fixed: Plane, moving: Plane) -> Transform | None:
-    kept: dict[str, Any] = layer.metadata.get(START_KEY, {})
+    kept: dict[str, Any] = layer.metadata.get(INITIAL_KEY, {})
     transform = kept.get("transform")
     if (
         isinstance(transform, Transform)
