@@ -15,7 +15,7 @@ def test_the_libraries_are_there_before_the_import():
     code = """
 import sys
 from pathlib import Path
-from napari_busref._napari import loading
+from napari_busref._napari.register import loading
 def loaded():
     return "libtorch_python" in Path("/proc/self/maps").read_text()
 print(loaded(), "torch" in sys.modules)
