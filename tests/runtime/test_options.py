@@ -82,7 +82,7 @@ def test_the_manifest_offers_what_the_table_does():
 
 @pytest.mark.parametrize("value", ["far", True, 1, ["near"], np.zeros(2)])
 def test_choices_are_checked(value):
-    with pytest.raises(ValueError, match="search: got .*, need one of 'none', 'near', 'wide'"):
+    with pytest.raises(ValueError, match=r"search: got .*, need one of 'none', 'near', 'wide'"):
         check_choice("search", value)
 
 

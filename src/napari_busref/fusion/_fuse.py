@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
-from numbers import Real
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from napari_busref.fusion.emphasis import check_share, more_detail, more_infrared
+from napari_busref.fusion.emphasis import more_detail, more_infrared
 from napari_busref.fusion.tasks import model_for
 from napari_busref.fusion.tiling import choose_size, run_tiles
 from napari_busref.images.dtypes import cast
@@ -33,6 +32,7 @@ from napari_busref.models.inference import (
     versions,
 )
 from napari_busref.runtime.device import describe
+from napari_busref.runtime.options import check_number
 from napari_busref.runtime.progress import Progress, Reporter
 from napari_busref.runtime.stopwatch import Stopwatch
 from napari_busref.transforms.transform import Transform
@@ -177,9 +177,8 @@ def fuse(
     shape = image.shape[0], image.shape[1]
     other = as_image(moving, "moving")
     wanted = None if mask is None else as_mask(mask, "mask", shape)
-    if not isinstance(feather, Real) or not 0 <= feather < np.inf:
-        raise ValueError(f"feather: got {feather!r}, need a number of pixels, at least 0")
-    emphasis = check_share(infrared, "infrared"), check_share(detail, "detail")
+    feather = check_number("feather", feather)
+    emphasis = check_number("infrared", infrared), check_number("detail", detail)
     chosen = model_for(task, model)
     if transform is not None:
         other, inside = _carry(other, transform, shape)
@@ -191,7 +190,7 @@ def fuse(
         )
     visible = prepare(image, "fixed")
     thermal = _thermal(other, wanted)
-    weight = _weight(visible.valid & thermal.valid, float(feather))
+    weight = _weight(visible.valid & thermal.valid, feather)
     watch.lap("prepare")
 
     reporter.step("loading the model", 0.1)
@@ -223,7 +222,7 @@ def fuse(
             "precision": precision,
             "tile": size,
             "mask": "found" if wanted is None else "given" if mask is not None else "transform",
-            "feather": float(feather),
+            "feather": feather,
             "fixed_shape": list(image.shape),
             "fixed_dtype": str(image.dtype),
             "versions": versions(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +11,7 @@ from scipy import ndimage
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["check_share", "more_detail", "more_infrared"]
+__all__ = ["more_detail", "more_infrared"]
 
 Grey = NDArray[np.float32]
 
@@ -20,19 +19,6 @@ NEUTRAL = 0.5
 _DETAIL_SIGMA = 2.0  # px; what is finer is detail
 _BASE_SHARE = 0.02  # radius of the base layer as a share of the shorter side
 _BASE_EPS = 0.01  # edges of more than 0.1 stay in the base
-
-
-def check_share(value: float, name: str) -> float:
-    """Check a number in [0, 1].
-
-    Raises
-    ------
-    ValueError
-        Naming the argument.
-    """
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
-        raise ValueError(f"{name}: got {value!r}, need a number in [0, 1]")
-    return float(value)
 
 
 def more_infrared(fused: Grey, visible: Grey, infrared: Grey, amount: float) -> Grey:

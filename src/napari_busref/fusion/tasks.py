@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from napari_busref.runtime.options import check_choice
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -37,8 +39,7 @@ def model_for(
     ValueError
         For an unknown task.
     """
-    if task not in TASKS:
-        raise ValueError(f"task: got {task!r}, accepted: {', '.join(TASKS)}")
+    check_choice("task", task)
     choices = TASKS[task]
     if model is None:
         return next(iter(choices.values()))

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_busref.runtime.device import resolve_device
+from napari_busref.runtime.options import check_choice
 from napari_busref.runtime.version import package_version
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PRECISIONS = ("float32", "bfloat16")
-"""What a network may compute with."""
 _POLL_SECONDS = 0.02  # s between two looks at whether to go on
 
 
@@ -83,8 +82,7 @@ def inference_session(
     """
     import torch
 
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision: got {precision!r}, accepted: {', '.join(PRECISIONS)}")
+    check_choice("precision", precision)
 
     modes: dict[nn.Module, bool] = {}
     if isinstance(model, torch.nn.Module):

@@ -15,7 +15,6 @@ from scipy import ndimage
 from napari_busref.images.preprocess import Prepared, as_image, as_mask, fill_invalid, prepare
 from napari_busref.models.inference import InferenceSession, inference_session, versions
 from napari_busref.registration.estimate import Job, Outcome
-from napari_busref.registration.options import REFINEMENTS, SEARCHES, TRANSFORMS
 from napari_busref.registration.quality import (
     Evidence,
     Quality,
@@ -25,6 +24,7 @@ from napari_busref.registration.quality import (
     unverified,
 )
 from napari_busref.runtime.device import describe
+from napari_busref.runtime.options import check_choice
 from napari_busref.runtime.progress import Progress, Reporter
 from napari_busref.runtime.stopwatch import Stopwatch
 from napari_busref.transforms.transform import Transform
@@ -173,14 +173,13 @@ def register(
     >>> bool((result.warped == image).all())
     True
     """
-    for name, value, accepted in (
-        ("search", search, (*SEARCHES, None)),
-        ("refine", refine, (*REFINEMENTS, None)),
-        ("transform", transform, TRANSFORMS),
-        ("on_cancel", on_cancel, ("raise", "best")),
+    for name, value in (
+        ("search", search),
+        ("refine", refine),
+        ("transform", transform),
+        ("on_cancel", on_cancel),
     ):
-        if value not in accepted:
-            raise ValueError(f"{name}: got {value!r}, need one of {accepted}")
+        check_choice(name, value)
     reporter = Reporter(progress, cancel)
     reporter.step("checking the images", 0.0)
     watch = Stopwatch()
