@@ -48,14 +48,14 @@ def shown(viewer):
 
 
 def test_all_modes_of_one_comparison(viewer, panel, layers, qtbot, notes, tmp_path):
-    from napari_busref._napari.compare.draw import MODES
+    from napari_busref._napari.compare.draw import MODE_TITLES
 
-    assert (panel.reference.value, panel.tested.value) == (layers[0], layers[2])
+    assert (panel.fixed.value, panel.moving.value) == (layers[0], layers[2])
     assert not panel.before.isEnabled()
     pictures = {}
     assert panel.compare()
     assert panel.button.text().replace("&", "") == "Clear"
-    for mode in MODES:
+    for mode in MODE_TITLES:
         panel.mode.value = mode
         panel.wait()
         assert shown(viewer) == ["comparison"]
@@ -72,7 +72,7 @@ def test_all_modes_of_one_comparison(viewer, panel, layers, qtbot, notes, tmp_pa
             (("checkerboard", "swipe", "blink"), panel.coloured),
         ):
             assert control.isVisibleTo(panel) == (mode in options)
-    assert len({image.tobytes() for image in pictures.values()}) == len(MODES)
+    assert len({image.tobytes() for image in pictures.values()}) == len(MODE_TITLES)
     np.testing.assert_array_equal(pictures["checkerboard"][:8, :8], layers[0].data[:8, :8])
     np.testing.assert_array_equal(pictures["blink"], layers[0].data)
 
@@ -174,7 +174,7 @@ def test_blinking_stops_with_the_comparison(viewer, panel, layers, qtbot):
     assert shown(viewer) == ["vis", "ir"]
     assert panel.compare()  # what is left: the moving layer where it lies
     panel.wait()
-    assert panel.tested.value == layers[1]
+    assert panel.moving.value == layers[1]
     assert not panel.before.isEnabled()
     assert "not made by" in panel.before.toolTip()
 
@@ -183,14 +183,14 @@ def test_what_cannot_be_compared_is_said_in_words(viewer, panel, notes, qtbot):
     for _ in range(2):
         panel.button.click()
         assert notes.pop()[1] == (
-            "Compare: open two image layers, a reference and one to be judged"
+            "Compare: open two image layers, a fixed and a moving or warped one"
         )
         assert "open two image layers" in panel.hint.text()
         viewer.add_image(picture((4, *SHAPE)), name="vis")
-    panel.reference.value = panel.tested.value
+    panel.fixed.value = panel.moving.value
     assert not panel.compare()
     assert "choose two different layers" in notes.pop()[1]
-    panel.reference.value, panel.tested.value = viewer.layers
+    panel.fixed.value, panel.moving.value = viewer.layers
     viewer.layers[1].translate = (0, 500, 0)
     assert not panel.measure()
     assert "do not overlap" in notes.pop()[1]
@@ -245,8 +245,8 @@ def test_a_viewer_closes_on_a_running_comparison(viewer, panel, layers, qtbot):
 def test_large_pyramids_are_compared_where_they_are_looked_at(viewer, panel, qtbot, monkeypatch):
     from napari_busref._napari.compare import panel as compare_widget
 
-    small = partial(compare_widget.choose_part, pixels=64 * 64)
-    monkeypatch.setattr(compare_widget, "choose_part", small)
+    small = partial(compare_widget.choose_region, pixels=64 * 64)
+    monkeypatch.setattr(compare_widget, "choose_region", small)
     fine = picture((256, 256), seed=3)
     viewer.add_image([fine, fine[::2, ::2]], name="vis", multiscale=True, contrast_limits=(0, 255))
     viewer.add_image(fine, name="ir", contrast_limits=(0, 255))
@@ -258,8 +258,8 @@ def test_large_pyramids_are_compared_where_they_are_looked_at(viewer, panel, qtb
     assert panel.layer.data.shape == (64, 64, 3)
     np.testing.assert_allclose(panel.layer.scale, (4, 4))
     # as napari reports it when the user has zoomed in
-    panel.reference.value.data_level = 0
-    panel.reference.value.corner_pixels = np.array([[100, 120], [139, 159]])
+    panel.fixed.value.data_level = 0
+    panel.fixed.value.corner_pixels = np.array([[100, 120], [139, 159]])
     viewer.scene.camera.zoom *= 2
     panel.wait()
     np.testing.assert_allclose(panel.layer.scale, (1, 1))

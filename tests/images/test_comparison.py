@@ -338,56 +338,56 @@ def registered(shift=(2.0, -3.0), **placed):
 
 
 def find(viewer, truth=None):
-    from napari_busref._napari.compare.source import find_sides
+    from napari_busref._napari.compare.source import find_comparison
 
-    return find_sides(viewer, viewer.layers["vis"], viewer.layers["ir warped"], truth)
+    return find_comparison(viewer, viewer.layers["vis"], viewer.layers["ir warped"], truth)
 
 
-def read(side, part):
+def read(side, region):
     from napari_busref._napari.compare.pixels import Pixels
 
-    return Pixels.read(side, part, threading.Event())
+    return Pixels.read(side, region, threading.Event())
 
 
-def whole(viewer, sides):
-    from napari_busref._napari.compare.pixels import choose_part
+def whole(viewer, comparison):
+    from napari_busref._napari.compare.pixels import choose_region
 
-    return choose_part(sides.reference.plane)
+    return choose_region(comparison.fixed.plane)
 
 
 def test_the_warped_layer_and_its_reference_are_guessed():
-    from napari_busref._napari.compare.source import guess_sides, offered
+    from napari_busref._napari.compare.source import comparable_images, guess_layers
 
     viewer = registered()
     layers = viewer.layers
-    assert guess_sides(layers) == (layers["vis"], layers["ir warped"])
+    assert guess_layers(layers) == (layers["vis"], layers["ir warped"])
     layers.remove("ir warped")
-    assert guess_sides(layers) == (layers["vis"], layers["ir"])
+    assert guess_layers(layers) == (layers["vis"], layers["ir"])
     viewer.add_image(noise(), metadata={KEY: {"role": "comparison"}}, name="comparison")
-    assert layers["comparison"] not in offered(layers)
-    assert guess_sides([]) == (None, None)
+    assert layers["comparison"] not in comparable_images(layers)
+    assert guess_layers([]) == (None, None)
 
 
 @pytest.mark.parametrize("placed", [{}, PLACED])
 def test_sides_are_read_on_the_grid_of_the_reference(placed):
     viewer = registered(**placed)
-    sides = find(viewer)
-    part = whole(viewer, sides)
-    assert part.whole
+    comparison = find(viewer)
+    region = whole(viewer, comparison)
+    assert region.whole
     layers = viewer.layers
-    np.testing.assert_array_equal(read(sides.reference, part).image, layers["vis"].data)
-    after = read(sides.after, part)
+    np.testing.assert_array_equal(read(comparison.fixed, region).image, layers["vis"].data)
+    after = read(comparison.after, region)
     np.testing.assert_array_equal(after.image, layers["ir warped"].data)
     transform = layers["ir warped"].metadata[KEY]["transform"]
-    np.testing.assert_array_equal(after.covered, transform.mask())
-    assert sides.before is not None
-    np.testing.assert_array_equal(read(sides.before, part).image, layers["ir"].data)
+    np.testing.assert_array_equal(after.mask, transform.mask())
+    assert comparison.before is not None
+    np.testing.assert_array_equal(read(comparison.before, region).image, layers["ir"].data)
 
 
 def test_a_moving_layer_is_brought_over_through_the_world():
     napari_layers = pytest.importorskip("napari.layers")
-    from napari_busref._napari.compare.pixels import choose_part
-    from napari_busref._napari.compare.source import find_sides
+    from napari_busref._napari.compare.pixels import choose_region
+    from napari_busref._napari.compare.source import find_comparison
 
     fine = np.repeat(np.repeat(noise()[..., 0], 2, 0), 2, 1)
     viewer = viewer_of(
@@ -397,27 +397,27 @@ def test_a_moving_layer_is_brought_over_through_the_world():
             fine, name="ir", scale=(1e-3, 1e-3), translate=(1.5e-3, -0.5e-3), units=("mm", "mm")
         ),
     )
-    sides = find_sides(viewer, viewer.layers["vis"], viewer.layers["ir"])
-    pixels = read(sides.after, choose_part(sides.reference.plane))
+    comparison = find_comparison(viewer, viewer.layers["vis"], viewer.layers["ir"])
+    pixels = read(comparison.after, choose_region(comparison.fixed.plane))
     np.testing.assert_array_equal(pixels.image[1:], noise()[:-1, :, 0])
-    assert not pixels.covered[0].any()
-    assert sides.before is None
-    assert "not made by" in sides.no_before
+    assert not pixels.mask[0].any()
+    assert comparison.before is None
+    assert "not made by" in comparison.no_before
 
 
 def test_large_planes_are_read_coarsely_or_in_part():
     napari_layers = pytest.importorskip("napari.layers")
     import dask.array as da
 
-    from napari_busref._napari.compare.pixels import choose_part, place_on
-    from napari_busref._napari.compare.source import find_sides
+    from napari_busref._napari.compare.pixels import choose_region, layer_on_region
+    from napari_busref._napari.compare.source import find_comparison
 
     reads = []
 
     def block(block_info=None):
         location = block_info[None]["array-location"]
         reads.append(location)
-        rows, cols = (np.arange(*part) for part in location)
+        rows, cols = (np.arange(*region) for region in location)
         return (rows[:, None] + cols).astype(np.float32)
 
     def lazy(side):
@@ -430,53 +430,53 @@ def test_large_planes_are_read_coarsely_or_in_part():
         napari_layers.Image(levels, name="vis", multiscale=True, contrast_limits=(0, 1)),
         napari_layers.Image(lazy(1024), name="ir", contrast_limits=(0, 2048), visible=False),
     )
-    sides = find_sides(viewer, viewer.layers["vis"], viewer.layers["ir"])
-    plane = sides.reference.plane
-    coarse = choose_part(plane, pixels=256 * 256)
+    comparison = find_comparison(viewer, viewer.layers["vis"], viewer.layers["ir"])
+    plane = comparison.fixed.plane
+    coarse = choose_region(plane, pixels=256 * 256)
     assert (coarse.level, coarse.step, coarse.shape) == (1, 1, (256, 256))
     assert not coarse.whole
-    pixels = read(sides.after, coarse)
+    pixels = read(comparison.after, coarse)
     rows, cols = np.indices((256, 256))
     np.testing.assert_allclose(pixels.image, 4 * (rows + cols) + 3, atol=0.1)
 
-    coarser = choose_part(plane, pixels=100 * 100)
+    coarser = choose_region(plane, pixels=100 * 100)
     assert (coarser.level, coarser.step, coarser.shape) == (1, 3, (85, 85))
 
     reads.clear()
     window = (slice(512, 640), slice(256, 320))
-    part = choose_part(plane, window, pixels=256 * 256)
-    assert (part.level, part.window) == (0, window)
-    first = read(sides.reference, part).image
+    region = choose_region(plane, window, pixels=256 * 256)
+    assert (region.level, region.window) == (0, window)
+    first = read(comparison.fixed, region).image
     np.testing.assert_array_equal(first, np.add.outer(np.arange(512, 640), np.arange(256, 320)))
-    np.testing.assert_array_equal(read(sides.after, part).image, first)
+    np.testing.assert_array_equal(read(comparison.after, region).image, first)
     assert len(reads) == 2 * 2  # nothing beside the window, of either layer
-    _, spatial = place_on(np.zeros((128, 64, 3), np.uint8), plane, part)
+    _, spatial = layer_on_region(np.zeros((128, 64, 3), np.uint8), plane, region)
     np.testing.assert_allclose(spatial["translate"], (512, 256))
-    _, spatial = place_on(np.zeros((256, 256, 3), np.uint8), plane, coarse)
+    _, spatial = layer_on_region(np.zeros((256, 256, 3), np.uint8), plane, coarse)
     np.testing.assert_allclose(spatial["translate"], (1.5, 1.5))
     np.testing.assert_allclose(spatial["scale"], (4, 4))
 
 
 def test_layers_keep_their_colours():
     napari_layers = pytest.importorskip("napari.layers")
-    from napari_busref._napari.compare.pixels import choose_part
-    from napari_busref._napari.compare.source import find_sides
+    from napari_busref._napari.compare.pixels import choose_region
+    from napari_busref._napari.compare.source import find_comparison
 
     grey = np.array([[0, 100], [200, 300]], np.uint16).repeat(20, 0).repeat(20, 1)
     viewer = viewer_of(
         napari_layers.Image(noise((40, 40)), rgb=True, name="vis"),
         napari_layers.Image(grey, name="ir", colormap="green", contrast_limits=(100, 200)),
     )
-    sides = find_sides(viewer, viewer.layers["vis"], viewer.layers["ir"])
-    part = choose_part(sides.reference.plane)
-    picture = read(sides.after, part).coloured
+    comparison = find_comparison(viewer, viewer.layers["vis"], viewer.layers["ir"])
+    region = choose_region(comparison.fixed.plane)
+    picture = read(comparison.after, region).coloured
     assert [tuple(picture[row, col]) for row in (0, 30) for col in (0, 30)] == [
         (0, 0, 0),
         (0, 0, 0),
         (0, 255, 0),
         (0, 255, 0),
     ]
-    reference = read(sides.reference, part)
+    reference = read(comparison.fixed, region)
     np.testing.assert_array_equal(reference.coloured, noise((40, 40)))
     assert (reference.uncoloured == reference.uncoloured[..., :1]).all()
 
@@ -491,50 +491,52 @@ def test_an_empty_strip_beside_the_covered_area_is_no_content():
     data[:10, 3:5] = 0  # dark, but within the picture
     data[10:20, 20:30] = 0
     warped.data = data
-    sides = find(viewer)
-    valid = read(sides.after, whole(viewer, sides)).valid
+    comparison = find(viewer)
+    valid = read(comparison.after, whole(viewer, comparison)).valid
     assert not valid[-4:].any()
     assert valid[10:20, 20:30].all()
     assert valid[-5, 5:].all()
-    assert read(sides.reference, whole(viewer, sides)).valid.all()
+    assert read(comparison.fixed, whole(viewer, comparison)).valid.all()
 
 
 def test_what_is_known_about_the_truth():
     viewer = registered()
-    sides = find(viewer)
-    assert sides.truth is None
-    assert sides.true is None
+    comparison = find(viewer)
+    assert comparison.truth is None
+    assert comparison.true_transform is None
     true = Transform.identity(SHAPE)
     viewer.layers["ir"].metadata[KEY] = {"truth": true}
-    sides = find(viewer)
-    assert sides.true.transform == true
+    comparison = find(viewer)
+    assert comparison.true_transform.transform == true
     np.testing.assert_array_equal(
-        read(sides.truth, whole(viewer, sides)).image, viewer.layers["ir"].data
+        read(comparison.truth, whole(viewer, comparison)).image, viewer.layers["ir"].data
     )
     image = viewer.add_image(noise(seed=5)[..., 0], name="truth")
-    sides = find(viewer, image)
-    np.testing.assert_array_equal(read(sides.truth, whole(viewer, sides)).image, image.data)
+    comparison = find(viewer, image)
+    np.testing.assert_array_equal(
+        read(comparison.truth, whole(viewer, comparison)).image, image.data
+    )
     carrier = viewer.add_points(metadata={KEY: {"transform": true}})
-    assert find(viewer, carrier).true.transform == true
+    assert find(viewer, carrier).true_transform.transform == true
     with pytest.raises(ValueError, match="truth: layer 'places' is no image"):
         find(viewer, viewer.add_points(name="places"))
 
 
 def test_sides_that_cannot_be_compared_are_refused():
-    from napari_busref._napari.compare.source import find_sides
+    from napari_busref._napari.compare.source import find_comparison
 
     viewer = registered()
     layers = viewer.layers
     with pytest.raises(ValueError, match="choose two different layers"):
-        find_sides(viewer, layers["vis"], layers["vis"])
+        find_comparison(viewer, layers["vis"], layers["vis"])
     layers["ir"].translate = (1000, 0)
     with pytest.raises(ValueError, match="do not overlap"):
-        find_sides(viewer, layers["vis"], layers["ir"])
+        find_comparison(viewer, layers["vis"], layers["ir"])
     assert find(viewer).before is not None  # where it started is known, wherever it is now
     layers.remove("ir")
-    sides = find(viewer)
-    assert sides.before is None
-    assert "'ir' is not there any more" in sides.no_before
+    comparison = find(viewer)
+    assert comparison.before is None
+    assert "'ir' is not there any more" in comparison.no_before
 
 
 def test_measuring_before_and_after(tmp_path):
@@ -635,10 +637,10 @@ def test_the_view_is_one_layer_and_leaves_no_trace():
     before = [(layer.name, layer.visible) for layer in layers]
     layers.selection.active = layers["ir"]
     gone, callbacks = [], list(viewer.mouse_drag_callbacks)
-    view = ComparisonView(viewer, on_gone=lambda: gone.append(True))
-    sides = find(viewer)
-    part = whole(viewer, sides)
-    view.show(noise(), sides.reference.plane, part)
+    view = ComparisonView(viewer, on_removed=lambda: gone.append(True))
+    comparison = find(viewer)
+    region = whole(viewer, comparison)
+    view.show(noise(), comparison.fixed.plane, region)
     assert [layer.name for layer in layers] == [
         "vis",
         "ir",
@@ -649,7 +651,7 @@ def test_the_view_is_one_layer_and_leaves_no_trace():
     assert [layer.name for layer in layers if layer.visible] == ["comparison", "landmarks"]
     assert layers.selection.active == layers["ir"]
     shown = view.layer
-    view.show(noise(seed=9), sides.reference.plane, part)
+    view.show(noise(seed=9), comparison.fixed.plane, region)
     assert view.layer is shown
     np.testing.assert_array_equal(shown.data, noise(seed=9))
     layers["ir"].visible = True  # by the user, and so it stays
@@ -663,7 +665,7 @@ def test_the_view_is_one_layer_and_leaves_no_trace():
     assert viewer.mouse_drag_callbacks == callbacks
     assert not gone
 
-    view.show(noise(), sides.reference.plane, part)
+    view.show(noise(), comparison.fixed.plane, region)
     layers.remove("comparison")
     assert gone == [True]
     assert view.layer is None
@@ -679,11 +681,11 @@ def test_the_edge_is_dragged_in_the_canvas(placed, axis):
 
     viewer = registered(**placed)
     moved = []
-    view = ComparisonView(viewer, on_moved=moved.append)
-    sides = find(viewer)
+    view = ComparisonView(viewer, on_dragged=moved.append)
+    comparison = find(viewer)
     first, second = noise(seed=1), noise(seed=2)
-    view.show_curtain(
-        first, second, sides.reference.plane, whole(viewer, sides), position=0.5, axis=axis
+    view.show_swipe(
+        first, second, comparison.fixed.plane, whole(viewer, comparison), position=0.5, axis=axis
     )
     size = SHAPE[axis]
     pixel = [20.0, 30.0]
@@ -711,15 +713,15 @@ def test_the_edge_is_dragged_in_the_canvas(placed, axis):
     press.type = "mouse_release"
     assert list(steps) == []
     np.testing.assert_array_equal(view.layer.data, first)
-    view.show(second, sides.reference.plane, whole(viewer, sides))
+    view.show(second, comparison.fixed.plane, whole(viewer, comparison))
     assert list(drag(viewer, event(size / 2, "mouse_press"))) == []  # nothing to drag any more
 
 
 @pytest.mark.parametrize("ndim", [3, 4])
 def test_a_plane_of_a_stack_is_compared_where_it_is(ndim):
     napari_layers = pytest.importorskip("napari.layers")
-    from napari_busref._napari.compare.pixels import choose_part
-    from napari_busref._napari.compare.source import find_sides
+    from napari_busref._napari.compare.pixels import choose_region
+    from napari_busref._napari.compare.source import find_comparison
     from napari_busref._napari.compare.view import ComparisonView
 
     lead = (3,) * (ndim - 2)
@@ -731,12 +733,12 @@ def test_a_plane_of_a_stack_is_compared_where_it_is(ndim):
     )
     for axis in range(len(lead)):
         viewer.dims.set_current_step(axis, 1)
-    sides = find_sides(viewer, viewer.layers["vis"], viewer.layers["ir"])
-    part = choose_part(sides.reference.plane)
+    comparison = find_comparison(viewer, viewer.layers["vis"], viewer.layers["ir"])
+    region = choose_region(comparison.fixed.plane)
     where = (1,) * len(lead)
-    np.testing.assert_array_equal(read(sides.after, part).image, 255 - stack[where])
+    np.testing.assert_array_equal(read(comparison.after, region).image, 255 - stack[where])
     view = ComparisonView(viewer)
-    view.show(noise(), sides.reference.plane, part)
+    view.show(noise(), comparison.fixed.plane, region)
     assert view.layer.data.shape == (*[1] * len(lead), *SHAPE, 3)
     zero = (0,) * len(lead)
     np.testing.assert_allclose(

@@ -1,1 +1,1 @@
-"""The panel that compares two layers."""
+"""The panel "Compare": two layers in one picture, and in numbers."""

@@ -1,4 +1,4 @@
-"""The choosers of "Compare": what is compared with what."""
+"""The choosers of "Compare": the fixed layer, the moving layer and the truth."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QFormLayout
 
 from napari_busref._napari.compare.controls import add_row, chooser
-from napari_busref._napari.compare.source import guess_sides, offered
+from napari_busref._napari.compare.source import comparable_images, guess_layers
 from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref.transforms.transform import Transform
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     import napari
     from napari.layers import Layer
 
-__all__ = ["SideChoosers"]
+__all__ = ["LayerChoosers"]
 
 
-class SideChoosers(QObject):
-    """Choosers of the reference, the layer under test and the truth.
+class LayerChoosers(QObject):
+    """Choosers of the layers to compare.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class SideChoosers(QObject):
 
     Attributes
     ----------
-    reference, tested, truth : magicgui.widgets.ComboBox
+    fixed, moving, truth : magicgui.widgets.ComboBox
         Read and set ``value``.
     changed : Signal
         Emitted when the user or a script has chosen.
@@ -40,67 +40,67 @@ class SideChoosers(QObject):
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
         self._viewer = viewer
-        self._choosing = False  # True while this and not the user changes the choosers
+        self._guessing = False  # True while the choosers change without the user
         self._user_chose = False
-        self.reference = chooser(
-            "reference", "The layer that stays as it is: the fixed one", self._images
+        self.fixed = chooser(
+            "fixed", "The layer that the moving one is compared with", self._images
         )
-        self.tested = chooser(
-            "under test",
-            "The layer to be judged: the warped one, or the moving one where it lies now",
+        self.moving = chooser(
+            "moving",
+            "The layer to compare: a warped one, or a moving one where it lies now",
             self._images,
         )
         self.truth = chooser(
             "truth",
-            "If you have it: what the layer under test should look like, or a layer that carries\n"
+            "Optional: the image that the moving layer should equal, or a layer that carries\n"
             "the true transform. Only the metrics use it",
             self._truths,
             nullable=True,
         )
-        for one in (self.reference, self.tested, self.truth):
-            one.changed.connect(self._chosen)
+        for one in (self.fixed, self.moving, self.truth):
+            one.changed.connect(self._on_change)
 
     @property
     def pair(self) -> tuple[Image, Image]:
-        """The reference and the layer under test.
+        """The fixed and the moving layer.
 
         Raises
         ------
         ValueError
             When there are not two images.
         """
-        reference, tested = self.reference.value, self.tested.value
-        if reference is None or tested is None or len(self.reference.choices) < 2:
-            raise ValueError("open two image layers, a reference and one to be judged")
-        return reference, tested
+        fixed, moving = self.fixed.value, self.moving.value
+        if fixed is None or moving is None or len(self.fixed.choices) < 2:
+            raise ValueError("open two image layers, a fixed and a moving or warped one")
+        return fixed, moving
 
     def add_to(self, form: QFormLayout) -> None:
         """Add the choosers, one a row."""
-        add_row(form, "&Reference (fixed)", self.reference.native)
-        add_row(form, "Under &test", self.tested.native)
+        add_row(form, "Fi&xed", self.fixed.native)
+        add_row(form, "Movin&g or warped", self.moving.native)
         add_row(form, "Tr&uth", self.truth.native)
 
     def reset_choices(self, keep: bool) -> None:
-        """Offer the layers that there are now.
+        """Offer the layers of the viewer.
 
         Parameters
         ----------
         keep : bool
-            Whether a pair that was guessed stays, too, as long as both layers are there.
+            Whether to keep a guessed pair, too, as long as both layers exist.
         """
-        chosen = self.reference.value, self.tested.value
-        self._choosing = True
+        chosen = self.fixed.value, self.moving.value
+        self._guessing = True
         try:
-            for one in (self.reference, self.tested, self.truth):
+            for one in (self.fixed, self.moving, self.truth):
                 one.reset_choices()
-            lost = any(layer not in self.reference.choices for layer in chosen)
+            lost = any(layer not in self.fixed.choices for layer in chosen)
             if lost or not (self._user_chose or keep):
                 self._guess(*chosen)
         finally:
-            self._choosing = False
+            self._guessing = False
 
     def _images(self, _: Any = None) -> list[Image]:
-        return offered(self._viewer.layers)
+        return comparable_images(self._viewer.layers)
 
     def _truths(self, _: Any = None) -> list[Layer]:
         images = self._images()
@@ -111,21 +111,20 @@ class SideChoosers(QObject):
             or isinstance(layer.metadata.get(METADATA_KEY, {}).get("transform"), Transform)
         ]
 
-    def _guess(self, reference: Image | None, tested: Image | None) -> None:
-        """Fill the choosers by a guess, but keep what the user chose and is still there."""
-        offered_now = self.reference.choices
-        first, second = guess_sides(self._viewer.layers)
-        if self._user_chose and reference in offered_now:
-            second = second if second != reference else first
-            first = reference
-        elif self._user_chose and tested in offered_now:
-            first = first if first != tested else second
-            second = tested
-        for one, layer in ((self.reference, first), (self.tested, second)):
+    def _guess(self, fixed: Image | None, moving: Image | None) -> None:
+        """Guess a pair, but keep an existing layer that the user chose."""
+        first, second = guess_layers(self._viewer.layers)
+        if self._user_chose and fixed in self.fixed.choices:
+            second = second if second != fixed else first
+            first = fixed
+        elif self._user_chose and moving in self.fixed.choices:
+            first = first if first != moving else second
+            second = moving
+        for one, layer in ((self.fixed, first), (self.moving, second)):
             if layer is not None:
                 one.value = layer
 
-    def _chosen(self, _: Any = None) -> None:
-        if not self._choosing:
+    def _on_change(self, _: Any = None) -> None:
+        if not self._guessing:
             self._user_chose = True
             self.changed.emit()

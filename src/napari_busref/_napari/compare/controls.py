@@ -1,4 +1,4 @@
-"""The controls of "Compare" that say how two layers are shown together."""
+"""The controls of "Compare" that choose how two layers are drawn together."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_busref._napari.compare.draw import MODES, Options
+from napari_busref._napari.compare.draw import MODE_TITLES, DrawOptions
 from napari_busref._napari.widgets.forms import caption, narrow, slider
 
 __all__ = ["ModeControls", "add_row", "chooser"]
 
-_POSITIONS = 1000  # of the slider
-_COLOURED = ("checkerboard", "swipe", "blink")  # modes that have colours to spare
+_SLIDER_STEPS = 1000
+_COLOURED_MODES = ("checkerboard", "swipe", "blink")  # the others need the colours themselves
 
 
 class ModeControls(QObject):
-    """The chooser of the mode and what belongs to each mode, which is hidden in the others.
+    """The chooser of the mode and the controls of each mode, hidden in the other modes.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class ModeControls(QObject):
     tile, position, rate, sigma, coloured
         Qt controls.
     changed : Signal
-        Emitted when the picture has to be drawn anew.
+        Emitted when the picture must be drawn again.
     """
 
     changed = Signal()
@@ -42,8 +42,8 @@ class ModeControls(QObject):
         super().__init__()
         self.mode = chooser(
             "mode",
-            "How the two layers are shown together",
-            [(title, name) for name, title in MODES.items()],
+            "How the two layers are drawn together",
+            [(title, name) for name, title in MODE_TITLES.items()],
         )
         self.coloured = QCheckBox("Layers in their own &colours")
         self.coloured.setObjectName("coloured")
@@ -56,34 +56,28 @@ class ModeControls(QObject):
         self.tile.setSingleStep(8)
         self.tile.setSpecialValueText("automatic")
         self.tile.setSuffix(" px")
-        self.tile.setToolTip("Side of a square, in pixels of the reference")
+        self.tile.setToolTip("Side of a square, in pixels of the fixed layer")
         self.position = slider(
-            _POSITIONS,
-            _POSITIONS // 20,
-            _POSITIONS // 200,
-            "Where the edge is; it can also be dragged in the picture",
+            _SLIDER_STEPS,
+            _SLIDER_STEPS // 20,
+            _SLIDER_STEPS // 200,
+            "Position of the divider; it can also be dragged in the picture",
         )
-        self.position.setValue(_POSITIONS // 2)
+        self.position.setValue(_SLIDER_STEPS // 2)
         self.direction = chooser(
             "direction",
-            "Which way the edge divides the picture",
+            "Whether the divider separates left from right or top from bottom",
             [("left | right", 1), ("top / bottom", 0)],
         )
-        self.rate = QDoubleSpinBox()
-        self.rate.setRange(0.2, 5.0)  # no more than three flashes a second
-        self.rate.setSingleStep(0.2)
-        self.rate.setDecimals(1)
-        self.rate.setValue(1.6)
-        self.rate.setSuffix(" per s")
-        self.rate.setToolTip("How many times a second the picture changes")
-        self.sigma = QDoubleSpinBox()
-        self.sigma.setRange(0.5, 20.0)
-        self.sigma.setSingleStep(0.5)
-        self.sigma.setDecimals(1)
-        self.sigma.setValue(1.5)
-        self.sigma.setSuffix(" px")
-        self.sigma.setToolTip(
-            "How wide the edges are that are looked for, in pixels shown: more leaves out texture"
+        # more than three flashes a second can trigger seizures: 5 changes are 2.5 flashes
+        self.rate = _spin_box(0.2, 5.0, 0.2, 1.6, " per s", "Changes of the picture per second")
+        self.sigma = _spin_box(
+            0.5,
+            20.0,
+            0.5,
+            1.5,
+            " px",
+            "Width of the edges to draw, in pixels shown: a larger width leaves out texture",
         )
         self._rows: dict[str, list[tuple[QWidget, ...]]] = {}
         for signal in (
@@ -96,52 +90,52 @@ class ModeControls(QObject):
             signal.connect(self._on_change)
 
     @property
-    def options(self) -> Options:
-        """What is set."""
-        return Options(
+    def options(self) -> DrawOptions:
+        """The current settings."""
+        return DrawOptions(
             self.mode.value, self.coloured.isChecked(), self.tile.value(), self.sigma.value()
         )
 
     @property
-    def edge(self) -> float:
-        """Where the edge of the curtain is, in [0, 1]."""
-        return self.position.value() / _POSITIONS
+    def divider(self) -> float:
+        """Position of the divider of a swipe, in [0, 1]."""
+        return self.position.value() / _SLIDER_STEPS
 
-    @edge.setter
-    def edge(self, position: float) -> None:
-        self.position.setValue(round(position * _POSITIONS))
+    @divider.setter
+    def divider(self, position: float) -> None:
+        self.position.setValue(round(position * _SLIDER_STEPS))
 
     def add_to(self, form: QFormLayout) -> None:
         """Add the controls, one a row."""
         add_row(form, "Sh&ow as", self.mode.native)
         for text, control, mode in (
             ("Squar&es", self.tile, "checkerboard"),
-            ("&Edge", self.position, "swipe"),
+            ("Divid&er", self.position, "swipe"),
             ("&Direction", self.direction.native, "swipe"),
             ("&Changes", self.rate, "blink"),
             ("Edge &width", self.sigma, "edges"),
         ):
-            word = add_row(form, text, control)
-            self._rows.setdefault(mode, []).append((word, control))
-        self._show()
+            label = add_row(form, text, control)
+            self._rows.setdefault(mode, []).append((label, control))
+        self._show_rows()
 
     def _on_change(self, _: Any = None) -> None:
-        self._show()
+        self._show_rows()
         self.changed.emit()
 
-    def _show(self) -> None:
+    def _show_rows(self) -> None:
         for mode, rows in self._rows.items():
             for row in rows:
                 for widget in row:
                     widget.setVisible(mode == self.mode.value)
-        self.coloured.setVisible(self.mode.value in _COLOURED)
+        self.coloured.setVisible(self.mode.value in _COLOURED_MODES)
 
 
 def add_row(form: QFormLayout, text: str, control: QWidget) -> QLabel:
-    """Add a control with a label that is underlined at the letter of its shortcut."""
-    word = caption(text, control)
-    form.addRow(word, control)
-    return word
+    """Add a control with a caption; an ampersand marks the letter of its shortcut."""
+    label = caption(text, control)
+    form.addRow(label, control)
+    return label
 
 
 def chooser(name: str, tooltip: str, choices: Any, **options: Any) -> ComboBox:
@@ -149,3 +143,16 @@ def chooser(name: str, tooltip: str, choices: Any, **options: Any) -> ComboBox:
     made = ComboBox(name=name, tooltip=tooltip, choices=choices, **options)
     narrow(made)
     return made
+
+
+def _spin_box(
+    low: float, high: float, step: float, value: float, suffix: str, tooltip: str
+) -> QDoubleSpinBox:
+    box = QDoubleSpinBox()
+    box.setRange(low, high)
+    box.setSingleStep(step)
+    box.setDecimals(1)
+    box.setValue(value)
+    box.setSuffix(suffix)
+    box.setToolTip(tooltip)
+    return box

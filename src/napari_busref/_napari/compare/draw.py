@@ -1,4 +1,4 @@
-"""Drawing the pictures of "Compare" in its worker thread. Needs neither Qt nor a viewer."""
+"""Draws the pictures of "Compare" in its worker thread. Needs neither Qt nor a viewer."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_busref._napari.compare.pixels import Part, Pixels
-from napari_busref._napari.compare.source import Sides
+from napari_busref._napari.compare.pixels import Pixels, Region
+from napari_busref._napari.compare.source import Comparison
 from napari_busref.images.comparison import checkerboard, difference, edge_overlay, edges, overlay
 from napari_busref.runtime.progress import Reporter
 
 if TYPE_CHECKING:
     from napari_busref.runtime.progress import Progress
 
-__all__ = ["MODES", "Options", "Prepared", "Request", "draw_comparison"]
+__all__ = ["MODE_TITLES", "DrawOptions", "DrawRequest", "Drawing", "draw_comparison"]
 
-#: The modes, with what a chooser calls them.
-MODES = {
+#: The modes and their titles in a chooser.
+MODE_TITLES = {
     "checkerboard": "Checkerboard",
     "swipe": "Swipe",
     "blink": "Blink",
@@ -30,23 +30,23 @@ MODES = {
     "difference": "Difference",
 }
 
-_TILES = 8  # of a checkerboard along the longer side, when nothing else is said
+_DEFAULT_TILES = 8  # of a checkerboard along the longer side
 
 
 @dataclass(frozen=True)
-class Options:
+class DrawOptions:
     """How to draw.
 
     Parameters
     ----------
     mode : str
-        One of `MODES`.
+        One of `MODE_TITLES`.
     coloured : bool
-        As the viewer shows the layers, and not in grey; where the mode has colours to spare.
+        Checkerboard, swipe and blink: as the viewer draws the layers, instead of in grey.
     tile : int
-        Side of the squares of a checkerboard in pixels of the reference; 0 for a suitable one.
+        Side of the squares of a checkerboard in pixels of the fixed layer; 0: automatic.
     sigma : float
-        Width of edges in pixels of the picture.
+        Standard deviation of the gradient that finds edges, in pixels of the picture.
     """
 
     mode: str = "overlay"
@@ -56,51 +56,53 @@ class Options:
 
 
 @dataclass(frozen=True, eq=False)
-class Request:
-    """A comparison to be drawn, fixed when it was asked for.
+class DrawRequest:
+    """A comparison to draw.
 
     Parameters
     ----------
-    sides : Sides
-    part : Part
-    tested : str
-        ``"after"`` or ``"before"``.
-    options : Options
+    comparison : Comparison
+    region : Region
+    state : str
+        ``"after"`` or ``"before"`` registration.
+    options : DrawOptions
     pixels : mapping of str to Pixels
-        What was read before, by ``"reference"``, ``"after"`` and ``"before"``.
+        Pixels that were already read, by ``"fixed"``, ``"after"`` and ``"before"``.
     """
 
-    sides: Sides
-    part: Part
-    tested: str
-    options: Options
+    comparison: Comparison
+    region: Region
+    state: str
+    options: DrawOptions
     pixels: Mapping[str, Pixels]
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """What came out.
+class Drawing:
+    """A comparison that was drawn.
 
     Attributes
     ----------
-    request : Request
+    request : DrawRequest
     pixels : mapping of str to Pixels
-        Those of the request and what was read in addition.
+        Those of the request and those read for it.
     pictures : tuple of ndarray of uint8, shape (H, W, 3)
-        One; or two, to swipe or blink between.
+        Two for swipe and blink, one for the other modes.
     """
 
-    request: Request
+    request: DrawRequest
     pixels: Mapping[str, Pixels]
     pictures: tuple[NDArray[np.uint8], ...]
 
 
-def draw_comparison(request: Request, *, progress: Progress, cancel: threading.Event) -> Prepared:
-    """Read what is missing and draw.
+def draw_comparison(
+    request: DrawRequest, *, progress: Progress, cancel: threading.Event
+) -> Drawing:
+    """Read missing pixels and draw.
 
     Parameters
     ----------
-    request : Request
+    request : DrawRequest
     progress : Progress
     cancel : threading.Event
 
@@ -109,42 +111,37 @@ def draw_comparison(request: Request, *, progress: Progress, cancel: threading.E
     Cancelled
         When `cancel` was set.
     ValueError
-        When an image has no content.
+        When an image is empty.
     """
     reporter = Reporter(progress, cancel)
     pixels = dict(request.pixels)
-    sides = {
-        "reference": request.sides.reference,
-        "after": request.sides.after,
-        "before": request.sides.before,
-    }
-    for number, name in enumerate(("reference", request.tested)):
+    for number, name in enumerate(("fixed", request.state)):
         reporter.step("reading", number / 3)
-        side = sides[name]
-        if name not in pixels and side is not None:
-            pixels[name] = Pixels.read(side, request.part, cancel)
+        if name not in pixels:
+            compared = getattr(request.comparison, name)
+            pixels[name] = Pixels.read(compared, request.region, cancel)
     reporter.step("drawing", 2 / 3)
-    pictures = _draw(pixels["reference"], pixels[request.tested], request.options, request.part)
+    pictures = _draw(pixels["fixed"], pixels[request.state], request.options, request.region)
     reporter.check()
-    return Prepared(request, pixels, pictures)
+    return Drawing(request, pixels, pictures)
 
 
 def _draw(
-    first: Pixels, second: Pixels, options: Options, part: Part
+    fixed: Pixels, moving: Pixels, options: DrawOptions, region: Region
 ) -> tuple[NDArray[np.uint8], ...]:
     if options.mode in ("checkerboard", "swipe", "blink"):
-        one, other = (
-            (first.coloured, second.coloured)
+        pictures = (
+            (fixed.coloured, moving.coloured)
             if options.coloured
-            else (first.uncoloured, second.uncoloured)
+            else (fixed.uncoloured, moving.uncoloured)
         )
         if options.mode != "checkerboard":
-            return one, other
-        tile = options.tile / max(part.grid.step) or max(part.shape) / _TILES
-        return (checkerboard(one, other, max(1, round(tile))),)
+            return pictures
+        tile = options.tile / max(region.grid.step) or max(region.shape) / _DEFAULT_TILES
+        return (checkerboard(*pictures, max(1, round(tile))),)
     if options.mode == "overlay":
-        return (overlay(first.grey, second.grey),)
+        return (overlay(fixed.grey, moving.grey),)
     if options.mode == "edges":
-        salient = (edges(side.grey, side.valid, options.sigma) for side in (first, second))
-        return (edge_overlay(*salient),)
-    return (difference(first.grey, second.grey, first.valid & second.valid),)
+        strengths = (edges(one.grey, one.valid, options.sigma) for one in (fixed, moving))
+        return (edge_overlay(*strengths),)
+    return (difference(fixed.grey, moving.grey, fixed.valid & moving.valid),)

@@ -1,4 +1,4 @@
-"""The table of numbers in "Compare"."""
+"""The table of metrics in "Compare"."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from napari_busref.metrics.alignment import ALIGNMENT_METRICS
 __all__ = ["MetricsTable"]
 
 _COLUMNS = ("metric", "before", "after", "change")
-_ARROWS = {True: "better", False: "worse", None: ""}
+_CHANGES = {True: "better", False: "worse", None: ""}
 
 
 class MetricsTable(QTableWidget):
-    """Shows what `napari_busref._napari.compare.metrics.measure` returned.
+    """Shows the metrics before and after registration.
 
     Parameters
     ----------
@@ -38,13 +38,13 @@ class MetricsTable(QTableWidget):
         self._header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setToolTip("Point at a row to read what its number means")
+        self.setToolTip("Point at a row to read what its metric means")
         self.setAccessibleName("metrics before and after")
         self.measured: Measured | None = None
         self.hide()
 
     def show_measured(self, measured: Measured | None) -> None:
-        """Fill the table, or empty it."""
+        """Fill the table; None empties it."""
         self.measured = measured
         self.setVisible(measured is not None)
         self.setRowCount(0)
@@ -57,9 +57,9 @@ class MetricsTable(QTableWidget):
             better = "higher" if metric.higher_is_better else "lower"
             cells = (
                 metric.title,
-                _number(measured.before.get(name)),
-                _number(measured.after[name]),
-                _ARROWS[measured.better(name)],
+                _formatted(measured.before.get(name)),
+                _formatted(measured.after[name]),
+                _CHANGES[measured.better(name)],
             )
             for column, text in enumerate(cells):
                 item = QTableWidgetItem(text)
@@ -74,7 +74,7 @@ class MetricsTable(QTableWidget):
         self.setFixedHeight(rows + self._header.sizeHint().height() + 4)
 
 
-def _number(value: float | None) -> str:
+def _formatted(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     if abs(value) < 1e-4:

@@ -11,15 +11,15 @@ from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QEvent, QTimer, Signal
 from qtpy.QtWidgets import QFileDialog, QFormLayout, QPushButton, QWidget
 
-from napari_busref._napari.compare.choosers import SideChoosers
+from napari_busref._napari.compare.choosers import LayerChoosers
 from napari_busref._napari.compare.controls import ModeControls
-from napari_busref._napari.compare.draw import Prepared, Request, draw_comparison
-from napari_busref._napari.compare.keeper import LAYER_EVENTS, Keeper
+from napari_busref._napari.compare.draw import Drawing, DrawRequest, draw_comparison
 from napari_busref._napari.compare.legend import legend
 from napari_busref._napari.compare.metrics import Measured, measure
 from napari_busref._napari.compare.metrics_table import MetricsTable
-from napari_busref._napari.compare.pixels import Part, Pixels, choose_part, view_window
-from napari_busref._napari.compare.source import Sides, find_sides
+from napari_busref._napari.compare.pixels import Pixels, Region, choose_region, view_window
+from napari_busref._napari.compare.session import LAYER_EVENTS, ComparisonSession
+from napari_busref._napari.compare.source import Comparison, find_comparison
 from napari_busref._napari.widgets.camera import camera_of
 from napari_busref._napari.widgets.forms import label, row, scrolled, text
 from napari_busref._napari.widgets.words import error_text
@@ -50,8 +50,8 @@ class Compare(QWidget):
 
     Attributes
     ----------
-    reference, tested, truth, mode, direction : magicgui.widgets.ComboBox
-        Read and set ``value``. `mode` takes the keys of `MODES`.
+    fixed, moving, truth, mode, direction : magicgui.widgets.ComboBox
+        Read and set ``value``. `mode` takes the keys of `MODE_TITLES`.
     tile, sigma, rate, position, coloured, before
         The Qt controls of the modes.
     table : MetricsTable
@@ -74,11 +74,11 @@ class Compare(QWidget):
     def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._viewer = napari_viewer
-        self._keeper = Keeper(napari_viewer)
+        self._session = ComparisonSession(napari_viewer)
         self._showing: tuple[Layer, ...] = ()  # the layers that are compared
-        self._shown: Prepared | None = None
+        self._shown: Drawing | None = None
         self._pixels: dict[str, Pixels] = {}
-        self._pixels_of: Part | None = None
+        self._pixels_region: Region | None = None
         self._again = False
         self._complaint = ""
         self._make_controls()
@@ -102,7 +102,7 @@ class Compare(QWidget):
     @property
     def layer(self) -> Image | None:
         """The layer of the comparison, once it is there."""
-        return self._keeper.view.layer
+        return self._session.view.layer
 
     def compare(self) -> bool:
         """Show the comparison that is chosen, and keep it up to date until `clear`.
@@ -115,20 +115,22 @@ class Compare(QWidget):
         self.clear()
         self._complaint = ""
         try:
-            sides = self._sides()
+            comparison = self._comparison()
         except (ValueError, TypeError) as error:
             self._complain(error)
             return False
-        self._showing = self.sides.pair
+        self._showing = self.choosers.pair
         watched = [*self._showing]
-        if sides.before is not None:
-            watched += [one for one in self._viewer.layers if one.name == sides.before.plane.name]
+        if comparison.before is not None:
+            watched += [
+                one for one in self._viewer.layers if one.name == comparison.before.plane.name
+            ]
         viewer = self._viewer
         emitters = [getattr(layer.events, name) for layer in watched for name in LAYER_EVENTS]
         emitters += [getattr(viewer.dims.events, name) for name in ("point", "order", "ndisplay")]
-        self._keeper.listen(emitters, self._keeper.changed)
+        self._session.connect(emitters, self._session.on_change)
         camera = camera_of(viewer).events
-        self._keeper.listen([camera.zoom, camera.center], self._keeper.looked_elsewhere)
+        self._session.connect([camera.zoom, camera.center], self._session.on_camera_move)
         self._show_state()
         self._prepare()
         return True
@@ -141,10 +143,10 @@ class Compare(QWidget):
         self._showing = ()
         self._shown = None
         self._forget()
-        if (job := self._keeper.jobs.get("picture")) is not None:
+        if (job := self._session.jobs.get("picture")) is not None:
             job.quit()
-        self._keeper.deafen()
-        self._keeper.view.clear()
+        self._session.disconnect()
+        self._session.view.clear()
         self._show_state()
 
     def measure(self) -> bool:
@@ -156,14 +158,14 @@ class Compare(QWidget):
             False when it cannot be filled; a notification says why.
         """
         self._show_measured(None)
-        if "numbers" in self._keeper.jobs:
+        if "numbers" in self._session.jobs:
             return False
         try:
-            sides = self._sides()
+            comparison = self._comparison()
         except (ValueError, TypeError) as error:
             self._complain(error)
             return False
-        self._start("numbers", measure, sides, returned=self._show_measured)
+        self._start("numbers", measure, comparison, returned=self._show_measured)
         return True
 
     def save_csv(self, path: str | Path) -> Path:
@@ -197,7 +199,7 @@ class Compare(QWidget):
 
     def reset_choices(self, event: Any = None) -> None:
         """Offer the layers that there are now; napari calls this when they change."""
-        self.sides.reset_choices(keep=self.showing)
+        self.choosers.reset_choices(keep=self.showing)
         gone = [layer.name for layer in self._showing if layer not in self._viewer.layers]
         if gone:
             self.clear()
@@ -214,10 +216,10 @@ class Compare(QWidget):
     # -- controls -------------------------------------------------------------------------------
 
     def _make_controls(self) -> None:
-        self.sides = sides = SideChoosers(self._viewer)
+        self.choosers = choosers = LayerChoosers(self._viewer)
         self.modes = modes = ModeControls()
         # by the names that scripts use
-        self.reference, self.tested, self.truth = sides.reference, sides.tested, sides.truth
+        self.fixed, self.moving, self.truth = choosers.fixed, choosers.moving, choosers.truth
         self.mode, self.direction, self.coloured = modes.mode, modes.direction, modes.coloured
         self.tile, self.position = modes.tile, modes.position
         self.rate, self.sigma = modes.rate, modes.sigma
@@ -248,7 +250,7 @@ class Compare(QWidget):
         form = QFormLayout(choosers)
         form.setContentsMargins(0, 0, 0, 0)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        self.sides.add_to(form)
+        self.choosers.add_to(form)
         self.modes.add_to(form)
         scrolled(
             self,
@@ -264,12 +266,12 @@ class Compare(QWidget):
         )
 
     def _connect(self) -> None:
-        self._keeper.serve(self)
-        self.destroyed.connect(self._keeper.close)
-        self.sides.changed.connect(self._layer_chosen)
+        self._session.attach(self)
+        self.destroyed.connect(self._session.close)
+        self.choosers.changed.connect(self._layer_chosen)
         self.modes.changed.connect(self._prepare)
         self.before.toggled.connect(self._prepare)
-        self.position.valueChanged.connect(self._move_edge)
+        self.position.valueChanged.connect(self._move_divider)
         self.rate.valueChanged.connect(self._set_rate)
         self.button.clicked.connect(self._button_clicked)
         self.measure_button.clicked.connect(self.measure)
@@ -281,8 +283,8 @@ class Compare(QWidget):
             self.compare()
         self._show_state()
 
-    def _sides(self) -> Sides:
-        return find_sides(self._viewer, *self.sides.pair, self.truth.value)
+    def _comparison(self) -> Comparison:
+        return find_comparison(self._viewer, *self.choosers.pair, self.truth.value)
 
     # -- preparing a comparison (main thread; `draw_comparison` is for the worker) ---------------
 
@@ -293,66 +295,66 @@ class Compare(QWidget):
             self._settle.start()
 
     def follow_camera(self) -> None:
-        """Prepare another part, where the plane is too large to be compared whole."""
-        if self._shown is not None and not self._shown.request.part.whole:
+        """Prepare another region, where the plane is too large to be compared whole."""
+        if self._shown is not None and not self._shown.request.region.whole:
             self._settle.start()
 
     def _prepare(self, _: Any = None) -> None:
         if not self.showing:
             return
         self._settle.stop()
-        if (job := self._keeper.jobs.get("picture")) is not None:
+        if (job := self._session.jobs.get("picture")) is not None:
             self._again = True
             job.cancel.set()
             return
         try:
-            sides = find_sides(self._viewer, *self._showing)
-            plane = sides.reference.plane
-            part = choose_part(plane, view_window(self._showing[0], plane))
+            comparison = find_comparison(self._viewer, *self._showing)
+            plane = comparison.fixed.plane
+            region = choose_region(plane, view_window(self._showing[0], plane))
         except (ValueError, TypeError) as error:
             self._complain(error)
             self._stop_if_done()
             return
-        self._show_before(sides)
-        if part != self._pixels_of:
+        self._show_before(comparison)
+        if region != self._pixels_region:
             self._forget()
-            self._pixels_of = part
-        request = Request(
-            sides,
-            part,
-            "before" if self.before.isChecked() and sides.before is not None else "after",
+            self._pixels_region = region
+        request = DrawRequest(
+            comparison,
+            region,
+            "before" if self.before.isChecked() and comparison.before is not None else "after",
             self.modes.options,
             dict(self._pixels),
         )
-        self._start("picture", draw_comparison, request, returned=self._on_prepared)
+        self._start("picture", draw_comparison, request, returned=self._on_drawn)
 
     def _forget(self) -> None:
         """Read anew next time, also what a job is reading now."""
         self._pixels.clear()
-        self._pixels_of = None
+        self._pixels_region = None
 
-    def _on_prepared(self, prepared: Prepared) -> None:
+    def _on_drawn(self, drawing: Drawing) -> None:
         if not self.showing or self._again:
             return
-        request = prepared.request
-        if request.part == self._pixels_of:
-            self._pixels.update(prepared.pixels)
-        self._shown = prepared
+        request = drawing.request
+        if request.region == self._pixels_region:
+            self._pixels.update(drawing.pixels)
+        self._shown = drawing
         self._complaint = ""
         self._show_state()
-        plane, view = request.sides.reference.plane, self._keeper.view
+        plane, view = request.comparison.fixed.plane, self._session.view
         if request.options.mode == "swipe":
-            first, second = prepared.pictures
-            view.show_curtain(
+            first, second = drawing.pictures
+            view.show_swipe(
                 first,
                 second,
                 plane,
-                request.part,
-                position=self.modes.edge,
+                request.region,
+                position=self.modes.divider,
                 axis=self.direction.value,
             )
         else:
-            view.show(prepared.pictures[0], plane, request.part)
+            view.show(drawing.pictures[0], plane, request.region)
         if request.options.mode == "blink":
             self._set_rate(self.rate.value())
             self._blink.start()
@@ -365,19 +367,19 @@ class Compare(QWidget):
             self._blink.stop()
             return
         first, second = shown.pictures
-        self._shown = shown = Prepared(shown.request, shown.pixels, (second, first))
+        self._shown = shown = Drawing(shown.request, shown.pixels, (second, first))
         request = shown.request
-        self._keeper.view.show(second, request.sides.reference.plane, request.part)
+        self._session.view.show(second, request.comparison.fixed.plane, request.region)
 
     def _set_rate(self, rate: float) -> None:
         self._blink.setInterval(round(1000 / rate))
 
-    def _move_edge(self, _: int) -> None:
-        self._keeper.view.move(self.modes.edge)
+    def _move_divider(self, _: int) -> None:
+        self._session.view.move(self.modes.divider)
 
-    def edge_dragged(self, position: float) -> None:
+    def divider_dragged(self, position: float) -> None:
         """Follow the edge that was dragged in the picture, to a position in [0, 1]."""
-        self.modes.edge = position
+        self.modes.divider = position
 
     # -- jobs -----------------------------------------------------------------------------------
 
@@ -390,14 +392,14 @@ class Compare(QWidget):
         returned: Callable[..., Any],
     ) -> None:
         def finished() -> None:
-            self._keeper.jobs.pop(what, None)
+            self._session.jobs.pop(what, None)
             self._show_state()
             if what == "picture" and self._again:
                 self._again = False
                 self._prepare()
             self._stop_if_done()
 
-        self._keeper.jobs[what] = start_job(
+        self._session.jobs[what] = start_job(
             function,
             request,
             connect={"returned": returned, "errored": self._complain, "finished": finished},
@@ -405,7 +407,7 @@ class Compare(QWidget):
         self._show_state()
 
     def _busy(self) -> bool:
-        return bool(self._keeper.jobs) or self._settle.isActive()
+        return bool(self._session.jobs) or self._settle.isActive()
 
     def _stop_if_done(self) -> None:
         if not self._busy():
@@ -443,7 +445,7 @@ class Compare(QWidget):
             if self.showing
             else "Show the comparison in a layer of its own; other images are hidden meanwhile"
         )
-        measuring = "numbers" in self._keeper.jobs
+        measuring = "numbers" in self._session.jobs
         self.measure_button.setEnabled(not measuring)
         self.measure_button.setText("Measuring…" if measuring else "&Measure")
         self.save_button.setEnabled(self.table.measured is not None)
@@ -454,12 +456,12 @@ class Compare(QWidget):
         self.hint.setText(self._complaint)
         self.hint.setVisible(bool(self._complaint))
 
-    def _show_before(self, sides: Sides) -> None:
-        self.before.setEnabled(sides.before is not None)
+    def _show_before(self, comparison: Comparison) -> None:
+        self.before.setEnabled(comparison.before is not None)
         self.before.setToolTip(
             "Show the moving layer where the registration started, instead of its result"
-            if sides.before is not None
-            else f"Where {sides.after.plane.name!r} was before is not known: {sides.no_before}"
+            if comparison.before is not None
+            else f"The state before registration is unknown: {comparison.no_before}"
         )
 
     def _show_legend(self) -> None:

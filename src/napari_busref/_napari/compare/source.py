@@ -1,4 +1,4 @@
-"""What "Compare" compares: which layers, and what is known of them.
+"""Which layers "Compare" compares, and which transforms belong to them.
 
 Needs `napari.layers` but neither Qt nor a viewer.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
 
-from napari_busref._napari.compare.pixels import Look, Side
+from napari_busref._napari.compare.pixels import ComparedPlane, DisplayColormap
 from napari_busref._napari.layers.grids import Rescaled
 from napari_busref._napari.layers.pair import METADATA_KEY, guess_pair, world_transform
 from napari_busref._napari.layers.planes import Plane, shown_plane
@@ -21,54 +21,55 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
 
-__all__ = ["Sides", "find_sides", "guess_sides", "offered"]
+__all__ = ["Comparison", "comparable_images", "find_comparison", "guess_layers"]
 
 
 @dataclass(frozen=True, eq=False)
-class Sides:
-    """The reference, what is under test, and what is known about how it should be.
+class Comparison:
+    """The planes to compare, and the transforms between them.
 
     Parameters
     ----------
-    reference, after : Side
-    before : Side or None
-        The moving layer where the registration started.
+    fixed, after : ComparedPlane
+        `after` is the moving image as registered: usually a warped layer.
+    before : ComparedPlane or None
+        The moving layer under the initial transform.
     no_before : str
-        Why there is none.
+        Why `before` is None.
     estimate : Rescaled or None
-        What brings moving pixels onto the reference in `after`.
-    start : Rescaled or None
-        The same in `before`.
-    truth : Side or None
-        What `after` should look like.
-    true : Rescaled or None
-        What `estimate` should be.
-    no_error : str
-        Why there is none, though there is a truth.
+        The transform of `after`.
+    initial : Rescaled or None
+        The transform of `before`.
+    truth : ComparedPlane or None
+        The image that `after` should equal.
+    true_transform : Rescaled or None
+        The transform that `estimate` should equal.
+    no_epe : str
+        Why `true_transform` is None although a truth was given.
     """
 
-    reference: Side
-    after: Side
-    before: Side | None = None
+    fixed: ComparedPlane
+    after: ComparedPlane
+    before: ComparedPlane | None = None
     no_before: str = ""
     estimate: Rescaled | None = None
-    start: Rescaled | None = None
-    truth: Side | None = None
-    true: Rescaled | None = None
-    no_error: str = ""
+    initial: Rescaled | None = None
+    truth: ComparedPlane | None = None
+    true_transform: Rescaled | None = None
+    no_epe: str = ""
 
 
-def offered(layers: Iterable[Layer]) -> list[Image]:
-    """The image layers that can be compared: all but the comparison itself."""
+def comparable_images(layers: Iterable[Layer]) -> list[Image]:
+    """List the image layers, without the comparison layer."""
     return [
         layer
         for layer in layers
-        if isinstance(layer, Image) and _knowledge(layer).get("role") != "comparison"
+        if isinstance(layer, Image) and _metadata(layer).get("role") != "comparison"
     ]
 
 
-def guess_sides(layers: Iterable[Layer]) -> tuple[Image | None, Image | None]:
-    """Guess what is to be compared.
+def guess_layers(layers: Iterable[Layer]) -> tuple[Image | None, Image | None]:
+    """Guess which two layers to compare.
 
     Parameters
     ----------
@@ -77,149 +78,159 @@ def guess_sides(layers: Iterable[Layer]) -> tuple[Image | None, Image | None]:
 
     Returns
     -------
-    reference, tested : Image or None
-        The topmost warped layer and its fixed one; without any, what would be registered.
+    fixed, moving : Image or None
+        The topmost warped layer and its fixed one. Without a warped layer, the pair that
+        Register and fuse would choose.
     """
     listed = list(layers)
-    images = offered(listed)
+    images = comparable_images(listed)
     for layer in reversed(images):
-        known = _knowledge(layer)
-        if known.get("role") != "warped":
+        metadata = _metadata(layer)
+        if metadata.get("role") != "warped":
             continue
         for other in images:
-            if other.name == known.get("fixed"):
+            if other.name == metadata.get("fixed"):
                 return other, layer
     moving, fixed = guess_pair(listed)
     return fixed, moving
 
 
-def find_sides(
-    viewer: ViewerModel, reference: Image, tested: Image, truth: Layer | None = None
-) -> Sides:
-    """Find out where the layers lie, and where the tested one comes from.
+def find_comparison(
+    viewer: ViewerModel, fixed: Image, moving: Image, truth: Layer | None = None
+) -> Comparison:
+    """Find the planes and transforms to compare. Reads no pixels.
 
     Parameters
     ----------
     viewer : napari.Viewer or napari.components.ViewerModel
-    reference, tested : Image
+    fixed : Image
+    moving : Image
+        A warped layer, or a moving one where it lies.
     truth : Layer, optional
-        An image that `tested` should look like, or any layer that carries a transform which
-        should have been found. Left out, the moving layer may know its truth (samples do).
+        The image that `moving` should equal, or a layer that carries the true transform. By
+        default, the truth in the metadata of the moving layer, if any (samples have one).
 
     Returns
     -------
-    Sides
-        Nothing of the data is read.
+    Comparison
 
     Raises
     ------
     ValueError
-        When both are the same layer, one is not seen in the viewer, or they do not overlap.
+        When both are the same layer, one is not shown in the viewer, or they do not overlap.
     """
-    if reference == tested:
+    if fixed == moving:
         raise ValueError(
-            f"{reference.name!r} is chosen as the reference and as the layer under test; choose "
+            f"{fixed.name!r} is chosen as the fixed and as the moving layer; choose "
             "two different layers"
         )
-    plane = shown_plane(reference, viewer)
-    own = Rescaled.of(Transform.identity(plane.shape))
-    after = _side(plane, tested, viewer)
-    sides = Sides(Side(plane, Look.of(reference), own), after)
-    known = _knowledge(tested)
-    if "transform" not in known:
-        sides = replace(
-            sides, estimate=after.placed, no_before="it was not made by Register and fuse"
+    plane = shown_plane(fixed, viewer)
+    identity = Rescaled.of(Transform.identity(plane.shape))
+    after = _compared(plane, moving, viewer)
+    comparison = Comparison(ComparedPlane(plane, DisplayColormap.of(fixed), identity), after)
+    metadata = _metadata(moving)
+    if "transform" not in metadata:
+        comparison = replace(
+            comparison, estimate=after.placed, no_before="it was not made by Register and fuse"
         )
-        return _with_truth(sides, viewer, tested, truth)
-    estimate = _estimate(known, after.plane)
+        return _with_truth(comparison, viewer, moving, truth)
+    estimate = _carried_transform(metadata, after.plane)
     if estimate is None or estimate.fixed_shape != plane.shape:
-        sides = replace(sides, no_before="it was registered to another layer or plane")
-        return _with_truth(sides, viewer, None, truth)
-    sides = replace(sides, after=replace(after, content=estimate), estimate=estimate)
-    moving = _named(viewer.layers, known.get("moving"))
-    sides = _with_start(sides, viewer, moving, known)
-    return _with_truth(sides, viewer, moving, truth)
+        comparison = replace(comparison, no_before="it was registered to another layer or plane")
+        return _with_truth(comparison, viewer, None, truth)
+    comparison = replace(comparison, after=replace(after, warp=estimate), estimate=estimate)
+    name = metadata.get("moving")
+    unwarped = next(
+        (one for one in viewer.layers if one.name == name and isinstance(one, Image)), None
+    )
+    comparison = _with_before(comparison, viewer, unwarped, metadata)
+    return _with_truth(comparison, viewer, unwarped, truth)
 
 
-def _side(reference: Plane, layer: Image, viewer: ViewerModel) -> Side:
+def _compared(fixed: Plane, layer: Image, viewer: ViewerModel) -> ComparedPlane:
     plane = shown_plane(layer, viewer)
-    placed = world_transform(reference, plane)
+    placed = world_transform(fixed, plane)
     if placed is None:
-        placed = Transform.equal_field_of_view(reference.shape, plane.shape)
-    return Side(plane, Look.of(layer), Rescaled.of(placed))
+        placed = Transform.equal_field_of_view(fixed.shape, plane.shape)
+    return ComparedPlane(plane, DisplayColormap.of(layer), Rescaled.of(placed))
 
 
-def _estimate(known: Mapping[str, Any], plane: Plane) -> Rescaled | None:
+def _carried_transform(metadata: Mapping[str, Any], plane: Plane) -> Rescaled | None:
     """The transform that a layer carries for one of its planes."""
-    if known.get("mode") == "each":
-        found = known["planes"].get(plane.position)
+    if metadata.get("mode") == "each":
+        found = metadata["planes"].get(plane.position)
         return None if found is None else found.transform
-    if isinstance(rescaled := known.get("rescaled"), Rescaled):
+    if isinstance(rescaled := metadata.get("rescaled"), Rescaled):
         return rescaled
-    transform = known.get("transform")
+    transform = metadata.get("transform")
     return Rescaled.of(transform) if isinstance(transform, Transform) else None
 
 
-def _with_start(
-    sides: Sides, viewer: ViewerModel, moving: Image | None, known: Mapping[str, Any]
-) -> Sides:
-    """Add where the registration started."""
-    if moving is None:
-        return replace(sides, no_before=f"layer {known.get('moving')!r} is not there any more")
-    plane = shown_plane(moving, viewer)
-    estimate = sides.estimate
+def _with_before(
+    comparison: Comparison,
+    viewer: ViewerModel,
+    unwarped: Image | None,
+    metadata: Mapping[str, Any],
+) -> Comparison:
+    """Add the moving layer under the initial transform of the registration."""
+    if unwarped is None:
+        return replace(
+            comparison, no_before=f"layer {metadata.get('moving')!r} is not there any more"
+        )
+    plane = shown_plane(unwarped, viewer)
+    estimate = comparison.estimate
     if estimate is None or plane.shape != estimate.moving_shape:
-        return replace(sides, no_before=f"layer {moving.name!r} has another size by now")
-    start = known.get("initial")
+        return replace(comparison, no_before=f"layer {unwarped.name!r} has changed its size")
+    start = metadata.get("initial")
     shapes = estimate.fixed_shape, estimate.moving_shape
     if not isinstance(start, Transform) or (start.fixed_shape, start.moving_shape) != shapes:
         start = Transform.equal_field_of_view(*shapes)
-    begun = Rescaled.of(start)
-    return replace(sides, before=Side(plane, Look.of(moving), begun), start=begun)
+    initial = Rescaled.of(start)
+    before = ComparedPlane(plane, DisplayColormap.of(unwarped), initial)
+    return replace(comparison, before=before, initial=initial)
 
 
 def _with_truth(
-    sides: Sides, viewer: ViewerModel, moving: Image | None, truth: Layer | None
-) -> Sides:
-    """Add what should have come out."""
-    reference = sides.reference.plane
-    own = None if moving is None else _knowledge(moving).get("truth")
-    true = Rescaled.of(own) if isinstance(own, Transform) else None
+    comparison: Comparison, viewer: ViewerModel, unwarped: Image | None, truth: Layer | None
+) -> Comparison:
+    """Add the true image and the true transform, as far as there are any."""
+    given = None if unwarped is None else _metadata(unwarped).get("truth")
+    true = Rescaled.of(given) if isinstance(given, Transform) else None
     image = None
     if truth is not None:
-        carried = _estimate(_knowledge(truth), sides.after.plane)
-        if isinstance(truth, Image) and truth != moving:
-            image = _side(reference, truth, viewer)
+        carried = _carried_transform(_metadata(truth), comparison.after.plane)
+        if isinstance(truth, Image) and truth != unwarped:
+            image = _compared(comparison.fixed.plane, truth, viewer)
         elif carried is not None:
             true = carried
         else:
             raise ValueError(
                 f"truth: layer {truth.name!r} is no image and carries no transform for this plane"
             )
-    sides = replace(sides, no_error=_no_error(sides.estimate, true))
-    if true is not None and not sides.no_error:
-        sides = replace(sides, true=true)
-        if image is None and moving is not None:
-            plane = shown_plane(moving, viewer)
+    no_epe = _no_epe(comparison.estimate, true)
+    if true is not None and not no_epe:
+        comparison = replace(comparison, true_transform=true)
+        if image is None and unwarped is not None:
+            plane = shown_plane(unwarped, viewer)
             if plane.shape == true.moving_shape:
-                image = Side(plane, Look.of(moving), true)
+                image = ComparedPlane(plane, DisplayColormap.of(unwarped), true)
     elif truth is None:
-        sides = replace(sides, no_error="")  # nobody has asked for it
-    return replace(sides, truth=image)
+        no_epe = ""
+    return replace(comparison, truth=image, no_epe=no_epe)
 
 
-def _no_error(estimate: Rescaled | None, true: Rescaled | None) -> str:
-    """Why the end-point error cannot be told; empty if it can."""
+def _no_epe(estimate: Rescaled | None, true: Rescaled | None) -> str:
+    """Why the end-point error cannot be computed; empty if it can."""
     if true is None:
         return "the truth is an image and carries no transform"
     if estimate is None:
-        return "the layer under test was registered to another layer or plane"
-    shapes = [(one.fixed_shape, one.moving_shape) for one in (true, estimate)]
-    if shapes[0] != shapes[1]:
-        (fixed, moving), (reference, tested) = shapes
+        return "the moving layer was registered to another layer or plane"
+    shapes = true.fixed_shape, true.moving_shape
+    needed = estimate.fixed_shape, estimate.moving_shape
+    if shapes != needed:
         return (
-            f"the true transform is from {_pixels(fixed)} to {_pixels(moving)}, "
-            f"and the images have {_pixels(reference)} and {_pixels(tested)}"
+            f"the true transform is from {_pixels(shapes[0])} to {_pixels(shapes[1])}, "
+            f"and the images have {_pixels(needed[0])} and {_pixels(needed[1])}"
         )
     return ""
 
@@ -228,10 +239,6 @@ def _pixels(shape: tuple[int, int]) -> str:
     return f"{shape[0]} x {shape[1]} pixels"
 
 
-def _named(layers: Iterable[Layer], name: Any) -> Image | None:
-    return next((one for one in layers if one.name == name and isinstance(one, Image)), None)
-
-
-def _knowledge(layer: Layer) -> Mapping[str, Any]:
-    known = layer.metadata.get(METADATA_KEY)
-    return known if isinstance(known, Mapping) else {}
+def _metadata(layer: Layer) -> Mapping[str, Any]:
+    metadata = layer.metadata.get(METADATA_KEY)
+    return metadata if isinstance(metadata, Mapping) else {}

@@ -1,4 +1,4 @@
-"""The one layer in which two images are compared, and the edge that is dragged in it.
+"""The comparison layer, and the divider that is dragged in it.
 
 Needs `napari.layers` but neither Qt nor a window.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from napari.layers import Image, Points, Shapes, Tracks
 from numpy.typing import NDArray
 
-from napari_busref._napari.compare.pixels import Part, place_on
+from napari_busref._napari.compare.pixels import Region, layer_on_region
 from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref._napari.layers.planes import Plane, factor
 from napari_busref._napari.widgets.camera import camera_of
@@ -24,50 +24,50 @@ if TYPE_CHECKING:
 
 __all__ = ["NAME", "ComparisonView"]
 
-#: What the layer is called.
+#: Name of the comparison layer.
 NAME = "comparison"
 
-_NEAR = 12  # canvas pixels from the edge at which it can be taken hold of
-_LINE = 2  # canvas pixels that the edge is wide
+_GRAB_DISTANCE = 12  # canvas pixels from the divider within which a press starts a drag
+_LINE_WIDTH = 2  # of the divider, in canvas pixels
 
 
 class ComparisonView:
-    """Shows pictures in one layer of a viewer and hides what would be in the way.
+    """Shows pictures in one layer of a viewer and hides the layers below it.
 
-    Images, labels, surfaces, vectors and what this plugin has drawn are hidden while it shows
-    something; points, shapes and tracks of the user stay. `clear` removes the layer and shows
-    again what was hidden, but for what the user has switched since.
+    It hides images, labels, surfaces, vectors and the layers of this plugin. Points, shapes and
+    tracks of the user stay visible. `clear` removes the comparison layer and shows the hidden
+    layers again. A layer that the user shows meanwhile stays visible.
 
     Parameters
     ----------
     viewer : napari.Viewer or napari.components.ViewerModel
-    on_moved : callable
-        Called with the position, in [0, 1], when the edge was dragged.
-    on_gone : callable
-        Called when somebody else removed the layer.
+    on_dragged : callable
+        Called with the position of the divider, in [0, 1], when the user drags it.
+    on_removed : callable
+        Called when the layer was removed by other means than `clear`.
     """
 
     def __init__(
         self,
         viewer: ViewerModel,
         *,
-        on_moved: Callable[[float], None] = lambda position: None,
-        on_gone: Callable[[], None] = lambda: None,
+        on_dragged: Callable[[float], None] = lambda position: None,
+        on_removed: Callable[[], None] = lambda: None,
     ) -> None:
         self._viewer = viewer
-        self._on_moved = on_moved
-        self._on_gone = on_gone
+        self._on_dragged = on_dragged
+        self._on_removed = on_removed
         self._layer: Image | None = None
         self._hidden: list[Layer] = []
-        self._curtain: Swipe | None = None
+        self._swipe: Swipe | None = None
         self._axes = (0, 1)
 
     @property
     def layer(self) -> Image | None:
-        """The layer, while there is one."""
+        """The comparison layer, if it is shown."""
         return self._layer
 
-    def show(self, picture: NDArray[np.uint8], plane: Plane, part: Part) -> None:
+    def show(self, picture: NDArray[np.uint8], plane: Plane, region: Region) -> None:
         """Show a picture.
 
         Parameters
@@ -75,51 +75,51 @@ class ComparisonView:
         picture : ndarray of uint8, shape (H, W, 3)
             Not copied.
         plane : Plane
-            Of the reference, on which it is put.
-        part : Part
-            The part of the plane that it shows.
+            The fixed plane.
+        region : Region
+            The region of `plane` that the picture shows.
         """
-        self._curtain = None
-        self._put(picture, plane, part)
+        self._swipe = None
+        self._put(picture, plane, region)
 
-    def show_curtain(
+    def show_swipe(
         self,
         first: NDArray[np.uint8],
         second: NDArray[np.uint8],
         plane: Plane,
-        part: Part,
+        region: Region,
         *,
         position: float,
         axis: int,
     ) -> None:
-        """Show two pictures with an edge between them that can be dragged in the canvas.
+        """Show two pictures with a divider that can be dragged in the canvas.
 
         Parameters
         ----------
         first, second : ndarray of uint8, shape (H, W, 3)
             Not copied.
-        plane, part
+        plane, region
             As for `show`.
         position, axis
             As for `napari_busref.images.comparison.Swipe`.
         """
-        self._curtain = None
-        curtain = Swipe(first, second, position, axis=axis, line=self._line(plane, part))
-        self._put(curtain.picture, plane, part)
-        self._curtain = curtain
+        self._swipe = None
+        swipe = Swipe(first, second, position, axis=axis, line=self._line_width(plane, region))
+        self._put(swipe.picture, plane, region)
+        self._swipe = swipe
 
     def move(self, position: float) -> None:
-        """Move the edge, to a position in [0, 1]."""
-        if self._curtain is None or self._layer is None:
+        """Move the divider to a position in [0, 1]."""
+        if self._swipe is None or self._layer is None:
             return
-        written = self._curtain.move(position)
+        written = self._swipe.move(position)
         if written.stop > written.start:
-            # the shape and place are as before, and the thumbnail is not worth its time
+            # shape and place did not change, and a new thumbnail would slow down dragging
             self._layer.refresh(thumbnail=False, highlight=False, extent=False)
 
     def clear(self) -> None:
-        """Remove the layer and show the others as they were."""
-        layer, self._layer, self._curtain = self._layer, None, None
+        """Remove the comparison layer and show the hidden layers again."""
+        layer, self._layer, self._swipe = self._layer, None, None
         if layer is None:
             return
         layers = self._viewer.layers
@@ -127,12 +127,15 @@ class ComparisonView:
         self._viewer.mouse_drag_callbacks.remove(self._drag)
         if layer in layers:
             layers.remove(layer)
-        self._restore()
+        hidden, self._hidden = self._hidden, []
+        for one in hidden:
+            if one in layers:
+                one.visible = True
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _put(self, picture: NDArray[np.uint8], plane: Plane, part: Part) -> None:
-        data, spatial = place_on(picture, plane, part)
+    def _put(self, picture: NDArray[np.uint8], plane: Plane, region: Region) -> None:
+        data, spatial = layer_on_region(picture, plane, region)
         self._axes = plane.axes
         if self._layer is not None and self._layer.ndim != plane.ndim:
             self.clear()
@@ -161,7 +164,7 @@ class ComparisonView:
             metadata={METADATA_KEY: {"role": "comparison"}},
             **spatial,
         )
-        # above all that it covers, below the points and shapes above those
+        # directly above the topmost hidden layer, below points and shapes above it
         layers.insert(layers.index(covered[-1]) + 1 if covered else len(layers), layer)
         layers.selection = selected
         layers.selection.active = active
@@ -172,57 +175,53 @@ class ComparisonView:
         layers.events.removed.connect(self._removed)
         self._viewer.mouse_drag_callbacks.append(self._drag)
 
-    def _restore(self) -> None:
-        hidden, self._hidden = self._hidden, []
-        for layer in hidden:
-            if layer in self._viewer.layers:
-                layer.visible = True
-
     def _removed(self, event: Any) -> None:
         if event.value == self._layer:
             self.clear()
-            self._on_gone()
+            self._on_removed()
 
-    def _line(self, plane: Plane, part: Part) -> int:
-        """Pixels of the picture that the edge is wide, so that it can be seen at this zoom."""
-        world = np.sqrt(abs(np.linalg.det(plane.matrix[:, :2])) * np.prod(part.grid.step))
-        return max(1, round(_LINE / max(float(world) * camera_of(self._viewer).zoom, 1e-9)))
+    def _line_width(self, plane: Plane, region: Region) -> int:
+        """Width of the divider in pixels of the picture, visible at the current zoom."""
+        pixel = np.sqrt(abs(np.linalg.det(plane.matrix[:, :2])) * np.prod(region.grid.step))
+        return max(1, round(_LINE_WIDTH / max(float(pixel) * camera_of(self._viewer).zoom, 1e-9)))
 
     def _drag(self, viewer: ViewerModel, event: Any) -> Iterator[None]:
-        """Take hold of the edge where it is pressed on, instead of moving the picture."""
-        if self._curtain is None or self._layer is None or event.button != 1:
+        """Drag the divider when the mouse is pressed near it; elsewhere napari pans."""
+        if self._swipe is None or self._layer is None or event.button != 1:
             return
         position, canvas_pixel = self._along(event.position)
-        if abs(position - self._curtain.position) > _NEAR * canvas_pixel:
+        if abs(position - self._swipe.position) > _GRAB_DISTANCE * canvas_pixel:
             return
         event.handled = True
         yield
-        while event.type == "mouse_move" and self._curtain is not None:
-            self._on_moved(min(max(self._along(event.position)[0], 0.0), 1.0))
+        while event.type == "mouse_move" and self._swipe is not None:
+            self._on_dragged(min(max(self._along(event.position)[0], 0.0), 1.0))
             event.handled = True
             yield
 
-    def _along(self, where: Any) -> tuple[float, float]:
-        """Where a point of the world is along the curtain, and what share a canvas pixel is."""
-        layer, curtain = self._layer, self._curtain
-        assert layer is not None and curtain is not None
-        axis = self._axes[curtain.axis]
-        size = curtain.picture.shape[curtain.axis]
-        to_own = np.ones(layer.ndim)
-        if (shown := self._viewer.layers.units) is not None:  # None: napari ignores all units
-            own = layer.units
-            to_own = np.array(
-                [factor(a, b) for a, b in zip(shown[-layer.ndim :], own, strict=True)]
+    def _along(self, point: Any) -> tuple[float, float]:
+        """Position of a world point across the divider, and the size of a canvas pixel there.
+
+        Both are fractions of the picture's side.
+        """
+        layer, swipe = self._layer, self._swipe
+        assert layer is not None and swipe is not None
+        axis = self._axes[swipe.axis]
+        size = swipe.picture.shape[swipe.axis]
+        to_layer_units = np.ones(layer.ndim)
+        if (units := self._viewer.layers.units) is not None:  # None: napari ignores all units
+            to_layer_units = np.array(
+                [factor(a, b) for a, b in zip(units[-layer.ndim :], layer.units, strict=True)]
             )
-        point = np.asarray(where, dtype=float)[-layer.ndim :] * to_own
-        here = np.asarray(layer.world_to_data(point), dtype=float)
-        # how long one pixel of the picture is in the canvas, whatever the layer's place and units
+        world = np.asarray(point, dtype=float)[-layer.ndim :] * to_layer_units
+        pixel = np.asarray(layer.world_to_data(world), dtype=float)
+        # length of one pixel of the picture in the canvas
         probe = np.zeros(layer.ndim)
         origin = np.asarray(layer.data_to_world(probe), dtype=float)
         probe[axis] = 1.0
-        world = (np.asarray(layer.data_to_world(probe), dtype=float) - origin) / to_own
-        length = max(float(np.linalg.norm(world)) * camera_of(self._viewer).zoom, 1e-9)
-        return (here[axis] + 0.5) / size, 1 / length / size
+        step = (np.asarray(layer.data_to_world(probe), dtype=float) - origin) / to_layer_units
+        length = max(float(np.linalg.norm(step)) * camera_of(self._viewer).zoom, 1e-9)
+        return (pixel[axis] + 0.5) / size, 1 / length / size
 
 
 def _same(one: Any, other: Any) -> bool:
