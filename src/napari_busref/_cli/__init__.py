@@ -1,4 +1,4 @@
-"""The commands of `napari-busref`, one module for each group; `napari_busref._cli.main` joins them.
+"""The commands of `napari-busref`, one module for each group; `main` joins them.
 
-Nothing here imports torch (or numpy) before a command runs, so ``--help`` stays quick.
+No module imports torch or numpy before a command runs. That keeps ``--help`` quick.
 """

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from napari_busref._cli.console import err, fail, one_line, out, warning
 from napari_busref._cli.files import refuse_existing
-from napari_busref._cli.process import Overwrite
+from napari_busref._cli.options import Overwrite
 
 if TYPE_CHECKING:
     from napari_busref.transforms.formats import ImageGrid, TransformFile

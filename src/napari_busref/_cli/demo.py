@@ -11,7 +11,7 @@ from rich.table import Table
 
 from napari_busref._cli.console import Bars, err, interruptible, out, warning
 from napari_busref._cli.files import output_folder, write_json
-from napari_busref._cli.process import Device, FusionModel, Model
+from napari_busref._cli.options import Device, FusionModel, Model
 
 if TYPE_CHECKING:
     from napari_busref.data.samples import Sample

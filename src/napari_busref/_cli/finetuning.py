@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from napari_busref._cli.console import Bars, interruptible, out
-from napari_busref._cli.process import Device
+from napari_busref._cli.options import Device
 
 
 def finetune(

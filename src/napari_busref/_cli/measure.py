@@ -12,7 +12,7 @@ from rich.table import Table
 
 from napari_busref._cli.console import Bars, interruptible, out
 from napari_busref._cli.files import plain, refuse_existing
-from napari_busref._cli.process import Device, Overwrite
+from napari_busref._cli.options import Device, Overwrite
 
 
 def evaluate(

@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from napari_busref._cli.console import Bars, err, interruptible, out
-from napari_busref._cli.process import Device
+from napari_busref._cli.options import Device
 
 _SECONDS_BETWEEN_LINES = 30.0  # where there is no terminal
 

@@ -1,0 +1,93 @@
+"""Arguments and options that several commands share.
+
+Those of `register` and `fuse` take their help, choices and checks from the table of options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from napari_busref.runtime.options import OPTIONS, check_choice, check_number
+
+Format = Literal["tif", "png", "npy"]
+
+DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
+
+
+def table_option(name: str, *declarations: str, note: str = "") -> Any:
+    """Describe an option of the command line by its entry in the table.
+
+    Parameters
+    ----------
+    name : str
+        One of `OPTIONS`.
+    declarations : str
+        Names on the command line, such as ``"--transform"``; by default the parameter's.
+    note : str
+        A sentence after the help.
+    """
+    option = OPTIONS[name]
+    meanings = [f"{value}: {text}" for value, text in option.choices.items() if text]
+    automatic = f"Default: {option.automatic}." if option.automatic else ""
+    choices = f"{'; '.join(meanings)}." if meanings else ""
+    return typer.Option(
+        *declarations,
+        help=" ".join(part for part in (option.help, choices, automatic, note) if part),
+        metavar=f"<{'|'.join(option.values)}>"
+        if option.values and not option.open_ended
+        else None,
+        callback=_check(name),
+        autocompletion=(lambda: list(option.values)) if option.values else None,
+    )
+
+
+def _check(name: str) -> Callable[[Any], Any] | None:
+    """The check of an option when the command line is parsed, before any image is read."""
+    option = OPTIONS[name]
+    if option.limits is not None:
+        return lambda value: check_number(name, value)
+    if not option.values or option.open_ended:
+        return None
+
+    def checked(value: Any) -> Any:
+        check_choice(name, value)
+        return value
+
+    return checked
+
+
+Fixed = Annotated[
+    Path, typer.Argument(metavar="FIXED", help="Fixed (visible) image, or a folder.")
+]
+Moving = Annotated[
+    Path, typer.Argument(metavar="MOVING", help="Moving (infrared) image, or a folder.")
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")]
+_MODEL_NOTE = "A name that `models` lists, or a .safetensors file."
+Model = Annotated[str, table_option("model", note=_MODEL_NOTE)]
+FusionModel = Annotated[str | None, table_option("fusion_model", note=_MODEL_NOTE)]
+Task = Annotated[str, table_option("task")]
+Infrared = Annotated[float, table_option("infrared")]
+Detail = Annotated[float, table_option("detail")]
+Search = Annotated[str | None, table_option("search")]
+Refine = Annotated[str | None, table_option("refine")]
+TransformModel = Annotated[str, table_option("transform", "--transform")]
+Device = Annotated[str, table_option("device", note="Also cuda:1 and the like.")]
+Precision = Annotated[str, table_option("precision")]
+Tile = Annotated[int | None, table_option("tile")]
+Initial = Annotated[Path | None, typer.Option(help="Transform file (.busref.h5) to start from.")]
+WriteFlow = Annotated[
+    bool,
+    typer.Option(
+        "--flow", help="Also write the displacement of every fixed pixel, NPY (2, rows, cols)."
+    ),
+]
+FileFormat = Annotated[
+    Format | None,
+    typer.Option("--format", help="Format of the written images (default: that of FIXED)."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
