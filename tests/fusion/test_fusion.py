@@ -21,7 +21,7 @@ SHAPE = (90, 110)
 
 
 class Mean(nn.Module):
-    """Averages both, or returns what `answer` makes of them."""
+    """Returns the mean of both, or the output of `answer`."""
 
     def __init__(self, answer=lambda visible, infrared: (visible + infrared) / 2):
         super().__init__()
@@ -137,13 +137,13 @@ def test_no_seam_at_the_border_of_the_mask():
     visible = 0.2 + 0.1 * texture(smooth=6)
     infrared = 0.8 + 0.1 * texture(1, smooth=6)
     mask = disk(40)
-    infrared[~mask] = 0  # as a warped image is
+    infrared[~mask] = 0  # as in a warped image
 
     def steps(image):
         return max(np.abs(np.diff(image, axis=axis)).max() for axis in (0, 1))
 
     feathered = fuse(visible, infrared, model=Mean(), mask=mask, feather=16, device="cpu").fused
-    # to fade over 16 px by the difference of 0.3 takes at most 1.5 * 0.3 / 17 a pixel
+    # fading a difference of 0.3 over 16 px changes a pixel by at most 1.5 * 0.3 / 17
     allowed = steps(visible) + steps(infrared[30:60, 40:70]) + 1.5 * 0.35 / 17
     assert steps(feathered) < allowed
     abrupt = fuse(visible, infrared, model=Mean(), mask=mask, feather=0, device="cpu").fused
@@ -290,14 +290,14 @@ def test_a_transform_in_place_of_a_registered_image():
     mask = sample.truth.mask(valid)
     expected = fuse(sample.fixed, sample.truth.apply(sample.moving), mask=mask, **options)
     same = (got.fused == expected.fused).all(-1)
-    assert same.mean() > 0.97  # black pixels within the picture are content
+    assert same.mean() > 0.97  # black pixels inside the image are valid
     assert got.parameters["mask"] == "transform"
     narrower = np.zeros(SHAPE, bool)
     narrower[30:60, 30:60] = True
     got = fuse(sample.fixed, sample.moving, transform=sample.truth, mask=narrower, **options)
     assert np.array_equal(got.fused[~narrower], sample.fixed[~narrower])
     assert not np.array_equal(got.fused[narrower], sample.fixed[narrower])
-    # the images may differ in size then
+    # the images may then differ in size
     grid = Transform.equal_field_of_view(SHAPE, (45, 55))
     small = np.full((45, 55), 200, np.uint8)
     fused = fuse(np.full(SHAPE, 100, np.uint8), small, transform=grid, **options).fused
@@ -340,7 +340,7 @@ def test_colours_of_both_images_are_shared_between_photographs():
     np.testing.assert_allclose(shared[::2] - shared @ weights, expected, atol=1e-6)
     same = fuse(reddish, reddish, task="multi-exposure", **options).fused
     np.testing.assert_allclose(same, reddish, atol=1e-6)
-    # nothing comes from where the other image has no content
+    # invalid pixels of the other image contribute nothing
     mask = np.zeros(SHAPE, bool)
     kept = fuse(reddish, blue, task="multi-focus", mask=mask, **options).fused
     assert np.array_equal(kept, reddish)
@@ -391,11 +391,11 @@ def test_emphasis_of_what_is_known():
     amounts = (0, 0.25, 0.5, 0.75, 1)
     values = [more_infrared(fused, visible, infrared, amount)[40, 50] for amount in amounts]
     np.testing.assert_allclose(values, [0.2, 0.3, 0.4, 0.65, 0.9], atol=1e-5)
-    # a fine pattern stays whatever the base does
+    # a fine pattern stays when the base moves
     pattern = fused + 0.05 * (np.indices(SHAPE).sum(0) % 2 - 0.5).astype(np.float32)
     moved = more_infrared(pattern, visible, infrared, 1)
     np.testing.assert_allclose(moved - moved.mean(), pattern - pattern.mean(), atol=0.03)
-    # the border of a warm thing that the fused image shows gets no halo
+    # the border of a warm object in the fused image gets no halo
     thing = np.where(disk(), 0.8, 0.3).astype(np.float32)
     led = more_infrared(thing, visible, np.where(disk(), 0.9, 0.2).astype(np.float32), 1)
     assert led[disk()].min() > 0.75 and led[~disk()].max() < 0.35
@@ -421,7 +421,7 @@ def test_learned_loss_weights_are_given_for_every_pixel(prior):
     np.testing.assert_allclose((weights["visible"] + weights["infrared"])[mask], 1, atol=1e-6)
     assert weights["infrared"][mask].std() > 0.01
     assert 0 < weights["gradient"][mask].min() <= weights["gradient"].max() < 2
-    # they cost the fused image nothing, and are the same in tiles
+    # the fused image does not change, and tiles give the same weights
     plain = fuse(**arguments, mask=mask)
     assert plain.loss_weights is None
     assert np.array_equal(plain.fused, result.fused)
@@ -442,7 +442,7 @@ def test_bfloat16_stays_near_float32(name, device):
     assert rounded.fused.dtype == np.uint8
     difference = np.abs(exact.fused.astype(float) - rounded.fused)
     assert difference.mean() < 1.5
-    assert (difference > 0).any()  # it is in force
+    assert (difference > 0).any()  # the precision has an effect
 
 
 @pytest.mark.parametrize(
@@ -468,7 +468,7 @@ def test_bfloat16_stays_near_float32(name, device):
         ({"precision": "float8"}, ValueError, "precision: got 'float8', need one of 'float32'"),
         ({"tile": 7}, ValueError, "tile: got 7, need 'auto', None or a side"),
         ({"tile": "small"}, ValueError, "tile: got 'small'"),
-        ({"model": Mean(), "tile": 64}, ValueError, "tile: Mean looks at the whole image"),
+        ({"model": Mean(), "tile": 64}, ValueError, "tile: Mean needs the whole image"),
         ({"transform": np.eye(3)}, TypeError, "transform: got ndarray"),
         (
             {"transform": Transform.equal_field_of_view(SHAPE, (40, 50))},
@@ -479,7 +479,7 @@ def test_bfloat16_stays_near_float32(name, device):
         ({"model": Mean(lambda *_: 3)}, TypeError, "model: Mean returned int"),
         ({"model": Mean(lambda v, _: v * torch.nan)}, ArithmeticError, "not finite"),
         ({"device": "cuda:77"}, ValueError, "device:"),
-        ({"loss_weights": True}, ValueError, 'loss_weights: average learns .* model="refusion"'),
+        ({"loss_weights": True}, ValueError, 'loss_weights: average has no .* model="refusion"'),
     ],
 )
 def test_bad_arguments(change, error, message):

@@ -22,12 +22,12 @@ def textures(shape=SHAPE, smooth=2.0):
     pair = ndimage.gaussian_filter(rng.standard_normal((2, *shape)), (0, smooth, smooth))
     pair -= pair.min((1, 2), keepdims=True)
     visible, infrared = (pair / pair.max((1, 2), keepdims=True)).astype(np.float32)
-    # the statistics of the parts differ from those of the whole
+    # tiles and the whole image differ in their statistics
     return visible * np.linspace(0.2, 1, shape[1], dtype=np.float32), infrared
 
 
 class Attention(nn.Module):
-    """Global in every way there is: two sums after each other, on features at half the size."""
+    """Pools globally twice in sequence, on features at half the size."""
 
     receptive_field, stride = 20, 4
 
@@ -69,14 +69,14 @@ def test_cores_cover_the_image_once(shape, size, receptive_field, stride):
     for tile in cut(shape, size, receptive_field, stride):
         covered[tile.core] += 1
         here = np.zeros(shape)
-        here[tile.seen] = 1
+        here[tile.padded] = 1
         assert here[tile.core].all()
-        assert np.array_equal(here[tile.seen][tile.inner].shape, covered[tile.core].shape)
-        for core, seen, length in zip(tile.core, tile.seen, shape, strict=True):
-            assert seen.start % stride == 0
-            assert seen.start == 0 or core.start - seen.start >= receptive_field
-            assert seen.stop == length or (
-                seen.stop - core.stop >= receptive_field and not seen.stop % stride
+        assert np.array_equal(here[tile.padded][tile.inner].shape, covered[tile.core].shape)
+        for core, padded, length in zip(tile.core, tile.padded, shape, strict=True):
+            assert padded.start % stride == 0
+            assert padded.start == 0 or core.start - padded.start >= receptive_field
+            assert padded.stop == length or (
+                padded.stop - core.stop >= receptive_field and not padded.stop % stride
             )
     assert (covered == 1).all()
 
@@ -100,7 +100,7 @@ def test_sums_over_the_image_are_those_of_the_whole():
     tiled = fuse(visible, infrared, tile=96, **options).fused
     assert model.calls == 1 + 3 * 4 * 5  # two passes for the sums, one for the image
     np.testing.assert_allclose(tiled, whole, atol=1e-5, rtol=0)
-    # and they matter: with those of each tile alone there would be seams
+    # sums of each tile alone would leave seams
     with torch.no_grad():
         part = model(*(torch.tensor(i[:96, :96])[None, None] for i in (visible, infrared)))
     assert np.abs(part[0, 0, :60, :60].numpy() - whole[:60, :60]).max() > 1e-2
@@ -119,7 +119,7 @@ def test_features_that_do_not_divide_a_tile_are_refused():
 
 
 def test_too_small_a_reach_would_show():
-    """The comparison above can fail: a model that declares less than it needs is found out."""
+    """The comparison above fails for a model that declares too small a receptive field."""
     model = GuidedFilter()
     visible, infrared = textures()
     options = {"device": "cpu", "mask": np.ones(SHAPE)}

@@ -1,4 +1,4 @@
-"""Make one picture of a registered pair."""
+"""Fuse a registered pair into one image."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""`fuse`: one picture from a registered visible and infrared pair."""
+"""`fuse`: one image from a registered visible and infrared pair."""
 
 from __future__ import annotations
 
@@ -43,27 +43,27 @@ if TYPE_CHECKING:
 
 __all__ = ["FusionResult", "fuse"]
 
-# Here both images are of one scene in the same light, so both have colours to give.
+# Both images of these tasks are photographs of one scene: both contribute colour.
 _SHARED_COLOURS = ("multi-focus", "multi-exposure")
 
 
 @dataclass(frozen=True, eq=False)
 class FusionResult:
-    """What `fuse` returns.
+    """Result of `fuse`.
 
     Attributes
     ----------
     fused : ndarray, shape (H, W) or (H, W, 3 or 4)
         The fused image, with the shape, number type and range of the visible one. Outside the
-        mask it is the visible image, to the bit.
+        mask it equals the visible image exactly.
     parameters : dict
-        What was asked for and what it ran on: model, device, versions. JSON can hold it.
+        The options, model, device and versions; JSON-serialisable.
     timings : dict
         Seconds of each stage and in total.
     loss_weights : dict of ndarray, or None
-        What the model's learned loss asks for at every pixel, if that was wanted, as float32
-        (H, W): ``"visible"`` and ``"infrared"``, the weights of being near either image, which
-        add up to 1, and ``"gradient"``, in (0, 2), that of having the stronger gradient. 0 where
+        With ``loss_weights=True``, weights of the model's learned loss, float32 (H, W).
+        ``"visible"`` and ``"infrared"`` weigh the distance to either image and sum to 1.
+        ``"gradient"``, in (0, 2), weighs the distance to the stronger gradient. All are 0 where
         the infrared image has no content.
     """
 
@@ -93,11 +93,11 @@ def fuse(
 ) -> FusionResult:
     """Fuse a registered pair.
 
-    The brightness Y of the visible image is fused with the infrared image and its chroma (Cb and
-    Cr, ITU-R BT.601, full range) is kept, which is the same as adding the change of Y to red,
-    green and blue. Values beyond the range that the model sees are kept as detail. With the tasks
-    ``"multi-focus"`` and ``"multi-exposure"``, where both images may be of one camera, the chroma
-    of two colour images is their mean weighed by how far each is from grey.
+    The model fuses the brightness Y of the visible image (ITU-R BT.601, full range) with the
+    infrared image. The chroma Cb and Cr stays: the change of Y is added to red, green and blue.
+    Values beyond the model's input range stay as detail. The tasks ``"multi-focus"`` and
+    ``"multi-exposure"`` may fuse two colour images of one camera. Their chroma is then the mean
+    of both, weighted by the distance from grey.
 
     Parameters
     ----------
@@ -106,43 +106,43 @@ def fuse(
         changed. Alpha is kept.
     moving : array_like, shape (H, W) or (H, W, 3 or 4)
         The infrared image on the same grid, such as `RegistrationResult.warped`; with `transform`,
-        the infrared image as it was taken. Not changed.
+        the original infrared image. Not changed.
     model : str, path or torch.nn.Module, optional
         A name of ``list_models("fusion")``, a ``.safetensors`` file with its card, or a module
         that maps visible and infrared (B, 1, H, W) in [0, 1] to fused (B, 1, H, W). By default
-        the model of the task. A name gets the weights that are made for the task, if there are
-        any (`napari_busref.fusion.tasks.TASKS`).
+        the model of the task. A name selects the weights for the task, if there are any
+        (`napari_busref.fusion.tasks.TASKS`).
     task : str
         ``"infrared-visible"``, ``"medical"``, ``"multi-focus"`` or ``"multi-exposure"``.
     infrared : float
-        In [0, 1]: which image leads the brightness of large areas. At 0 it is the visible
-        image's, at 1 the infrared image's, at 0.5 what the model made; between them it goes over
-        linearly. Fine structure is not touched. See `napari_busref.fusion.emphasis.more_infrared`.
+        In [0, 1]: source of the brightness of large areas. 0 takes the visible image's, 1 the
+        infrared image's and 0.5 the model's; values between interpolate linearly. Fine structure
+        does not change. See `napari_busref.fusion.emphasis.more_infrared`.
     detail : float
         In [0, 1]: structure finer than about 2 px is multiplied by twice this; 0.5 changes
         nothing. See `napari_busref.fusion.emphasis.more_detail`.
     transform : Transform, optional
-        How the pair was registered: `moving` is taken to the fixed grid with it first, by a
-        linear interpolation, and the mask is where its content is.
+        Registration of the pair. It warps `moving` to the fixed grid first, with linear
+        interpolation, and the mask follows the valid pixels of `moving`.
     device : str or torch.device
         As for `napari_busref.register`.
     precision : {"float32", "bfloat16"}
-        What the network computes with; bfloat16 is faster on some devices and needs less memory,
-        and grey levels are off by up to about 2 %.
+        Number type of the network; bfloat16 is faster on some devices and needs less memory, and
+        changes grey levels by up to about 2 %.
     tile : int, "auto" or None
-        Side in pixels of the tiles that the network sees one after the other, for images that do
-        not fit into the memory. The result is that of the whole image. ``"auto"`` cuts images of
-        more than 2.5 million pixels, if the model can be cut; None never cuts.
+        Side in pixels of the tiles in which the network runs, for images that exceed the memory.
+        The result is that of the whole image. ``"auto"`` cuts images of more than 2.5 million
+        pixels, if the model can be cut; None never cuts.
     mask : array_like of bool, shape (H, W), optional
-        Where the infrared image holds content, such as `RegistrationResult.mask`. By default
-        everything but its empty border. NaN, infinite and transparent pixels of either image are
-        left out anyway.
+        Valid pixels of the infrared image, such as `RegistrationResult.mask`. By default all
+        except its empty border. NaN, infinite and transparent pixels of either image are always
+        left out.
     feather : float
         Width in pixels of the band inside the border of the mask in which the fused image fades
         into the visible one. 0 switches abruptly.
     loss_weights : bool
-        Also return the weights of the model's learned loss at every pixel. ``"refusion"`` has
-        some.
+        Also return the weights of the model's learned loss at every pixel. ``"refusion"`` models
+        have them.
     progress : Progress, optional
         Called with the stage and the fraction done.
     cancel : threading.Event, optional
@@ -155,7 +155,7 @@ def fuse(
     Raises
     ------
     TypeError, ValueError
-        Naming the argument, what was given and what is accepted.
+        For an invalid argument; the message names it, its value and the accepted ones.
     ArithmeticError
         When the model returns values that are not finite.
     Cancelled
@@ -176,20 +176,13 @@ def fuse(
     image = as_image(fixed, "fixed")
     shape = image.shape[0], image.shape[1]
     other = as_image(moving, "moving")
-    wanted = None if mask is None else as_mask(mask, "mask", shape)
+    valid = None if mask is None else as_mask(mask, "mask", shape)
     feather = check_number("feather", feather)
     emphasis = check_number("infrared", infrared), check_number("detail", detail)
     chosen = model_for(task, model)
-    if transform is not None:
-        other, inside = _carry(other, transform, shape)
-        wanted = inside if wanted is None else wanted & inside
-    elif other.shape[:2] != shape:
-        raise ValueError(
-            f"moving: got shape {other.shape[:2]}, need {shape} as fixed; register the pair first "
-            "and give .warped, or give its transform"
-        )
+    other, valid = _on_fixed_grid(other, valid, transform, shape)
     visible = prepare(image, "fixed")
-    thermal = _thermal(other, wanted)
+    thermal = _prepare_infrared(other, valid)
     weight = _weight(visible.valid & thermal.valid, feather)
     watch.lap("prepare")
 
@@ -200,8 +193,7 @@ def fuse(
     ):
         if loss_weights and not hasattr(run.module, "loss_weights"):
             raise ValueError(
-                f"loss_weights: {run.name} learns by no loss with weights of its own; use "
-                'model="refusion"'
+                f'loss_weights: {run.name} has no learned loss weights; use model="refusion"'
             )
         size = choose_size(run.module, run.name, shape, tile)
         watch.lap("load")
@@ -221,7 +213,7 @@ def fuse(
             "device": describe(run.device),
             "precision": precision,
             "tile": size,
-            "mask": "found" if wanted is None else "given" if mask is not None else "transform",
+            "mask": "given" if mask is not None else "found" if transform is None else "transform",
             "feather": feather,
             "fixed_shape": list(image.shape),
             "fixed_dtype": str(image.dtype),
@@ -229,7 +221,7 @@ def fuse(
         }
     watch.lap("model")
 
-    reporter.step("putting colours back", 0.9)
+    reporter.step("restoring colours", 0.9)
     colours = None
     if task in _SHARED_COLOURS and image.ndim == other.ndim == 3:
         colours = _colour_change(image, visible, other, thermal) * weight[..., None]
@@ -239,10 +231,20 @@ def fuse(
     return FusionResult(fused, parameters, watch.total(), learned)
 
 
-def _carry(
-    moving: NDArray[Any], transform: Transform, shape: tuple[int, int]
-) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """The moving image on the fixed grid, and where its content is."""
+def _on_fixed_grid(
+    moving: NDArray[Any],
+    mask: NDArray[np.bool_] | None,
+    transform: Transform | None,
+    shape: tuple[int, int],
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """The moving image on the fixed grid, and its valid pixels; None where they are unknown."""
+    if transform is None:
+        if moving.shape[:2] != shape:
+            raise ValueError(
+                f"moving: got shape {moving.shape[:2]}, need {shape} as fixed; register the pair "
+                "first and give .warped, or give its transform"
+            )
+        return moving, mask
     if not isinstance(transform, Transform):
         raise TypeError(f"transform: got {type(transform).__name__}, need a Transform")
     if (transform.fixed_shape, transform.moving_shape) != (shape, moving.shape[:2]):
@@ -251,12 +253,12 @@ def _carry(
             f"{transform.moving_shape}, but fixed and moving are of shape {shape} and "
             f"{moving.shape[:2]}"
         )
-    valid = prepare(moving, "moving", find_border=True).valid
-    return transform.apply(moving), transform.mask(valid)
+    inside = transform.mask(prepare(moving, "moving", find_border=True).valid)
+    return transform.apply(moving), inside if mask is None else mask & inside
 
 
-def _thermal(infrared: NDArray[Any], mask: NDArray[np.bool_] | None) -> Prepared:
-    if mask is not None and not mask.any():  # nothing to fuse, which is no error
+def _prepare_infrared(infrared: NDArray[Any], mask: NDArray[np.bool_] | None) -> Prepared:
+    if mask is not None and not mask.any():  # an empty overlap is no error
         nothing = np.zeros(infrared.shape[:2], np.float32)
         return Prepared(nothing, nothing > 0, 0.0, 0.0)
     return prepare(infrared, "moving", mask=mask, find_border=mask is None)
@@ -280,19 +282,26 @@ def _change(
     reporter: Reporter,
 ) -> NDArray[np.float32]:
     """Fused minus visible brightness, both in [0, 1]."""
-    # no edge for the network where the content ends
-    seen = fill_invalid(visible.grey, visible.valid)
-    warmth = fill_invalid(thermal.grey, thermal.valid)
+    first, second = _filled(visible, thermal)
 
-    def network(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
-        return _fused(run, first, second)
+    def network(
+        visible: NDArray[np.float32], infrared: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        return _fused(run, visible, infrared)
 
     if size is None:
-        fused = network(seen, warmth)
+        fused = network(first, second)
     else:
-        fused = run_tiles(network, run.module, seen, warmth, size, reporter)
-    fused = more_infrared(fused, seen, warmth, emphasis[0])
-    return more_detail(fused, emphasis[1]) - seen
+        fused = run_tiles(network, run.module, first, second, size, reporter)
+    fused = more_infrared(fused, first, second, emphasis[0])
+    return more_detail(fused, emphasis[1]) - first
+
+
+def _filled(
+    visible: Prepared, thermal: Prepared
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Grey values with invalid pixels filled: the network then gets no edge at their border."""
+    return fill_invalid(visible.grey, visible.valid), fill_invalid(thermal.grey, thermal.valid)
 
 
 def _loss_weights(
@@ -302,21 +311,20 @@ def _loss_weights(
     size: int | None,
     reporter: Reporter,
 ) -> dict[str, NDArray[np.float32]]:
-    """What the loss of the network asks for at every pixel: `FusionResult.loss_weights`."""
-    names = ("visible", "infrared", "gradient")  # as in models.refusion.LossWeights
+    """Weights of the network's learned loss, see `FusionResult.loss_weights`."""
+    names = ("visible", "infrared", "gradient")  # as in models.fusion.refusion.LossWeights
     found = np.zeros((len(names), *visible.grey.shape), np.float32)
     if thermal.valid.any():
-        seen = fill_invalid(visible.grey, visible.valid)
-        warmth = fill_invalid(thermal.grey, thermal.valid)
+        first, second = _filled(visible, thermal)
         module: Any = run.module
 
-        def weigh(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
-            weights = module.loss_weights(run.tensor(first), run.tensor(second))
+        def propose(*pair: NDArray[np.float32]) -> NDArray[np.float32]:
+            weights = module.loss_weights(*(run.tensor(image) for image in pair))
             return np.stack([to_array(weight) for weight in weights])
 
         proposal = SimpleNamespace(receptive_field=module.weights_receptive_field)
-        side = size or max(seen.shape)
-        found = run_tiles(weigh, proposal, seen, warmth, side, reporter, found.shape[:1])
+        side = size or max(first.shape)
+        found = run_tiles(propose, proposal, first, second, side, reporter, found.shape[:1])
         found[:, ~(visible.valid & thermal.valid)] = 0
     return dict(zip(names, found, strict=True))
 
@@ -324,15 +332,15 @@ def _loss_weights(
 def _fused(
     run: InferenceSession, visible: NDArray[np.float32], infrared: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """What the network makes of a pair, checked and clipped to [0, 1]."""
+    """Run the network on a pair; check its output and clip it to [0, 1]."""
     import torch
 
     shape = (1, 1, *visible.shape)
-    answer = run.module(run.tensor(visible), run.tensor(infrared))
-    if not isinstance(answer, torch.Tensor) or tuple(answer.shape) != shape:
-        what = list(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+    output = run.module(run.tensor(visible), run.tensor(infrared))
+    if not isinstance(output, torch.Tensor) or tuple(output.shape) != shape:
+        what = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise TypeError(f"model: {run.name} returned {what}, need a tensor {list(shape)}")
-    fused = to_array(answer)
+    fused = to_array(output)
     if not np.isfinite(fused).all():
         raise ArithmeticError(f"model: {run.name} returned values that are not finite")
     return np.clip(fused, 0, 1)
@@ -341,10 +349,10 @@ def _fused(
 def _colour_change(
     image: NDArray[Any], visible: Prepared, other: NDArray[Any], thermal: Prepared
 ) -> NDArray[np.float32]:
-    """Change of red, green and blue, in [0, 1] and without brightness, that shares the chroma.
+    """Change of red, green and blue, in [0, 1], to the shared chroma; brightness stays.
 
-    Of each of B - Y and R - Y the mean of both images, weighed by its size (Prabhakar et al., ICCV
-    2017).
+    B - Y and R - Y each become the mean of both images, weighted by magnitude (Prabhakar et al.,
+    ICCV 2017).
     """
     first, second = (
         _chroma(picture, ready) for picture, ready in ((image, visible), (other, thermal))
@@ -356,13 +364,13 @@ def _colour_change(
     red, blue = np.moveaxis(
         np.divide(both, total, out=first.copy(), where=total > 0) - first, -1, 0
     )
-    # brightness stays: 0 = 0.299 R + 0.587 G + 0.114 B
+    # constant brightness: 0 = 0.299 R + 0.587 G + 0.114 B
     green = -(LUMA[0] * red + LUMA[2] * blue) / LUMA[1]
     return np.stack([red, green, blue], -1)
 
 
 def _chroma(image: NDArray[Any], ready: Prepared) -> NDArray[np.float32]:
-    """R - Y and B - Y, (H, W, 2), in the scale in which the model sees the image."""
+    """R - Y and B - Y, (H, W, 2), on the scale of the model's input."""
     kept = np.where(ready.valid[..., None], image[..., :3:2], ready.low)
     span = ready.high - ready.low if ready.high > ready.low else 1.0
     colours = np.clip((kept - ready.low) / span, 0, 1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""How much infrared and how much detail a fused image shows."""
+"""Shift a fused image towards one source, and scale its detail."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ __all__ = ["more_detail", "more_infrared"]
 Grey = NDArray[np.float32]
 
 NEUTRAL = 0.5
-_DETAIL_SIGMA = 2.0  # px; what is finer is detail
-_BASE_SHARE = 0.02  # radius of the base layer as a share of the shorter side
+_DETAIL_SIGMA = 2.0  # px; finer structure is detail
+_BASE_RADIUS = 0.02  # of the base layer's filter, as a fraction of the shorter side
 _BASE_EPS = 0.01  # edges of more than 0.1 stay in the base
 
 
 def more_infrared(fused: Grey, visible: Grey, infrared: Grey, amount: float) -> Grey:
-    """Lead the base layer of a fused image towards one of its sources.
+    """Move the base layer of a fused image towards one of its sources.
 
-    The base layer of an image is its guided filter with the fused image as guide: smooth, but for
-    the edges of the fused image, along which there is thus no halo. From 0.5 to 0 the fused
-    image's base goes over, linearly, into that of the visible image, from 0.5 to 1 into that of
-    the infrared image; what is finer than the base stays as it is.
+    The base layer of an image is its guided filter with the fused image as guide. It is smooth
+    except at the edges of the fused image, which therefore get no halo. From 0.5 to 0 the base
+    moves linearly to that of the visible image, from 0.5 to 1 to that of the infrared image.
+    Structure finer than the base does not change.
 
     Parameters
     ----------
@@ -49,14 +49,14 @@ def more_infrared(fused: Grey, visible: Grey, infrared: Grey, amount: float) -> 
 
 
 def more_detail(fused: Grey, amount: float) -> Grey:
-    """Scale what is finer than a Gaussian of 2 px.
+    """Scale the structure finer than a Gaussian of 2 px.
 
     Parameters
     ----------
     fused : ndarray of float32, shape (H, W)
         In [0, 1].
     amount : float
-        In [0, 1]; the detail is multiplied by twice this: 0 leaves none, 0.5 changes nothing, 1
+        In [0, 1]; the detail is multiplied by twice this: 0 removes it, 0.5 changes nothing, 1
         doubles it.
 
     Returns
@@ -71,14 +71,14 @@ def more_detail(fused: Grey, amount: float) -> Grey:
 
 
 def _base(image: Grey, guide: Grey) -> Grey:
-    """Guided filter (He, Sun and Tang, 2013), on a coarser grid where the window is large."""
+    """Guided filter (He, Sun and Tang, 2013), on a coarser grid for large windows."""
     import torch
     from kornia.filters import guided_blur
 
     def tensor(values: Grey) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values))[None, None]
 
-    radius = max(round(_BASE_SHARE * min(image.shape)), 4)
+    radius = max(round(_BASE_RADIUS * min(image.shape)), 4)
     blurred = guided_blur(
         tensor(guide),
         tensor(image),

@@ -1,4 +1,4 @@
-"""Which fusion model, with which weights, serves which kind of image pair."""
+"""The fusion models and weights of each task."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TASKS", "model_for"]
 
-#: For each task, from the model's name to the registered name of its weights for this task. The
-#: first is the default. A model that is not listed for a task is used as it is.
+#: For each task: model name -> registered name of its weights for this task. The first is the
+#: default. A model that a task does not list keeps its own weights.
 TASKS: dict[str, dict[str, str]] = {
     "infrared-visible": {"gaf": "gaf"},
     "medical": {"refusion": "refusion-medical"},
@@ -25,14 +25,14 @@ TASKS: dict[str, dict[str, str]] = {
 def model_for(
     task: str, model: str | os.PathLike[str] | nn.Module | None
 ) -> str | os.PathLike[str] | nn.Module:
-    """What to load for a task.
+    """Return the model to load for a task.
 
     Parameters
     ----------
     task : str
         A key of `TASKS`.
     model : str, path, torch.nn.Module or None
-        As `napari_busref.fuse` takes it; None is the task's default.
+        ``model`` of `napari_busref.fuse`; None is the task's default.
 
     Raises
     ------

@@ -1,16 +1,16 @@
-"""Running a fusion network on an image in tiles, with the result of the whole image.
+"""Run a fusion network tile by tile, with the result of the whole image.
 
-A network says with two attributes how it may be cut:
+Two attributes of a network tell how to cut its input:
 
 ``receptive_field``
-    How many pixels away from an output pixel an input pixel may lie and still change it, what
-    goes through `pool_image` and `run_on_image` of `napari_busref.models.fusion.global_pooling` left out.
+    How many pixels away an input pixel may lie and still change an output pixel. It excludes
+    `pool_image` and `run_on_image` of `napari_busref.models.fusion.global_pooling`.
 ``stride``
-    Tiles must begin at multiples of this, because of pooling or strided convolutions; 1 if not
-    given.
+    Tiles begin at multiples of this, because of pooling or strided convolutions; 1 by default.
 
-Every tile is run with a margin of the reach that is thrown away, so there is nothing to blend and
-no seam. A network without ``receptive_field`` sees the whole image at once.
+The network gets every tile with a margin of the receptive field, which is cropped from its
+output. Tiles therefore need no blending and leave no seam. A network without ``receptive_field``
+cannot be cut.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Tile", "choose_size", "cut", "run_tiles"]
 
-#: Images of more pixels than this are cut, if the network allows it.
+#: Larger images, in pixels, are cut if the network allows it.
 WHOLE_PIXELS = 2_500_000
-#: Side of the tiles then, margins not counted.
+#: Side of these tiles in pixels, without margins.
 SIDE = 1024
 
 Network = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
@@ -44,20 +44,20 @@ class Tile:
     Attributes
     ----------
     core : tuple of slice
-        What it contributes, in the image.
-    seen : tuple of slice
-        What the network sees, in the image.
+        The part of the image that the tile computes.
+    padded : tuple of slice
+        The core with its margin, in the image: the input of the network.
     """
 
     core: tuple[slice, slice]
-    seen: tuple[slice, slice]
+    padded: tuple[slice, slice]
 
     @property
     def inner(self) -> tuple[slice, slice]:
-        """The core within what is seen."""
+        """The core within the padded tile."""
         rows, cols = (
-            slice(core.start - seen.start, core.stop - seen.start)
-            for core, seen in zip(self.core, self.seen, strict=True)
+            slice(core.start - padded.start, core.stop - padded.start)
+            for core, padded in zip(self.core, self.padded, strict=True)
         )
         return rows, cols
 
@@ -71,8 +71,8 @@ def cut(shape: tuple[int, int], size: int, receptive_field: int, stride: int = 1
         (H, W) of the image.
     size : int
         Side of a tile's core; rounded up to a multiple of `stride`.
-    reach, stride : int
-        Of the network, see this module.
+    receptive_field, stride : int
+        Attributes of the network, see this module.
 
     Returns
     -------
@@ -90,32 +90,32 @@ def cut(shape: tuple[int, int], size: int, receptive_field: int, stride: int = 1
             )
 
     return [
-        Tile((row, col), (seen_rows, seen_cols))
-        for row, seen_rows in pieces(shape[0])
-        for col, seen_cols in pieces(shape[1])
+        Tile((row, col), (padded_rows, padded_cols))
+        for row, padded_rows in pieces(shape[0])
+        for col, padded_cols in pieces(shape[1])
     ]
 
 
 def choose_size(
     module: nn.Module, name: str, shape: tuple[int, int], tile: int | Literal["auto"] | None
 ) -> int | None:
-    """Side of the tiles for an image, or None to run it whole.
+    """Choose the side of the tiles of an image, or None to run it whole.
 
     Parameters
     ----------
     module : torch.nn.Module
         The network.
     name : str
-        How messages call it.
+        Name of the network in messages.
     shape : tuple of int
         (H, W) of the image.
     tile : int, "auto" or None
-        As the user asks for it.
+        ``tile`` of `napari_busref.fuse`.
 
     Raises
     ------
     ValueError
-        When tiles are asked for that the network does not allow.
+        For an invalid side, or for a network that cannot be cut.
     """
     tileable = getattr(module, "receptive_field", None) is not None
     if tile is None:
@@ -126,7 +126,7 @@ def choose_size(
         raise ValueError(f"tile: got {tile!r}, need 'auto', None or a side in pixels, at least 16")
     if not tileable:
         raise ValueError(
-            f"tile: {name} looks at the whole image at once and cannot be cut; use tile=None or "
+            f"tile: {name} needs the whole image at once and cannot be cut; use tile=None or "
             "another model"
         )
     return int(tile) if max(shape) > tile else None
@@ -141,22 +141,22 @@ def run_tiles(
     reporter: Reporter,
     channels: tuple[int, ...] = (),
 ) -> NDArray[np.float32]:
-    """Run a network on all tiles and put their cores together.
+    """Run a network on all tiles and assemble their cores.
 
     Parameters
     ----------
     network : callable
-        From two images (H, W) of any size to the fused one, (channels…, H, W).
+        Maps two images (H, W) of any size to the fused one, (channels…, H, W).
     module : torch.nn.Module
-        The network behind it, for its ``receptive_field`` and ``stride``.
+        Supplies the ``receptive_field`` and ``stride`` of the network.
     visible, infrared : ndarray of float32, shape (H, W)
         The pair.
     size : int
         Side of a tile's core.
     reporter : Reporter
-        Told of every tile, and asked there whether to stop.
+        Reports every tile, and raises there when cancelled.
     channels : tuple of int
-        Axes of what the network gives, before those of the image.
+        Axes of the output before those of the image.
     """
     from napari_busref.models.fusion.global_pooling import PassIncomplete, TileAccumulator
 
@@ -164,20 +164,20 @@ def run_tiles(
     stride = getattr(module, "stride", 1)
     tiles = cut(shape, size, module.receptive_field, stride)
     fused = np.empty((*channels, *shape), np.float32)
-    ledger = TileAccumulator(stride)
+    accumulator = TileAccumulator(stride)
     number, again = 0, True
     while again:
-        # how many passes there will be is not known: each takes half of what is left
+        # the number of passes is unknown: each gets half of the remaining progress
         bar = reporter.part(1 - 0.5**number, 1 - 0.5 ** (number + 1))
         for index, tile in enumerate(tiles):
             bar.step(f"fusing, tile {index + 1} of {len(tiles)}", index / len(tiles))
-            pair = visible[tile.seen], infrared[tile.seen]
-            origin = tile.seen[0].start, tile.seen[1].start
-            with ledger.tile(pair[0].shape, tile.inner, origin):
+            pair = visible[tile.padded], infrared[tile.padded]
+            origin = tile.padded[0].start, tile.padded[1].start
+            with accumulator.tile(pair[0].shape, tile.inner, origin):
                 try:
                     fused[(..., *tile.core)] = network(*pair)[(..., *tile.inner)]
                 except PassIncomplete:
                     continue
-        again = ledger.settle()
+        again = accumulator.end_pass()
         number += 1
     return fused

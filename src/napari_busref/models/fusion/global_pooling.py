@@ -1,10 +1,9 @@
-"""What a network computes of a whole image, so that tiles can give the same.
+"""Global pooling for networks that may run tile by tile.
 
-A network that pools globally calls `pool_image` where it would call ``mean`` or ``amax``, and one
-that passes along whole rows does that in `run_on_image`. On a whole image that is all they do. While
-`napari_busref.fusion.tiling` runs the network tile by tile, the first passes over the tiles only add up
-these sums or put these features together, one call a pass, and the last pass computes with what
-belongs to the whole image.
+A network that pools globally calls `pool_image` instead of ``mean`` or ``amax``. One that passes
+along whole rows calls `run_on_image`. On a whole image both compute directly. When
+`napari_busref.fusion.tiling` runs the network on tiles, each pass over the tiles collects the sums
+or features of one call. The last pass computes the output with the values of the whole image.
 """
 
 from __future__ import annotations
@@ -33,18 +32,17 @@ Core = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class Pooled:
-    """One value to be had over the whole image.
+    """One value to pool over the whole image.
 
     Attributes
     ----------
     features : tuple of Tensor
         Each (B, ..., h, w), all of one resolution.
     local : callable
-        From these features, of a piece of the image, to a tensor (B, ...) of at least single
+        Maps these features of a piece of the image to a tensor (B, ...) of at least single
         precision.
     largest : bool
-        The values of pieces are combined by their maximum, else they are added and the sum is
-        divided by the number of pixels.
+        Whether pieces are combined by their maximum, not by their mean over the pixels.
     """
 
     features: tuple[Tensor, ...]
@@ -52,14 +50,14 @@ class Pooled:
     largest: bool = False
 
     def whole(self) -> Tensor:
-        """The value, where the features are those of the whole image."""
+        """The pooled value, when the features cover the whole image."""
         value = self.local(*self.features)
         value = value if self.largest else value / self.pixels
         return value.to(self.dtype)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the features, and of the value in the end."""
+        """Type of the features and of the pooled value."""
         return self.features[0].dtype
 
     @property
@@ -68,7 +66,7 @@ class Pooled:
         return self.features[0].shape[-2] * self.features[0].shape[-1]
 
     def crop(self, core: Core) -> Pooled:
-        """The same on a piece of the features."""
+        """The same pooling on a piece of the features."""
         return Pooled(tuple(f[(..., *core)] for f in self.features), self.local, self.largest)
 
 
@@ -85,7 +83,7 @@ def largest_of(features: Tensor) -> Pooled:
 def products_of(first: Tensor, second: Tensor) -> Pooled:
     """Mean over the pixels of all products of channels: (B, ..., C, h, w) -> (B, ..., C, C).
 
-    Attention between channels, and the norms that it divides by, are made of these.
+    Attention between channels and its norms derive from these.
     """
 
     def local(a: Tensor, b: Tensor) -> Tensor:
@@ -99,48 +97,47 @@ def _single(features: Tensor) -> Tensor:
 
 
 def pool_image(*parts: Pooled) -> list[Tensor]:
-    """Values of the whole image, whether the network sees all of it or one tile.
+    """Pool over the whole image, on the whole image or on one of its tiles.
 
     Parameters
     ----------
-    *parts : Part
-        None may depend on the value of another one of the same call. Fewer calls are fewer passes
-        over the tiles.
+    *parts : Pooled
+        Independent of each other. Each call costs one pass over the tiles.
     """
-    ledger = _CURRENT.get()
-    return [part.whole() for part in parts] if ledger is None else ledger.read(parts)
+    accumulator = _CURRENT.get()
+    return [part.whole() for part in parts] if accumulator is None else accumulator.read(parts)
 
 
 def run_on_image(features: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-    """What `compute` makes of the features of the whole image; of a tile, its part of that.
+    """Apply `compute` to the features of the whole image; on a tile, return its part.
 
     Parameters
     ----------
     features : Tensor
-        (B, C, h, w), coarse: those of the whole image are held in the memory.
+        (B, C, h, w), coarse: memory holds those of the whole image.
     compute : callable
-        To (B, C', h, w).
+        Maps them to (B, C', h, w).
     """
-    ledger = _CURRENT.get()
-    return compute(features) if ledger is None else ledger.part_of(features, compute)
+    accumulator = _CURRENT.get()
+    return compute(features) if accumulator is None else accumulator.part_of(features, compute)
 
 
 class PassIncomplete(Exception):
-    """Raised in a network whose next value is not known yet; it is after the pass."""
+    """Raised in a network whose next pooled value is known only after this pass."""
 
 
 class TileAccumulator:
-    """Values of the whole image that are known so far, and those being added up.
+    """Pooled values of completed passes, and the sums of the current one.
 
     Parameters
     ----------
     stride : int
-        Of the network, see `napari_busref.fusion.tiling`.
+        ``stride`` of the network, see `napari_busref.fusion.tiling`.
     """
 
     def __init__(self, stride: int = 1) -> None:
         self._stride = stride
-        self._known: list[list[Tensor]] = []
+        self._completed: list[list[Tensor]] = []
         self._sums: list[Tensor] = []
         self._pixels: list[int] = []
         self._pieces: list[tuple[Core, Tensor]] = []
@@ -151,16 +148,16 @@ class TileAccumulator:
 
     @contextmanager
     def tile(self, shape: tuple[int, int], core: Core, origin: tuple[int, int]) -> Iterator[None]:
-        """In the body, `pool_image` and `run_on_image` read here.
+        """Serve `pool_image` and `run_on_image` in the body, for one tile.
 
         Parameters
         ----------
         shape : tuple of int
-            (H, W) of the tile as the network sees it.
+            (H, W) of the padded tile.
         core : tuple of slice
-            The part of it that no other tile has.
+            Its core, which overlaps no other.
         origin : tuple of int
-            Where it begins in the image.
+            Position of the padded tile in the image.
         """
         self._calls, self._shape, self._core, self._origin = 0, shape, core, origin
         token = _CURRENT.set(self)
@@ -170,27 +167,27 @@ class TileAccumulator:
             _CURRENT.reset(token)
 
     def read(self, parts: tuple[Pooled, ...]) -> list[Tensor]:
-        """Values for the next call of `pool_image` in this tile.
+        """Values of the next call of `pool_image` in this tile.
 
         Raises
         ------
-        Unfinished
-            When they are not known; what the tile adds to them is booked.
+        PassIncomplete
+            When an earlier pass has not collected them; this one adds the tile's share.
         """
         self._calls += 1
-        if self._calls <= len(self._known):
-            known = self._known[self._calls - 1]
-            return [value.to(part.dtype) for value, part in zip(known, parts, strict=True)]
+        if self._calls <= len(self._completed):
+            values = self._completed[self._calls - 1]
+            return [value.to(part.dtype) for value, part in zip(values, parts, strict=True)]
         self._add([part.crop(self._at_resolution(part.features[0])) for part in parts])
         raise PassIncomplete
 
     def part_of(self, features: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """What the next call of `run_on_image` computes, where this tile lies.
+        """Result of the next call of `run_on_image`, cropped to this tile.
 
         Raises
         ------
-        Unfinished
-            When the features of the other tiles are not known; those of this one are kept.
+        PassIncomplete
+            When an earlier pass has not collected the features; this one keeps the tile's.
         """
         self._calls += 1
         core = self._at_resolution(features)
@@ -200,8 +197,8 @@ class TileAccumulator:
                 self._origin, self._steps(features), features.shape[-2:], strict=True
             )
         )
-        if self._calls <= len(self._known):
-            return self._known[self._calls - 1][0][..., rows, cols]
+        if self._calls <= len(self._completed):
+            return self._completed[self._calls - 1][0][..., rows, cols]
         place = (
             slice(rows.start + core[0].start, rows.start + core[0].stop),
             slice(cols.start + core[1].start, cols.start + core[1].stop),
@@ -210,8 +207,8 @@ class TileAccumulator:
         self._compute = compute
         raise PassIncomplete
 
-    def settle(self) -> bool:
-        """End a pass. True when it has found values, so that another pass is needed."""
+    def end_pass(self) -> bool:
+        """End a pass; True when it collected values, which another pass must use."""
         if self._pieces and self._compute is not None:
             height, width = (max(place[axis].stop for place, _ in self._pieces) for axis in (0, 1))
             first = self._pieces[0][1]
@@ -219,11 +216,11 @@ class TileAccumulator:
             for place, piece in self._pieces:
                 whole[(..., *place)] = piece
             self._pieces = []
-            self._known.append([self._compute(whole)])
+            self._completed.append([self._compute(whole)])
             return True
         if not self._sums:
             return False
-        self._known.append(
+        self._completed.append(
             [
                 value / pixels if pixels else value
                 for value, pixels in zip(self._sums, self._pixels, strict=True)
@@ -234,7 +231,7 @@ class TileAccumulator:
 
     def _add(self, parts: list[Pooled]) -> None:
         values = [part.local(*part.features) for part in parts]
-        # MPS has no float64; there the sums of tiles are rounded a little more
+        # MPS has no float64: its sums of tiles have larger rounding errors
         wide = torch.float32 if values[0].device.type == "mps" else torch.float64
         values = [value.to(wide) for value in values]
         if not self._sums:
@@ -249,7 +246,7 @@ class TileAccumulator:
                 self._pixels[i] += part.pixels
 
     def _steps(self, features: Tensor) -> tuple[int, int]:
-        """Pixels of the tile for one of the features."""
+        """Pixels of the tile per pixel of the features."""
         rows, cols = (
             max(round(size / length), 1)
             for size, length in zip(self._shape, features.shape[-2:], strict=True)
@@ -259,8 +256,8 @@ class TileAccumulator:
     def _at_resolution(self, features: Tensor) -> Core:
         """The core in pixels of the features, which may be coarser than the image.
 
-        Where the tile ends with the image the features may reach further, because the network
-        pads to a multiple of its stride; all of that belongs to the core.
+        At the end of the image the network may pad to a multiple of its stride; the core then
+        includes the padding.
         """
         found = []
         for size, length, core, step in zip(
@@ -277,4 +274,4 @@ class TileAccumulator:
         return found[0], found[1]
 
 
-_CURRENT: ContextVar[TileAccumulator | None] = ContextVar("ledger", default=None)
+_CURRENT: ContextVar[TileAccumulator | None] = ContextVar("accumulator", default=None)
