@@ -1,1 +1,1 @@
-"""Layers as images: planes, grids, lazy resampling, undo. Nothing here imports Qt."""
+"""Planes, grids, lazy resampling and undo of layers. Nothing here imports Qt."""

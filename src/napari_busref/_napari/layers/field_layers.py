@@ -1,7 +1,7 @@
-"""A transform drawn: as arrows, as a deformed grid, as an image of lengths.
+"""Draw a displacement field: as arrows, as a deformed grid, as an image of lengths.
 
-What is drawn is what the transform does beyond another one, where the run started. Needs
-`napari.layers` but neither Qt nor a viewer.
+The displacement is measured from the initial transform. Imports `napari.layers`, but neither Qt
+nor a viewer.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ __all__ = ["Mapping2D", "displacement_layer", "grid_layer", "magnitude", "magnit
 
 _ARROWS_ALONG_LONG_SIDE = 24
 _CELLS_ALONG_LONG_SIDE = 20
-_CELLS_OF_ONE_COLOUR = 2
-_POINTS_IN_A_CELL = 4
-_MAGNITUDE_PIXELS = 512 * 512  # the field is smooth
+_CELLS_PER_PATH = 2
+_POINTS_PER_CELL = 4
+_MANY_PLANES = 64  # from here on a plane gets half as many arrows along each side
+_MAX_MAGNITUDE_PIXELS = 512 * 512  # the field is smooth
 _COLORMAP = "turbo"
-_NO_LENGTH = 1e-3  # px; colours need limits that differ
+_MIN_COLOUR_RANGE = 1e-3  # px; the two contrast limits must differ
 
 
 class Mapping2D(Protocol):
-    """What a field is drawn of: a `Transform`, or a `Rescaled` one."""
+    """A drawable map: a `Transform` or a `Rescaled`."""
 
     @property
     def fixed_shape(self) -> tuple[int, int]:
@@ -39,7 +40,7 @@ class Mapping2D(Protocol):
         """``(h, w)`` of the moving image."""
 
     def points(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """From fixed to moving pixels."""
+        """Map fixed pixels to moving pixels."""
 
 
 def displacement_layer(
@@ -59,20 +60,18 @@ def displacement_layer(
     transform : Transform or Rescaled
         From fixed to moving pixels.
     initial : Transform, optional
-        Subtracted: an arrow points from a fixed pixel to the fixed pixel whose content `initial`
-        had put there, in fixed pixels. Left out, it is the identity, and for images of different
-        sizes their equal field of view.
+        Where the run started. An arrow points from a fixed pixel to the fixed pixel whose content
+        `initial` put there. By default an equal field of view.
     mask : ndarray of bool, optional
-        Over the fixed image, of any size. Arrows are drawn only inside (everywhere, if nothing is
-        inside).
+        Over the fixed image, of any size. Arrows start only inside; everywhere if it is empty.
     axes : tuple of int
         Layer axes of rows and columns.
     position : sequence of int, optional
         Coordinates along the other axes; 0 by default.
     others : sequence of (position, transform, mask), optional
-        Of other planes of a stack, drawn in the same layer.
+        Other planes of a stack, drawn in the same layer.
     **kwargs
-        For `napari.layers.Vectors`; ``scale`` tells the number of dimensions.
+        For `napari.layers.Vectors`; the length of ``scale`` is the number of dimensions.
 
     Returns
     -------
@@ -81,22 +80,17 @@ def displacement_layer(
         ``transform.flow()``.
     """
     ndim = len(kwargs.get("scale", (1, 1)))
-    along = _ARROWS_ALONG_LONG_SIDE if len(others) < 64 else _ARROWS_ALONG_LONG_SIDE // 2
-    pieces = []
+    along = _ARROWS_ALONG_LONG_SIDE if len(others) < _MANY_PLANES else _ARROWS_ALONG_LONG_SIDE // 2
+    arrows, lengths = [], []
     for where, each, inside in [(position, transform, mask), *others]:
-        start = _middles(each.fixed_shape, along, inside)
-        pieces.append((where, start, _beyond(each, initial, start)))
-    data = np.concatenate(
-        [
-            np.stack(
-                [_placed(start, axes, where, ndim), _placed(projection, axes, (), ndim)], axis=1
-            )
-            for where, start, projection in pieces
-        ]
-    )
-    length = np.concatenate([np.hypot(*projection.T) for _, _, projection in pieces])
+        start = _arrow_starts(each.fixed_shape, along, inside)
+        arrow = _displacement(each, initial, start)
+        ends = _in_layer(start, axes, where, ndim), _in_layer(arrow, axes, (), ndim)
+        arrows.append(np.stack(ends, axis=1))
+        lengths.append(np.hypot(*arrow.T))
+    length = np.concatenate(lengths)
     return Vectors(
-        data.astype(np.float32),
+        np.concatenate(arrows).astype(np.float32),
         features={"magnitude": length},
         edge_color="magnitude",
         edge_colormap=_COLORMAP,
@@ -116,26 +110,26 @@ def grid_layer(
     position: Sequence[int] = (),
     **kwargs: Any,
 ) -> Shapes:
-    """Draw a transform as a deformed grid: where it takes the lines of a straight one.
+    """Draw a transform as the grid into which it deforms a straight one.
 
     Parameters
     ----------
     transform, initial, axes, position
-        As for `displacement_layer`; a line goes where the arrows that start on it end.
+        As for `displacement_layer`. A grid line runs through the ends of the arrows on it.
     **kwargs
-        For `napari.layers.Shapes`; ``scale`` tells the number of dimensions.
+        For `napari.layers.Shapes`; the length of ``scale`` is the number of dimensions.
 
     Returns
     -------
     Shapes
-        Paths, each the length of two cells or less, coloured by the mean length of the
-        displacement along them; feature ``magnitude`` in fixed pixels.
+        Paths of at most two cells, coloured by the mean displacement along them; feature
+        ``magnitude`` in fixed pixels.
     """
     ndim = len(kwargs.get("scale", (1, 1)))
     paths, lengths = [], []
-    for path in _lines(transform.fixed_shape):
-        moved = _beyond(transform, initial, path)
-        paths.append(_placed(path + moved, axes, position, ndim))
+    for path in _grid_lines(transform.fixed_shape):
+        moved = _displacement(transform, initial, path)
+        paths.append(_in_layer(path + moved, axes, position, ndim))
         lengths.append(float(np.hypot(*moved.T).mean()))
     return Shapes(
         paths,
@@ -153,7 +147,7 @@ def grid_layer(
 def magnitude(
     transform: Mapping2D, initial: Transform | None = None
 ) -> tuple[NDArray[np.float32], Grid]:
-    """Length of the displacement, as an image.
+    """Compute the length of the displacement as an image.
 
     Parameters
     ----------
@@ -165,12 +159,12 @@ def magnitude(
     lengths : ndarray of float32
         In fixed pixels.
     grid : Grid
-        The pixels of the image, over the fixed one: at most 512 x 512 of them.
+        Its pixels over the fixed image, at most 512 x 512.
     """
-    grid = Grid(transform.fixed_shape).coarser(_MAGNITUDE_PIXELS)
+    grid = Grid(transform.fixed_shape).coarser(_MAX_MAGNITUDE_PIXELS)
     pixels = np.indices(grid.shape).reshape(2, -1).T
     start = pixels * grid.step + grid.matrix[:2, 2]
-    length = np.hypot(*_beyond(transform, initial, start).T)
+    length = np.hypot(*_displacement(transform, initial, start).T)
     return length.reshape(grid.shape).astype(np.float32), grid
 
 
@@ -185,16 +179,11 @@ def magnitude_layer(lengths: Any, longest: float, **kwargs: Any) -> Image:
         The upper end of the colour bar.
     **kwargs
         For `napari.layers.Image`.
-
-    Returns
-    -------
-    Image
-        The colour bar shows with the layer.
     """
     layer = Image(
         lengths,
         colormap=_COLORMAP,
-        contrast_limits=(0.0, max(longest, _NO_LENGTH)),
+        contrast_limits=(0.0, max(longest, _MIN_COLOUR_RANGE)),
         blending="translucent",
         opacity=0.7,
         **kwargs,
@@ -203,19 +192,19 @@ def magnitude_layer(lengths: Any, longest: float, **kwargs: Any) -> Image:
     return layer
 
 
-def _beyond(
+def _displacement(
     transform: Mapping2D, initial: Transform | None, start: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """What the transform adds to `initial` at (N, 2) fixed pixels, in fixed pixels."""
+    """Displacement from `initial` at (N, 2) fixed pixels, in fixed pixels."""
     if initial is None:
         initial = Transform.equal_field_of_view(transform.fixed_shape, transform.moving_shape)
     return initial.points(transform.points(start), inverse=True) - start
 
 
-def _middles(
+def _arrow_starts(
     shape: tuple[int, int], along: int, mask: NDArray[np.bool_] | None
 ) -> NDArray[np.float64]:
-    """The middles of equal cells, on pixels, (N, 2)."""
+    """Centres of equal cells, rounded to pixels, (N, 2)."""
     step = max(4.0, max(shape) / along)
     counts = [max(1, round(size / step)) for size in shape]
     ticks = [
@@ -225,13 +214,13 @@ def _middles(
     start = np.stack(np.meshgrid(*ticks, indexing="ij"), -1).reshape(-1, 2)
     if mask is None:
         return start
-    place = ((start + 0.5) * np.divide(mask.shape, shape)).astype(int)
-    inside = mask[tuple(np.minimum(place, np.array(mask.shape) - 1).T)]
+    pixel = ((start + 0.5) * np.divide(mask.shape, shape)).astype(int)
+    inside = mask[tuple(np.minimum(pixel, np.array(mask.shape) - 1).T)]
     return start[inside] if inside.any() else start
 
 
-def _lines(shape: tuple[int, int]) -> list[NDArray[np.float64]]:
-    """Pieces of the lines of a straight grid over an image, each (N, 2)."""
+def _grid_lines(shape: tuple[int, int]) -> list[NDArray[np.float64]]:
+    """Pieces of the lines of a straight grid over the image, each (N, 2)."""
     cell = max(4.0, max(shape) / _CELLS_ALONG_LONG_SIDE)
     counts = [max(1, round(size / cell)) for size in shape]
     ticks = [
@@ -239,9 +228,9 @@ def _lines(shape: tuple[int, int]) -> list[NDArray[np.float64]]:
     ]
     paths = []
     for axis, other in ((0, 1), (1, 0)):
-        for first in range(0, counts[axis], _CELLS_OF_ONE_COLOUR):
-            last = min(first + _CELLS_OF_ONE_COLOUR, counts[axis])
-            points = _POINTS_IN_A_CELL * (last - first) + 1
+        for first in range(0, counts[axis], _CELLS_PER_PATH):
+            last = min(first + _CELLS_PER_PATH, counts[axis])
+            points = _POINTS_PER_CELL * (last - first) + 1
             along = np.linspace(ticks[axis][first], ticks[axis][last], points)
             for across in ticks[other]:
                 path = np.empty((points, 2))
@@ -250,16 +239,16 @@ def _lines(shape: tuple[int, int]) -> list[NDArray[np.float64]]:
     return paths
 
 
-def _placed(
+def _in_layer(
     points: NDArray[np.float64], axes: tuple[int, int], position: Sequence[int], ndim: int
 ) -> NDArray[np.float64]:
-    """(N, 2) points with all dimensions of a layer."""
-    placed = np.zeros((len(points), ndim))
+    """Give (N, 2) points all dimensions of the layer."""
+    full = np.zeros((len(points), ndim))
     hidden = [axis for axis in range(ndim) if axis not in axes]
     for axis, number in zip(hidden, position, strict=False):
-        placed[:, axis] = number
-    placed[:, list(axes)] = points
-    return placed
+        full[:, axis] = number
+    full[:, list(axes)] = points
+    return full
 
 
 def _width(shape: tuple[int, int]) -> float:
@@ -267,4 +256,4 @@ def _width(shape: tuple[int, int]) -> float:
 
 
 def _limits(lengths: NDArray[Any]) -> tuple[float, float]:
-    return 0.0, max(float(lengths.max(initial=0.0)), _NO_LENGTH)
+    return 0.0, max(float(lengths.max(initial=0.0)), _MIN_COLOUR_RANGE)

@@ -1,4 +1,4 @@
-"""Coarser and finer grids over the same picture, and a transform carried from one to another."""
+"""Coarser and finer grids over an image, and transforms converted between them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from napari_busref.transforms.transform import Transform
 
 __all__ = ["FIELD_BUDGET", "Grid", "Rescaled", "regrid"]
 
-#: A displacement field of more pixels than this (128 MiB) is not made at full resolution.
+#: Most pixels of a displacement field at full resolution (128 MiB).
 FIELD_BUDGET = 4096 * 4096
 
-_BLOCK = 1 << 20  # pixels worked on at a time
+_BLOCK_PIXELS = 1 << 20  # sampled at a time
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid of pixels over a picture, whose first pixel begins where the picture begins.
+    """A grid of pixels over an image; its first pixel begins where the image begins.
 
     Parameters
     ----------
     shape : tuple of int
         ``(H, W)``.
     step : tuple of float
-        Rows and columns of the picture, at full resolution, that one pixel of the grid covers.
+        Rows and columns of the image at full resolution that one pixel of the grid covers.
     """
 
     shape: tuple[int, int]
@@ -35,17 +35,17 @@ class Grid:
 
     @classmethod
     def over(cls, shape: tuple[int, int], full: tuple[int, int]) -> Grid:
-        """The grid of a level of a pyramid: the whole picture of shape `full` in fewer pixels."""
+        """Grid of a pyramid level of `shape`, over an image of shape `full`."""
         return cls(shape, (full[0] / shape[0], full[1] / shape[1]))
 
     @property
     def full(self) -> bool:
-        """Whether a pixel of the grid is a pixel of the picture."""
+        """Whether a pixel of the grid is a pixel of the image."""
         return self.step == (1.0, 1.0)
 
     @property
     def matrix(self) -> NDArray[np.float64]:
-        """``(row, col, 1)`` of the grid to pixels at full resolution, (3, 3).
+        """Matrix (3, 3) from ``(row, col, 1)`` of the grid to pixels at full resolution.
 
         Pixel centres are at integers, so pixel 0 of a grid of step 2 is at 0.5.
         """
@@ -54,7 +54,7 @@ class Grid:
         return matrix
 
     def coarser(self, pixels: int) -> Grid:
-        """The same grid, or the finest of whole steps over it that has at most `pixels`."""
+        """The finest grid with at most `pixels` that merges whole steps of pixels."""
         step = 1
         while -(-self.shape[0] // step) * -(-self.shape[1] // step) > pixels:
             step += 1
@@ -70,25 +70,24 @@ def regrid(
     to_moving: Grid,
     window: tuple[slice, slice] | None = None,
 ) -> Transform:
-    """Express a transform in the pixels of other grids over the same two pictures.
+    """Express a transform in the pixels of other grids over the same two images.
 
     Parameters
     ----------
     transform : Transform
         From the pixels of `fixed` to those of `moving`.
     fixed, moving : Grid
-        Where the transform is known.
+        Grids of `transform`.
     to_fixed, to_moving : Grid
-        Where it is wanted.
+        Grids of the result.
     window : tuple of slice, optional
-        Rows and columns of `to_fixed` that are wanted, with start and stop; pixel (0, 0) of the
-        result is the first of them. All by default.
+        Rows and columns of `to_fixed`, with start and stop; the first of them is pixel (0, 0) of
+        the result. All by default.
 
     Returns
     -------
     Transform
-        Exact for the affine; the displacement is bilinear between the pixels of `fixed`, as it is
-        by definition.
+        The affine is exact; the displacement is bilinear between the pixels of `fixed`.
     """
     if window is None and (fixed, moving) == (to_fixed, to_moving):
         return transform
@@ -110,16 +109,16 @@ def regrid(
 
 @dataclass(frozen=True, eq=False)
 class Rescaled:
-    """A transform that was found on coarser grids of two pictures.
+    """A transform on coarser grids over two images.
 
     Parameters
     ----------
     transform : Transform
         From the pixels of `fixed` to those of `moving`.
     fixed, moving : Grid
-        Over the fixed and the moving picture.
+        Over the fixed and the moving image.
     fixed_shape, moving_shape : tuple of int
-        Of the pictures at full resolution.
+        Shapes of the images at full resolution.
     """
 
     transform: Transform
@@ -130,7 +129,7 @@ class Rescaled:
 
     @classmethod
     def of(cls, transform: Transform) -> Rescaled:
-        """A transform between the full resolutions."""
+        """Wrap a transform between full resolutions."""
         shapes = transform.fixed_shape, transform.moving_shape
         return cls(transform, Grid(shapes[0]), Grid(shapes[1]), *shapes)
 
@@ -143,16 +142,16 @@ class Rescaled:
     def onto(
         self, fixed: Grid, moving: Grid, window: tuple[slice, slice] | None = None
     ) -> Transform:
-        """The transform on other grids; see `regrid`."""
+        """Express the transform on other grids; see `regrid`."""
         return regrid(self.transform, self.fixed, self.moving, fixed, moving, window)
 
     def full(self) -> Transform:
-        """The transform from pixels to pixels at full resolution.
+        """Return the transform between pixels at full resolution.
 
         Raises
         ------
         ValueError
-            When its displacement field would be larger than `FIELD_BUDGET`.
+            When the displacement field would exceed `FIELD_BUDGET`.
         """
         if not self.fits:
             raise ValueError(
@@ -162,14 +161,14 @@ class Rescaled:
         return self.onto(Grid(self.fixed_shape), Grid(self.moving_shape))
 
     def points(self, points: NDArray[np.float64], inverse: bool = False) -> NDArray[np.float64]:
-        """As `Transform.points`, in pixels at full resolution."""
+        """Map points as `Transform.points`, in pixels at full resolution."""
         first, second = (self.moving, self.fixed) if inverse else (self.fixed, self.moving)
         offset = first.matrix[:2, 2]
         mapped = self.transform.points((points - offset) / first.step, inverse=inverse)
         return mapped * np.array(second.step) + second.matrix[:2, 2]
 
     def stored(self, pixels: int) -> Rescaled:
-        """The same with a displacement field of at most `pixels`, bilinear between them."""
+        """Reduce the displacement field to at most `pixels`, bilinear between them."""
         grid = self.fixed.coarser(pixels)
         if self.transform.displacement is None or grid == self.fixed:
             return self
@@ -180,10 +179,10 @@ class Rescaled:
 def _sample(
     displacement: NDArray[np.float32], enter: NDArray[np.float64], shape: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Displacement at the pixels of another grid, in its own pixels; `enter` is diagonal."""
+    """Resample a displacement field to another grid, in its pixels; `enter` is diagonal."""
     sampled = np.empty((2, *shape), np.float32)
     columns = enter[1, 1] * np.arange(shape[1]) + enter[1, 2]
-    step = max(1, _BLOCK // shape[1])
+    step = max(1, _BLOCK_PIXELS // shape[1])
     for first in range(0, shape[0], step):
         rows = slice(first, min(first + step, shape[0]))
         lines = enter[0, 0] * np.arange(rows.start, rows.stop) + enter[0, 2]

@@ -1,4 +1,4 @@
-"""From where napari draws a layer to the grid that files and other programs are told, and back.
+"""Convert between the position of a napari layer and the `ImageGrid` of files.
 
 Needs no Qt.
 """
@@ -21,14 +21,14 @@ __all__ = ["grid_of_layer", "grid_of_plane", "spatial_of_grid"]
 
 
 def grid_of_plane(plane: Plane) -> ImageGrid:
-    """The grid of a plane of an image layer, in the viewer's world."""
+    """Return the grid of a plane of an image layer, in the viewer's world."""
     return _grid(plane.shape, np.asarray(plane.matrix), plane.units)
 
 
 def grid_of_layer(
     shape: tuple[int, int], spatial: Mapping[str, Any], axes: Sequence[int]
 ) -> ImageGrid:
-    """The grid of a layer's pixels along two of its axes.
+    """Return the grid of a layer's pixels along two of its axes.
 
     Parameters
     ----------
@@ -36,9 +36,9 @@ def grid_of_layer(
         ``(rows, cols)``.
     spatial : mapping
         ``scale``, ``translate``, ``rotate``, ``shear``, ``affine`` and ``units``, as
-        `Layer.as_layer_data_tuple` gives them; what is missing is napari's default.
+        `Layer.as_layer_data_tuple` gives them. A missing one has napari's default.
     axes : sequence of int
-        Which two axes are the rows and the columns.
+        The axes of rows and columns.
     """
     scale = spatial.get("scale", (1.0, 1.0))
     ndim = len(scale)
@@ -49,7 +49,7 @@ def grid_of_layer(
         shear=spatial.get("shear"),
         ndim=ndim,
     )
-    outer = Affine(affine_matrix=_whole(spatial.get("affine"), ndim), ndim=ndim)
+    outer = Affine(affine_matrix=_square(spatial.get("affine"), ndim), ndim=ndim)
     matrix = outer.affine_matrix @ inner.affine_matrix
     rows, cols = (axis % ndim for axis in axes)
     units = spatial.get("units") or (None,) * ndim
@@ -59,7 +59,7 @@ def grid_of_layer(
 
 
 def spatial_of_grid(grid: ImageGrid) -> dict[str, Any]:
-    """Keyword arguments that put a two-dimensional layer on a grid."""
+    """Keyword arguments that position a two-dimensional layer on a grid."""
     units = {"units": (grid.unit, grid.unit)} if grid.has_length else {}
     if grid.is_upright:
         return {"scale": grid.spacing, "translate": grid.origin, **units}
@@ -71,13 +71,13 @@ def _grid(shape: tuple[int, int], matrix: Any, units: Sequence[Any]) -> ImageGri
     matrix = np.array(matrix[:2], float)
     if row_unit != col_unit:
         if row_unit not in METRES or col_unit not in METRES:
-            return ImageGrid.from_matrix(shape, matrix)  # plain numbers, as napari draws them
+            return ImageGrid.from_matrix(shape, matrix)  # napari, too, draws plain numbers
         matrix[1] *= METRES[col_unit] / METRES[row_unit]
     return ImageGrid.from_matrix(shape, matrix, row_unit)
 
 
-def _whole(matrix: Any, ndim: int) -> Any:
-    """A layer's affine as a square matrix; the identity where it says nothing."""
+def _square(matrix: Any, ndim: int) -> Any:
+    """A layer's affine as a square matrix; the identity for None."""
     if matrix is None:
         return np.eye(ndim + 1)
     return np.asarray(getattr(matrix, "affine_matrix", matrix), float)

@@ -1,11 +1,11 @@
-"""Where a registration starts: at a transform that the user made, or at the layers' places.
+"""The initial transform of two layers: the one kept for them, or that of their positions.
 
 Needs `napari.layers` but neither Qt nor a viewer.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,23 +15,23 @@ from napari_busref.transforms.transform import Transform
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-__all__ = ["INITIAL_KEY", "keep_initial_transform", "start_source", "initial_transform"]
+__all__ = ["INITIAL_KEY", "initial_transform", "keep_initial_transform"]
 
-#: Where a start is kept: ``moving_layer.metadata[INITIAL_KEY]``.
+#: The kept transform is in ``moving_layer.metadata[INITIAL_KEY]``.
 INITIAL_KEY = "napari-busref-start"
 
 
 def keep_initial_transform(
     layer: Layer, fixed: Plane, moving: Plane, transform: Transform
 ) -> None:
-    """Let the next registration of these two layers start from a transform.
+    """Keep a transform from which the next registration of two layers starts.
 
     Parameters
     ----------
     layer : Layer
-        The moving layer, which keeps the start until one of the two layers is moved.
+        The moving layer. The transform is void once one of the two layers moves.
     fixed, moving : Plane
-        The planes that the transform is for.
+        Planes of the two layers.
     transform : Transform
         From fixed to moving pixels.
     """
@@ -44,36 +44,26 @@ def keep_initial_transform(
 
 
 def initial_transform(layer: Layer, fixed: Plane, moving: Plane) -> Transform | None:
-    """Return where a registration of two layers starts.
+    """Return the initial transform for a registration of two layers.
 
     Parameters
     ----------
     layer : Layer
         The moving layer.
     fixed, moving : Plane
-        Of the fixed and of the moving layer.
+        Planes of the two layers.
 
     Returns
     -------
     Transform or None
-        What `keep_initial_transform` was given for these two layers, if neither has been moved since; else
-        what their places in the world say, see `world_transform`.
+        The one from `keep_initial_transform`, unless a layer has moved since; else
+        `world_transform`.
 
     Raises
     ------
     ValueError
         As `world_transform`.
     """
-    kept = _kept(layer, fixed, moving)
-    return world_transform(fixed, moving) if kept is None else kept
-
-
-def start_source(layer: Layer, fixed: Plane, moving: Plane) -> Literal["landmarks", "layers"]:
-    """Say which of the two `initial_transform` returns."""
-    return "layers" if _kept(layer, fixed, moving) is None else "landmarks"
-
-
-def _kept(layer: Layer, fixed: Plane, moving: Plane) -> Transform | None:
     kept: dict[str, Any] = layer.metadata.get(INITIAL_KEY, {})
     transform = kept.get("transform")
     if (
@@ -83,7 +73,7 @@ def _kept(layer: Layer, fixed: Plane, moving: Plane) -> Transform | None:
         and np.allclose(kept["world"], world_affine(fixed, moving), rtol=1e-9, atol=1e-6)
     ):
         return transform
-    return None
+    return world_transform(fixed, moving)
 
 
 def _check(transform: Transform, fixed: Plane, moving: Plane) -> None:

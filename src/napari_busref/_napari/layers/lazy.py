@@ -1,6 +1,6 @@
-"""Warping planes of any size and number block by block, when a block is looked at.
+"""Warp planes of any size and number block by block, when a viewer needs a block.
 
-A block reads the part of the moving image that it needs, from the level that suits it, no more.
+A block reads only its part of the moving image, from the coarsest level that is fine enough.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ __all__ = ["BLOCK", "Source", "lazy_array", "warp_window"]
 #: Rows and columns of a block.
 BLOCK = 512
 
-_COARSER = 1.25  # a level that is coarser by less will do
-_MARGIN = 1  # pixels beside a source that bilinear interpolation may touch
+_MAX_COARSER = 1.25  # a level that is coarser by less is fine enough
+_MARGIN = 1  # bilinear interpolation reads one pixel further
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A moving plane that is read where it is needed.
+    """A moving plane that is read window by window.
 
     Parameters
     ----------
     plane : Plane
     copies : tuple of (Grid, ndarray)
-        Reduced copies of the plane that are in memory already.
+        Reduced copies of the plane in memory.
     """
 
     plane: Plane
@@ -54,15 +54,15 @@ def warp_window(
     cval: float = 0.0,
     nested: bool = False,
 ) -> NDArray[Any]:
-    """Resample a part of a moving plane onto a part of a fixed grid.
+    """Resample a moving plane onto a window of a fixed grid.
 
     Parameters
     ----------
     source : Source
     transform : Rescaled
-        From the fixed to the moving picture.
+        From the fixed to the moving image.
     grid : Grid
-        Over the fixed picture.
+        Over the fixed image.
     window : tuple of slice
         Rows and columns of `grid`, with start and stop.
     order : int
@@ -70,19 +70,19 @@ def warp_window(
     cval : float
         Value outside the moving image.
     nested : bool
-        True within a task of dask.
+        True within a dask task.
 
     Returns
     -------
     ndarray, shape (rows, cols) or (rows, cols, C)
-        When the fixed grid is coarser than the moving one, it is taken from the coarsest level,
-        copy or mean over whole steps that is still as fine, or nearly so.
+        Sampled from the coarsest level, copy or mean over whole steps that is about as fine as
+        `grid`.
     """
     plane = source.plane
     step = _step(transform, grid)
     choices: list[tuple[Grid, int | NDArray[Any]]] = [*source.copies]
     choices.extend((level_grid(plane, level), level) for level in range(len(plane.levels)))
-    fine = [choice for choice in choices if max(choice[0].step) <= max(step, 1.0) * _COARSER]
+    fine = [choice for choice in choices if max(choice[0].step) <= max(step, 1.0) * _MAX_COARSER]
     chosen, where = max(fine, key=lambda choice: max(choice[0].step))
     reduce = 1
     if order > 0 and isinstance(where, int):
@@ -128,20 +128,20 @@ def lazy_array(
     dtype: Any,
     channels: tuple[int, ...] = (),
 ) -> da.Array:
-    """Return a dask array whose blocks are computed when they are looked at.
+    """Return a dask array that computes a block when a viewer needs it.
 
     Parameters
     ----------
     sizes : sequence of int
-        Of every dimension, channels not counted.
+        Length of every dimension, without channels.
     axes : tuple of int
-        Which of them are rows and columns.
+        Dimensions of rows and columns.
     compute : callable
-        Takes the position along the other dimensions and the window of rows and columns, gives
+        Takes the position along the other dimensions and the window of rows and columns; returns
         (rows, cols) or (rows, cols, C).
     dtype : dtype
     channels : tuple of int
-        ``(C,)``, or nothing.
+        ``(C,)`` or ``()``.
 
     Returns
     -------
@@ -165,7 +165,7 @@ def lazy_array(
 
 
 class _Task:
-    """Opaque to dask, which would otherwise compute the arrays inside it."""
+    """Hides the arrays in `compute` from dask, which would compute them at once."""
 
     def __init__(
         self,
@@ -190,14 +190,14 @@ def _block(task: _Task, block_info: Any = None) -> NDArray[Any]:
 
 
 def _step(transform: Rescaled, grid: Grid) -> float:
-    """Pixels of the moving picture, at full resolution, from one pixel of the grid to the next."""
+    """Moving pixels at full resolution from one pixel of the grid to the next."""
     moving = transform.moving.matrix @ transform.transform.affine
     linear = moving[:2, :2] @ np.diag(np.array(grid.step) / transform.fixed.step)
     return float(np.sqrt(abs(np.linalg.det(linear))))
 
 
 def _needed(part: Transform) -> tuple[slice, slice] | None:
-    """Rows and columns of the moving grid that a transform takes something from."""
+    """Rows and columns of the moving grid that a transform samples; None for none."""
     rows, cols = part.fixed_shape
     source = part.flow().astype(np.float64)
     source[0] += np.arange(rows)[:, None]

@@ -1,4 +1,4 @@
-"""Two layers to be registered: which is which, and where to start.
+"""Two layers to register: which one is fixed, and the transform of their positions.
 
 Needs `napari.layers` but neither Qt nor a viewer.
 """
@@ -24,12 +24,12 @@ __all__ = [
     "Plane",
     "expand",
     "guess_pair",
-    "world_transform",
     "shown_plane",
     "world_affine",
+    "world_transform",
 ]
 
-#: Where the layers of this plugin keep what they know: ``layer.metadata[METADATA_KEY]``.
+#: Key of this plugin's entry in ``layer.metadata``.
 METADATA_KEY = "napari-busref"
 
 _INFRARED = {"ir", "infrared", "thermal", "nir", "swir", "mwir", "lwir", "flir", "moving"}
@@ -37,7 +37,7 @@ _VISIBLE = {"vis", "visible", "rgb", "color", "colour", "optical", "eo", "fixed"
 
 
 def world_transform(fixed: Plane, moving: Plane) -> Transform | None:
-    """Return the transform that the two layers' places in the world stand for.
+    """Return the transform that two layers' positions in the world define.
 
     Parameters
     ----------
@@ -47,9 +47,9 @@ def world_transform(fixed: Plane, moving: Plane) -> Transform | None:
     Returns
     -------
     Transform or None
-        Fixed pixel → world → moving pixel at full resolution, an affine. None when that means
-        nothing: neither layer was placed and their sizes differ, or one was not and their units
-        cannot be compared. Then `register` takes both to show the same field of view.
+        Fixed pixel → world → moving pixel at full resolution, an affine. None where positions
+        are no evidence: both are napari's default and the sizes differ, or one is and the units
+        cannot be compared. `register` then assumes an equal field of view.
 
     Raises
     ------
@@ -59,14 +59,13 @@ def world_transform(fixed: Plane, moving: Plane) -> Transform | None:
 
     Notes
     -----
-    Units that can be converted are. Pixels are no physical unit: where one layer has physical
-    units and the other has pixels, napari draws the plain numbers, and so the plain numbers of two
-    layers that were both placed count here too.
+    Compatible units are converted. Where one layer has physical units and the other has pixels,
+    napari draws the plain numbers. Two positioned layers are then compared by plain numbers, too.
     """
-    like = all(map(comparable, fixed.units, moving.units))
-    if not like:
+    same_kind = all(map(comparable, fixed.units, moving.units))
+    if not same_kind:
         _check_units(fixed, moving)
-    if not (fixed.positioned and moving.positioned) and not like:
+    if not (fixed.positioned and moving.positioned) and not same_kind:
         return None
     if not (fixed.positioned or moving.positioned) and fixed.shape != moving.shape:
         return None
@@ -80,7 +79,7 @@ def world_transform(fixed: Plane, moving: Plane) -> Transform | None:
 
 
 def world_affine(one: Plane, other: Plane) -> NDArray[np.float64]:
-    """Return the way from the pixels of one plane through the world to those of another.
+    """Return the affine from pixels of one plane through the world to pixels of another.
 
     Parameters
     ----------
@@ -90,7 +89,7 @@ def world_affine(one: Plane, other: Plane) -> NDArray[np.float64]:
     Returns
     -------
     ndarray of float64, shape (3, 3)
-        Acts on ``(row, col, 1)``, in pixels at full resolution. Units that can be converted are.
+        Maps ``(row, col, 1)``, in pixels at full resolution. Compatible units are converted.
     """
     to_other_units = np.diag(
         [factor(given, wanted) for given, wanted in zip(one.units, other.units, strict=True)]
@@ -103,7 +102,7 @@ def world_affine(one: Plane, other: Plane) -> NDArray[np.float64]:
 
 
 def expand(data: NDArray[Any], plane: Plane) -> NDArray[Any]:
-    """Give a plane the dimensions of its layer, each other one of length 1.
+    """Give the pixels of a plane all dimensions of its layer, with length 1 for hidden ones.
 
     Parameters
     ----------
@@ -112,9 +111,9 @@ def expand(data: NDArray[Any], plane: Plane) -> NDArray[Any]:
     Returns
     -------
     ndarray
-        A view; ``plane.spatial`` puts it where the plane is.
+        A view. ``plane.spatial`` positions it on the plane.
     """
-    return np.expand_dims(data, plane.hidden) if plane.hidden else data
+    return np.expand_dims(data, plane.hidden)
 
 
 def guess_pair(layers: Sequence[Layer]) -> tuple[Image | None, Image | None]:
@@ -123,13 +122,13 @@ def guess_pair(layers: Sequence[Layer]) -> tuple[Image | None, Image | None]:
     Parameters
     ----------
     layers : sequence of Layer
-        ``viewer.layers``. What this plugin computed is passed over.
+        ``viewer.layers``. Layers that this plugin computed are skipped.
 
     Returns
     -------
     moving, fixed : Image or None
-        Two different layers, judged by words in their names and by colour; among equals the
-        lower layer is the fixed one. None where there are not enough images.
+        Two different layers, ranked by words in their names and by colour. Of equals the lower
+        layer is fixed. None where images are missing.
     """
     images = [
         layer
@@ -149,7 +148,7 @@ def _visibility(layer: Image) -> int:
 
 
 def _check_units(fixed: Plane, moving: Plane) -> None:
-    """Refuse units of which neither is pixels and that measure different things."""
+    """Refuse two units of different kinds, unless one is pixels."""
     for one, other in zip(fixed.units, moving.units, strict=True):
         if not comparable(one, other) and "pixel" not in (str(one), str(other)):
             raise ValueError(
@@ -159,9 +158,9 @@ def _check_units(fixed: Plane, moving: Plane) -> None:
 
 
 def _overlap(affine: NDArray[np.float64], fixed: tuple[int, int], moving: tuple[int, int]) -> bool:
-    """Whether a parallelogram, the fixed image in moving pixels, meets the moving rectangle.
+    """Whether the fixed image, a parallelogram in moving pixels, overlaps the moving image.
 
-    Two convex shapes are apart when they are apart along the normal of an edge of one of them.
+    Separating axis test: disjoint convex shapes are disjoint along the normal of some edge.
     """
 
     def corners(shape: tuple[int, int]) -> NDArray[np.float64]:

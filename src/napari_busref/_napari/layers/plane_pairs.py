@@ -1,4 +1,4 @@
-"""The planes that a run is about, in pairs, and the layer on which its results lie."""
+"""Pair the planes of two layers, and position the layers of results."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from napari.utils.transforms import Affine
 from numpy.typing import NDArray
 
 from napari_busref._napari.layers.grids import Grid
-from napari_busref._napari.layers.planes import Plane
+from napari_busref._napari.layers.planes import Plane, linear_of
 
 __all__ = ["PlanePairs", "single_pair", "stack_pairs"]
 
+#: Indices of a plane along the dimensions that are neither rows nor columns.
 Position = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class PlanePairs:
-    """Where results lie and which planes they come from.
+    """Pairs of a fixed and a moving plane, and the extent of the results made of them.
 
     Parameters
     ----------
     sizes : tuple of int
-        Length along every dimension, of a result at full resolution.
+        Length of a result at full resolution along every dimension.
     axes : tuple of int
-        Which of them are rows and columns.
+        The dimensions of rows and columns.
     spatial : dict
-        Keyword arguments that put a layer there.
+        Keyword arguments that position a layer of results.
     shown : tuple of int
-        Position, along the other dimensions, of the planes that were shown.
+        Position of the pair that the viewer shows.
     by_position : mapping
         From a position to the fixed and the moving plane there. Positions at which one of the
-        layers has no plane are left out.
+        layers has no plane are missing.
     """
 
     sizes: tuple[int, ...]
@@ -47,33 +47,30 @@ class PlanePairs:
 
     @property
     def hidden(self) -> tuple[int, ...]:
-        """The dimensions that are neither rows nor columns."""
+        """Dimensions that are neither rows nor columns."""
         return tuple(axis for axis in range(len(self.sizes)) if axis not in self.axes)
 
     def sizes_on(self, grid: Grid) -> tuple[int, ...]:
-        """Length along every dimension, of a result on a grid over the fixed picture."""
+        """Length along every dimension of a result on a grid over the fixed image."""
         sizes = list(self.sizes)
         for axis, size in zip(self.axes, grid.shape, strict=True):
             sizes[axis] = size
         return tuple(sizes)
 
     def spatial_on(self, grid: Grid) -> dict[str, Any]:
-        """Keyword arguments that put a layer of pixels of a grid there."""
+        """Keyword arguments that position a result on a grid over the fixed image."""
         spatial = dict(self.spatial)
         if grid.full:
             return spatial
-        linear = Affine(
-            scale=spatial["scale"], rotate=spatial["rotate"], shear=spatial["shear"]
-        ).linear_matrix
         first, step = np.zeros(len(self.sizes)), np.ones(len(self.sizes))
         first[list(self.axes)] = grid.matrix[:2, 2]
         step[list(self.axes)] = grid.step
-        spatial["translate"] = spatial["translate"] + linear @ first
+        spatial["translate"] = spatial["translate"] + linear_of(spatial) @ first
         spatial["scale"] = spatial["scale"] * step
         return spatial
 
     def outward(self) -> Iterator[tuple[Position, list[Position]]]:
-        """Positions from the shown one outward, each with those beside it that came before."""
+        """Positions by distance from the shown one, each with its neighbours that came earlier."""
 
         def distance(position: Position) -> int:
             return sum(abs(a - b) for a, b in zip(position, self.shown, strict=True))
@@ -90,48 +87,45 @@ class PlanePairs:
 
 
 def single_pair(fixed: Plane, moving: Plane) -> PlanePairs:
-    """Return the frame of one pair: the fixed plane itself."""
+    """Return one pair, whose results lie on the fixed plane."""
     sizes = tuple(size if axis in fixed.axes else 1 for axis, size in enumerate(fixed.sizes))
     shown = (0,) * len(fixed.hidden)
     return PlanePairs(sizes, fixed.axes, fixed.spatial, shown, {shown: (fixed, moving)})
 
 
 def stack_pairs(fixed: Plane, moving: Plane) -> PlanePairs:
-    """Return the frame of two layers of which at least one is a stack.
+    """Pair the planes of two layers, of which at least one is a stack.
 
-    Planes belong together that lie at the same place in the world. Along a dimension in which one
-    layer has but one plane, or which it has not, that plane belongs to all of the other's.
+    Planes at the same world position form a pair. A layer that has one plane along a dimension,
+    or lacks the dimension, pairs that plane with all planes of the other layer.
 
     Parameters
     ----------
     fixed, moving : Plane
-        As shown.
+        The shown planes.
 
     Returns
     -------
     PlanePairs
-        On the fixed layer exactly; where only the moving layer is a stack, that dimension is the
-        moving layer's.
+        Results lie on the fixed layer. A dimension in which only the moving layer is a stack
+        comes from the moving layer.
 
     Raises
     ------
     ValueError
-        When neither is a stack, or a dimension that comes from the moving layer is turned or
+        When neither is a stack, or a dimension that comes from the moving layer is rotated or
         sheared into another one.
     """
     ndim = max(fixed.ndim, moving.ndim)
-    lead = ndim - fixed.ndim, ndim - moving.ndim
-    axes = (fixed.axes[0] + lead[0], fixed.axes[1] + lead[0])
-    sizes = [0] * ndim
-    borrowed = []  # dimensions that are the moving layer's
-    for axis in range(ndim):
-        own = fixed.sizes[axis - lead[0]] if axis >= lead[0] else 0
-        other = moving.sizes[axis - lead[1]] if axis >= lead[1] else 0
-        if axis not in axes and (own == 0 or (own == 1 and other > 1)):
-            borrowed.append(axis)
-            sizes[axis] = other
-        else:
-            sizes[axis] = own
+    lead, moving_lead = ndim - fixed.ndim, ndim - moving.ndim
+    axes = (fixed.axes[0] + lead, fixed.axes[1] + lead)
+    own, other = (0,) * lead + fixed.sizes, (0,) * moving_lead + moving.sizes
+    borrowed = [  # dimensions that come from the moving layer
+        axis
+        for axis in range(ndim)
+        if axis not in axes and (own[axis] == 0 or (own[axis] == 1 and other[axis] > 1))
+    ]
+    sizes = tuple(other[axis] if axis in borrowed else own[axis] for axis in range(ndim))
     hidden = [axis for axis in range(ndim) if axis not in axes]
     if math.prod(sizes[axis] for axis in hidden) == 1:
         raise ValueError(
@@ -140,31 +134,32 @@ def stack_pairs(fixed: Plane, moving: Plane) -> PlanePairs:
         )
     spatial = _merged(fixed, moving, borrowed, ndim) if borrowed else dict(fixed.layer_spatial)
     shown = tuple(
-        int(moving.start[axis - lead[1]] if axis in borrowed else fixed.start[axis - lead[0]])
+        int(moving.start[axis - moving_lead] if axis in borrowed else fixed.start[axis - lead])
         for axis in hidden
     )
+    units = [*moving.world_units[:lead], *fixed.world_units]
+    for axis in borrowed:
+        units[axis] = moving.world_units[axis - moving_lead]
     pairs = {}
     for position in product(*(range(sizes[axis]) for axis in hidden)):
         number = dict(zip(hidden, position, strict=True))
-        own_plane = fixed.at(
-            [0 if axis + lead[0] in borrowed else number[axis + lead[0]] for axis in fixed.hidden]
+        fixed_plane = fixed.at(
+            [0 if axis + lead in borrowed else number[axis + lead] for axis in fixed.hidden]
         )
         point = np.full(ndim, np.nan)
-        point[lead[0] :] = own_plane.centre()
-        units = [*moving.world_units[: lead[0]], *fixed.world_units]
+        point[lead:] = fixed_plane.centre()
         for axis in borrowed:
-            row = moving.world[axis - lead[1]]
-            point[axis] = row[axis - lead[1]] * number[axis] + row[-1]
-            units[axis] = moving.world_units[axis - lead[1]]
-        partner = moving.nearest(point, units)
-        if partner is not None:
-            pairs[position] = (own_plane, partner)
+            row = moving.world[axis - moving_lead]
+            point[axis] = row[axis - moving_lead] * number[axis] + row[-1]
+        moving_plane = moving.nearest(point, units)
+        if moving_plane is not None:
+            pairs[position] = (fixed_plane, moving_plane)
     pairs[shown] = (fixed, moving)
-    return PlanePairs(tuple(sizes), axes, spatial, shown, pairs)
+    return PlanePairs(sizes, axes, spatial, shown, pairs)
 
 
 def _merged(fixed: Plane, moving: Plane, borrowed: list[int], ndim: int) -> dict[str, Any]:
-    """Where a layer lies that is the fixed one but for some dimensions of the moving one."""
+    """Position of the fixed layer, with the `borrowed` dimensions of the moving one."""
     lead, moving_lead = ndim - fixed.ndim, ndim - moving.ndim
     own = fixed.layer_spatial
     scale, translate = np.ones(ndim), np.zeros(ndim)
@@ -179,9 +174,9 @@ def _merged(fixed: Plane, moving: Plane, borrowed: list[int], ndim: int) -> dict
     labels = [*moving.layer_spatial["axis_labels"][:lead], *own["axis_labels"]]
     for axis in borrowed:
         for plane, number in ((moving, axis - moving_lead), (fixed, axis - lead)):
-            if number >= 0 and not _apart(plane.world, number):
+            if number >= 0 and not _is_separate(plane.world, number):
                 raise ValueError(
-                    f"mode: layer {plane.name!r} is turned or sheared along "
+                    f"mode: layer {plane.name!r} is rotated or sheared along "
                     f"{plane.layer_spatial['axis_labels'][number]}, the dimension of the stack; "
                     "register this plane only"
                 )
@@ -210,7 +205,7 @@ def _embedded(matrix: NDArray[Any], ndim: int) -> NDArray[np.float64]:
 
 
 def _shear_matrix(shear: NDArray[Any], ndim: int) -> NDArray[np.float64]:
-    """The matrix of napari's vector of what lies above the diagonal."""
+    """Expand napari's vector of shears, the entries above the diagonal, to a matrix."""
     if shear.ndim == 2:
         return shear
     matrix = np.eye(ndim)
@@ -218,8 +213,8 @@ def _shear_matrix(shear: NDArray[Any], ndim: int) -> NDArray[np.float64]:
     return matrix
 
 
-def _apart(world: NDArray[np.float64], axis: int) -> bool:
-    """Whether a dimension of a layer has nothing to do with its others."""
+def _is_separate(world: NDArray[np.float64], axis: int) -> bool:
+    """Whether neither rotation nor shear mixes a dimension with the others."""
     others = [number for number in range(len(world)) if number != axis]
     mixed = np.abs([*world[axis, others], *world[others, axis]])
     return bool(mixed.max(initial=0.0) <= 1e-9 * np.abs(world[:, :-1]).max())

@@ -1,4 +1,4 @@
-"""One 2-D plane of a layer: which pixels it has and where they are in the world.
+"""One 2-D plane of a layer: its pixels and their position in the world.
 
 Needs `napari.layers` but neither Qt nor a viewer.
 """
@@ -30,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """One 2-D plane of an image or labels layer, not read yet.
+    """One 2-D plane of an image or labels layer, unread.
 
     Parameters
     ----------
@@ -40,23 +40,23 @@ class Plane:
         The layer's data at every resolution, finest first, of any array type; one array when the
         layer is not multiscale.
     index : tuple of int and slice
-        Picks the plane at full resolution: a slice for each of the two `axes`, a number for every
-        other axis.
+        Selects the plane at full resolution: a slice for each of `axes`, a number for every other
+        axis.
     axes : tuple of int
-        The two layer axes that the plane extends along, ascending: its rows and its columns.
+        Layer axes of rows and columns, ascending.
     rgb : bool
-        Whether the colour channels follow.
+        Whether colour channels follow.
     world : ndarray of float64, shape (ndim, ndim + 1)
-        Pixel coordinates of the layer, with a 1 at the end, to its world coordinates.
+        Matrix from pixel coordinates of the layer, with a final 1, to world coordinates.
     world_units : tuple
         Units (pint) of the world coordinates.
     positioned : bool
-        False when the layer lies where napari puts a layer about which nothing was said.
+        Whether the layer's position differs from napari's default.
     layer_spatial : dict
         ``scale``, ``translate``, ``rotate``, ``shear``, ``affine``, ``units`` and ``axis_labels``
         of the layer.
     display : dict
-        Keyword arguments that make an image layer look like this one.
+        Keyword arguments that display an image layer like this one.
     """
 
     name: str
@@ -77,12 +77,12 @@ class Plane:
 
     @property
     def ndim(self) -> int:
-        """Number of dimensions of the layer, colour channels not counted."""
+        """Number of dimensions of the layer, without colour channels."""
         return len(self.index)
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Length of the layer along every dimension, at full resolution."""
+        """Length of the layer along every dimension at full resolution."""
         return tuple(int(size) for size in self.source.shape[: self.ndim])
 
     @property
@@ -93,39 +93,35 @@ class Plane:
 
     @property
     def hidden(self) -> tuple[int, ...]:
-        """The layer axes that the plane does not extend along, ascending."""
+        """Layer axes other than rows and columns, ascending."""
         return tuple(axis for axis in range(self.ndim) if axis not in self.axes)
 
     @property
     def position(self) -> tuple[int, ...]:
-        """Where the plane is along the `hidden` axes."""
+        """Indices of the plane along the `hidden` axes."""
         return tuple(int(self.start[axis]) for axis in self.hidden)
 
     @property
     def start(self) -> NDArray[np.float64]:
-        """Pixel coordinates of the layer at the plane's pixel (0, 0)."""
+        """Pixel coordinates in the layer of the plane's pixel (0, 0)."""
         return np.array([0.0 if isinstance(part, slice) else part for part in self.index])
 
     @property
     def matrix(self) -> NDArray[np.float64]:
-        """``(row, col, 1)`` of the plane to world along the two shown dimensions, (2, 3)."""
+        """Matrix (2, 3) from ``(row, col, 1)`` to world along the two shown dimensions."""
         shown = self.world[list(self.axes)]
         offset = shown[:, :-1] @ self.start + shown[:, -1]
         return np.column_stack([shown[:, list(self.axes)], offset])
 
     @property
     def units(self) -> tuple[Any, Any]:
-        """Units (pint) of those two world coordinates."""
+        """Units (pint) of the two shown world coordinates."""
         rows, cols = self.axes
         return self.world_units[rows], self.world_units[cols]
 
     @property
     def spatial(self) -> dict[str, Any]:
-        """Keyword arguments that put a layer on this plane.
-
-        With all dimensions of the layer, for data that `napari_busref._napari.layers.pair.expand` gave
-        those dimensions.
-        """
+        """Keyword arguments that position a layer on this plane, in all dimensions."""
         own = self.layer_spatial
         return own | {"translate": own["translate"] + linear_of(own) @ self.start}
 
@@ -135,7 +131,7 @@ class Plane:
         Parameters
         ----------
         position : sequence of int
-            Along the `hidden` axes.
+            Indices along the `hidden` axes.
 
         Raises
         ------
@@ -143,13 +139,13 @@ class Plane:
             When the layer has no such plane.
         """
         given = tuple(int(number) for number in position)
-        sizes = [self.sizes[axis] for axis in self.hidden]
+        sizes = tuple(self.sizes[axis] for axis in self.hidden)
         if len(given) != len(sizes) or not all(
             0 <= number < size for number, size in zip(given, sizes, strict=True)
         ):
             raise ValueError(
-                f"position: got {given}, need {len(sizes)} numbers below {tuple(sizes)} for the "
-                f"planes of layer {self.name!r}"
+                f"position: got {given}, need {len(sizes)} numbers below {sizes} for the planes "
+                f"of layer {self.name!r}"
             )
         index = list(self.index)
         for axis, number in zip(self.hidden, given, strict=True):
@@ -157,11 +153,11 @@ class Plane:
         return replace(self, index=tuple(index))
 
     def centre(self) -> NDArray[np.float64]:
-        """World coordinates of the middle of the plane, one for each dimension of the layer."""
+        """World coordinates of the plane's centre, one for each dimension of the layer."""
         middle = self.start
         middle[list(self.axes)] = (np.array(self.shape) - 1) / 2
-        where: NDArray[np.float64] = self.world[:, :-1] @ middle + self.world[:, -1]
-        return where
+        world: NDArray[np.float64] = self.world[:, :-1] @ middle + self.world[:, -1]
+        return world
 
     def nearest(self, point: NDArray[np.float64], units: Sequence[Any]) -> Plane | None:
         """Return the plane of this layer at a point of the world.
@@ -169,16 +165,16 @@ class Plane:
         Parameters
         ----------
         point : ndarray, shape (N,)
-            World coordinates; as in napari, the last ones belong to the layer. NaN along a
-            dimension that is not known there: the layer stays where it is.
+            World coordinates; as in napari, the last ones belong to the layer. NaN stands for
+            the coordinate of this plane.
         units : sequence
             Units of the coordinates.
 
         Returns
         -------
         Plane or None
-            None when the layer has no plane there. Along a dimension in which the layer has but
-            one plane, that one counts everywhere, as does the only plane of a 2-D layer.
+            None when the layer has no plane there. A single plane along a dimension extends
+            everywhere.
         """
         factors = [1.0] * self.ndim
         own = np.full(self.ndim, np.nan)
@@ -200,8 +196,7 @@ class Plane:
     def read(self) -> NDArray[Any]:
         """Read the plane at full resolution, ``(H, W)`` or ``(H, W, 3 or 4)``.
 
-        It may take long: call it in a worker. `napari_busref._napari.layers.reading` reads large planes
-        within a budget.
+        Slow for large planes: call it in a worker, or use `choose_reading`.
         """
         return np.asarray(self.source[self.index])
 
@@ -214,18 +209,18 @@ def shown_plane(layer: Image | Labels, viewer: ViewerModel) -> Plane:
     layer : napari.layers.Image or napari.layers.Labels
         Of two or more dimensions, grey or RGB(A), multiscale or not.
     viewer : napari.Viewer or napari.components.ViewerModel
-        Says which dimensions are shown, and the position along the others.
+        Its ``dims`` select the plane.
 
     Returns
     -------
     Plane
-        Nothing of the data is read.
+        No data is read.
 
     Raises
     ------
     ValueError
-        When the viewer shows a volume, the layer does not extend along both shown dimensions, it
-        is empty, or the current position lies outside the layer.
+        When the viewer shows a volume, the layer lacks a shown dimension, is empty, or has no
+        plane at the viewer's position.
     """
     dims = viewer.dims
     missing = dims.ndim - layer.ndim
@@ -234,19 +229,18 @@ def shown_plane(layer: Image | Labels, viewer: ViewerModel) -> Plane:
             f"layer {layer.name!r}: the viewer shows a volume; switch it to 2D and move to the "
             "plane to register"
         )
-    world_axes = sorted(dims.order[-2:])
-    rows, cols = (axis - missing for axis in world_axes)
+    rows, cols = (axis - missing for axis in sorted(dims.order[-2:]))
     if rows < 0:
         raise ValueError(
-            f"layer {layer.name!r} has {layer.ndim} dimensions and does not extend along both "
-            "shown dimensions of the viewer; change the order of the dimensions"
+            f"layer {layer.name!r} has {layer.ndim} dimensions and lacks one that the viewer "
+            "shows; change the order of the dimensions"
         )
     levels = tuple(layer.data) if layer.multiscale else (layer.data,)
     shape = tuple(int(size) for size in levels[0].shape[: layer.ndim])
     if min(shape) < 1:
         raise ValueError(f"layer {layer.name!r} is empty: it has shape {shape}")
     world = np.asarray(dims.point, dtype=float)[missing:]
-    if (shown_units := viewer.layers.units) is not None:  # None: napari ignores all units
+    if (shown_units := viewer.layers.units) is not None:  # for None napari ignores units
         world = world * [
             factor(shown, own)
             for shown, own in zip(shown_units[-layer.ndim :], layer.units, strict=True)
@@ -287,19 +281,19 @@ def shown_plane(layer: Image | Labels, viewer: ViewerModel) -> Plane:
 
 
 def comparable(one: Any, other: Any) -> bool:
-    """Whether two units measure the same thing."""
+    """Whether two units can be converted into each other."""
     return bool(one == other or one.is_compatible_with(other))
 
 
 def factor(given: Any, wanted: Any) -> float:
-    """Return how many `wanted` one `given` is; 1 where that cannot be said."""
+    """Return how many `wanted` one `given` is; 1 for units that cannot be compared."""
     if given == wanted or not comparable(given, wanted):
         return 1.0
     return float((1 * given).to(wanted).magnitude)
 
 
 def _to_world(layer: Image | Labels) -> NDArray[np.float64]:
-    """Probe the layer's whole data-to-world map, of which no public attribute is the matrix."""
+    """Probe the layer's data-to-world map; napari has no public attribute for its matrix."""
     probes = np.vstack([np.eye(layer.ndim), np.zeros(layer.ndim)])
     images = np.array([layer.data_to_world(probe) for probe in probes], dtype=float)
     images[:-1] -= images[-1]
@@ -307,7 +301,7 @@ def _to_world(layer: Image | Labels) -> NDArray[np.float64]:
 
 
 def spatial_of(layer: Layer) -> dict[str, Any]:
-    """Keyword arguments that put another layer, of any kind, exactly where this one is."""
+    """Keyword arguments that give another layer, of any type, the position of this one."""
     return {
         "scale": np.array(layer.scale),
         "translate": np.array(layer.translate),
@@ -320,7 +314,7 @@ def spatial_of(layer: Layer) -> dict[str, Any]:
 
 
 def linear_of(spatial: Mapping[str, Any]) -> NDArray[np.float64]:
-    """Scale, rotation and shear of what `spatial_of` returns, as one matrix."""
+    """Scale, rotation and shear from `spatial_of`, as one matrix."""
     linear = Affine(
         scale=spatial["scale"], rotate=spatial["rotate"], shear=spatial["shear"]
     ).linear_matrix
@@ -328,7 +322,7 @@ def linear_of(spatial: Mapping[str, Any]) -> NDArray[np.float64]:
 
 
 def is_positioned(spatial: Mapping[str, Any]) -> bool:
-    """Whether a layer lies elsewhere than napari puts one of which nothing was said."""
+    """Whether a position from `spatial_of` differs from napari's default."""
     linear, affine = linear_of(spatial), spatial["affine"]
     return not (
         np.allclose(linear, np.eye(len(linear)))
@@ -338,10 +332,7 @@ def is_positioned(spatial: Mapping[str, Any]) -> bool:
 
 
 def _display(layer: Image) -> dict[str, Any]:
-    shared = {
-        "gamma": layer.gamma,
-        "interpolation2d": str(layer.interpolation2d),
-    }
+    shared = {"gamma": layer.gamma, "interpolation2d": str(layer.interpolation2d)}
     if layer.rgb:
         return shared
     return shared | {

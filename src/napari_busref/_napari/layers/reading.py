@@ -1,4 +1,4 @@
-"""Reading planes of any size within a budget: a coarser level, or means over blocks of pixels."""
+"""Read planes of any size within a pixel budget: a coarser level, or means over blocks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from napari_busref.runtime.progress import check
 
 __all__ = ["PIXEL_BUDGET", "Reading", "choose_reading", "level_grid", "read_window"]
 
-#: Pixels of a plane that registration looks at: the models' largest working size is 2048 x 2048.
+#: Most pixels that registration reads of a plane; the models work on 2048 x 2048 at most.
 PIXEL_BUDGET = 2048 * 2048
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """How a plane is to be read.
+    """Level and step at which a plane is read.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Reading:
     level : int
         Of ``plane.levels``.
     step : int
-        Pixels of that level, along rows and columns, that become one.
+        Pixels of that level along rows and columns that become one.
     """
 
     plane: Plane
@@ -40,7 +40,7 @@ class Reading:
 
     @property
     def grid(self) -> Grid:
-        """The pixels that are read, over the plane at full resolution."""
+        """Grid of the pixels read, over the plane at full resolution."""
         level = level_grid(self.plane, self.level)
         rows, cols = (size // self.step for size in level.shape)
         return Grid((rows, cols), (level.step[0] * self.step, level.step[1] * self.step))
@@ -50,24 +50,24 @@ class Reading:
         how: Literal["mean", "nearest"] = "mean",
         cancel: threading.Event | None = None,
     ) -> NDArray[Any]:
-        """Read the plane, in pieces no larger than the budget.
+        """Read the plane in pieces within the budget.
 
         Parameters
         ----------
         how : str
-            ``"mean"`` of ``step x step`` pixels, or the ``"nearest"`` to their middle, for labels.
+            ``"mean"`` of ``step x step`` pixels; for labels ``"nearest"``, the centre pixel.
         cancel : threading.Event, optional
-            Looked at between pieces.
+            Checked between pieces.
 
         Returns
         -------
-        ndarray, shape ``grid.shape`` or that and channels
-            Of the layer's type.
+        ndarray, shape ``grid.shape`` and channels
+            In the layer's dtype.
 
         Raises
         ------
         Cancelled
-            When `cancel` was set.
+            When `cancel` is set.
         """
         rows, cols = self.grid.shape
         window = (slice(0, rows), slice(0, cols))
@@ -75,20 +75,20 @@ class Reading:
 
 
 def choose_reading(plane: Plane, pixels: int = PIXEL_BUDGET) -> Reading:
-    """Choose what to read of a plane so that it is at most a number of pixels.
+    """Choose the finest reading of a plane within a pixel budget.
 
     Parameters
     ----------
     plane : Plane
-        Of one or several levels.
+        With one or several levels.
     pixels : int
         The budget.
 
     Returns
     -------
     Reading
-        The finest level that keeps to the budget; if there is none, the coarsest level reduced by
-        the smallest whole step that does.
+        The finest level within the budget, else the coarsest level reduced by the smallest whole
+        step that fits.
     """
     if pixels < 1:
         raise ValueError(f"pixels: got {pixels}, need at least 1")
@@ -100,12 +100,11 @@ def choose_reading(plane: Plane, pixels: int = PIXEL_BUDGET) -> Reading:
     step = math.ceil(math.sqrt(rows * cols / pixels))
     while (rows // step) * (cols // step) > pixels:
         step += 1
-    # not more than there is, of a plane that is very long and narrow
-    return Reading(plane, last, min(step, rows, cols))
+    return Reading(plane, last, min(step, rows, cols))  # a narrow plane keeps one row or column
 
 
 def level_grid(plane: Plane, level: int) -> Grid:
-    """The pixels of one level over the plane at full resolution."""
+    """Return the grid of one level over the plane at full resolution."""
     shape = plane.levels[level].shape
     rows, cols = plane.axes
     return Grid.over((int(shape[rows]), int(shape[cols])), plane.shape)
@@ -121,7 +120,7 @@ def read_window(
     nested: bool = False,
     cancel: threading.Event | None = None,
 ) -> NDArray[Any]:
-    """Read a part of a plane at a level, reduced by a whole step.
+    """Read a window of a plane at a level, reduced by a whole step.
 
     Parameters
     ----------
@@ -129,26 +128,29 @@ def read_window(
     level : int
         Of ``plane.levels``.
     window : tuple of slice
-        Rows and columns wanted, with start and stop, counted in reduced pixels.
+        Rows and columns with start and stop, in reduced pixels.
     step : int
         Pixels of the level that become one.
     how : str
         See `Reading.read`.
     nested : bool
-        True within a task of dask: what is read of a dask array is then computed in this thread.
+        True within a dask task; dask arrays are then computed in this thread.
     cancel : threading.Event, optional
-        Looked at between pieces.
+        Checked between pieces.
 
     Returns
     -------
     ndarray, shape (rows, cols) or (rows, cols, C)
-        Of the layer's type, native byte order where pixels were averaged. When `step` is more
-        than 1 the level is read in pieces, each of them once, of at most a quarter of
-        `PIXEL_BUDGET` where the chunks of the array allow that.
+        In the layer's dtype, with native byte order where pixels are averaged.
+
+    Notes
+    -----
+    With a `step` above 1, the level is read once, in pieces. A piece has at most a quarter of
+    `PIXEL_BUDGET` where the array's chunks allow that.
     """
     rows, cols = window
     array = plane.levels[level]
-    index = _index(plane, level)
+    index = _index_on(plane, level)
 
     def read(lines: slice, columns: slice) -> NDArray[Any]:
         where = list(index)
@@ -163,7 +165,7 @@ def read_window(
         check(cancel)
         return read(rows, cols)
     reduce = _mean if how == "mean" else _nearest
-    height, width = _piece(array, plane.axes, step)
+    height, width = _piece_size(array, plane.axes, step)
     lines = []
     for top in range(rows.start, rows.stop, height):
         line = []
@@ -178,8 +180,8 @@ def read_window(
     return np.concatenate(lines, axis=0)
 
 
-def _index(plane: Plane, level: int) -> list[int | slice]:
-    """The plane's index, on a level that may have fewer planes too."""
+def _index_on(plane: Plane, level: int) -> list[int | slice]:
+    """The plane's index on a level, which may have fewer planes."""
     index = list(plane.index)
     for axis, number in zip(plane.hidden, plane.position, strict=True):
         size = int(plane.levels[level].shape[axis])
@@ -187,8 +189,8 @@ def _index(plane: Plane, level: int) -> list[int | slice]:
     return index
 
 
-def _piece(array: Any, axes: tuple[int, int], step: int) -> tuple[int, int]:
-    """Rows and columns, in reduced pixels, to read at a time: whole chunks if there are any."""
+def _piece_size(array: Any, axes: tuple[int, int], step: int) -> tuple[int, int]:
+    """Rows and columns of a piece in reduced pixels: whole chunks where possible."""
     side = math.isqrt(PIXEL_BUDGET // 4)
     chunks = getattr(array, "chunks", None)
     sizes = []
@@ -196,7 +198,7 @@ def _piece(array: Any, axes: tuple[int, int], step: int) -> tuple[int, int]:
         chunk = chunks[axis] if chunks is not None else 1
         chunk = int(max(chunk)) if isinstance(chunk, tuple) else int(chunk)  # dask, or zarr, h5py
         together = math.lcm(chunk, step)
-        if together > max(side, chunk):  # pieces cannot end where chunks end
+        if together > max(side, chunk):  # no piece can end where a chunk ends
             sizes.append(max(1, max(side, chunk) // step))
         else:
             sizes.append(max(1, side // together) * together // step)

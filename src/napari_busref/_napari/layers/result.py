@@ -1,4 +1,4 @@
-"""What comes out when layers are registered. Needs neither Qt nor a viewer."""
+"""Results of registering layers. Needs neither Qt nor a viewer."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ __all__ = ["LayersResult", "PlaneResult"]
 
 @dataclass(frozen=True, eq=False)
 class PlaneResult:
-    """What was found for one plane of a stack.
+    """Result for one plane of a stack.
 
     Attributes
     ----------
     transform : Rescaled
-        Between the pictures at full resolution.
+        Between the images at full resolution.
     quality : Quality
         In pixels of the fixed layer at full resolution.
     mask : ndarray of bool
-        The reconstructible area, on `LayersResult.fixed_grid`.
+        The reconstructible mask, on `LayersResult.fixed_grid`.
     """
 
     transform: Rescaled
@@ -42,49 +42,49 @@ class PlaneResult:
 
 @dataclass(frozen=True, eq=False)
 class LayersResult:
-    """What `napari_busref._napari.register.stacks.register_layers` returns.
+    """Result of registering two layers.
 
-    `napari_busref._napari.register.result_layers.result_layers` makes layers of it.
+    `napari_busref._napari.register.stacks` computes it, and
+    `napari_busref._napari.register.result_layers` turns it into layers.
 
     Attributes
     ----------
     registration : RegistrationResult
-        Of the shown planes, as they were read: on `fixed_grid` and `moving_grid`.
+        Of the shown planes, on `fixed_grid` and `moving_grid`.
     fusion : FusionResult or None
-        Of the shown planes, on `fused_grid`; None when it was not asked for or not reached.
+        Of the shown planes, on `fused_grid`; None without fusion or when cancelled earlier.
     quality : Quality
         Of the shown planes, in pixels of the fixed layer at full resolution.
     mode : str
-        ``"plane"``, ``"one"`` or ``"each"``, see `napari_busref._napari.register.stacks.register_layers`.
+        ``"plane"``, ``"one"`` or ``"each"``, see `napari_busref._napari.register.stacks`.
     pairs : PlanePairs
-        Where the results lie.
+        The registered planes, and the position of the results.
     initial : Transform or None
-        Where the shown planes started, from full resolution to full resolution.
+        Initial transform of the shown planes, between full resolutions.
     fixed_grid, moving_grid : Grid
-        Pixels at which the two layers were looked at.
+        Grids on which the two layers were read.
     transform : Rescaled
-        Of the shown planes, between the pictures at full resolution.
+        Of the shown planes, between the images at full resolution.
     planes : mapping
-        For each position along the other dimensions, shown one first, what was found there. The
-        mode "each" has an entry for each plane that was done, the others for the shown one only.
+        Result for each position along the other dimensions, the shown one first. Mode "each" has
+        an entry for each finished plane, other modes for the shown plane only.
     warped : ndarray or list of dask arrays
         The moving layer on the fixed one, with all dimensions of `pairs`: an array in memory, or
-        the levels of a pyramid, finest first, computed where they are looked at (of a single
-        plane the coarsest is in memory).
+        lazy pyramid levels, finest first. The coarsest level of a single plane is in memory.
     fused : ndarray or None
-        Fused planes, with all dimensions of `fused_pairs`. Planes that were not reached are 0.
+        Fused planes, with all dimensions of `fused_pairs`; 0 where cancelled earlier.
     fused_grid : Grid
         Pixels of `fused`.
     fused_pairs : PlanePairs
-        `pairs`, or the shown plane alone if the whole would be larger than
+        `pairs`, or the shown pair alone if the whole would exceed
         `napari_busref._napari.register.stack_fusion.STACK_BUDGET`.
     weights : ndarray of float32 or None
-        On `fused_grid` and `fused_pairs`, what a learned loss weighs the moving layer with, in
-        [0, 1], if that was asked for.
+        Weight of the moving layer in a learned fusion loss, in [0, 1], on `fused_grid` and
+        `fused_pairs`; None unless requested.
     reading : dict
-        How the layers were read: level, step and shape of each. JSON can hold it.
+        Level, step and shape at which each layer was read, as JSON can hold it.
     cancelled : bool
-        Whether this is what had been done when the run was cancelled.
+        Whether the run was cancelled; the result then holds the finished part.
     """
 
     registration: RegistrationResult

@@ -1,4 +1,4 @@
-"""Undo of a run: the layers as they were before. Needs neither Qt nor a viewer."""
+"""Restore the layers of a viewer to their state before a run. Needs neither Qt nor a viewer."""
 
 from __future__ import annotations
 
@@ -22,45 +22,45 @@ _CONTENT = {
 
 
 class Undo:
-    """What a run changes in a viewer, and the way back.
+    """State of a viewer's layers before a run, and how to restore it.
 
-    Make one before the results are put into the viewer, and call `done` after that.
+    Create one before the run changes layers, and call `done` afterwards.
 
     Parameters
     ----------
     layers : LayerList
-        ``viewer.layers``. Arrays are kept and not copied: a run puts others in their place.
+        ``viewer.layers``. Arrays are not copied, because a run replaces them.
     touched : sequence of Layer, optional
-        Layers of any kind whose place the run changes, or what this plugin notes in their
-        metadata.
+        Layers of any type whose position or plugin metadata the run changes.
     """
 
     def __init__(self, layers: Sequence[Layer], touched: Sequence[Layer] = ()) -> None:
         self._before = list(layers)
-        self._notes = [_Note.of(layer) for layer in touched]
-        self._states = [_State.of(layer) for layer in layers if METADATA_KEY in layer.metadata]
+        self._touched = [_TouchedLayer.of(layer) for layer in touched]
+        self._results = [
+            _ResultLayer.of(layer) for layer in layers if METADATA_KEY in layer.metadata
+        ]
         self._added: list[Layer] = []
         self._removed: list[Layer] = []
         self._hidden: list[Layer] = []
 
     def done(self, layers: Sequence[Layer]) -> None:
-        """Take note of the layers that the run has added, removed and hidden."""
+        """Record the layers that the run added, removed and hid."""
         self._added = [layer for layer in layers if layer not in self._before]
         self._removed = [layer for layer in self._before if layer not in layers]
         self._hidden = [
-            state.layer for state in self._states if state.visible and not state.layer.visible
+            result.layer for result in self._results if result.visible and not result.layer.visible
         ]
 
     def also(self, layers: Sequence[Layer]) -> None:
-        """Take note of layers that were put into the viewer for the same run later on."""
+        """Record layers that the same run added later."""
         known = self._before + self._added
         self._added += [layer for layer in layers if layer not in known]
 
     def restore(self, layers: MutableSequence[Layer]) -> None:
-        """Remove what the run added, bring back what it removed, give the others their content.
+        """Remove added layers, put removed ones back, and restore the content of the others.
 
-        Layers that came or went since then stay as they are, and so does how the user has made
-        layers look.
+        Layers that the user added or removed since, and their display settings, stay.
 
         Parameters
         ----------
@@ -73,19 +73,19 @@ class Undo:
         for layer in self._removed:
             if layer not in layers:
                 layers.insert(min(self._before.index(layer), len(layers)), layer)
-        for state in self._states:
-            if state.layer in layers:
-                state.restore(layers)
-        for note in self._notes:
-            if note.layer in layers:
-                note.restore()
+        for result in self._results:
+            if result.layer in layers:
+                result.restore(layers)
+        for touched in self._touched:
+            if touched.layer in layers:
+                touched.restore()
         for layer in self._hidden:
             layer.visible = True
 
 
 @dataclass(frozen=True, eq=False)
-class _Note:
-    """Where a layer was, and what this plugin had noted about it."""
+class _TouchedLayer:
+    """Position and plugin metadata of a layer."""
 
     layer: Layer
     affine: Any
@@ -93,9 +93,9 @@ class _Note:
     metadata: dict[str, Any]
 
     @classmethod
-    def of(cls, layer: Layer) -> _Note:
-        known = {key: value for key, value in layer.metadata.items() if _is_ours(key)}
-        return cls(layer, copy(layer.affine), tuple(layer.units), known)
+    def of(cls, layer: Layer) -> _TouchedLayer:
+        metadata = {key: value for key, value in layer.metadata.items() if _is_ours(key)}
+        return cls(layer, copy(layer.affine), tuple(layer.units), metadata)
 
     def restore(self) -> None:
         self.layer.affine, self.layer.units = self.affine, self.units
@@ -109,19 +109,19 @@ def _is_ours(key: Any) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class _State:
-    """One layer of an earlier run."""
+class _ResultLayer:
+    """Content of a layer that an earlier run made."""
 
     layer: Layer
     data: Any
     attributes: dict[str, Any]
     metadata: dict[str, Any]
     visible: bool
-    whole: tuple[Any, dict[str, Any], str] | None
-    """To make the layer anew, where its content cannot be exchanged."""
+    layer_data: tuple[Any, dict[str, Any], str] | None
+    """Creates a replacement of a layer whose content cannot be set."""
 
     @classmethod
-    def of(cls, layer: Layer) -> _State:
+    def of(cls, layer: Layer) -> _ResultLayer:
         names = next((n for kind, n in _CONTENT.items() if isinstance(layer, kind)), None)
         return cls(
             layer,
@@ -133,15 +133,15 @@ class _State:
         )
 
     def restore(self, layers: MutableSequence[Layer]) -> None:
-        if self.whole is not None:
+        if self.layer_data is not None:
             position = layers.index(self.layer)
             layers.remove(self.layer)
-            layers.insert(position, Layer.create(*self.whole))
+            layers.insert(position, Layer.create(*self.layer_data))
             return
         self.layer.data = self.data
         for name, value in self.attributes.items():
             setattr(self.layer, name, value)
             if name == "features" and "magnitude" in value:
-                self.layer.edge_color = "magnitude"  # the colours were those of the other arrows
+                self.layer.edge_color = "magnitude"  # computes the colours from the new arrows
         self.layer.metadata[METADATA_KEY] = dict(self.metadata)
         self.layer.refresh()
