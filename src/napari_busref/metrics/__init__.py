@@ -1,1 +1,1 @@
-"""Metrics of the measuring protocol: registration and fusion. Loads neither torch nor napari."""
+"""Metrics of registration and fusion. Imports neither torch nor napari."""

@@ -1,4 +1,4 @@
-"""How well two images of different modalities lie on each other. Neither torch, napari nor Qt."""
+"""Alignment scores of two images of different modalities. Free of torch, napari and Qt."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from napari_busref.transforms.transform import Transform
 __all__ = ["ALIGNMENT_METRICS", "AlignmentMetric", "alignment_scores", "end_point_error"]
 
 _BINS = 64
-_FEWEST = 64  # pixels in which two images must overlap
-_SAMPLES = 200  # places along the longer side at which end points are compared
+_MIN_OVERLAP = 64  # valid pixels that two images must share
+_SAMPLES = 200  # positions along the longer side at which end points are compared
 
 
 @dataclass(frozen=True)
 class AlignmentMetric:
-    """What a number means.
+    """Title, direction and meaning of a score.
 
     Attributes
     ----------
@@ -43,37 +43,35 @@ ALIGNMENT_METRICS: dict[str, AlignmentMetric] = {
     "nmi": AlignmentMetric(
         "NMI",
         True,
-        "Normalised mutual information of the two images where both have content: 1 for "
-        "images that know nothing of each other, 2 for equal ones.",
+        "Normalised mutual information of the two images where both are valid: 1 for "
+        "independent images, 2 for equal ones.",
     ),
     "ncc": AlignmentMetric(
         "NCC",
         True,
-        "Normalised cross correlation of the two images where both have content, from -1 to 1. "
-        "Of two modalities it may be low, or negative, even where they fit exactly.",
+        "Normalised cross correlation of the two images where both are valid, from -1 to 1. "
+        "For two modalities it may be low, or negative, even at exact alignment.",
     ),
     "edge_agreement": AlignmentMetric(
         "Edge agreement",
         True,
-        "Agreement of the directions of edges, whatever the sign of their contrast, from -1 to 1.",
+        "Correlation of edge directions, independent of the sign of contrast, from -1 to 1.",
     ),
     "mncc": AlignmentMetric(
         "MNCC",
         True,
-        "Normalised cross correlation with the truth in the area that can be reconstructed, "
-        "from -1 to 1.",
+        "Normalised cross correlation with the truth in the reconstructible mask, from -1 to 1.",
     ),
     "mmse": AlignmentMetric(
         "MMSE",
         False,
-        "Mean squared error against the truth in the area that can be reconstructed, on the "
-        "scale 0 to 1.",
+        "Mean squared error against the truth in the reconstructible mask, on the scale 0 to 1.",
     ),
     "epe": AlignmentMetric(
         "EPE (px)",
         False,
-        "End-point error: how far pixels of the reference are from where they truly belong, "
-        "mean, in pixels of the reference.",
+        "End-point error: mean distance between the estimated and the true position, in pixels "
+        "of the reference.",
     ),
 }
 
@@ -86,30 +84,30 @@ def alignment_scores(
     truth: ArrayLike | None = None,
     truth_mask: ArrayLike | None = None,
 ) -> dict[str, float]:
-    """Score how well an image lies on a reference.
+    """Score the alignment of an image with a reference.
 
     Parameters
     ----------
     reference, tested : array_like, shape (H, W) or (H, W, 3 or 4)
         On one grid; grey or colour, any real number type.
     mask : array_like of bool, shape (H, W), optional
-        Where `tested` has content; an empty border is found without it.
+        Valid pixels of `tested`; by default all except an empty border.
     truth : array_like, shape (H, W) or (H, W, 3 or 4), optional
-        What `tested` should look like, in the same values.
+        The perfectly aligned `tested`, on the same scale of values.
     truth_mask : array_like of bool, shape (H, W), optional
-        Where `tested` can look like the truth: the reconstructible area. `mask` when left out.
+        Reconstructible mask: where `tested` can equal the truth. By default `mask`.
 
     Returns
     -------
     dict of str to float
         ``nmi`` (Studholme, Hill and Hawkes, Pattern Recognition 1999, in [1, 2], 64 bins),
         ``ncc``, ``edge_agreement``; with `truth` also ``mncc`` and ``mmse``. NaN where an image
-        has nothing to compare. `ALIGNMENT_METRICS` says how each is to be read.
+        is constant or has no edges. `ALIGNMENT_METRICS` explains each.
 
     Raises
     ------
     TypeError
-        When an image holds no real numbers.
+        When an image does not hold real numbers.
     ValueError
         When sizes differ, an image is empty, or the two overlap in fewer than 64 pixels.
 
@@ -127,9 +125,9 @@ def alignment_scores(
     given = None if mask is None else as_mask(mask, "mask", shape)
     second = prepare(tested, "tested", mask=given, find_border=given is None)
     both = first.valid & second.valid
-    if both.sum() < _FEWEST:
+    if both.sum() < _MIN_OVERLAP:
         raise ValueError(
-            f"tested: has content in only {both.sum()} pixels of the reference, need {_FEWEST}"
+            f"tested: overlaps {both.sum()} valid pixels of the reference, need {_MIN_OVERLAP}"
         )
     one, other = first.grey[both], second.grey[both]
     varied = np.ptp(one) > 0 and np.ptp(other) > 0
@@ -148,23 +146,23 @@ def alignment_scores(
 def end_point_error(
     estimate: Transform, truth: Transform, mask: NDArray[np.bool_] | None = None
 ) -> float:
-    """Return the mean end-point error of a transform whose truth is known.
+    """Return the mean end-point error of a transform against its truth.
 
-    At a fixed pixel p it is ``|truth⁻¹(estimate(p)) - p|``, as in the measuring protocol: how far
-    from p the content belongs that the estimate puts there.
+    At a fixed pixel p it is ``|truth⁻¹(estimate(p)) - p|``, as in the measuring protocol: the
+    distance between p and the true position of the content that the estimate puts there.
 
     Parameters
     ----------
     estimate, truth : Transform
         From the same fixed to the same moving image.
     mask : ndarray of bool, shape (H, W), optional
-        Fixed pixels that count; those whose true source is in the moving image when left out.
-        About 200 x 200 of them are looked at.
+        Fixed pixels to compare; by default those whose true source is in the moving image. A
+        grid of about 200 x 200 of them is used.
 
     Returns
     -------
     float
-        In pixels of the fixed image; NaN when no pixel counts.
+        In pixels of the fixed image; NaN for an empty mask.
 
     Raises
     ------
@@ -174,34 +172,34 @@ def end_point_error(
     for name in ("fixed_shape", "moving_shape"):
         if getattr(estimate, name) != getattr(truth, name):
             raise ValueError(
-                f"truth: was made for {name} {getattr(truth, name)}, need "
-                f"{getattr(estimate, name)} as the estimate"
+                f"truth: got {name} {getattr(truth, name)}, need {getattr(estimate, name)} as in "
+                "the estimate"
             )
     area = truth.mask() if mask is None else as_mask(mask, "mask", truth.fixed_shape)
     step = -(-max(area.shape) // _SAMPLES)
-    places = step * np.argwhere(area[::step, ::step])
-    if not len(places):
+    points = step * np.argwhere(area[::step, ::step])
+    if not len(points):
         return float("nan")
-    error = truth.points(estimate.points(places), inverse=True) - places
+    error = truth.points(estimate.points(points), inverse=True) - points
     return float(np.hypot(*error.T).mean())
 
 
 def _against_truth(
     tested: ArrayLike, truth: ArrayLike, area: NDArray[np.bool_]
 ) -> dict[str, float]:
-    """MNCC and MMSE; what the tested image lacks inside the area counts as 0."""
+    """MNCC and MMSE; invalid pixels of the tested image inside the area count as 0."""
     _check(truth, "truth", area.shape)
     images = as_image(tested, "tested"), as_image(truth, "truth")
     true = prepare(images[1], "truth")
     grey = prepare(images[0], "tested").grey
     if images[0].dtype == images[1].dtype and true.high > true.low:
-        # the values of both mean the same, so they are brought to one scale
+        # one number type, one meaning of values: compare on one scale
         values = images[0].astype(np.float64)
         values = luma(values[..., :3]) if values.ndim == 3 else values
         scaled = (values - true.low) / (true.high - true.low)
         grey = np.where(np.isfinite(scaled), np.clip(scaled, 0, 1), 0).astype(np.float32)
     inside = area & true.valid
-    if inside.sum() < _FEWEST:
+    if inside.sum() < _MIN_OVERLAP:
         return {"mncc": np.nan, "mmse": np.nan}
     return {
         "mncc": normalised_cross_correlation(grey[inside], true.grey[inside]),

@@ -1,4 +1,4 @@
-"""Agreement of the edge directions of two images, whatever the sign of their contrast."""
+"""Correlation of the edge directions of two images, independent of the sign of contrast."""
 
 from __future__ import annotations
 
@@ -13,29 +13,22 @@ from napari_busref.images.preprocess import fill_invalid
 
 __all__ = ["EdgeAgreement", "edge_agreement", "edge_correlation"]
 
-
-_SIDE = 512  # edges are compared on images whose longer side is at most this
-
-
+_MAX_SIDE = 512  # of the compared images, in pixels
 _BLUR = 1.5  # px, at that size
-
-
-_FEWEST = 200  # pixels that a comparison needs
-
-
+_MIN_PIXELS = 200  # of a comparison
 _SHIFTS = tuple((row / 5, col / 5) for row in range(5) for col in range(5) if (row, col) != (0, 0))
 
 
 @dataclass(frozen=True)
 class EdgeAgreement:
-    """How well the edges of two images agree, and how well they do by chance.
+    """Correlation of edge directions, and its distribution by chance.
 
     Attributes
     ----------
     value : float
         In [-1, 1]; 1 for equal images, also when one is inverted.
     chance, spread : float
-        Mean and standard deviation for copies shifted by large amounts.
+        Mean and standard deviation over copies shifted by large amounts.
     """
 
     value: float
@@ -51,25 +44,25 @@ class EdgeAgreement:
 def edge_agreement(
     fixed: NDArray[np.float32], warped: NDArray[np.float32], mask: NDArray[np.bool_]
 ) -> EdgeAgreement | None:
-    """Compare the directions of the edges of two images, whatever the sign of their contrast.
+    """Correlate the edge directions of two images, independent of the sign of contrast.
 
     Gradients g of the blurred images are doubled in angle and flattened,
-    ``v = (gr² - gc², 2 gr gc) / (|g|² + median |g|²)``, so that a bright and a dark side count
-    the same and strong edges do not outweigh the rest. The result is the normalised correlation
-    of v over the mask. Chance is measured on copies of the warped image that are rolled by
-    multiples of a fifth of the image.
+    ``v = (gr² - gc², 2 gr gc) / (|g|² + median |g|²)``. Doubling the angle makes both signs of
+    contrast equal; flattening keeps strong edges from outweighing the rest. The value is the
+    normalised correlation of v over the mask. Copies of the warped image, rolled by multiples of
+    a fifth of the image, give the distribution by chance.
 
     Parameters
     ----------
     fixed, warped : ndarray of float32, shape (H, W)
         Grey values on one grid.
     mask : ndarray of bool, shape (H, W)
-        Where both hold content.
+        Where both are valid.
 
     Returns
     -------
     EdgeAgreement or None
-        None when there are too few pixels to compare, or no edges.
+        None with too few pixels or without edges.
     """
     edges = _edges(fixed, warped, mask)
     value = None if edges is None else _correlation(*edges)
@@ -90,14 +83,14 @@ def edge_agreement(
 def edge_correlation(
     fixed: NDArray[np.float32], warped: NDArray[np.float32], mask: NDArray[np.bool_]
 ) -> float | None:
-    """`EdgeAgreement.value` alone; parameters as of `edge_agreement`."""
+    """Return `EdgeAgreement.value` alone; parameters as in `edge_agreement`."""
     edges = _edges(fixed, warped, mask)
     return None if edges is None else _correlation(*edges)
 
 
 @dataclass(frozen=True, eq=False)
 class _Edges:
-    """Directions of the edges of one image, (2, H, W), and their power; 0 outside the mask."""
+    """Edge directions of one image, (2, H, W), and their power; 0 outside the mask."""
 
     directions: NDArray[np.float32]
     power: NDArray[np.float32]
@@ -113,14 +106,14 @@ def _edges(
 ) -> tuple[_Edges, _Edges] | None:
     if not mask.any():
         return None
-    # only where the mask is: copies of a small overlap, shifted by much, share nothing with it
+    # crop to the mask: a small overlap and its shifted copies would not overlap in the whole image
     part = ndimage.find_objects(mask.astype(np.uint8))[0]
     fixed, warped, mask = fixed[part], warped[part], mask[part]
     height, width = mask.shape
-    shrink = min(1.0, _SIDE / max(height, width))
+    shrink = min(1.0, _MAX_SIDE / max(height, width))
     size = (max(round(height * shrink), 1), max(round(width * shrink), 1))
     small = _resize(mask.astype(np.float32), size) > 0.99
-    # away from the mask's border, where the gradient sees what was filled in
+    # near the border of the mask the gradient includes filled pixels
     kept = ndimage.binary_erosion(small, iterations=4).astype(np.float32)
     both = []
     for image in fill_invalid(np.stack([_resize(i, size) for i in (fixed, warped)]), small):
@@ -140,14 +133,14 @@ def _directions(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """Gradients doubled in angle and flattened, (2, H, W)."""
     row, col = (ndimage.gaussian_filter(image, _BLUR, order) for order in ((1, 0), (0, 1)))
     power = row**2 + col**2
-    # 1e-6: a thousandth of the grey range for one pixel is no edge
+    # 1e-6: a step of a thousandth of the grey range per pixel does not count as an edge
     doubled: NDArray[np.float32] = np.stack([row**2 - col**2, 2 * row * col])
     return doubled / (power + max(float(np.median(power)), 1e-6))
 
 
 def _correlation(first: _Edges, second: _Edges) -> float | None:
-    """Normalised correlation over the pixels that are in both masks."""
-    if np.vdot(first.mask, second.mask) < _FEWEST:
+    """Normalised correlation over the pixels of both masks."""
+    if np.vdot(first.mask, second.mask) < _MIN_PIXELS:
         return None
     norm = np.sqrt(np.vdot(first.power, second.mask) * np.vdot(first.mask, second.power))
     return float(np.vdot(first.directions, second.directions) / norm) if norm > 1e-3 else None

@@ -3,11 +3,11 @@
 Positions are (row, col) pixels with pixel centres at integers. A map is a float array
 ``(2, H, W)`` of absolute positions:
 
-* ``g`` goes from the moving image to the aligned frame, ``moving(p) = infrared(g(p))``;
-* ``source`` (an estimate) goes from the fixed image to the moving one,
+* ``g`` maps the moving image to the aligned frame, ``moving(p) = infrared(g(p))``;
+* ``source`` (an estimate) maps the fixed image to the moving one,
   ``registered(x) = moving(source(x))``.
 
-The fixed image lives in the aligned frame, so a perfect estimate has ``g(source(x)) = x``.
+The aligned frame is that of the fixed image: a perfect estimate has ``g(source(x)) = x``.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ __all__ = [
 ]
 
 FloatArray = NDArray[np.float64]
-#: End-point error limits, in pixels, of the shares that `summarise` reports.
+#: End-point error limits, in pixels, of the fractions that `summarise` reports.
 SHARE_LIMITS = (1, 3, 5)
-_LANDMARKS = 24  # about how many of them lie along the shorter side
+_LANDMARKS = 24  # approximate number along the shorter side
 _AVERAGED = ("ncc", "mse", "mncc", "mmse", "seconds")
 
 
@@ -68,7 +68,7 @@ def _inside(points: FloatArray, shape: Sequence[int]) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class WarpRanges:
-    """Ranges a synthetic warp is drawn from; the defaults are those of the protocol.
+    """Ranges of the draws of a synthetic warp; the defaults are those of the protocol.
 
     Attributes
     ----------
@@ -81,8 +81,8 @@ class WarpRanges:
     elastic : tuple of float
         Range of the largest elastic displacement, as fractions of the shorter side (uniform).
     smoothing : float
-        Standard deviation of the Gaussian that smooths the noise, as a fraction of the
-        shorter side.
+        Standard deviation of the Gaussian that smooths the noise, as a fraction of the shorter
+        side.
     """
 
     rotation_deg: float = 10.0
@@ -98,15 +98,15 @@ class SyntheticWarp:
     """A known map from the moving image to the aligned frame.
 
     Outside its grid the map continues as its least-squares affine plus the edge-replicated
-    residual, so it can be evaluated and inverted anywhere.
+    residual. It can therefore be evaluated and inverted anywhere.
 
     Attributes
     ----------
     g : numpy.ndarray
         Absolute (row, col) positions, float64, shape ``(2, H, W)``.
     params : dict
-        What was drawn: ``rotation_deg``, ``scale``, ``shear_deg``, ``shift_rows``,
-        ``shift_cols``, ``elastic_px``, ``seed``.
+        The draws: ``rotation_deg``, ``scale``, ``shear_deg``, ``shift_rows``, ``shift_cols``,
+        ``elastic_px``, ``seed``.
     """
 
     g: FloatArray
@@ -114,13 +114,13 @@ class SyntheticWarp:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Shape (H, W) of the images this warp belongs to."""
+        """Shape (H, W) of the images of this warp."""
         return (self.g.shape[1], self.g.shape[2])
 
     @cached_property
     def affine(self) -> FloatArray:
         """Least-squares affine of ``g``: 3x3, (row, col), moving to aligned."""
-        # On a full grid the centred rows and columns are orthogonal, so the fit separates.
+        # On a full grid the centred rows and columns are orthogonal: the fit separates.
         rows, cols = (np.arange(n) - (n - 1) / 2 for n in self.shape)
         matrix: FloatArray = np.eye(3)
         mean = self.g.mean(axis=(1, 2))
@@ -132,7 +132,7 @@ class SyntheticWarp:
 
     @cached_property
     def residual(self) -> FloatArray:
-        """What ``g`` adds to its affine, ``(2, H, W)`` pixels."""
+        """Difference of ``g`` and its affine, ``(2, H, W)`` pixels."""
         return self.g - _affine_points(self.affine, pixel_grid(self.shape))
 
     def _residual_at(self, points: FloatArray) -> FloatArray:
@@ -155,9 +155,9 @@ class SyntheticWarp:
         points : array_like
             Aligned (= fixed) positions, shape ``(2, ...)``.
         iterations : int
-            Most iterations.
+            Maximum number of iterations.
         tolerance : float
-            Stop when no position moves by this many pixels any more.
+            Stop once every position moves by less than this, in pixels.
         """
         at = np.asarray(points, dtype=np.float64)
         inverse = np.linalg.inv(self.affine).astype(np.float64)
@@ -183,7 +183,7 @@ class SyntheticWarp:
         return _inside(self._true_source, self.shape)
 
     def min_jacobian(self) -> float:
-        """Smallest Jacobian determinant of ``g``; not positive where the warp folds."""
+        """Smallest Jacobian determinant of ``g``; zero or negative where the warp folds."""
         (rr, rc), (cr, cc) = (np.gradient(part) for part in self.g)
         return float((rr * cc - rc * cr).min())
 
@@ -234,7 +234,7 @@ def draw_warp(shape: Sequence[int], seed: int, **ranges: Any) -> SyntheticWarp:
     ]
 
     cos, sin, tan = np.cos(angle), np.sin(angle), np.tan(shear)
-    # The protocol states rotation and shear for (x, y); this is the same map for (row, col).
+    # The protocol states rotation and shear for (x, y); this is that map for (row, col).
     linear = scale * np.array([[cos + sin * tan, sin], [cos * tan - sin, cos]])
     centre = np.array([(height - 1) / 2, (width - 1) / 2])
     matrix = np.eye(3)
@@ -268,7 +268,7 @@ class SyntheticPair:
     fixed : numpy.ndarray
         The visible image as given, ``(H, W[, C])``.
     moving : numpy.ndarray
-        The warped infrared image, float64 ``(H, W)``, zero where nothing is seen.
+        The warped infrared image, float64 ``(H, W)``, zero outside the infrared image.
     aligned : numpy.ndarray
         The infrared image in the fixed frame (the truth), float64 ``(H, W)``.
     warp : SyntheticWarp
@@ -316,7 +316,7 @@ def make_pair(infrared: ArrayLike, fixed: ArrayLike, seed: int, **ranges: Any) -
 
 
 def normalised_cross_correlation(first: ArrayLike, second: ArrayLike) -> float:
-    """Normalised cross correlation with the means subtracted; 0 if an image is constant."""
+    """Normalised cross correlation with the means subtracted; 0 for a constant image."""
     a = np.asarray(first, dtype=np.float64)
     b = np.asarray(second, dtype=np.float64)
     a, b = a - a.mean(), b - b.mean()
@@ -334,8 +334,8 @@ class Scorer:
 
     Notes
     -----
-    Calling it with ``source``, the estimated fixed to moving map of absolute (row, col)
-    positions ``(2, H, W)``, gives a dict of floats:
+    Call it with ``source``, the estimated fixed to moving map of absolute (row, col) positions
+    ``(2, H, W)``. It returns a dict of floats:
 
     ``epe``, ``epe_median_px``, ``epe_p95``
         Mean, median and 95th percentile of ``|g(source(x)) - x|`` in fixed pixels over the
@@ -345,12 +345,12 @@ class Scorer:
     ``mncc``, ``mmse``
         The same over the reconstructible mask.
     ``mask_fraction``
-        Share of the fixed image in the mask.
+        Fraction of the fixed image in the mask.
     """
 
     def __init__(self, pair: SyntheticPair) -> None:
         if not pair.mask.any():
-            raise ValueError("pair has an empty reconstructible mask: nothing to score")
+            raise ValueError("pair has an empty reconstructible mask, need at least one pixel")
         self.pair = pair
         self._grid = pixel_grid(pair.aligned.shape)
 
@@ -366,25 +366,25 @@ class Scorer:
         step = max(min(shape) // _LANDMARKS, 1)
         every = pixel_grid(shape)
         for grid in (every[:, step // 2 :: step, step // 2 :: step], every):
-            shown = _inside(self.pair.warp.points(grid), self.pair.aligned.shape)
-            if shown.any():
+            inside = _inside(self.pair.warp.points(grid), self.pair.aligned.shape)
+            if inside.any():
                 break
-        return grid[:, shown].T
+        return grid[:, inside].T
 
-    def reprojection_error(self, carried: ArrayLike) -> float:
-        """RE: mean distance, in fixed pixels, of carried landmarks from their true positions.
+    def reprojection_error(self, mapped: ArrayLike) -> float:
+        """RE: mean distance, in fixed pixels, of mapped landmarks from their true positions.
 
         Parameters
         ----------
-        carried : array_like
-            Where the estimate's inverse puts `landmarks` in the fixed image, ``(N, 2)``.
+        mapped : array_like
+            `landmarks` mapped to the fixed image by the estimate's inverse, ``(N, 2)``.
         """
         truth = self.pair.warp.points(self.landmarks().T)
-        error = np.asarray(carried, dtype=np.float64).T - truth
+        error = np.asarray(mapped, dtype=np.float64).T - truth
         return float(np.hypot(error[0], error[1]).mean())
 
     def __call__(self, source: ArrayLike) -> dict[str, float]:
-        """Score the estimate ``source``, see the class notes."""
+        """Score the estimate ``source``; see the class notes."""
         at = np.asarray(source, dtype=np.float64)
         if at.shape != self._grid.shape:
             raise ValueError(f"source must have shape {self._grid.shape}, got {at.shape}")
@@ -406,21 +406,21 @@ class Scorer:
 
 
 def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Summarise the scores of many pairs as the protocol reports them.
+    """Summarise the scores of many pairs by the protocol.
 
     Parameters
     ----------
     rows : iterable of mapping
-        One per pair: the dict of a `Scorer`, optionally with ``seconds`` and ``failed``.
+        One per pair: the result of a `Scorer`, optionally with ``seconds`` and ``failed``.
 
     Returns
     -------
     dict
         ``n``, ``epe_mean``, ``epe_median`` (over pairs), ``re_mean`` (None where no row has
-        ``re``), ``share_below_1px`` / ``3px`` /
-        ``5px`` (of all pairs: a failed or missing estimate is never below), the means of
-        ``ncc``, ``mse``, ``mncc``, ``mmse`` and ``seconds`` (None where no row has them) and
-        ``failures``. Empty for no rows.
+        ``re``), ``share_below_1px``, ``share_below_3px`` and ``share_below_5px`` (of all pairs;
+        failed and missing estimates are never below), the means of ``ncc``, ``mse``, ``mncc``,
+        ``mmse`` and ``seconds`` (None where no row has them) and ``failures``. Empty for no
+        rows.
     """
     table = list(rows)
     if not table:

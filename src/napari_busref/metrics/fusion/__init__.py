@@ -1,10 +1,12 @@
-"""Scores of a fused image against the two images it was made of.
+"""Scores of a fused image against its two sources.
 
-All functions take real grey images ``(H, W)`` on the scale 0..255. Nothing is stretched or
-rounded here except where a histogram needs whole grey levels. No score is to be used alone:
-edge intensity, spatial frequency, standard deviation and entropy rise with noise and
-over-sharpening; copying one source wins VIF, mutual information, FMI_w and Q_AB/F; averaging wins
-SSIM and correlation. ``docs/reference/metrics.md`` has the definitions, the ranges and what misleads.
+All functions take real grey images ``(H, W)`` on the scale 0..255. They never stretch values, and
+round them only where a histogram needs whole grey levels.
+
+Do not use any score alone. Edge intensity, spatial frequency, standard deviation and entropy rise
+with noise and over-sharpening. Copying one source wins VIF, mutual information, FMI_w and Q_AB/F;
+averaging wins SSIM and correlation. ``docs/reference/metrics.md`` has the definitions, the ranges
+and the pitfalls.
 """
 
 from __future__ import annotations
@@ -51,16 +53,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Metric:
-    """How a score of `fusion_scores` is to be read.
+    """Symbol, direction and summary of a score of `fusion_scores`.
 
     Attributes
     ----------
     symbol : str
-        How papers call it.
+        Its symbol in the literature.
     higher_is_better : bool
         Its direction.
     summary : str
-        What summarises several images: ``"mean"`` or ``"median"``.
+        Summary of several images: ``"mean"`` or ``"median"``.
     """
 
     symbol: str
@@ -68,7 +70,7 @@ class Metric:
     summary: Literal["mean", "median"] = "mean"
 
 
-#: Every score of `fusion_scores`: first those to judge by together, with N_AB/F as a ceiling.
+#: Every score of `fusion_scores`: first those to compare together, with N_AB/F as a ceiling.
 METRICS: dict[str, Metric] = {
     "qabf": Metric("Q_AB/F"),
     "vif": Metric("VIF"),
@@ -103,7 +105,7 @@ def fusion_scores(fused: ArrayLike, visible: ArrayLike, infrared: ArrayLike) -> 
     Returns
     -------
     dict
-        The keys of `METRICS`, which says how each is to be read.
+        One value for each key of `METRICS`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What the fusion metrics share: checking images, Sobel derivatives, histograms."""
+"""Image checks, Sobel derivatives and histograms of the fusion metrics."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def levels(image: FloatArray) -> NDArray[np.intp]:
 
 
 def histogram(image: FloatArray) -> FloatArray:
-    """Return the shares of the 256 grey levels."""
+    """Return the relative frequencies of the 256 grey levels."""
     return np.bincount(levels(image).ravel(), minlength=256) / image.size
 
 
 def correlate(first: FloatArray, second: FloatArray) -> float:
-    """Pearson's correlation; 0 where one of the two is constant."""
+    """Pearson's correlation; 0 when one of the two is constant."""
     a, b = first - first.mean(), second - second.mean()
     norm = np.sqrt(np.sum(a * a) * np.sum(b * b))
     return float(np.sum(a * b) / norm) if norm > 0 else 0.0

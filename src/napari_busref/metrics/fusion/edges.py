@@ -1,4 +1,4 @@
-"""Edges kept and edges made up: Q_AB/F and N_AB/F."""
+"""Preserved and spurious edges: Q_AB/F and N_AB/F."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _preservation(image: FloatArray, source: FloatArray) -> FloatArray:
     ratio = np.divide(
         np.minimum(strength_f, strength_s), larger, out=np.ones_like(larger), where=larger > 0
     )
-    # Orientations, not directions: equal modulo pi, so a right angle is the largest difference.
+    # orientations are equal modulo pi: a right angle is the largest difference
     angle = np.abs(np.arctan2(rows_f, cols_f) - np.arctan2(rows_s, cols_s)) % np.pi
     alignment = np.abs(angle - np.pi / 2) * 2 / np.pi
     strength_kept = 0.9994 / (1 + np.exp(-15 * (ratio - 0.5)))
@@ -26,12 +26,12 @@ def _preservation(image: FloatArray, source: FloatArray) -> FloatArray:
 
 
 def qabf(fused: ArrayLike, visible: ArrayLike, infrared: ArrayLike) -> float:
-    """Edge information kept from the sources (Q_AB/F), in [0, 1].
+    """Edge information preserved from the sources (Q_AB/F), in [0, 1].
 
-    Xydeas and Petrovic, Electronics Letters 2000, eq. 2 to 8: preservation of Sobel strength
-    and orientation, averaged with the strengths of the sources as weights (L = 1), constants
+    Xydeas and Petrovic, Electronics Letters 2000, eq. 2 to 8: preservation of Sobel strength and
+    orientation, averaged with the strengths of the sources as weights (L = 1). The constants are
     0.9994, -15, 0.5 and 0.9879, -22, 0.8. Orientations are compared modulo pi. Sources without
-    any edge give 0.
+    edges give 0.
     """
     image, *sources = images(fused=fused, visible=visible, infrared=infrared)
     weights = [np.hypot(*sobel(source)) for source in sources]
@@ -48,16 +48,16 @@ def qabf(fused: ArrayLike, visible: ArrayLike, infrared: ArrayLike) -> float:
 def nabf(fused: ArrayLike, visible: ArrayLike, infrared: ArrayLike) -> float:
     """Fusion artefacts (modified N_AB/F): edges stronger than in either source. Lower is better.
 
-    Kumar, Signal, Image and Video Processing 2013: over pixels whose fused gradient exceeds
-    both sources' gradients, what is not preserved, ``(1 - Q_s) w_s``, summed over the sources
-    and divided by the sum of all weights: in [0, 1]. ``w_s`` is the source's gradient strength to
-    the power 1.5; Q is that of `qabf`. Implementations differ in Q's constants, and with them by a
-    factor of up to four: compare only numbers of one implementation.
+    Kumar, Signal, Image and Video Processing 2013: the loss ``(1 - Q_s) w_s``, summed over both
+    sources and over the pixels whose fused gradient exceeds both sources' gradients, divided by
+    the sum of all weights: in [0, 1]. ``w_s`` is the source's gradient strength to the power 1.5;
+    Q is that of `qabf`. Implementations use other constants in Q and differ by a factor of up to
+    four: compare only numbers of one implementation.
     """
     image, *sources = images(fused=fused, visible=visible, infrared=infrared)
     strengths = [np.hypot(*sobel(source)) for source in sources]
     strength = np.hypot(*sobel(image))
-    # rounding noise of equal gradients is no artefact
+    # 1e-9: rounding of equal gradients is not an artefact
     above = (strength > strengths[0] + 1e-9) & (strength > strengths[1] + 1e-9)
     total = lost = 0.0
     for source, own in zip(sources, strengths, strict=True):

@@ -11,28 +11,28 @@ from scipy import ndimage as ndi
 
 from napari_busref.metrics.fusion._images import FloatArray, images
 
-_TAPS = 61  # of the discrete Meyer filter, as many as PyWavelets keeps
+_TAPS = 61  # of the discrete Meyer filter, as in PyWavelets
 _SIDE = 3  # of a window
-_CHUNK = 1 << 11  # windows at a time: joint distributions of 81 numbers each stay in the cache
+_CHUNK = 1 << 11  # windows at a time: their joint distributions, 81 numbers each, fit the cache
 
 
 def fmi_w(fused: ArrayLike, visible: ArrayLike, infrared: ArrayLike) -> float:
     """Feature mutual information of wavelet coefficients (FMI_w), mean of both sources.
 
-    Haghighat and Razian, "Fast-FMI", AICT 2014: the four bands of one level of the discrete
-    Meyer wavelet side by side are the features. In every window of 3 x 3 coefficients each image's
-    features, stretched to [0, 1] and divided by their sum, are a distribution over the nine
-    places; the joint distribution of two images is the mixture of the independent one and of
-    Fréchet's bound that has their correlation (Nelsen). The score of a window is
-    ``2 I / (H_s + H_f)``, 1 where features are equal; the windows are averaged.
+    Haghighat and Razian, "Fast-FMI", AICT 2014. The features are the four bands of one level of
+    the discrete Meyer wavelet, side by side. In every window of 3 x 3 coefficients each image's
+    features, stretched to [0, 1] and divided by their sum, are a distribution over nine cells.
+    The joint distribution of two images mixes the independent one with Fréchet's bound to match
+    their correlation (Nelsen). The score of a window is ``2 I / (H_s + H_f)``, 1 for equal
+    features; the result is the mean over the windows.
 
-    Between 0 and 1, but for single windows where the mixture leaves the probabilities. Real
-    fusions of infrared and visible images reach 0.2 to 0.5, a copy of one source more.
+    It lies between 0 and 1, except for single windows whose mixture has negative probabilities.
+    Real fusions of infrared and visible images reach 0.2 to 0.5, a copy of one source more.
 
     Parameters
     ----------
     fused, visible, infrared : array_like, shape (H, W)
-        Grey images. The scale does not matter.
+        Grey images on any scale.
     """
     features, *others = map(_features, images(fused=fused, visible=visible, infrared=infrared))
     scores = [_mean_score(features, other) for other in others]
@@ -41,7 +41,7 @@ def fmi_w(fused: ArrayLike, visible: ArrayLike, infrared: ArrayLike) -> float:
 
 @cache
 def _meyer() -> FloatArray:
-    """Low-pass filter of the Meyer wavelet (Daubechies, Ten Lectures, 4.2), cut to its taps."""
+    """Low-pass filter of the Meyer wavelet (Daubechies, Ten Lectures, 4.2), truncated."""
     count = 1 << 12
     frequency = 3 * np.abs(np.fft.fftfreq(count)) * 2 - 1  # 0 and 1 at pi/3 and 2 pi/3
     x = np.clip(frequency, 0, 1)
@@ -53,14 +53,14 @@ def _meyer() -> FloatArray:
 
 
 def _split(image: FloatArray, axis: int) -> tuple[FloatArray, FloatArray]:
-    """Low and high band along an axis, every second place, edges mirrored and mirrors kept."""
+    """Low and high band along an axis, every second sample, with mirrored borders."""
     low = _meyer()
-    high = -low * (-1.0) ** np.arange(_TAPS)  # the taps are symmetric about an even place
+    high = -low * (-1.0) ** np.arange(_TAPS)  # the taps are symmetric about an even index
     count = (image.shape[axis] + _TAPS) // 2
     margins = [(0, 0), (0, 0)]
     margins[axis] = (_TAPS, _TAPS)
     wide = np.moveaxis(np.pad(image, margins, mode="symmetric"), axis, 0)
-    # the two filters of an orthogonal pair are centred one place apart
+    # the two filters of an orthogonal pair are centred one sample apart
     first = _TAPS // 2 + 1
     bands = [
         ndi.convolve1d(wide, taps, axis=0)[start::2][:count]
@@ -70,15 +70,15 @@ def _split(image: FloatArray, axis: int) -> tuple[FloatArray, FloatArray]:
 
 
 def _features(image: FloatArray) -> FloatArray:
-    """Four bands of one level side by side: smooth and edges that lie, edges that stand, both."""
-    smooth, edges = _split(image, 0)
-    (both_smooth, standing), (lying, corners) = _split(smooth, 1), _split(edges, 1)
-    return np.block([[both_smooth, lying], [standing, corners]])
+    """Four bands of one level as blocks: approximation, horizontal, vertical, diagonal."""
+    smooth, detail = _split(image, 0)
+    (approximation, vertical), (horizontal, diagonal) = _split(smooth, 1), _split(detail, 1)
+    return np.block([[approximation, horizontal], [vertical, diagonal]])
 
 
 def _mean_score(first: FloatArray, second: FloatArray) -> float:
-    """Mean score of all windows of two images of features."""
-    # column by column within a window, as the authors' script does; windows last, for speed
+    """Mean score of all windows of two feature images."""
+    # column by column within a window, as in the authors' script; windows last, for speed
     windows = [
         sliding_window_view(features, (_SIDE, _SIDE)).transpose(3, 2, 0, 1).reshape(_SIDE**2, -1)
         for features in (first, second)
@@ -96,11 +96,11 @@ def _scores(first: FloatArray, second: FloatArray) -> FloatArray:
     p, q = _distribution(first), _distribution(second)
     above, below = np.cumsum(p, 0)[:, None], np.cumsum(q, 0)
     correlation = _ratio(_covariance(p, q), np.sqrt(_covariance(p, p) * _covariance(q, q)))
-    # Fréchet: no joint distribution of these marginals lies outside of these two
+    # Fréchet's bounds enclose every joint distribution of these marginals
     upper = np.minimum(above, below)
     bound = np.where(correlation >= 0, upper, np.maximum(above + below - 1, 0))
     covariance = (bound - above * below).sum((0, 1))  # Hoeffding
-    spread = np.sqrt(_variance_of_place(p) * _variance_of_place(q))
+    spread = np.sqrt(_variance_of_index(p) * _variance_of_index(q))
     share = _ratio(correlation * spread, covariance)
     joint = bound
     joint[1:] -= bound[:-1].copy()
@@ -125,13 +125,13 @@ def _covariance(p: FloatArray, q: FloatArray) -> FloatArray:
     return covariance
 
 
-def _variance_of_place(p: FloatArray) -> FloatArray:
-    place = np.arange(1.0, len(p) + 1)
-    return np.maximum(place**2 @ p - (place @ p) ** 2, 0)
+def _variance_of_index(p: FloatArray) -> FloatArray:
+    index = np.arange(1.0, len(p) + 1)
+    return np.maximum(index**2 @ p - (index @ p) ** 2, 0)
 
 
 def _entropy(shares: FloatArray) -> FloatArray:
-    """Entropy in bits; of a share below zero, as the mixture may give, the real part."""
+    """Entropy in bits; the real part for negative probabilities, which the mixture may have."""
     size = np.maximum(np.abs(shares), np.finfo(float).tiny)  # 0 log 0 = 0
     shares = shares.reshape(-1, shares.shape[-1])
     total: FloatArray = -(shares * np.log2(size).reshape(shares.shape)).sum(0)
@@ -139,5 +139,5 @@ def _entropy(shares: FloatArray) -> FloatArray:
 
 
 def _ratio(above: FloatArray, below: FloatArray) -> FloatArray:
-    """Quotient, 0 where rounding alone keeps the divisor from being 0."""
+    """Quotient, 0 where the divisor is 0 but for rounding."""
     return np.divide(above, below, out=np.zeros_like(above), where=np.abs(below) > 1e-12)

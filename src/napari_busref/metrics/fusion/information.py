@@ -1,4 +1,4 @@
-"""Grey levels as a code: EN, CE, MI."""
+"""Information of the grey levels: EN, CE, MI."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def cross_entropy(fused: ArrayLike, visible: ArrayLike, infrared: ArrayLike) -> 
     """Cross entropy (CE): mean over both sources of ``sum p_s log2(p_s / p_f)``, in bits.
 
     As in the benchmark VIFB (Zhang et al., CVPR workshop 2020), grey levels that the source or
-    the fused image does not use are left out, so it may become negative. Lower is better.
+    the fused image does not use are left out; the result may be negative. Lower is better.
     """
     image, *sources = images(fused=fused, visible=visible, infrared=infrared)
     share = histogram(image)

@@ -1,4 +1,4 @@
-"""What a viewer would see of the sources: VIF and Q_cv."""
+"""Scores with a model of human vision: VIF and Q_cv."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from scipy import ndimage as ndi
 
 from napari_busref.metrics.fusion._images import FloatArray, images, sobel
 
-#: Smallest side at which the fourth scale of `vif` still has one complete window.
+#: Smallest side at which the fourth scale of `vif` has one complete window.
 MIN_SIDE = 41
 
-_BLOCK = 16  # Q_cv: side of a region, and the power of its gradients
-_SALIENCY = 5
+_BLOCK = 16  # Q_cv: side of a region, in pixels
+_SALIENCY = 5  # Q_cv: power of the gradients
 
 
 def _window(image: FloatArray, size: int) -> FloatArray:
-    """Gaussian mean over a ``size`` window of deviation size/5, only where it fits."""
+    """Gaussian mean over complete windows of ``size`` pixels, with deviation size / 5."""
     half = size // 2
     offsets = np.arange(-half, half + 1)
     weights = np.exp(-(offsets**2) / (2 * (size / 5) ** 2))
@@ -43,8 +43,8 @@ def _vif(reference: FloatArray, distorted: FloatArray, noise: float = 2.0) -> fl
 
         gain = covariance / (var_r + tiny)
         rest = var_d - gain * covariance
-        # Where a model "distorted = gain x reference + noise" does not hold (flat patches,
-        # inverted contrast) the channel carries nothing and all variance is noise.
+        # where the model "distorted = gain x reference + noise" fails (flat patches, inverted
+        # contrast) the channel carries no information and all variance is noise
         flat_r, flat_d = var_r < tiny, var_d < tiny
         gain[flat_r | flat_d] = 0
         rest[flat_r] = var_d[flat_r]
@@ -57,15 +57,15 @@ def _vif(reference: FloatArray, distorted: FloatArray, noise: float = 2.0) -> fl
 
         kept += float(np.sum(np.log2(1 + gain**2 * var_r / (rest + noise))))
         offered += float(np.sum(np.log2(1 + var_r / noise)))
-    # An image without any detail offers nothing; what was kept of it is complete.
+    # a constant reference offers no information, and nothing of it is lost
     return kept / offered if offered > 0 else 1.0
 
 
 def vif(fused: ArrayLike, visible: ArrayLike, infrared: ArrayLike) -> float:
     """Visual information fidelity (VIF) of the fused image for each source, summed.
 
-    Multi-scale and pixel-domain: Sheikh and Bovik, IEEE TIP 2006, four scales, noise variance
-    2. An image is perfectly faithful to itself (1), so copying one source gives 1 and a bit.
+    Multi-scale and pixel-domain: Sheikh and Bovik, IEEE TIP 2006, four scales, noise variance 2.
+    An image has a fidelity of 1 to itself; a copy of one source therefore scores just above 1.
 
     Raises
     ------
@@ -83,24 +83,23 @@ def vif(fused: ArrayLike, visible: ArrayLike, infrared: ArrayLike) -> float:
 def q_cv(
     fused: ArrayLike, visible: ArrayLike, infrared: ArrayLike, *, vifb: bool = False
 ) -> float:
-    """Chen-Varshney metric (Q_cv): difference that a viewer sees where sources are busy.
+    """Chen-Varshney metric (Q_cv): visible difference, weighted by the sources' saliency.
 
-    Chen and Varshney, Information Fusion 2007, eq. 6 to 12: each source minus the fused image is
-    filtered by the contrast sensitivity of Mannos and Sakrison,
-    ``2.6 (0.0192 + 0.144 r) exp(-(0.144 r)^1.1)``, ``r`` in cycles a quarter of the side; the
-    mean squares of regions of 16 x 16 pixels are averaged with the sums of the source's Sobel
-    magnitudes to the fifth power as weights. At least 0; lower is better. The fifth power lets
-    few regions decide: of several images take the median.
+    Chen and Varshney, Information Fusion 2007, eq. 6 to 12. The contrast sensitivity of Mannos
+    and Sakrison, ``2.6 (0.0192 + 0.144 r) exp(-(0.144 r)^1.1)`` with ``r`` in cycles per quarter
+    of the side, filters each source minus the fused image. The mean squares of regions of 16 x 16
+    pixels are averaged. Their weights are the sums of the source's Sobel magnitudes to the fifth
+    power. At least 0; lower is better. The fifth power lets few regions dominate: take the median
+    of several images.
 
     Parameters
     ----------
     fused, visible, infrared : array_like, shape (H, W)
         Grey images on the scale 0..255.
     vifb : bool
-        Follow the script of the benchmark VIFB to the letter: every image is stretched to 0..255
-        by its own extremes and rounded, and everything beyond the image is 0, so that the frame
-        of the picture counts as an edge and cut regions as partly right. Only to compare with
-        figures made by that script.
+        Follow the script of the benchmark VIFB exactly. It stretches every image to 0..255 by its
+        own extremes, rounds it and pads it with 0: the frame then counts as an edge, and cut
+        regions as partly correct. Use it only to compare with figures of that script.
     """
     pictures = images(fused=fused, visible=visible, infrared=infrared)
     if vifb:
@@ -112,15 +111,15 @@ def q_cv(
     sensitivity = 2.6 * (0.0192 + radius) * np.exp(-(radius**1.1))
     weighed = total = 0.0
     for source in sources:
-        seen = fft.irfft2(fft.rfft2(source - image) * sensitivity, image.shape)
+        difference = fft.irfft2(fft.rfft2(source - image) * sensitivity, image.shape)
         gradient = (
             [ndi.sobel(source, axis, mode="constant") for axis in (0, 1)]
             if vifb
             else sobel(source)
         )
         saliency = _regions(np.hypot(*gradient) ** _SALIENCY)
-        pixels = _BLOCK**2 if vifb else _regions(np.ones_like(seen))
-        weighed += float(np.sum(saliency * _regions(seen**2) / pixels))
+        pixels = _BLOCK**2 if vifb else _regions(np.ones_like(difference))
+        weighed += float(np.sum(saliency * _regions(difference**2) / pixels))
         total += float(saliency.sum())
     return weighed / total if total > 0 else 0.0
 
@@ -131,7 +130,7 @@ def _stretched(image: FloatArray) -> FloatArray:
 
 
 def _regions(values: FloatArray) -> FloatArray:
-    """Sums over regions of 16 x 16 pixels; those at the right and the bottom may be smaller."""
+    """Sums over regions of 16 x 16 pixels, cropped at the right and the bottom."""
     starts = [np.arange(0, length, _BLOCK) for length in values.shape]
     rows = np.add.reduceat(values, starts[0], axis=0)
     sums: FloatArray = np.add.reduceat(rows, starts[1], axis=1)

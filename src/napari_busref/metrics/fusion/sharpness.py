@@ -1,4 +1,4 @@
-"""How much changes from pixel to pixel: EI, SF, SD. All three rise with noise."""
+"""Gradients and spread of the grey values: EI, SF, SD. All three rise with noise."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from napari_busref.metrics.fusion._images import images, sobel
 def edge_intensity(fused: ArrayLike) -> float:
     """Edge intensity (EI): mean magnitude of the unnormalised Sobel gradient.
 
-    At least 0; a step of one grey level a pixel gives 8. As in the benchmark VIFB (Zhang et al.,
-    CVPR workshop 2020), edges of the image replicated.
+    At least 0; a ramp of one grey level per pixel gives 8. As in the benchmark VIFB (Zhang et
+    al., CVPR workshop 2020), with replicated borders.
     """
     (image,) = images(fused=fused)
     return float(np.hypot(*sobel(image)).mean())

@@ -1,4 +1,4 @@
-"""Likeness to the sources, pixel by pixel or in windows: CC, SCD, SSIM."""
+"""Similarity to the sources, by pixels or windows: CC, SCD, SSIM."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def correlation(fused: ArrayLike, visible: ArrayLike, infrared: ArrayLike) -> fl
 def scd(fused: ArrayLike, visible: ArrayLike, infrared: ArrayLike) -> float:
     """Sum of the correlations of differences (SCD).
 
-    ``corr(F - V, R) + corr(F - R, V)``: what each source added to the other must look like
-    it. Aslantas and Bendes, AEÜ 2015, eq. 3 and 4. Range [-2, 2].
+    ``corr(F - V, R) + corr(F - R, V)``: the difference to one source should correlate with the
+    other. Aslantas and Bendes, AEÜ 2015, eq. 3 and 4. In [-2, 2].
     """
     image, first, second = images(fused=fused, visible=visible, infrared=infrared)
     return correlate(image - first, second) + correlate(image - second, first)
