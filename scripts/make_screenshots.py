@@ -293,10 +293,10 @@ def microscope(folder: Path) -> None:
             symbol="cross",
             face_color="yellow",
         )
-        carry = here.panel("Apply transform")
+        apply = here.panel("Apply transform")
         viewer.layers.selection = {labels, marks}
-        carry.carry()
-        carry.wait()
+        apply.run()
+        apply.wait()
         labels.visible = marks.visible = False
         here.window("carry-over")
 
@@ -347,11 +347,11 @@ def training(folder: Path) -> None:
         panel.choices.batch.setValue(1)
         panel.choices.every.setValue(8)
         panel.choices.device.value = "cpu"
-        panel.train()
+        panel.run()
         here.until(lambda: len(panel.curve.scores) > 2 or not panel.running, 400_000)
         here.viewer.reset_view()
         here.window("training")
-        panel.stop()
+        panel.cancel()
         panel.wait()
 
 

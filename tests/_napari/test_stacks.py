@@ -1,4 +1,4 @@
-"""`register_layers`: stacks, pyramids, lazy arrays and masks, with a registration made up."""
+"""`register_stack`: stacks, pyramids, lazy arrays and masks, with a registration made up."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from napari_busref._napari.register.result_layers import (
 )
 from napari_busref._napari.register.run import Request, run
 from napari_busref._napari.register.settings import Settings
-from napari_busref._napari.register.stacks import register_layers
+from napari_busref._napari.register.stacks import register_stack
 from napari_busref.fusion import FusionResult
 from napari_busref.registration import RegistrationResult
 from napari_busref.registration.quality import unregistered
@@ -120,7 +120,7 @@ def stack(count=5, size=(32, 40), **kwargs):
 
 def test_a_pair_of_pictures_is_registered_as_it_is(fake):
     fixed, moving = planes(image((32, 40), name="vis"), image((64, 80), 1, name="ir"))
-    result = register_layers(fixed, moving, model="some", device="cpu")
+    result = register_stack(fixed, moving, model="some", device="cpu")
     (call,) = fake.calls
     assert call["initial"] is None
     assert (call["model"], call["device"]) == ("some", "cpu")
@@ -135,10 +135,10 @@ def test_a_pair_of_pictures_is_registered_as_it_is(fake):
 
 def test_the_start_is_where_the_layers_are_or_what_is_given(fake):
     fixed, moving = planes(image((32, 40)), image((32, 40), 1, translate=(3, -2)))
-    register_layers(fixed, moving, fuse=False)
+    register_stack(fixed, moving, fuse=False)
     np.testing.assert_allclose(fake.calls[0]["initial"].affine[:2, 2], (-3, 2))
     given = Transform.identity((32, 40))
-    assert register_layers(fixed, moving, fuse=False, initial=given).initial is given
+    assert register_stack(fixed, moving, fuse=False, initial=given).initial is given
     assert fake.calls[1]["initial"] == given
     assert fake.fusions == 0
 
@@ -146,15 +146,15 @@ def test_the_start_is_where_the_layers_are_or_what_is_given(fake):
 def test_what_cannot_be_registered_is_refused(fake):
     dot, large = planes(image((1, 1), name="dot"), image((32, 40), name="large"))
     with pytest.raises(ValueError, match="layer 'dot' has 1 x 1 px; registration needs at least"):
-        register_layers(large, dot)
+        register_stack(large, dot)
     with pytest.raises(ValueError, match="mode: got 'all'"):
-        register_layers(large, large, mode="all")
+        register_stack(large, large, mode="all")
     with pytest.raises(ValueError, match="mode: neither 'large' nor 'large' is a stack"):
-        register_layers(large, large, mode="one")
+        register_stack(large, large, mode="one")
     with pytest.raises(ValueError, match="initial: made for images of shape"):
-        register_layers(large, large, initial=Transform.identity((8, 8)))
+        register_stack(large, large, initial=Transform.identity((8, 8)))
     with pytest.raises(ValueError, match="initial: got 'here'"):
-        register_layers(large, large, initial="here")
+        register_stack(large, large, initial="here")
     assert not fake.calls
 
 
@@ -202,7 +202,7 @@ def test_a_large_picture_is_registered_small_and_warped_whole(fake, lazy):
             layer.data = da.from_array(layer.data, chunks=64)
     fixed, moving = planes(*layers)
     pixels = np.asarray(moving.source)
-    result = register_layers(fixed, moving, pixels=2000)
+    result = register_stack(fixed, moving, pixels=2000)
     assert fake.calls[0]["fixed"].shape == (40, 48)
     shift = 5 * float(fake.calls[0]["moving"][0, 0])  # at full resolution
     assert result.quality.shift_px == shift
@@ -234,7 +234,7 @@ def test_a_pyramid_is_registered_at_a_level_and_warped_at_all(fake):
         for name in ("vis", "ir")
     )
     fixed, moving = planes(fixed_layer, moving_layer)
-    result = register_layers(fixed, moving, pixels=70 * 90)
+    result = register_stack(fixed, moving, pixels=70 * 90)
     assert fake.calls[0]["fixed"].shape == (64, 80)
     warped = result_layers(result, fixed, moving, roles=["warped"])[0]
     assert warped.multiscale
@@ -250,7 +250,7 @@ def test_a_pyramid_is_registered_at_a_level_and_warped_at_all(fake):
 def test_a_fusion_that_would_be_too_large_is_made_where_it_was_registered(fake, monkeypatch):
     monkeypatch.setattr(stack_fusion, "FUSION_BUDGET", 1000)
     fixed, moving = planes(image((64, 80), name="vis"), image((64, 80), 1, name="ir"))
-    result = register_layers(fixed, moving, pixels=40 * 40)
+    result = register_stack(fixed, moving, pixels=40 * 40)
     fused = result_layers(result, fixed, moving, roles=["fused"])[0]
     assert fused.data.shape == (32, 40)
     np.testing.assert_allclose(fused.scale, (2, 2))
@@ -262,7 +262,7 @@ def test_a_fusion_that_would_be_too_large_is_made_where_it_was_registered(fake, 
 
 def test_the_plane_alone(fake):
     fixed, moving = planes(stack(name="vis"), stack(name="ir", seed=1), d0=3)
-    result = register_layers(fixed, moving)
+    result = register_stack(fixed, moving)
     assert len(fake.calls) == fake.fusions == 1
     assert result.warped.shape == (1, 32, 40)
     assert result.transform.transform.displacement[0, 0, 0] == 3
@@ -270,7 +270,7 @@ def test_the_plane_alone(fake):
 
 def test_one_transform_for_all_planes(fake):
     fixed, moving = planes(stack(name="vis"), stack(name="ir", seed=1), d0=3)
-    result = register_layers(fixed, moving, mode="one")
+    result = register_stack(fixed, moving, mode="one")
     assert len(fake.calls) == 1
     assert fake.fusions == 5
     (warped,) = result.warped
@@ -290,7 +290,7 @@ def test_one_transform_for_all_planes(fake):
 
 def test_one_transform_a_plane_each_started_from_its_neighbour(fake):
     fixed, moving = planes(stack(name="vis"), stack(name="ir", seed=1), d0=2)
-    result = register_layers(fixed, moving, mode="each", search="wide")
+    result = register_stack(fixed, moving, mode="each", search="wide")
     assert list(result.planes) == [(2,), (1,), (3,), (0,), (4,)]
     assert [call["moving"][0, 0] for call in fake.calls] == [2, 1, 3, 0, 4]
     starts = [call["initial"].displacement for call in fake.calls]
@@ -312,7 +312,7 @@ def test_one_transform_a_plane_each_started_from_its_neighbour(fake):
 def test_a_neighbour_that_misleads_is_not_followed(fake):
     fake.unreliable_when_warm = True
     fixed, moving = planes(stack(3, name="vis"), stack(3, name="ir", seed=1), d0=0)
-    result = register_layers(fixed, moving, mode="each")
+    result = register_stack(fixed, moving, mode="each")
     # each further plane first from its neighbour without a search, then anew
     assert [call.get("search") for call in fake.calls] == [None, "none", None, "none", None]
     assert [call["initial"].displacement is None for call in fake.calls[1:]] == [False, True] * 2
@@ -326,9 +326,9 @@ def test_cancel_keeps_the_planes_that_are_done_if_wanted(fake, keep):
     options = {"mode": "each", "cancel": threading.Event()}
     if not keep:
         with pytest.raises(Cancelled):
-            register_layers(fixed, moving, **options)
+            register_stack(fixed, moving, **options)
         return
-    result = register_layers(fixed, moving, on_cancel="best", **options)
+    result = register_stack(fixed, moving, on_cancel="best", **options)
     assert result.cancelled
     assert list(result.planes) == [(2,), (1,)]
     layers = result_layers(result, fixed, moving)
@@ -345,7 +345,7 @@ def test_cancel_keeps_the_planes_that_are_done_if_wanted(fake, keep):
 def test_cancelled_in_the_only_plane_the_best_so_far_is_there(fake):
     fake.cancel_at = 1
     fixed, moving = planes(image((32, 40), name="vis"), image((32, 40), 1, name="ir"))
-    result = register_layers(fixed, moving, on_cancel="best", cancel=threading.Event())
+    result = register_stack(fixed, moving, on_cancel="best", cancel=threading.Event())
     assert result.cancelled
     assert result.fusion is None
     assert fake.fusions == 0
@@ -358,7 +358,7 @@ def test_cancelled_in_the_only_plane_the_best_so_far_is_there(fake):
 def test_progress_names_the_plane_and_never_goes_back(fake):
     fixed, moving = planes(stack(name="vis"), stack(name="ir", seed=1), d0=2)
     seen = []
-    register_layers(fixed, moving, mode="each", progress=lambda *what: seen.append(what))
+    register_stack(fixed, moving, mode="each", progress=lambda *what: seen.append(what))
     fractions = [fraction for _, fraction in seen]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1
@@ -397,7 +397,7 @@ def test_a_flat_visible_picture_and_a_stack_of_infrared_ones(fake):
         axis_labels=("t", "y", "x"),
     )
     fixed, moving = planes(fixed_layer, moving_layer)
-    result = register_layers(fixed, moving, mode="each")
+    result = register_stack(fixed, moving, mode="each")
     assert sorted(result.planes) == [(0,), (1,), (2,)]
     warped, _, fused, _ = result_layers(result, fixed, moving)
     assert warped.data.shape == fused.data.shape == (3, 32, 40)
@@ -409,7 +409,7 @@ def test_a_flat_visible_picture_and_a_stack_of_infrared_ones(fake):
 
 def test_a_stack_of_visible_pictures_and_one_infrared_one(fake):
     fixed, moving = planes(stack(3, name="vis"), image((32, 40), 1, name="ir"))
-    result = register_layers(fixed, moving, mode="one", fuse=False)
+    result = register_stack(fixed, moving, mode="one", fuse=False)
     assert result.warped[0].shape == (3, 32, 40)
     first, last = np.asarray(result.warped[0][0]), np.asarray(result.warped[0][2])
     np.testing.assert_array_equal(first, last)
@@ -420,7 +420,7 @@ def test_time_and_depth(fake):
     moving = image((2, 3, 32, 40), 1, name="ir")
     moving.data[..., 0, 0] = np.arange(6).reshape(2, 3)
     pair = planes(fixed, moving, d0=1, d1=1)
-    result = register_layers(*pair, mode="each")
+    result = register_stack(*pair, mode="each")
     assert next(iter(result.planes)) == (1, 1)
     assert len(result.planes) == 6
     for position, found in result.planes.items():
@@ -440,7 +440,7 @@ def test_rgb_stacks_keep_their_colours(fake):
     fixed_layer = image((3, 32, 40, 3), name="vis", rgb=True)
     moving_layer = image((3, 32, 40, 3), 1, name="ir", rgb=True)
     fixed, moving = planes(fixed_layer, moving_layer)
-    result = register_layers(fixed, moving, mode="one")
+    result = register_stack(fixed, moving, mode="one")
     warped, _, fused, _ = result_layers(result, fixed, moving)
     assert warped.rgb
     assert fused.rgb
@@ -452,7 +452,7 @@ def test_the_weights_of_a_learned_loss_are_a_layer_like_the_fused_one(fake, monk
         stack(3, name="vis", scale=(2, 1, 1)), stack(3, name="ir", scale=(2, 1, 1))
     )
     options = {"model": "refusion", "infrared": 0.75, "loss_weights": True}
-    result = register_layers(fixed, moving, mode="one", fusion=options, device="cpu")
+    result = register_stack(fixed, moving, mode="one", fusion=options, device="cpu")
     assert fake.options == options | {"device": "cpu"}
     assert result.weights.shape == (3, 32, 40)
     # the shown plane, in the middle, is the first to be fused
@@ -462,18 +462,18 @@ def test_the_weights_of_a_learned_loss_are_a_layer_like_the_fused_one(fake, monk
     assert tuple(layer.contrast_limits) == (0, 1)
     assert layer.colorbar.visible
     np.testing.assert_array_equal(layer.scale, (2, 1, 1))
-    without = register_layers(fixed, moving, mode="one", device="cpu")
+    without = register_stack(fixed, moving, mode="one", device="cpu")
     assert result_layers(without, fixed, moving, roles=["weights"]) == []
     # the weights count as well where room is short: then the shown plane alone is fused
     monkeypatch.setattr(stack_fusion, "STACK_BUDGET", 3 * 32 * 40)
-    assert register_layers(fixed, moving, mode="one").fused.shape == (3, 32, 40)
-    assert register_layers(fixed, moving, mode="one", fusion=options).weights.shape == (1, 32, 40)
+    assert register_stack(fixed, moving, mode="one").fused.shape == (3, 32, 40)
+    assert register_stack(fixed, moving, mode="one", fusion=options).weights.shape == (1, 32, 40)
 
 
 def test_a_stack_too_large_to_be_fused_is_fused_where_it_is_shown(fake, monkeypatch):
     monkeypatch.setattr(stack_fusion, "STACK_BUDGET", 4 * 32 * 40)
     fixed, moving = planes(stack(name="vis"), stack(name="ir", seed=1), d0=3)
-    result = register_layers(fixed, moving, mode="one")
+    result = register_stack(fixed, moving, mode="one")
     assert fake.fusions == 1
     (fused,) = result_layers(result, fixed, moving, roles=["fused"])
     assert fused.data.shape == (1, 32, 40)
@@ -492,7 +492,7 @@ def test_labels_restrict_what_is_compared(fake):
     by_plane[0, :10] = by_plane[1, 20:] = by_plane[2, :, 5:9] = 2
     for_ir = Labels(by_plane, name="b")
     fixed, moving, first, second = planes(vis, ir, for_vis, for_ir, d0=1)
-    register_layers(fixed, moving, mode="each", fixed_mask=first, moving_mask=second)
+    register_stack(fixed, moving, mode="each", fixed_mask=first, moving_mask=second)
     order = [int(call["moving"][0, 0]) for call in fake.calls]
     for number, call in zip(order, fake.calls, strict=True):
         assert call["fixed_mask"][8:16].all()
@@ -505,7 +505,7 @@ def test_labels_restrict_what_is_compared(fake):
 
 def test_layers_say_what_made_them(fake):
     fixed, moving = planes(image((32, 40), name="vis"), image((32, 40), 1, name="ir"))
-    result = register_layers(fixed, moving, fusion={"loss_weights": True})
+    result = register_stack(fixed, moving, fusion={"loss_weights": True})
     layers = result_layers(result, fixed, moving, roles=ROLES)
     assert [layer.metadata[METADATA_KEY]["role"] for layer in layers] == list(ROLES)
     for layer in layers:
@@ -522,7 +522,7 @@ def test_layers_say_what_made_them(fake):
 def test_the_displacement_is_drawn_in_three_ways_of_which_one_shows(fake):
     fixed, moving = planes(image((40, 50), name="vis"), image((40, 50), 1, name="ir"))
     moving.source[0, 0] = 4
-    result = register_layers(fixed, moving)
+    result = register_stack(fixed, moving)
     layers = result_layers(result, fixed, moving, roles=ROLES)
     lengths, grid = layers[3:5]
     np.testing.assert_allclose(lengths.data, 4 * np.sqrt(2), rtol=1e-5)
@@ -555,10 +555,10 @@ def test_a_further_run_updates_every_kind_of_layer(fake):
         viewer.add_layer(layer)
     pair = [shown_plane(layer, viewer) for layer in (first, second)]
     learned = {"loss_weights": True}
-    plane = register_layers(*pair, fusion=learned)
+    plane = register_stack(*pair, fusion=learned)
     placed = update_layers(viewer.layers, result_layers(plane, *pair, roles=ROLES))
     placed[0].colormap = "magma"
-    everything = register_layers(*pair, mode="one", fusion=learned)
+    everything = register_stack(*pair, mode="one", fusion=learned)
     again = update_layers(viewer.layers, result_layers(everything, *pair, roles=ROLES))
     assert len(viewer.layers) == 2 + len(ROLES)
     assert again[0] is placed[0]
@@ -575,14 +575,14 @@ def test_a_pyramid_takes_the_place_of_a_flat_layer(fake):
     for layer in flat:
         viewer.add_layer(layer)
     pair = [shown_plane(layer, viewer) for layer in flat]
-    update_layers(viewer.layers, result_layers(register_layers(*pair), *pair, roles=["warped"]))
+    update_layers(viewer.layers, result_layers(register_stack(*pair), *pair, roles=["warped"]))
     levels = [flat[0].data, flat[0].data[::2, ::2]]
     pyramid = Image(levels, multiscale=True, name="other", contrast_limits=(0, 255))
     viewer.layers.remove(flat[0])
     viewer.add_layer(pyramid)
     pyramid.name = "vis"
     pair = [shown_plane(layer, viewer) for layer in (pyramid, flat[1])]
-    update_layers(viewer.layers, result_layers(register_layers(*pair), *pair, roles=["warped"]))
+    update_layers(viewer.layers, result_layers(register_stack(*pair), *pair, roles=["warped"]))
     (warped,) = [layer for layer in viewer.layers if METADATA_KEY in layer.metadata]
     assert warped.multiscale
 
@@ -597,7 +597,7 @@ def test_cancelled_while_it_is_warped_it_is_made_on_demand(fake, monkeypatch):
             cancel.set()
 
     options = {"pixels": 2000, "cancel": cancel, "progress": stop}
-    result = register_layers(fixed, moving, on_cancel="best", **options)
+    result = register_stack(fixed, moving, on_cancel="best", **options)
     assert result.cancelled
     (warped,) = result.warped
     assert isinstance(warped, da.Array)
@@ -609,7 +609,7 @@ def test_with_the_real_registration_and_fusion():
     ir.translate = (0, 2, -3)
     labels = Labels(np.ones((24, 32), int), scale=(2, 2), translate=(0.5, 0.5), name="part")
     fixed, moving, part = planes(vis, ir, labels)
-    result = register_layers(
+    result = register_stack(
         fixed,
         moving,
         mode="each",

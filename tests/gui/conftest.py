@@ -160,7 +160,8 @@ class FakePipeline:
             shift_px=3.6,
             rotation_deg=0.0,
             scale=1.0,
-            evidence=Evidence(local=0.5, inverse_consistency_px=1.0, cancelled=stopped),
+            evidence=None if stopped else Evidence(0.5, 1.0),
+            status="cancelled" if stopped else "registered",
         )
         return RegistrationResult(
             warped=transform.apply(moving),

@@ -90,7 +90,7 @@ class Held:
         Reporter(progress, cancel).check()
 
 
-def begin_carrying(viewer, monkeypatch, held):
+def begin_applying(viewer, monkeypatch, held):
     monkeypatch.setattr("napari_busref._napari.apply_transform.panel.apply_transform", held)
     transform = Transform.identity(SHAPE)
     known = {"transform": transform, "role": "warped", "fixed": "vis", "moving": "ir"}
@@ -98,13 +98,13 @@ def begin_carrying(viewer, monkeypatch, held):
     viewer.add_image(np.zeros(SHAPE), name="ir warped", metadata=metadata)
     _, panel = viewer.window.add_plugin_dock_widget(KEY, "Apply transform")
     viewer.layers.selection = {viewer.layers["ir"]}
-    assert panel.carry()
+    assert panel.run()
     return panel
 
 
 def begin_landmarks(viewer, monkeypatch, held):
     _, panel = viewer.window.add_plugin_dock_widget(KEY, "Landmarks")
-    monkeypatch.setattr("napari_busref._napari.landmarks.result.register_layers", held)
+    monkeypatch.setattr("napari_busref._napari.landmarks.result.register_stack", held)
     pairs = panel.start()
     for points in pairs.points.values():
         points.add([[5, 5], [5, 50], [40, 8], [40, 55]])
@@ -113,7 +113,7 @@ def begin_landmarks(viewer, monkeypatch, held):
 
 
 @pytest.mark.parametrize("closed", ["panel", "viewer"])
-@pytest.mark.parametrize("begin", [begin_carrying, begin_landmarks])
+@pytest.mark.parametrize("begin", [begin_applying, begin_landmarks])
 def test_work_under_way_ends_with_its_panel_or_viewer(viewer, qtbot, monkeypatch, begin, closed):
     held = Held()
     for name in ("vis", "ir"):
@@ -137,7 +137,7 @@ def test_an_error_in_mid_work_is_notified_and_the_panels_go_on(viewer, qtbot, mo
 
     for name in ("vis", "ir"):
         viewer.add_image(np.zeros(SHAPE), name=name)
-    again = {begin_carrying: "carry", begin_landmarks: "use_as_result"}
+    again = {begin_applying: "run", begin_landmarks: "use_as_result"}
     for begin, method in again.items():
         before = len(viewer.layers)
         with monkeypatch.context() as patch:

@@ -34,7 +34,7 @@ def registered(viewer, transform):
 
 
 @pytest.fixture
-def carry(viewer):
+def panel(viewer):
     _, widget = viewer.window.add_plugin_dock_widget(KEY, "Apply transform")
     return widget
 
@@ -43,20 +43,20 @@ def names(viewer):
     return [layer.name for layer in viewer.layers]
 
 
-def test_selected_layers_are_carried_over_and_back(viewer, registered, carry, transform, qtbot):
+def test_selected_layers_are_carried_over_and_back(viewer, registered, panel, transform, qtbot):
     labels = viewer.add_labels(np.arange(2000).reshape(MOVING) // 100, name="cells")
     places = np.array([[10.0, 12.0], [20.0, 33.0]])
     points = viewer.add_points(places + 4, name="marks")
     tracks = viewer.add_tracks(np.array([[1, 0, 14, 14], [1, 1, 15, 16]]), name="walk")
-    assert carry.moving.value == viewer.layers["ir"]
-    assert list(carry.transform.choices) == [viewer.layers["ir warped"]]
+    assert panel.moving.value == viewer.layers["ir"]
+    assert list(panel.transform.choices) == [viewer.layers["ir warped"]]
     viewer.layers.selection = {labels, points, tracks}
-    assert carry.selected.text() == "Selected: cells, marks, walk."
-    with qtbot.waitSignal(carry.idle, timeout=60_000):
-        carry.carry_button.click()
-        assert carry.carry_button.text() == "&Cancel"
+    assert panel.selected.text() == "Selected: cells, marks, walk."
+    with qtbot.waitSignal(panel.idle, timeout=60_000):
+        panel.button.click()
+        assert panel.button.text() == "&Cancel"
     assert names(viewer)[6:] == ["cells on vis", "marks on vis", "walk on vis"]
-    assert "carried over 3 layers" in carry.stage.text()
+    assert "applied to 3 layers" in panel.stage.text()
     new = viewer.layers["cells on vis"]
     np.testing.assert_array_equal(new.data, transform.apply(labels.data, order=0))
     np.testing.assert_allclose(new.scale, (2, 2))
@@ -64,30 +64,30 @@ def test_selected_layers_are_carried_over_and_back(viewer, registered, carry, tr
     np.testing.assert_allclose(transform.points(marks.data), places, atol=1e-3)
     # the same again replaces
     assert viewer.layers.selection == {labels, points, tracks}
-    with qtbot.waitSignal(carry.idle, timeout=60_000):
-        assert carry.carry()
+    with qtbot.waitSignal(panel.idle, timeout=60_000):
+        assert panel.run()
     assert len(viewer.layers) == 9
     # and is taken back: what was replaced is there again
     assert viewer.layers["cells on vis"] != new
-    carry.undo_button.click()
+    panel.undo_button.click()
     assert viewer.layers["cells on vis"] == new and len(viewer.layers) == 9
-    assert "undone" in carry.stage.text() and not carry.undo_button.isEnabled()
-    assert not carry.undo()
+    assert "undone" in panel.stage.text() and not panel.undo_button.isEnabled()
+    assert not panel.undo()
     # and back
-    carry.direction.value = True
+    panel.direction.value = True
     viewer.layers.selection = {viewer.layers["marks on vis"]}
-    with qtbot.waitSignal(carry.idle, timeout=60_000):
-        assert carry.carry()
+    with qtbot.waitSignal(panel.idle, timeout=60_000):
+        assert panel.run()
     back = viewer.layers["marks on vis on ir"]
     np.testing.assert_allclose(back.data, places, atol=1e-3)
     np.testing.assert_allclose(back.translate, (4, 4))
 
 
-def test_place_without_resampling(viewer, registered, carry, transform):
+def test_place_without_resampling(viewer, registered, panel, transform):
     labels = viewer.add_labels(np.ones(MOVING, int), name="cells")
     viewer.layers.selection = {labels, viewer.layers["ir"]}
-    carry.place_button.click()
-    assert "placed 2 layers without resampling; the transform bends" in carry.stage.text()
+    panel.place_button.click()
+    assert "placed 2 layers without resampling; the transform bends" in panel.stage.text()
     assert len(viewer.layers) == 4
     for point in ((20, 20), (30, 40)):
         world = np.array(labels.data_to_world(transform.points(point)))
@@ -95,65 +95,65 @@ def test_place_without_resampling(viewer, registered, carry, transform):
         np.testing.assert_allclose(
             world, viewer.layers["ir"].data_to_world(transform.points(point))
         )
-    carry.undo_button.click()
+    panel.undo_button.click()
     for layer in (labels, viewer.layers["ir"]):
         np.testing.assert_array_equal(layer.affine.affine_matrix, np.eye(3))
         assert not layer.metadata
         assert [str(unit) for unit in layer.units] == ["pixel", "pixel"]
 
 
-def test_a_transform_from_a_file(viewer, carry, transform, tmp_path, qtbot, notes):
+def test_a_transform_from_a_file(viewer, panel, transform, tmp_path, qtbot, notes):
     path = transform.save(tmp_path / "pair.busref.h5")
     points = viewer.add_points([[10.0, 12.0]], name="marks")
-    assert "No layer carries a transform" in carry.selected.text()
-    assert not carry.carry_button.isEnabled() and not carry.place_button.isEnabled()
-    assert not carry.carry()
+    assert "No layer carries a transform" in panel.selected.text()
+    assert not panel.button.isEnabled() and not panel.place_button.isEnabled()
+    assert not panel.run()
     assert "register two layers, or open a transform file" in notes[-1][1]
     (tmp_path / "other.busref.h5").write_text("of another program")
-    assert not carry.open_file(str(tmp_path / "other.busref.h5"))
+    assert not panel.open_file(str(tmp_path / "other.busref.h5"))
     assert notes[-1][0] == "error"
-    assert carry.open_file(str(path))
+    assert panel.open_file(str(path))
     viewer.layers.selection.clear()
-    assert "Select the layers" in carry.selected.text()
+    assert "Select one or more layers" in panel.selected.text()
     viewer.layers.selection = {points}
-    with qtbot.waitSignal(carry.idle, timeout=60_000):
-        assert carry.carry()
+    with qtbot.waitSignal(panel.idle, timeout=60_000):
+        assert panel.run()
     new = viewer.layers["marks on pair"]
     np.testing.assert_allclose(transform.points(new.data), [[10, 12]], atol=1e-3)
 
 
-def test_errors_are_notified_and_the_panel_stays_usable(viewer, registered, carry, notes, qtbot):
+def test_errors_are_notified_and_the_panel_stays_usable(viewer, registered, panel, notes, qtbot):
     mesh = viewer.add_surface((np.eye(3), np.array([[0, 1, 2]])), name="mesh")
     labels = viewer.add_labels(np.ones(MOVING, int), name="cells")
     viewer.layers.selection = {mesh, labels}
-    with qtbot.waitSignal(carry.idle, timeout=60_000):
-        assert carry.carry()
+    with qtbot.waitSignal(panel.idle, timeout=60_000):
+        assert panel.run()
     assert notes[-1][0] == "error" and "'mesh' is a Surface layer" in notes[-1][1]
     assert len(viewer.layers) == 5
     viewer.layers.selection = {labels}
-    with qtbot.waitSignal(carry.idle, timeout=60_000):
-        assert carry.carry()
+    with qtbot.waitSignal(panel.idle, timeout=60_000):
+        assert panel.run()
     assert names(viewer)[-1] == "cells on vis"
     # layers that go meanwhile
     viewer.layers.selection = {labels}
-    with qtbot.waitSignal(carry.idle, timeout=60_000):
-        assert carry.carry()
+    with qtbot.waitSignal(panel.idle, timeout=60_000):
+        assert panel.run()
         viewer.layers.remove("cells")
         viewer.layers.remove("ir")
     assert names(viewer)[-1] == "cells on vis"
-    assert carry.moving.value is None
+    assert panel.moving.value is None
     labels = viewer.layers["cells on vis"]
     viewer.layers.remove("ir warped")
-    assert not carry.carry_button.isEnabled()
+    assert not panel.button.isEnabled()
     for control in (
-        carry.open_button,
-        carry.carry_button,
-        carry.place_button,
-        carry.undo_button,
+        panel.open_button,
+        panel.button,
+        panel.place_button,
+        panel.undo_button,
     ):
         assert control.toolTip()
-    assert carry.minimumSizeHint().width() <= 320  # a narrow column of a small screen
+    assert panel.minimumSizeHint().width() <= 320  # a narrow column of a small screen
     # a panel that is closed hears no more of the selection
-    viewer.window.remove_dock_widget(carry)
-    carry.deleteLater()
+    viewer.window.remove_dock_widget(panel)
+    panel.deleteLater()
     viewer.layers.selection = {labels}

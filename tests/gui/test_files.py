@@ -154,12 +154,12 @@ def test_import_panel(viewer, pair, tmp_path, notes):
     assert (panel.fixed.value, panel.moving.value) == (moving, fixed)
     panel.fixed.value = fixed
     assert not panel.run()
-    assert "choose the transform file" in panel.status.text()
+    assert "choose the transform file" in panel.stage.text()
     (tmp_path / "bad.tfm").write_text("hello")
     panel.path.value = tmp_path / "bad.tfm"
     assert panel.run()
     panel.wait()
-    assert "no ITK transform" in panel.status.text() and len(viewer.layers) == 2
+    assert "no ITK transform" in panel.stage.text() and len(viewer.layers) == 2
     assert [text for severity, text in notes if severity == "error"]
     path = write_transform(tmp_path / "a.tfm", transform, **GRIDS, affine_only=True)
     panel.path.value, panel.start.value = path, True
@@ -181,7 +181,7 @@ def test_import_panel(viewer, pair, tmp_path, notes):
     panel.wait()
     assert len(viewer.layers) == 3
     assert not panel.run()
-    assert "open the two images" in panel.status.text()
+    assert "open the two images" in panel.stage.text()
     viewer.add_image(np.ones((16, 24), np.uint8), name="ir 2")
     assert panel.run()
     viewer.window.remove_dock_widget(panel)

@@ -64,11 +64,11 @@ def wait(train, qtbot):
 
 def test_folders_are_trained_on_and_the_model_is_offered(viewer, train, folders, qtbot, notes):
     choose(train, folders)
-    assert train.train()
+    assert train.run()
     assert train.running and train.button.text() == "&Stop"
     assert not train.choices.isEnabled()
-    assert not train.train()  # one at a time
-    assert "a training is going on" in notes[-1][1]
+    assert not train.run()  # one at a time
+    assert "a run is going on" in notes[-1][1]
     wait(train, qtbot)
     (result,) = train.results
     assert (result.name, result.steps) == ("our camera", 3)
@@ -92,7 +92,7 @@ def test_folders_are_trained_on_and_the_model_is_offered(viewer, train, folders,
     assert "our camera" in register.fusion_model.choices
 
     # the same name again is refused, before any work
-    assert train.train()
+    assert train.run()
     wait(train, qtbot)
     assert "there is a model 'our camera' already" in train.stage.text()
     assert ("error", f"Fine-tune: {train.stage.text()}") in notes
@@ -114,7 +114,7 @@ def test_a_stopped_training_of_layers_is_resumed(viewer, train, qtbot):
     assert train.source.add_pair()
     assert train.source.pair_list.item(0).text() == "vis  +  ir  (3 planes)"
     train.choices.steps.setValue(100_000)
-    assert train.train()
+    assert train.run()
     qtbot.waitUntil(lambda: len(train.curve.losses) > 1, timeout=600_000)
     train.button.click()
     wait(train, qtbot)
@@ -140,13 +140,13 @@ def test_wrong_choices_are_said_and_the_panel_stays_usable(viewer, train, folder
         assert text in notes[-1][1] and text in train.stage.text()
         assert train.button.isEnabled() and not train.running
 
-    assert not train.train()
+    assert not train.run()
     last("visible folder: none is chosen")
     choose(train, (folders[0], folders[0].parent))
-    assert not train.train()
+    assert not train.run()
     last("infrared folder: no image in the folder")
     train.choices.fusion.value = None
-    assert not train.train()
+    assert not train.run()
     last("choose a model to go on with")
     train.choices.fusion.value = "gaf"
     train.source.source.value = "layers"
@@ -154,18 +154,18 @@ def test_wrong_choices_are_said_and_the_panel_stays_usable(viewer, train, folder
     last("open two aligned image layers")
     viewer.add_image(pair(0)[0], name="vis")
     small = viewer.add_image(pair(0)[1][:40], name="ir")
-    assert not train.train()
+    assert not train.run()
     last("have 48 x 64 px and 40 x 64 px")
     small.data = pair(0)[1]
     small.translate = (5, 0)
     assert not train.source.add_pair()
     last("do not lie on each other")
     small.translate = (0, 0)
-    assert train.train()  # a single small pair cannot be cut in two: the worker says so
+    assert train.run()  # a single small pair cannot be cut in two: the worker says so
     wait(train, qtbot)
     last("give at least two pairs")
     train.choices.name.setText("gaf")
-    assert train.train()
+    assert train.run()
     wait(train, qtbot)
     last("is a model of this package")
     assert not train.resume()
@@ -175,9 +175,9 @@ def test_wrong_choices_are_said_and_the_panel_stays_usable(viewer, train, folder
 def test_a_panel_that_is_closed_leaves_a_checkpoint(viewer, train, folders, qtbot):
     choose(train, folders)
     train.choices.steps.setValue(100_000)
-    assert train.train()
+    assert train.run()
     qtbot.waitUntil(lambda: len(train.curve.losses) > 1, timeout=600_000)
-    job = train._stopper.job
+    job = train._jobs.by_name["run"]
     viewer.window.remove_dock_widget(train)
     train.deleteLater()
     qtbot.waitUntil(lambda: not job.is_running, timeout=300_000)
@@ -191,7 +191,7 @@ def test_a_panel_that_is_closed_leaves_a_checkpoint(viewer, train, folders, qtbo
     qtbot.waitUntil(lambda: len(again.curve.losses) > 2, timeout=600_000)
     steps = [step for step, _ in again.curve.losses]
     assert steps == sorted(set(steps)) and steps[0] == 1  # those of before are there, too
-    again.stop()
+    again.cancel()
     wait(again, qtbot)
     assert again.unfinished.value == trainings_folder() / "our camera"
 
@@ -199,9 +199,9 @@ def test_a_panel_that_is_closed_leaves_a_checkpoint(viewer, train, folders, qtbo
 def test_closing_the_viewer_leaves_a_checkpoint(viewer, train, folders, qtbot):
     choose(train, folders)
     train.choices.steps.setValue(100_000)
-    assert train.train()
+    assert train.run()
     qtbot.waitUntil(lambda: len(train.curve.losses) > 1, timeout=600_000)
-    job = train._stopper.job
+    job = train._jobs.by_name["run"]
     viewer.close()
     qtbot.waitUntil(lambda: not job.is_running, timeout=300_000)
     assert (trainings_folder() / "our camera" / "fusion" / "checkpoint.ckpt").is_file()

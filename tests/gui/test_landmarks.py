@@ -70,15 +70,15 @@ def test_placing_takes_turns_and_shows_one_image(viewer, landmarks, pair, qtbot)
         False,
         False,
     )
-    assert "Click place 1 on the visible image, 'vis'" in landmarks.turn.text()
+    assert "Click landmark 1 on the visible image, 'vis'" in landmarks.turn.text()
     first.add([10, 20])
     qtbot.waitUntil(lambda: viewer.layers.selection.active == second, timeout=5000)
     assert (second.mode, first.mode) == ("add", "pan_zoom")
     assert (fixed.visible, moving.visible) == (False, True)
-    assert "Click place 1 on the infrared image, 'ir'" in landmarks.turn.text()
+    assert "Click landmark 1 on the infrared image, 'ir'" in landmarks.turn.text()
     second.add([11, 22])
     qtbot.waitUntil(lambda: viewer.layers.selection.active == first, timeout=5000)
-    assert "Click place 2 on the visible image" in landmarks.turn.text()
+    assert "Click landmark 2 on the visible image" in landmarks.turn.text()
     landmarks.alone.setChecked(False)
     assert fixed.visible and moving.visible and second.visible and not other.visible
     landmarks.place_button.click()

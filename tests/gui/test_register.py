@@ -464,7 +464,7 @@ def test_an_error_while_layers_are_added_is_notified(
     def broken(*args):
         raise OSError("disk")
 
-    monkeypatch.setattr("napari_busref._napari.register.placer.update_layers", broken)
+    monkeypatch.setattr("napari_busref._napari.register.layer_adder.update_layers", broken)
     run_to_the_end(panel, qtbot)
     assert notes[-1] == ("error", "Register and fuse: disk")
     assert names(viewer) == ["vis", "ir"]
@@ -689,7 +689,7 @@ def cancel_for_the_best(panel, fake, qtbot):
     hold(panel, fake, qtbot)
     panel.button.click()
     qtbot.waitUntil(lambda: not panel.running, timeout=5000)
-    assert panel._placer.busy
+    assert panel._adder.busy
 
 
 def test_a_cancelled_run_ends_with_the_warped_layer(viewer, panel, pair, fake, qtbot):
@@ -771,7 +771,7 @@ def test_closing_the_viewer_stops_the_run(window, viewer, panel, pair, fake, qtb
 def test_a_finished_job_keeps_no_images(viewer, panel, pair, fake, qtbot):
     fake.hold = True
     assert panel.run()
-    job = panel._stopper.job
+    job = panel._jobs.by_name["run"]
     qtbot.waitUntil(fake.holding.is_set, timeout=30_000)
     with qtbot.waitSignal(panel.idle, timeout=5000):
         fake.go.set()

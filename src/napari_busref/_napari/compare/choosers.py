@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
 from qtpy.QtCore import QObject, Signal
-from qtpy.QtWidgets import QFormLayout
+from qtpy.QtWidgets import QWidget
 
-from napari_busref._napari.compare.controls import add_row, chooser
+from napari_busref._napari.compare.controls import chooser
 from napari_busref._napari.compare.source import comparable_images, guess_layers
 from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref.transforms.transform import Transform
@@ -74,11 +74,13 @@ class LayerChoosers(QObject):
             raise ValueError("open two image layers, a fixed and a moving or warped one")
         return fixed, moving
 
-    def add_to(self, form: QFormLayout) -> None:
-        """Add the choosers, one a row."""
-        add_row(form, "Fi&xed", self.fixed.native)
-        add_row(form, "Movin&g or warped", self.moving.native)
-        add_row(form, "Tr&uth", self.truth.native)
+    def rows(self) -> list[tuple[str, QWidget]]:
+        """Captions and choosers, for a form."""
+        return [
+            ("Fi&xed", self.fixed.native),
+            ("Movin&g or warped", self.moving.native),
+            ("Tr&uth", self.truth.native),
+        ]
 
     def reset_choices(self, keep: bool) -> None:
         """Offer the layers of the viewer.

@@ -6,19 +6,12 @@ from typing import Any
 
 from magicgui.widgets import ComboBox
 from qtpy.QtCore import QObject, Signal
-from qtpy.QtWidgets import (
-    QCheckBox,
-    QDoubleSpinBox,
-    QFormLayout,
-    QLabel,
-    QSpinBox,
-    QWidget,
-)
+from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QSpinBox, QWidget
 
 from napari_busref._napari.compare.draw import MODE_TITLES, DrawOptions
-from napari_busref._napari.widgets.forms import caption, narrow, slider
+from napari_busref._napari.widgets.forms import caption_of, narrow, slider
 
-__all__ = ["ModeControls", "add_row", "chooser"]
+__all__ = ["ModeControls", "chooser"]
 
 _SLIDER_STEPS = 1000
 _COLOURED_MODES = ("checkerboard", "swipe", "blink")  # the others need the colours themselves
@@ -79,7 +72,13 @@ class ModeControls(QObject):
             " px",
             "Width of the edges to draw, in pixels shown: a larger width leaves out texture",
         )
-        self._rows: dict[str, list[tuple[QWidget, ...]]] = {}
+        self._rows: tuple[tuple[str, QWidget, str], ...] = (  # caption, control and mode
+            ("Squar&es", self.tile, "checkerboard"),
+            ("Divid&er", self.position, "swipe"),
+            ("&Direction", self.direction.native, "swipe"),
+            ("&Changes", self.rate, "blink"),
+            ("Edge &width", self.sigma, "edges"),
+        )
         for signal in (
             self.mode.changed,
             self.direction.changed,
@@ -105,37 +104,21 @@ class ModeControls(QObject):
     def divider(self, position: float) -> None:
         self.position.setValue(round(position * _SLIDER_STEPS))
 
-    def add_to(self, form: QFormLayout) -> None:
-        """Add the controls, one a row."""
-        add_row(form, "Sh&ow as", self.mode.native)
-        for text, control, mode in (
-            ("Squar&es", self.tile, "checkerboard"),
-            ("Divid&er", self.position, "swipe"),
-            ("&Direction", self.direction.native, "swipe"),
-            ("&Changes", self.rate, "blink"),
-            ("Edge &width", self.sigma, "edges"),
-        ):
-            label = add_row(form, text, control)
-            self._rows.setdefault(mode, []).append((label, control))
-        self._show_rows()
+    def rows(self) -> list[tuple[str, QWidget]]:
+        """Captions and controls, for a form; call `show_rows` once they are in it."""
+        rows = [(text, control) for text, control, _ in self._rows]
+        return [("Sh&ow as", self.mode.native), *rows]
 
-    def _on_change(self, _: Any = None) -> None:
-        self._show_rows()
-        self.changed.emit()
-
-    def _show_rows(self) -> None:
-        for mode, rows in self._rows.items():
-            for row in rows:
-                for widget in row:
-                    widget.setVisible(mode == self.mode.value)
+    def show_rows(self) -> None:
+        """Show the controls of the chosen mode."""
+        for _, control, mode in self._rows:
+            for widget in (control, caption_of(control)):
+                widget.setVisible(mode == self.mode.value)
         self.coloured.setVisible(self.mode.value in _COLOURED_MODES)
 
-
-def add_row(form: QFormLayout, text: str, control: QWidget) -> QLabel:
-    """Add a control with a caption; an ampersand marks the letter of its shortcut."""
-    label = caption(text, control)
-    form.addRow(label, control)
-    return label
+    def _on_change(self, _: Any = None) -> None:
+        self.show_rows()
+        self.changed.emit()
 
 
 def chooser(name: str, tooltip: str, choices: Any, **options: Any) -> ComboBox:

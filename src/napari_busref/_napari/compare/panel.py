@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import QEvent, QTimer, Signal
-from qtpy.QtWidgets import QFileDialog, QFormLayout, QPushButton, QWidget
+from qtpy.QtCore import QEvent, QTimer
+from qtpy.QtWidgets import QFileDialog, QWidget
 
 from napari_busref._napari.compare.choosers import LayerChoosers
 from napari_busref._napari.compare.controls import ModeControls
@@ -21,9 +20,9 @@ from napari_busref._napari.compare.pixels import Pixels, Region, choose_region, 
 from napari_busref._napari.compare.session import LAYER_EVENTS, ComparisonSession
 from napari_busref._napari.compare.source import Comparison, find_comparison
 from napari_busref._napari.widgets.camera import camera_of
-from napari_busref._napari.widgets.forms import label, row, scrolled, text
+from napari_busref._napari.widgets.forms import DOUBTFUL, Message, button, form, row, scrolled
+from napari_busref._napari.widgets.job_panel import JobPanel
 from napari_busref._napari.widgets.words import error_text
-from napari_busref._napari.widgets.worker import serve_until, start_job
 
 if TYPE_CHECKING:
     import napari
@@ -32,15 +31,14 @@ if TYPE_CHECKING:
 __all__ = ["Compare"]
 
 _SETTLE = 150  # ms without a further change before the comparison follows the viewer
-_WRONG = "#e3a008"
 
 
-class Compare(QWidget):
+class Compare(JobPanel):
     """Compare a registered layer with its reference, by eye and in numbers.
 
-    All that is shown is one layer, ``comparison``, on the grid of the reference; other images are
-    hidden meanwhile, and shown again by `clear`, or when the panel is closed. It follows the
-    layers, the sliders and, where a plane is too large to be read at full resolution, the camera.
+    The panel shows one layer, ``comparison``, on the grid of the reference. It hides other images
+    until `clear` or the end of the panel. It follows the layers and the sliders. Where a plane is
+    too large to be read at full resolution, it also follows the camera.
 
     Parameters
     ----------
@@ -57,7 +55,7 @@ class Compare(QWidget):
     table : MetricsTable
         ``table.measured`` holds the numbers.
     idle : Signal
-        Emitted when nothing more is under way.
+        Emitted when nothing more is being drawn or measured.
 
     Examples
     --------
@@ -69,24 +67,23 @@ class Compare(QWidget):
     >>> panel.wait()  # doctest: +SKIP
     """
 
-    idle = Signal()
+    TITLE = "Compare"
 
     def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._viewer = napari_viewer
+        super().__init__(napari_viewer, parent)
         self._session = ComparisonSession(napari_viewer)
         self._showing: tuple[Layer, ...] = ()  # the layers that are compared
         self._shown: Drawing | None = None
         self._pixels: dict[str, Pixels] = {}
         self._pixels_region: Region | None = None
-        self._again = False
+        self._draw_again = False  # something changed since the running job began
         self._complaint = ""
         self._make_controls()
         self._lay_out()
         self._settle = QTimer(self)
         self._settle.setSingleShot(True)
         self._settle.setInterval(_SETTLE)
-        self._settle.timeout.connect(self._prepare)
+        self._settle.timeout.connect(self._draw)
         self._blink = QTimer(self)
         self._blink.timeout.connect(self._blink_once)
         self._connect()
@@ -96,16 +93,16 @@ class Compare(QWidget):
 
     @property
     def showing(self) -> bool:
-        """Whether a comparison is shown, or will be in a moment."""
+        """Whether a comparison is shown or being drawn."""
         return bool(self._showing)
 
     @property
     def layer(self) -> Image | None:
-        """The layer of the comparison, once it is there."""
+        """The layer of the comparison, once it is drawn."""
         return self._session.view.layer
 
     def compare(self) -> bool:
-        """Show the comparison that is chosen, and keep it up to date until `clear`.
+        """Show the chosen comparison, and keep it up to date until `clear`.
 
         Returns
         -------
@@ -117,7 +114,7 @@ class Compare(QWidget):
         try:
             comparison = self._comparison()
         except (ValueError, TypeError) as error:
-            self._complain(error)
+            self._fail(error)
             return False
         self._showing = self.choosers.pair
         watched = [*self._showing]
@@ -132,18 +129,18 @@ class Compare(QWidget):
         camera = camera_of(viewer).events
         self._session.connect([camera.zoom, camera.center], self._session.on_camera_move)
         self._show_state()
-        self._prepare()
+        self._draw()
         return True
 
     def clear(self) -> None:
         """Remove the comparison and show the other layers as they were."""
         self._blink.stop()
         self._settle.stop()
-        self._again = False
+        self._draw_again = False
         self._showing = ()
         self._shown = None
         self._forget()
-        if (job := self._session.jobs.get("picture")) is not None:
+        if (job := self._jobs.by_name.get("draw")) is not None:
             job.quit()
         self._session.disconnect()
         self._session.view.clear()
@@ -158,14 +155,14 @@ class Compare(QWidget):
             False when it cannot be filled; a notification says why.
         """
         self._show_measured(None)
-        if "numbers" in self._session.jobs:
+        if "measure" in self._jobs.by_name:
             return False
         try:
             comparison = self._comparison()
         except (ValueError, TypeError) as error:
-            self._complain(error)
+            self._fail(error)
             return False
-        self._start("numbers", measure, comparison, returned=self._show_measured)
+        self._start(measure, comparison, returned=self._show_measured, name="measure", quiet=True)
         return True
 
     def save_csv(self, path: str | Path) -> Path:
@@ -192,13 +189,8 @@ class Compare(QWidget):
         target = Path(path)
         return self.table.measured.save(target if target.suffix else target.with_suffix(".csv"))
 
-    def wait(self) -> None:
-        """Serve the window until nothing is under way."""
-        if self._busy():
-            serve_until(self.idle, self.destroyed)
-
     def reset_choices(self, event: Any = None) -> None:
-        """Offer the layers that there are now; napari calls this when they change."""
+        """Offer the current layers; napari calls this when layers change."""
         self.choosers.reset_choices(keep=self.showing)
         gone = [layer.name for layer in self._showing if layer not in self._viewer.layers]
         if gone:
@@ -207,10 +199,9 @@ class Compare(QWidget):
         self._show_state()
 
     def changeEvent(self, event: Any) -> None:
-        """React to being taken out of a window; called by Qt."""
+        """Clear the comparison when the dock widget closes; called by Qt."""
         super().changeEvent(event)
         if event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            # the dock widget was closed: napari takes the panel out of it and forgets it
             self.clear()
 
     # -- controls -------------------------------------------------------------------------------
@@ -223,38 +214,25 @@ class Compare(QWidget):
         self.mode, self.direction, self.coloured = modes.mode, modes.direction, modes.coloured
         self.tile, self.position = modes.tile, modes.position
         self.rate, self.sigma = modes.rate, modes.sigma
-        self.before = QPushButton("&Before registration")
-        self.before.setObjectName("before")
+        self.before = button("&Before registration", "", name="before")
         self.before.setCheckable(True)
-        self.button = QPushButton()
-        self.button.setObjectName("compare")
-        self.legend = label("legend")
-        self.hint = label("hint")
-        self.hint.setStyleSheet(
-            f"QLabel {{ border-left: 4px solid {_WRONG}; padding-left: 6px; }}"
+        self.button = button("&Compare", "", self._button_clicked)
+        self.legend, self.hint = Message("legend"), Message("hint")
+        self.measure_button = button(
+            "&Measure",
+            "Compute the numbers below for the layers chosen above, before and after registration",
+            self.measure,
         )
-        self.measure_button = QPushButton("&Measure")
-        self.measure_button.setObjectName("measure")
-        self.measure_button.setToolTip(
-            "Compute the numbers below for the layers chosen above, before and after registration"
+        self.save_button = button(
+            "&Save CSV…", "Save the table as a file that a spreadsheet opens", self._save_clicked
         )
-        self.save_button = QPushButton("&Save CSV…")
-        self.save_button.setObjectName("save")
-        self.save_button.setToolTip("Save the table as a file that a spreadsheet opens")
         self.table = MetricsTable()
-        self.note = text("note")
-        self.note.hide()
+        self.note = Message("note")
 
     def _lay_out(self) -> None:
-        choosers = QWidget()
-        form = QFormLayout(choosers)
-        form.setContentsMargins(0, 0, 0, 0)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        self.choosers.add_to(form)
-        self.modes.add_to(form)
         scrolled(
             self,
-            choosers,
+            form(*self.choosers.rows(), *self.modes.rows()),
             self.coloured,
             self.before,
             self.button,
@@ -264,18 +242,16 @@ class Compare(QWidget):
             self.table,
             self.note,
         )
+        self.modes.show_rows()
 
     def _connect(self) -> None:
         self._session.attach(self)
         self.destroyed.connect(self._session.close)
         self.choosers.changed.connect(self._layer_chosen)
-        self.modes.changed.connect(self._prepare)
-        self.before.toggled.connect(self._prepare)
+        self.modes.changed.connect(self._draw)
+        self.before.toggled.connect(self._draw)
         self.position.valueChanged.connect(self._move_divider)
         self.rate.valueChanged.connect(self._set_rate)
-        self.button.clicked.connect(self._button_clicked)
-        self.measure_button.clicked.connect(self.measure)
-        self.save_button.clicked.connect(self._save_clicked)
 
     def _layer_chosen(self, _: Any = None) -> None:
         self._show_measured(None)
@@ -286,25 +262,25 @@ class Compare(QWidget):
     def _comparison(self) -> Comparison:
         return find_comparison(self._viewer, *self.choosers.pair, self.truth.value)
 
-    # -- preparing a comparison (main thread; `draw_comparison` is for the worker) ---------------
+    # -- drawing (in the main thread; `draw_comparison` runs in a worker) ------------------------
 
     def follow(self) -> None:
-        """Prepare the comparison anew, once what changed has settled."""
+        """Read and draw the comparison again, once changes have settled."""
         if self.showing:
             self._forget()
             self._settle.start()
 
     def follow_camera(self) -> None:
-        """Prepare another region, where the plane is too large to be compared whole."""
+        """Draw another region, where the plane is too large to be compared whole."""
         if self._shown is not None and not self._shown.request.region.whole:
             self._settle.start()
 
-    def _prepare(self, _: Any = None) -> None:
+    def _draw(self, _: Any = None) -> None:
         if not self.showing:
             return
         self._settle.stop()
-        if (job := self._session.jobs.get("picture")) is not None:
-            self._again = True
+        if (job := self._jobs.by_name.get("draw")) is not None:
+            self._draw_again = True
             job.cancel.set()
             return
         try:
@@ -312,8 +288,8 @@ class Compare(QWidget):
             plane = comparison.fixed.plane
             region = choose_region(plane, view_window(self._showing[0], plane))
         except (ValueError, TypeError) as error:
-            self._complain(error)
-            self._stop_if_done()
+            self._fail(error)
+            self._emit_idle()
             return
         self._show_before(comparison)
         if region != self._pixels_region:
@@ -326,15 +302,15 @@ class Compare(QWidget):
             self.modes.options,
             dict(self._pixels),
         )
-        self._start("picture", draw_comparison, request, returned=self._on_drawn)
+        self._start(draw_comparison, request, returned=self._on_drawn, name="draw", quiet=True)
 
     def _forget(self) -> None:
-        """Read anew next time, also what a job is reading now."""
+        """Drop the pixels, including those that a job is reading."""
         self._pixels.clear()
         self._pixels_region = None
 
     def _on_drawn(self, drawing: Drawing) -> None:
-        if not self.showing or self._again:
+        if not self.showing or self._draw_again:
             return
         request = drawing.request
         if request.region == self._pixels_region:
@@ -378,46 +354,28 @@ class Compare(QWidget):
         self._session.view.move(self.modes.divider)
 
     def divider_dragged(self, position: float) -> None:
-        """Follow the edge that was dragged in the picture, to a position in [0, 1]."""
+        """Move the divider to the position in [0, 1] to which it was dragged."""
         self.modes.divider = position
 
     # -- jobs -----------------------------------------------------------------------------------
 
-    def _start(
-        self,
-        what: str,
-        function: Callable[..., Any],
-        request: Any,
-        *,
-        returned: Callable[..., Any],
-    ) -> None:
-        def finished() -> None:
-            self._session.jobs.pop(what, None)
-            self._show_state()
-            if what == "picture" and self._again:
-                self._again = False
-                self._prepare()
-            self._stop_if_done()
-
-        self._session.jobs[what] = start_job(
-            function,
-            request,
-            connect={"returned": returned, "errored": self._complain, "finished": finished},
-        )
-        self._show_state()
-
+    @property
     def _busy(self) -> bool:
-        return bool(self._session.jobs) or self._settle.isActive()
+        return self.running or self._settle.isActive()
 
-    def _stop_if_done(self) -> None:
-        if not self._busy():
-            self.idle.emit()
+    def _on_finished(self, name: str) -> None:
+        self._end(name)
+        if name == "draw" and self._draw_again:
+            self._draw_again = False
+            self._draw()
+        self._emit_idle()
+
+    def _on_cancelled(self) -> None:
+        """Say nothing: another job follows, or the comparison is cleared."""
 
     def _show_measured(self, measured: Measured | None) -> None:
         self.table.show_measured(measured)
-        note = "" if measured is None else measured.note
-        self.note.setText(note)
-        self.note.setVisible(bool(note))
+        self.note.say("" if measured is None else measured.note)
 
     # -- showing --------------------------------------------------------------------------------
 
@@ -436,25 +394,25 @@ class Compare(QWidget):
         try:
             show_info(f"Compare: saved {self.save_csv(name)}")
         except (OSError, ValueError) as error:
-            self._complain(error)
+            self._fail(error)
 
     def _show_state(self) -> None:
+        super()._show_state()
         self.button.setText("Cl&ear" if self.showing else "&Compare")
         self.button.setToolTip(
             "Remove the comparison and show the other layers again"
             if self.showing
-            else "Show the comparison in a layer of its own; other images are hidden meanwhile"
+            else "Show the comparison in an extra layer; other images are hidden meanwhile"
         )
-        measuring = "numbers" in self._session.jobs
+        measuring = "measure" in self._jobs.by_name
         self.measure_button.setEnabled(not measuring)
         self.measure_button.setText("Measuring…" if measuring else "&Measure")
         self.save_button.setEnabled(self.table.measured is not None)
         if not self.showing:
             self.before.setEnabled(False)
             self.before.setToolTip("Compare first")
-        self._show_legend()
-        self.hint.setText(self._complaint)
-        self.hint.setVisible(bool(self._complaint))
+        self.legend.say("" if self._shown is None else legend(self._shown.request), rich=True)
+        self.hint.say(self._complaint, DOUBTFUL)
 
     def _show_before(self, comparison: Comparison) -> None:
         self.before.setEnabled(comparison.before is not None)
@@ -464,12 +422,7 @@ class Compare(QWidget):
             else f"The state before registration is unknown: {comparison.no_before}"
         )
 
-    def _show_legend(self) -> None:
-        text = "" if self._shown is None else legend(self._shown.request)
-        self.legend.setText(text)
-        self.legend.setVisible(bool(text))
-
-    def _complain(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         text = error_text(error)
         if text != self._complaint:  # once, however often a slider is moved
             show_error(f"Compare: {text}")

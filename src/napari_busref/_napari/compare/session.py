@@ -1,4 +1,4 @@
-"""What must end with the panel "Compare": its jobs, its layer and its connections."""
+"""What must end with the panel "Compare": its layer and its connections."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from napari_busref._napari.compare.view import ComparisonView
-from napari_busref._napari.widgets.worker import Job
 
 if TYPE_CHECKING:
     import napari
@@ -47,13 +46,10 @@ class ComparisonSession:
     Attributes
     ----------
     view : ComparisonView
-    jobs : dict of str to Job
-        The running jobs.
     """
 
     def __init__(self, viewer: napari.Viewer) -> None:
         self.view = ComparisonView(viewer, on_dragged=self._dragged, on_removed=self._removed)
-        self.jobs: dict[str, Job] = {}
         self._panel: Callable[[], ComparisonPanel | None] = lambda: None
         self._connections: list[tuple[Any, Callable[..., None]]] = []
 
@@ -74,11 +70,8 @@ class ComparisonSession:
         self._connections.clear()
 
     def close(self) -> None:
-        """End the jobs, the connections and the view."""
+        """End the connections and the view."""
         self._panel = lambda: None
-        for job in self.jobs.values():
-            job.let_go()
-        self.jobs.clear()
         self.disconnect()
         self.view.clear()
 

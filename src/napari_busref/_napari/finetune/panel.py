@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,25 +10,26 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import ComboBox
-from napari.utils.notifications import show_error, show_info, show_warning
-from qtpy.QtCore import QObject, QTimer, Signal
-from qtpy.QtWidgets import QProgressBar, QWidget
+from napari.utils.notifications import show_info, show_warning
+from qtpy.QtCore import QObject, Signal
+from qtpy.QtWidgets import QWidget
 
 from napari_busref._napari.finetune.loss_curve import LossCurve
 from napari_busref._napari.finetune.preview import PreviewLayers
 from napari_busref._napari.finetune.settings import TrainingSettings
 from napari_busref._napari.finetune.source import TrainingSource
 from napari_busref._napari.widgets.forms import (
+    DOUBTFUL,
+    GOOD,
+    Message,
     button,
     form,
     narrow,
     row,
     scrolled,
     tab_order,
-    text,
 )
-from napari_busref._napari.widgets.words import error_text
-from napari_busref._napari.widgets.worker import Stopper, serve_until, start_job
+from napari_busref._napari.widgets.job_panel import RunPanel
 from napari_busref.models.user_folder import list_user_models
 from napari_busref.models.user_models import remove_user_model
 from napari_busref.training.finetuning.finetune import finetune, resume_finetuning
@@ -50,46 +50,42 @@ if TYPE_CHECKING:
 
 __all__ = ["FineTune"]
 
-_log = logging.getLogger(__name__)
 
-_STEPS = 1000  # of the progress bar
-_BETTER, _WORSE = "#3fa34d", "#e3a008"
-_TICK = 200  # ms between two looks at the clock
-
-
-class _Live(QObject):
-    """Carries what happens in the worker over to the main thread."""
+class _CallbackSignals(QObject):
+    """Delivers what a training reports to the main thread."""
 
     logged = Signal(str, int, int, float)
     measured = Signal(object)
 
 
-class _Relay(TrainingCallback):
-    """Passes on what a training tells, until nobody listens any more."""
+class _SignalCallback(TrainingCallback):
+    """Emits signals in place of a training's callbacks, as long as they exist."""
 
-    def __init__(self, live: _Live) -> None:
-        self._live = live
+    def __init__(self, signals: _CallbackSignals) -> None:
+        self._signals = signals
 
     def logged(self, kind: str, step: int, steps: int, loss: float) -> None:
-        self._live.logged.emit(kind, step, steps, loss)
+        self._signals.logged.emit(kind, step, steps, loss)
 
     def measured(self, preview: Preview) -> None:
-        self._live.measured.emit(preview)
+        self._signals.measured.emit(preview)
 
 
 @dataclass(frozen=True)
-class _Request:
-    """What the worker is asked for: a new training, or to go on with the one in a folder."""
+class _FineTuneRequest:
+    """What to train: pairs, or the unfinished training in a folder."""
 
-    watcher: TrainingCallback
+    callback: TrainingCallback
     pairs: Sequence[AlignedPair] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
 
 
-def _work(request: _Request, *, progress: Progress, cancel: threading.Event) -> list[Finetuned]:
+def _train(
+    request: _FineTuneRequest, *, progress: Progress, cancel: threading.Event
+) -> list[Finetuned]:
     common: dict[str, Any] = {
-        "watcher": request.watcher,
+        "callback": request.callback,
         "progress": progress,
         "cancel": cancel,
         **request.settings,
@@ -99,12 +95,12 @@ def _work(request: _Request, *, progress: Progress, cancel: threading.Event) -> 
     return finetune(request.pairs, **common)
 
 
-class FineTune(QWidget):
-    """Go on with the training of the shipped models on aligned pairs of one's own.
+class FineTune(RunPanel):
+    """Continue the training of shipped models on the user's aligned pairs.
 
-    The work is done in another thread. What comes out is a model of the user, by the chosen name,
-    which the other panels then offer. A training that is stopped, by the button, by closing the
-    panel or napari, or by an error, keeps a checkpoint and can be resumed.
+    The training runs in another thread. It makes a user model of the chosen name, which the other
+    panels then offer. A training that is stopped by the button, by closing the panel or napari,
+    or by an error, keeps a checkpoint and can be resumed.
 
     Parameters
     ----------
@@ -115,16 +111,16 @@ class FineTune(QWidget):
     Attributes
     ----------
     source : TrainingSource
-        Which pairs are trained on.
+        The pairs to train on.
     choices : TrainingSettings
-        What is trained, and how long.
+        What to train, and how long.
     unfinished : magicgui.widgets.ComboBox
-        Folders of trainings that were stopped; read and set ``value``.
+        Folders of stopped trainings; read and set ``value``.
     models : magicgui.widgets.ComboBox
         Names of the user's models.
     curve : LossCurve
     results : list of Finetuned
-        Of the last training; empty while one is running and when it failed or was stopped.
+        Of the last training; empty while one runs, and after one that failed or was stopped.
     idle : Signal
         Emitted at the end of every training, however it ended.
 
@@ -136,42 +132,32 @@ class FineTune(QWidget):
     >>> panel.source.fixed_folder.setText("pairs/visible")  # doctest: +SKIP
     >>> panel.source.moving_folder.setText("pairs/infrared")  # doctest: +SKIP
     >>> panel.choices.name.setText("our camera")  # doctest: +SKIP
-    >>> panel.train()  # doctest: +SKIP
+    >>> panel.run()  # doctest: +SKIP
     >>> panel.wait()  # doctest: +SKIP
     """
 
-    idle = Signal()
+    TITLE = "Fine-tune"
+    RUN = "&Train"
+    CANCEL = ("&Stop", "Stop with a checkpoint; the training can be resumed")
+    ABANDONS = False  # it writes a checkpoint first
 
     def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._viewer = napari_viewer
+        super().__init__(napari_viewer, parent)
         self.results: list[Finetuned] = []
-        self._kind = ""  # that is trained now
-        self._running_folder: Path | None = None
-        self._started = 0.0
-        self._report = ("", 0.0)
+        self._kind = ""  # of the model that is being trained
+        self._folder: Path | None = None  # of the running training
+        self._signals: _CallbackSignals | None = None
         self._preview = PreviewLayers(napari_viewer.layers)
-        self._stopper = Stopper()
-        self._live: _Live | None = None
         self.source = TrainingSource(napari_viewer)
         self.choices = TrainingSettings()
         self._make_controls()
         self._lay_out()
-        self._clock = QTimer(self)
-        self._clock.setInterval(_TICK)
-        self._clock.timeout.connect(self._show_stage)
-        self.destroyed.connect(self._stopper.let_go)
         self.reset_choices()
         self._refresh()
 
     # -- for scripts ----------------------------------------------------------------------------
 
-    @property
-    def running(self) -> bool:
-        """Whether a training is going on."""
-        return self._stopper.job is not None
-
-    def train(self) -> bool:
+    def run(self) -> bool:
         """Start a training with what is chosen, as the button does.
 
         Returns
@@ -188,12 +174,12 @@ class FineTune(QWidget):
         return self._begin(settings["output"], pairs=pairs, settings=settings)
 
     def resume(self, *, finish: bool = False) -> bool:
-        """Go on with the chosen unfinished training; or finish it with what was learned so far.
+        """Resume the chosen unfinished training, or make a model of it as it is.
 
         Returns
         -------
         bool
-            False when there is none; a notification says so.
+            False when there is none; a notification says why.
         """
         folder = self.unfinished.value
         if folder is None:
@@ -203,18 +189,6 @@ class FineTune(QWidget):
         if finish:
             del limits["max_minutes"]
         return self._begin(folder, folder=folder, settings={"finish": finish, **limits})
-
-    def stop(self) -> None:
-        """Stop the training with a checkpoint, within a step of it."""
-        if self._stopper.job is not None:
-            self._stopper.job.quit()
-            self.button.setText("Stopping…")
-            self.button.setEnabled(False)
-
-    def wait(self) -> None:
-        """Serve the window until the training has ended."""
-        if self.running:
-            serve_until(self.idle, self.destroyed)
 
     def discard(self) -> None:
         """Delete the chosen unfinished training."""
@@ -227,7 +201,7 @@ class FineTune(QWidget):
             self._refresh()
 
     def remove_model(self) -> None:
-        """Delete the chosen one of the user's models."""
+        """Delete the chosen user model."""
         name = self.models.value
         if name is None:
             return
@@ -238,7 +212,7 @@ class FineTune(QWidget):
         self._models_changed()
 
     def reset_choices(self, event: Any = None) -> None:
-        """Offer the layers and models that there are now; napari calls this."""
+        """Offer the current layers; napari calls this when layers change."""
         self.source.reset_choices()
 
     def _unfinished_choices(self, _: Any = None) -> list[tuple[str, Path]]:
@@ -250,47 +224,19 @@ class FineTune(QWidget):
 
     # -- training (all of this in the main thread) -----------------------------------------------
 
-    def _begin(self, output: Path, **request: Any) -> bool:
-        if self.running:
-            show_error("Fine-tune: a training is going on; stop it or wait for its end")
+    def _begin(self, output: Path, **options: Any) -> bool:
+        if not self._free():
             return False
-        live = _Live()
-        live.logged.connect(self._on_logged)
-        live.measured.connect(self._on_measured)
-        self._live = live
-        self.results, self._kind, self._running_folder = [], "", output
-        self._show_result("", None)
+        signals = _CallbackSignals()
+        signals.logged.connect(self._on_logged)
+        signals.measured.connect(self._on_measured)
+        self._signals = signals
+        self.results, self._kind, self._folder = [], "", output
+        self.outcome.say("")
         self._preview.begin()
-        self._started = perf_counter()
-        self._report = ("starting", 0.0)
-        self._show_stage()
-        self._clock.start()
-        self.button.setText("&Stop")
-        self.button.setToolTip("Stop with a checkpoint; the training can be resumed")
-        self.bar.show()
-        self._stopper.job = start_job(
-            _work,
-            _Request(_Relay(live), **request),
-            connect={
-                "yielded": self._on_progress,
-                "returned": self._on_result,
-                "errored": self._on_error,
-                "aborted": self._on_stopped,
-                "finished": self._on_finished,
-            },
-        )
-        self._enable()
+        request = _FineTuneRequest(_SignalCallback(signals), **options)
+        self._start(_train, request, returned=self._show_results)
         return True
-
-    def _button_clicked(self) -> None:
-        if self.running:
-            self.stop()
-        else:
-            self.train()
-
-    def _on_progress(self, report: tuple[str, float]) -> None:
-        self._report = report
-        self._show_stage()
 
     def _on_logged(self, kind: str, step: int, steps: int, loss: float) -> None:
         if self.running:
@@ -305,20 +251,20 @@ class FineTune(QWidget):
             self.curve.add_score(preview.step, preview.scores[HEADLINES[preview.kind][0]])
             if self.choices.preview.isChecked():
                 self._preview.show(preview)
-        except Exception as error:  # whatever it is, it must not be lost in a slot
+        except Exception as error:  # an exception would be lost in a slot
             self.choices.preview.setChecked(False)
             self._fail(error)
 
     def _show_kind(self, kind: str, step: int, steps: int) -> None:
-        """Begin a new plot when this is the first that is heard of a kind."""
-        if kind != self._kind and self._running_folder is not None:
+        """Start a new plot at the first report on a kind of model."""
+        if kind != self._kind and self._folder is not None:
             self._kind = kind
             _, name, unit, _ = HEADLINES[kind]
-            done = [one for one in logged_losses(self._running_folder, kind) if one[0] < step]
+            done = [one for one in logged_losses(self._folder, kind) if one[0] < step]
             self.curve.begin(steps, f"{name} {unit}".strip(), done)
             self.curve.show()
 
-    def _on_result(self, results: list[Finetuned]) -> None:
+    def _show_results(self, results: list[Finetuned]) -> None:
         self.results = results
         lines = []
         for one in results:
@@ -332,31 +278,26 @@ class FineTune(QWidget):
         worse = [one.name for one in results if not one.better]
         if worse:
             lines.append(
-                "It is no better on pairs that it was not trained on: try more pairs, more steps "
-                "or a smaller learning rate"
+                "No better on the held-out pairs: try more pairs, more steps or a smaller "
+                "learning rate"
             )
-            show_warning(f"Fine-tune: {' and '.join(worse)} did not become better")
-        self._show_result("\n".join(lines), _WORSE if worse else _BETTER)
-        self.stage.setText(f"done in {perf_counter() - self._started:.0f}\N{NO-BREAK SPACE}s")
+            show_warning(f"Fine-tune: {' and '.join(worse)} did not improve")
+        self.outcome.say("\n".join(lines), DOUBTFUL if worse else GOOD)
+        self.stage.say(f"done in {perf_counter() - self._started:.0f} s")
         self._models_changed()
         names = " and ".join(repr(one.name) for one in results)
         show_info(f"Fine-tune: the panels now offer {names}")
 
-    def _on_stopped(self) -> None:
-        self.stage.setText("stopped; a checkpoint was kept, if training had begun")
+    def _on_cancelled(self) -> None:
+        self.stage.say("stopped; a checkpoint was kept, if training had begun")
 
-    def _on_error(self, error: Exception) -> None:
-        self._fail(error)
-
-    def _on_finished(self) -> None:
-        self._stopper.let_go()
-        self._live = None
-        self._clock.stop()
+    def _end(self, name: str = "run") -> None:
+        super()._end(name)
+        self._signals = None
         self._refresh()
-        self.idle.emit()
 
     def _models_changed(self) -> None:
-        """Let every open panel offer the models that there are now."""
+        """Update the models that every open panel offers."""
         self._refresh()
         for widget in self._viewer.window.dock_widgets.values():
             reset = getattr(widget, "reset_choices", None)
@@ -366,49 +307,23 @@ class FineTune(QWidget):
     # -- showing --------------------------------------------------------------------------------
 
     def _refresh(self) -> None:
+        """Offer the current models and unfinished trainings."""
         self.choices.reset_choices()
         for chooser in (self.unfinished, self.models):
             chooser.reset_choices()
+        self._show_state()
+
+    def _show_state(self) -> None:
+        super()._show_state()
         self.unfinished_row.setVisible(bool(self.unfinished.choices) and not self.running)
         self.models_row.setVisible(bool(self.models.choices))
-        if not self.running:
-            self.bar.hide()
-            self.button.setText("&Train")
-            self.button.setToolTip("Start; the viewer can be used meanwhile")
-        self._enable()
-
-    def _enable(self) -> None:
-        self.button.setEnabled(True)
         for part in (self.source, self.choices, self.models_row):
             part.setEnabled(not self.running)
-
-    def _show_stage(self) -> None:
-        stage, fraction = self._report
-        seconds = perf_counter() - self._started
-        self.bar.setValue(round(_STEPS * fraction))
-        self.stage.setText(f"{stage} · {100 * fraction:.0f} % · {seconds:.0f}\N{NO-BREAK SPACE}s")
-
-    def _show_result(self, text: str, colour: str | None) -> None:
-        self.outcome.setText(text)
-        self.outcome.setVisible(bool(text))
-        edge = f"QLabel {{ border-left: 4px solid {colour}; padding-left: 6px; }}"
-        self.outcome.setStyleSheet(edge if colour else "")
-
-    def _fail(self, error: Exception) -> None:
-        text = error_text(error)
-        _log.debug("training failed", exc_info=error)
-        self.stage.setText(text)
-        show_error(f"Fine-tune: {text}")
 
     # -- controls -------------------------------------------------------------------------------
 
     def _make_controls(self) -> None:
-        self.button = button("run", "", self._button_clicked)
-        self.bar = QProgressBar()
-        self.bar.setRange(0, _STEPS)
-        self.bar.setTextVisible(False)
-        self.bar.setToolTip("How much of the training is done")
-        self.stage, self.outcome = text("stage"), text("outcome")
+        self.outcome = Message("outcome")
         self.curve = LossCurve()
         self.curve.setToolTip(
             "Blue: the training loss and its running mean.\n"
@@ -419,7 +334,7 @@ class FineTune(QWidget):
             name="unfinished",
             choices=self._unfinished_choices,
             nullable=False,
-            tooltip="Trainings that were stopped; they need their images no more",
+            tooltip="Stopped trainings; they no longer need their images",
         )
         self.models = ComboBox(
             name="models",
@@ -432,10 +347,10 @@ class FineTune(QWidget):
         self.source.failed.connect(self._fail)
 
     def _lay_out(self) -> None:
-        self.resume_button = button("Res&ume", "Go on with it", lambda: self.resume())
+        self.resume_button = button("Res&ume", "Continue the training", self.resume)
         self.finish_button = button(
             "Use so far",
-            "Train no further: make a model of what was learned so far",
+            "Stop training: make a model of the checkpoint",
             lambda: self.resume(finish=True),
         )
         self.discard_button = button("Discard", "Delete this training", self.discard)
@@ -443,9 +358,7 @@ class FineTune(QWidget):
             ("Stopped", self.unfinished.native),
             ("", row(self.resume_button, self.finish_button, self.discard_button)),
         )
-        self.remove_model_button = button(
-            "Remove", "Delete this model of yours", self.remove_model
-        )
+        self.remove_model_button = button("Remove", "Delete this model", self.remove_model)
         self.models_row = form(("My models", row(self.models.native, self.remove_model_button)))
         scrolled(
             self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -10,30 +9,27 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import numpy as np
 from magicgui.widgets import ComboBox
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QTimer, Signal
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QVBoxLayout, QWidget
 
 from napari_busref._napari.landmarks.pairs import LandmarkPairs, Side
-from napari_busref._napari.landmarks.placing import Placing
+from napari_busref._napari.landmarks.placement_mode import PlacementMode
 from napari_busref._napari.landmarks.result import LandmarkResult, landmark_result
 from napari_busref._napari.landmarks.table import PairsTable
 from napari_busref._napari.layers.initial_transform import keep_initial_transform
 from napari_busref._napari.layers.planes import Plane, shown_plane
-from napari_busref._napari.layers.undo import Undo
 from napari_busref._napari.register.result_layers import update_layers
 from napari_busref._napari.widgets.camera import camera_of
 from napari_busref._napari.widgets.forms import (
+    Message,
+    button,
     caption,
-    label,
-    named_button,
     narrow,
     row,
     tab_order,
 )
+from napari_busref._napari.widgets.job_panel import JobPanel
 from napari_busref._napari.widgets.pair_chooser import PairChooser
-from napari_busref._napari.widgets.undo_button import UNDONE, UndoButton
-from napari_busref._napari.widgets.words import error_text
-from napari_busref._napari.widgets.worker import Stopper, serve_until, start_job
 from napari_busref.transforms.landmarks import LandmarkFit, LandmarkModel, fit_landmarks
 from napari_busref.transforms.transform import Transform
 
@@ -44,12 +40,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Landmarks"]
 
-_log = logging.getLogger(__name__)
-
-_DELAY = 60  # ms after the last change of the points or the view before it is followed
+_DELAY = 60  # ms after the last change of the points or the view
 
 
-class Landmarks(QWidget):
+class Landmarks(JobPanel):
     """Mark places on both images, see how well they agree, and register by them.
 
     Parameters
@@ -65,11 +59,11 @@ class Landmarks(QWidget):
     model : magicgui.widgets.ComboBox
         ``"affine"``, ``"homography"`` or ``"thin-plate"``; read and set ``value``.
     pairs : LandmarkPairs or None
-        The two points layers, once there are any.
+        The two points layers, once they exist.
     fit : LandmarkFit or None
-        Of the pairs there are; None while they do not determine the model.
+        To the placed pairs; None while they do not determine the model.
     idle : Signal
-        Emitted when "Use as start" or "Use as the result" has come to its end.
+        Emitted at the end of "Use as start" or "Use as the result".
 
     Examples
     --------
@@ -83,43 +77,34 @@ class Landmarks(QWidget):
     >>> panel.wait()  # doctest: +SKIP
     """
 
-    idle = Signal()
+    TITLE = "Landmarks"
 
     def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._viewer = napari_viewer
+        super().__init__(napari_viewer, parent)
         self.pairs: LandmarkPairs | None = None
         self.fit: LandmarkFit | None = None
-        self._planes: tuple[Plane, Plane] | None = None  # fixed and moving, of the fit
-        self._fitted: list[int] = []  # numbers of its pairs
-        self._stopper = Stopper()
-        self._placing = Placing(napari_viewer, self)
+        self._planes: tuple[Plane, Plane] | None = None  # fixed and moving, of `fit`
+        self._fitted: list[int] = []  # numbers of the pairs of `fit`
+        self._placing = PlacementMode(napari_viewer, self)
         self._make_controls()
         self._lay_out()
-        self._later = QTimer(self)
-        self._later.setSingleShot(True)
-        self._later.setInterval(_DELAY)
-        self._later.timeout.connect(self.refresh)
-        self._zoomed = QTimer(self)
-        self._zoomed.setSingleShot(True)
-        self._zoomed.setInterval(_DELAY)
-        self._zoomed.timeout.connect(self._thin_labels)
-        self._placing.changed.connect(self._tell_turn)
+        self._points_timer = self._delayed(self.refresh)
+        self._zoom_timer = self._delayed(self._thin_labels)
+        self._placing.changed.connect(self._show_turn)
         # a method, which napari holds weakly
         camera_of(napari_viewer).events.zoom.connect(self._zoom_changed)
-        self.destroyed.connect(self._stopper.let_go)
         self.reset_choices()
         self.refresh()
 
     # -- for scripts ----------------------------------------------------------------------------
 
     def start(self) -> LandmarkPairs | None:
-        """Make the two points layers, or find those of before.
+        """Make the two points layers, or find existing ones.
 
         Returns
         -------
         LandmarkPairs or None
-            None when the layers are not right; a notification says why.
+            None when two images are not chosen or not shown in 2D; a notification says why.
         """
         moving, fixed = self.pair.layers
         if self.pairs is not None:
@@ -133,18 +118,18 @@ class Landmarks(QWidget):
                 self._viewer.layers,
                 fixed,
                 moving,
-                changed=self._later.start,
+                changed=self._points_timer.start,
                 added=self._placing.added,
             )
         except (ValueError, TypeError) as error:
             self._fail(error)
             return None
-        self._later.start()
+        self._points_timer.start()
         return self.pairs
 
     def refresh(self) -> None:
-        """Fit anew and fill the table; done by itself soon after the points change."""
-        self._later.stop()
+        """Fit again and fill the table; runs automatically soon after the points change."""
+        self._points_timer.stop()
         self.fit, self._planes = None, None
         numbers: list[int] = []
         text = "Place landmarks on both images, then choose what to fit."
@@ -153,11 +138,9 @@ class Landmarks(QWidget):
         self._fitted = numbers
         self.table.fill(self.pairs, self.fit, numbers)
         self.delete_button.setEnabled(self.table.rowCount() > 0)
-        self.summary.setText(text)
-        ready = self.fit is not None and not self.running
-        for button in (self.start_button, self.result_button):
-            button.setEnabled(ready)
-        self._tell_turn()
+        self.summary.say(text)
+        self._show_state()
+        self._show_turn()
 
     @property
     def placing(self) -> bool:
@@ -172,22 +155,17 @@ class Landmarks(QWidget):
                 self._placing.begin(pairs)
         elif self.placing and not on:
             self._placing.end()
-        self._tell_turn()
-
-    @property
-    def running(self) -> bool:
-        """Whether "Use as start" or "Use as the result" is at work."""
-        return self._stopper.job is not None
+        self._show_turn()
 
     def use_as_start(self) -> bool:
-        """Let the registration of the two layers start from the fit, and run it.
+        """Make the fit the initial transform of the two layers, and register them.
 
         Returns
         -------
         bool
             False when it could not be started; a notification says why.
         """
-        return self._begin(_computed, "preparing the start", self._run_from)
+        return self._begin(_computed, self._register_from)
 
     def use_as_result(self) -> bool:
         """Add the warped layer, the mask and the displacement that the fit gives.
@@ -197,16 +175,7 @@ class Landmarks(QWidget):
         bool
             False when it could not be started; a notification says why.
         """
-        return self._begin(landmark_result, "starting", self._add_result)
-
-    def undo(self) -> bool:
-        """Take back the last `use_as_result`; False when there is nothing to take back."""
-        return self.undo_button.restore()
-
-    def wait(self) -> None:
-        """Serve the window until the work has ended."""
-        if self.running:
-            serve_until(self.idle, self.destroyed)
+        return self._begin(landmark_result, self._add_result)
 
     def delete_selected(self) -> None:
         """Remove the landmarks of the selected rows from both images."""
@@ -215,24 +184,23 @@ class Landmarks(QWidget):
                 self.pairs.remove(number)
 
     def reset_choices(self, event: Any = None) -> None:
-        """Offer the image layers that there are now; napari calls this when they change."""
+        """Offer the current image layers; napari calls this when layers change."""
         self.pair.reset_choices(keep=True)
         self._drop_if_gone()
 
     # -- points ---------------------------------------------------------------------------------
 
-    def _tell_turn(self) -> None:
+    def _show_turn(self) -> None:
         self.place_button.setChecked(self.placing)
-        self.turn.setText(self._placing.request())
-        self.turn.setVisible(self.placing)
+        self.turn.say(self._placing.instruction() if self.placing else "")
         self._thin_labels()
 
     def _zoom_changed(self, event: Any = None) -> None:
         if self.pairs is not None:
-            self._zoomed.start()
+            self._zoom_timer.start()
 
     def _thin_labels(self) -> None:
-        """Leave out numbers that would lie on others; the worst and the selected pairs first."""
+        """Hide numbers that would overlap others; keep the worst and the selected pairs."""
         pairs, fit = self.pairs, self.fit
         if pairs is None:
             return
@@ -242,7 +210,7 @@ class Landmarks(QWidget):
         pairs.thin_labels(camera_of(self._viewer).zoom, first)
 
     def _drop_if_gone(self) -> None:
-        """Part with the points layers when one of the four layers is no longer there."""
+        """Drop the points layers when one of the four layers is gone or another one is chosen."""
         pairs = self.pairs
         if pairs is None:
             return
@@ -261,7 +229,7 @@ class Landmarks(QWidget):
     # -- fit ------------------------------------------------------------------------------------
 
     def _fit_now(self, pairs: LandmarkPairs) -> tuple[str, list[int]]:
-        """Fit, and return what to say and the numbers of the pairs."""
+        """Fit, and return the summary and the numbers of the pairs."""
         model = cast(LandmarkModel, self.model.value)
         numbers: list[int] = []
         try:
@@ -292,12 +260,12 @@ class Landmarks(QWidget):
         return "; ".join(parts) + ".", numbers
 
     def _look_at(self, number: int) -> None:
-        """Show the landmark of the row that the user went to."""
+        """Centre the view on the landmark of the row that the user selected."""
         if self.pairs is None:
             return
         order: tuple[Side, Side] = ("fixed", "moving")
         for side in order if self._placing.turn != "moving" else order[::-1]:
-            place = self.pairs.place(side, number)
+            place = self.pairs.position(side, number)
             if place is None:
                 continue
             layer = self.pairs.points[side]
@@ -311,93 +279,60 @@ class Landmarks(QWidget):
 
     # -- using it -------------------------------------------------------------------------------
 
-    def _begin(
-        self, function: Callable[..., Any], stage: str, finish: Callable[[Any], None]
-    ) -> bool:
+    def _begin(self, function: Callable[..., Any], returned: Callable[[Any], None]) -> bool:
         self.refresh()  # the points may have changed a moment ago
-        if self.running:
-            show_error("Landmarks: wait for the end of what is going on")
+        if not self._free():
             return False
         if self.pairs is None or self.fit is None or self._planes is None:
             show_error(f"Landmarks: {self.summary.text()}")
             return False
         self.placing = False
-        self.stage.setText(stage)
-        self.stage.show()
-        self._stopper.job = start_job(
-            function,
-            self.fit,
-            *self._planes,
-            connect={
-                "yielded": self._on_progress,
-                "returned": finish,
-                "errored": self._fail,
-                "finished": self._on_finished,
-            },
-        )
-        self.start_button.setEnabled(False)
-        self.result_button.setEnabled(False)
+        self._start(function, self.fit, *self._planes, returned=returned)
         return True
 
-    def _on_progress(self, report: tuple[str, float]) -> None:
-        self.stage.setText(f"{report[0]} ({100 * report[1]:.0f} %)")
-
-    def _run_from(self, transform: Transform) -> None:
-        """Hand the start to the panel "Register and fuse", and run that."""
+    def _register_from(self, transform: Transform) -> None:
+        """Set the initial transform, and run the panel "Register and fuse"."""
         if self.pairs is None or self._planes is None:
             return
         moving, fixed = self.pairs.images["moving"], self.pairs.images["fixed"]
         keep_initial_transform(moving, *self._planes, transform)
-        try:
-            _, panel = self._viewer.window.add_plugin_dock_widget(
-                "napari-busref", "Register and fuse"
-            )
-            panel.moving.value, panel.fixed.value = moving, fixed
-            started = panel.run()
-        except Exception as error:  # whatever it is, it must not be lost in a slot
-            self._fail(error)
-            return
-        self.stage.setText(
+        _, panel = self._viewer.window.add_plugin_dock_widget("napari-busref", "Register and fuse")
+        panel.moving.value, panel.fixed.value = moving, fixed
+        self.stage.say(
             "registering from the landmarks: see the panel 'Register and fuse'"
-            if started
+            if panel.run()
             else "the start is kept; press 'Register and fuse'"
         )
 
     def _add_result(self, result: LandmarkResult) -> None:
-        undo = Undo(self._viewer.layers)
-        try:
+        with self._undoable():
             update_layers(self._viewer.layers, result.layers)
-        except Exception as error:  # whatever it is, it must not be lost in a slot
-            self._fail(error)
-            return
-        undo.done(self._viewer.layers)
-        self.undo_button.keep(undo)
         text = f"added {len(result.layers)} layers"
         if not result.quality.reliable:
             reasons = "; ".join(result.quality.reasons) or "its score is low"
             text += f". Check them, they may be wrong: {reasons}"
-        self.stage.setText(text)
+        self.stage.say(text)
 
-    def _on_undone(self) -> None:
-        self.stage.setText(UNDONE)
-        self.stage.show()
+    def _on_finished(self, name: str) -> None:
+        self.refresh()  # a layer may be gone
+        super()._on_finished(name)
 
-    def _on_finished(self) -> None:
-        self._stopper.job = None
-        self.refresh()
-        self.idle.emit()
-
-    def _fail(self, error: Exception) -> None:
-        text = error_text(error)
-        _log.debug("landmarks failed", exc_info=error)
-        self.stage.setText(text)
-        self.stage.show()
-        show_error(f"Landmarks: {text}")
+    def _show_state(self) -> None:
+        super()._show_state()
+        for one in (self.start_button, self.result_button):
+            one.setEnabled(self.fit is not None and not self.running)
 
     # -- controls -------------------------------------------------------------------------------
 
     def _place_clicked(self, on: bool) -> None:
         self.placing = on
+
+    def _delayed(self, slot: Callable[[], None]) -> QTimer:
+        timer = QTimer(self)
+        timer.setSingleShot(True)
+        timer.setInterval(_DELAY)
+        timer.timeout.connect(slot)
+        return timer
 
     def _make_controls(self) -> None:
         self.pair = PairChooser(
@@ -415,7 +350,7 @@ class Landmarks(QWidget):
             choices=list(get_args(LandmarkModel)),
         )
         narrow(self.model)
-        self.place_button = named_button(
+        self.place_button = button(
             "Place landmar&ks",
             "Click the same place on both images, in turn. Press again to end.\n"
             "A point can be dragged with napari's own select tool, and deleted on one image alone",
@@ -424,38 +359,29 @@ class Landmarks(QWidget):
         self.alone = QCheckBox("Show &only the image to click on")
         self.alone.setToolTip("While placing: hide all other images, and keep the place in view")
         self.alone.setChecked(True)
-        self.turn = label("turn")
+        self.turn = Message("turn")
         self.table = PairsTable()
-        self.delete_button = named_button(
-            "&Delete pair", "Remove the selected landmarks from both images (Del)"
+        self.delete_button = button(
+            "&Delete pair",
+            "Remove the selected landmarks from both images (Del)",
+            self.delete_selected,
         )
-        self.summary = label("summary")
-        self.start_button = named_button(
+        self.summary = Message("summary")
+        self.start_button = button(
             "Use as &start",
             "Register from here: opens 'Register and fuse' and runs it with what is set there.\n"
             "The start is kept until one of the two layers is moved",
+            self.use_as_start,
         )
-        self.result_button = named_button(
+        self.result_button = button(
             "Use as the &result",
-            "Add the warped layer, the mask and the displacement of this very fit, "
-            "without registering",
+            "Add the warped layer, the mask and the displacement of this fit, without registering",
+            self.use_as_result,
         )
-        self.undo_button = UndoButton(
-            self._viewer.layers,
-            "Put the layers back to where they were before 'Use as the result': layers that it\n"
-            "added go, layers that it updated get their content back",
-        )
-        self.undo_button.undone.connect(self._on_undone)
-        self.undo_button.failed.connect(self._fail)
-        self.stage = label("stage")
-        self.stage.hide()
         self.place_button.clicked.connect(self._place_clicked)
         self.alone.toggled.connect(self._placing.show_alone)
-        self.table.looked_at.connect(self._look_at)
+        self.table.row_chosen.connect(self._look_at)
         self.table.delete_pressed.connect(self.delete_selected)
-        self.delete_button.clicked.connect(self.delete_selected)
-        self.start_button.clicked.connect(self.use_as_start)
-        self.result_button.clicked.connect(self.use_as_result)
         self.model.changed.connect(self.refresh)
         self.pair.changed.connect(self._drop_if_gone)
 
@@ -464,16 +390,14 @@ class Landmarks(QWidget):
         fit.addWidget(caption("Fi&t", self.model.native))
         fit.addWidget(self.model.native, 1)
         fit.addWidget(self.delete_button)
-        use = row(self.start_button, self.result_button, self.undo_button)
         layout = QVBoxLayout(self)
-        layout.addWidget(self.pair)
-        layout.addWidget(self.place_button)
-        layout.addWidget(self.alone)
-        layout.addWidget(self.turn)
+        for widget in (self.pair, self.place_button, self.alone, self.turn):
+            layout.addWidget(widget)
         layout.addWidget(self.table, 1)
         layout.addLayout(fit)
         layout.addWidget(self.summary)
-        layout.addWidget(use)
+        layout.addWidget(row(self.start_button, self.result_button, self.undo_button))
+        layout.addWidget(self.bar)
         layout.addWidget(self.stage)
         tab_order(
             *self.pair.tab_order(),
@@ -496,6 +420,6 @@ def _computed(
     progress: Progress,
     cancel: threading.Event,
 ) -> Transform:
-    """The transform of a fit, which takes a while on large images; for the worker."""
-    progress("preparing the start", 0.0)
+    """Compute the transform of a fit in the worker thread: slow on large images."""
+    progress("computing the initial transform", 0.0)
     return fit.transform

@@ -1,4 +1,4 @@
-"""What the panel "Landmarks" computes: the layers of a fit, and where to look. Needs no Qt."""
+"""Layers and view changes that follow from landmarks. Needs no Qt."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from napari_busref._napari.layers.pair import world_transform
 from napari_busref._napari.layers.planes import Plane
 from napari_busref._napari.register.result_layers import result_layers
-from napari_busref._napari.register.stacks import register_layers
+from napari_busref._napari.register.stacks import register_stack
 from napari_busref.runtime.progress import Progress
 from napari_busref.transforms.landmarks import LandmarkFit, fit_landmarks
 from napari_busref.transforms.transform import Transform
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 __all__ = ["LandmarkResult", "expected_transform", "landmark_result", "view_change"]
 
-_PROBE = 8.0  # pixels over which the local size of a pixel is measured
+_PROBE = 8.0  # pixels over which the local scale of a transform is measured
 
 
 @dataclass(frozen=True, eq=False)
 class LandmarkResult:
-    """What `landmark_result` returns.
+    """Result of a landmark fit, without registration.
 
     Attributes
     ----------
     transform : Transform
     quality : Quality
     layers : list of Layer
-        In no viewer yet.
+        Not added to a viewer yet.
     """
 
     transform: Transform
@@ -52,12 +52,12 @@ def landmark_result(
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> LandmarkResult:
-    """Make the layers that a fit gives, without registering.
+    """Resample the moving plane by a fit, without registration.
 
     Parameters
     ----------
     fit : LandmarkFit
-        For these two planes.
+        Of these two planes.
     fixed, moving : Plane
         From `napari_busref._napari.layers.planes.shown_plane`.
     progress : Progress, optional
@@ -66,12 +66,12 @@ def landmark_result(
     Returns
     -------
     LandmarkResult
-        Warped layer, mask and displacement, the latter from where the layers lie.
+        Warped layer, mask and displacement. The displacement starts from the layers' positions.
     """
     if progress is not None:
         progress("computing the transform", 0.0)
     transform = fit.transform
-    found = register_layers(
+    found = register_stack(
         fixed,
         moving,
         initial=transform,
@@ -97,18 +97,18 @@ def expected_transform(
     fixed_points: NDArray[np.float64],
     moving_points: NDArray[np.float64],
 ) -> Transform:
-    """The best guess there is before all landmarks are placed.
+    """Estimate the transform from the landmarks placed so far.
 
     Parameters
     ----------
     fixed, moving : Plane
     fixed_points, moving_points : ndarray, shape (N, 2)
-        What has been placed so far.
+        (row, col) in pixels.
 
     Returns
     -------
     Transform
-        The affine fit; with too few pairs where the layers lie, or the equal field of view.
+        The affine fit. With too few pairs, the layers' positions or an equal field of view.
 
     Raises
     ------
@@ -127,24 +127,24 @@ def expected_transform(
 
 def view_change(
     transform: Transform,
-    place: NDArray[np.float64],
+    point: NDArray[np.float64],
     planes: tuple[Plane, Plane],
     centre: ArrayLike,
     *,
     inverse: bool = False,
 ) -> tuple[NDArray[np.float64], float]:
-    """Where to look so that a place of one image is expected where it is seen on the other.
+    """Compute the view of one image that shows a point where the other image shows it now.
 
     Parameters
     ----------
     transform : Transform
         From the fixed to the moving image.
-    place : ndarray, shape (2,)
+    point : ndarray, shape (2,)
         (row, col) in pixels of the first of the two planes.
     planes : tuple of Plane
-        Looked at now, and looked at next.
+        Shown now, and shown next.
     centre : array_like, shape (2,)
-        World coordinates (along rows and columns) of the middle of the view.
+        World coordinates (along rows and columns) of the centre of the view.
     inverse : bool
         True when the first plane is the moving one.
 
@@ -153,9 +153,9 @@ def view_change(
     centre : ndarray, shape (2,)
         Of the next view.
     zoom : float
-        How many times larger it is.
+        Factor by which the zoom changes.
     """
-    probes = place + np.array([[0, 0], [_PROBE, 0], [0, _PROBE]])
+    probes = point + np.array([[0, 0], [_PROBE, 0], [0, _PROBE]])
     there = transform.points(probes, inverse=inverse)
     now, then = (
         points @ plane.matrix[:, :2].T + plane.matrix[:, 2]

@@ -1,4 +1,4 @@
-"""What the panel "Register and fuse" does, as one call for scripts. Needs no Qt."""
+"""The panel "Register and fuse" as one call for scripts. Needs no Qt."""
 
 from __future__ import annotations
 

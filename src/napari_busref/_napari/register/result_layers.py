@@ -65,7 +65,7 @@ def result_layers(
     ----------
     result : RegistrationAndFusionResult or LayersResult
         For these two planes: of `napari_busref.register_and_fuse` at full resolution, or of
-        `napari_busref._napari.register.stacks.register_layers`.
+        `napari_busref._napari.register.stacks.register_stack`.
     fixed, moving : Plane
         Where the layers go (exactly on `fixed`), and how they look.
     initial : Transform, optional

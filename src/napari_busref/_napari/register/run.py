@@ -1,4 +1,4 @@
-"""What the panel "Register and fuse" does in its worker thread. Needs neither Qt nor a viewer."""
+"""Worker side of the panel "Register and fuse". Needs neither Qt nor a viewer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from napari_busref._napari.layers.result import LayersResult
 from napari_busref._napari.register.loading import load_libraries
 from napari_busref._napari.register.result_layers import result_layers
 from napari_busref._napari.register.settings import Settings
-from napari_busref._napari.register.stacks import register_layers
+from napari_busref._napari.register.stacks import register_stack
 from napari_busref.runtime.progress import Cancelled, Progress, Reporter
 from napari_busref.transforms.transform import Transform
 
@@ -21,28 +21,27 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Labels, Layer
 
-__all__ = ["Outcome", "Request", "field_layers", "make_request", "run"]
+__all__ = ["RegisterOutcome", "RegisterRequest", "field_layers", "make_request", "run"]
 
 
 @dataclass(frozen=True, eq=False)
-class Request:
-    """All that a run needs, fixed when the button was pressed.
+class RegisterRequest:
+    """The input of a run, fixed when the button was pressed.
 
     Parameters
     ----------
     fixed, moving : Plane
         The visible and the infrared plane, not read yet.
     initial : Transform or None
-        Where to start; None for the same field of view.
+        The initial transform; None for an equal field of view.
     settings : Settings
-        All else.
     fixed_mask, moving_mask : Plane, optional
-        Of Labels layers: what may be compared.
+        Of Labels layers that mark the valid pixels.
 
     Attributes
     ----------
-    best : list of Outcome
-        What there is so far, ready for the viewer, if that is to be kept: one at most.
+    best : list of RegisterOutcome
+        The best so far, ready for the viewer, if that is to be kept: one at most.
     """
 
     fixed: Plane
@@ -51,11 +50,11 @@ class Request:
     settings: Settings
     fixed_mask: Plane | None = None
     moving_mask: Plane | None = None
-    best: list[Outcome] = field(default_factory=list, repr=False)
+    best: list[RegisterOutcome] = field(default_factory=list, repr=False)
 
     @property
     def mode(self) -> str:
-        """What to do with the other planes; there are none where neither layer is a stack."""
+        """How to treat the other planes: ``"plane"`` where neither layer is a stack."""
         stack = any(
             plane.sizes[axis] > 1 for plane in (self.fixed, self.moving) for axis in plane.hidden
         )
@@ -63,16 +62,16 @@ class Request:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
-    """What came out.
+class RegisterOutcome:
+    """The result of a run, and its layers.
 
     Attributes
     ----------
     result : LayersResult
     layers : list of Layer
-        The wanted ones, in no viewer yet.
+        The chosen layers, in no viewer yet.
     largest_px : float
-        The largest displacement from the start, in pixels of the fixed image.
+        The largest displacement beyond the initial transform, in pixels of the fixed image.
     """
 
     result: LayersResult
@@ -87,8 +86,8 @@ def make_request(
     settings: Settings,
     fixed_mask: Labels | None = None,
     moving_mask: Labels | None = None,
-) -> Request:
-    """Take down what a run on two layers needs, as the viewer shows them now.
+) -> RegisterRequest:
+    """Collect the input of a run on two layers, as the viewer shows them now.
 
     Raises
     ------
@@ -102,25 +101,27 @@ def make_request(
         None if layer is None else shown_plane(layer, viewer)
         for layer in (fixed_mask, moving_mask)
     )
-    return Request(*planes, initial_transform(moving, *planes), settings, first, second)
+    return RegisterRequest(*planes, initial_transform(moving, *planes), settings, first, second)
 
 
-def run(request: Request, *, progress: Progress, cancel: threading.Event) -> Outcome:
+def run(
+    request: RegisterRequest, *, progress: Progress, cancel: threading.Event
+) -> RegisterOutcome:
     """Read, register, fuse and build the layers.
 
     Parameters
     ----------
-    request : Request
+    request : RegisterRequest
     progress : Progress
         Called with the stage and the fraction done.
     cancel : threading.Event
-        Set it to stop: with ``settings.on_cancel == "best"`` what there is by then is returned,
-        if there is anything.
+        Set it to stop: with ``settings.on_cancel == "best"`` the best so far is returned, if
+        there is any.
 
     Raises
     ------
     Cancelled, TypeError, ValueError, ArithmeticError, MemoryError
-        As `napari_busref._napari.register.stacks.register_layers`.
+        As `napari_busref._napari.register.stacks.register_stack`.
     """
     reporter = Reporter(progress, cancel)
     settings = request.settings
@@ -129,10 +130,10 @@ def run(request: Request, *, progress: Progress, cancel: threading.Event) -> Out
 
     def keep(result: LayersResult) -> None:
         request.best[:] = [_outcome(result, request)]
-        reporter.check()  # if that is all that is wanted, at once
+        reporter.check()  # a cancelled run ends here
 
     try:
-        result = register_layers(
+        result = register_stack(
             request.fixed,
             request.moving,
             mode=request.mode,  # type: ignore[arg-type]  # checked there
@@ -141,7 +142,7 @@ def run(request: Request, *, progress: Progress, cancel: threading.Event) -> Out
             moving_mask=request.moving_mask,
             fuse=settings.fused,
             fusion=settings.fusion(),
-            progress=reporter.part(0.0, 0.97).regardless().step,  # it looks at cancel itself
+            progress=reporter.part(0.0, 0.97).regardless().step,  # it checks cancel
             so_far=keep if settings.on_cancel == "best" else None,
             cancel=cancel,
             **settings.registration(),
@@ -155,14 +156,16 @@ def run(request: Request, *, progress: Progress, cancel: threading.Event) -> Out
     return _outcome(result, request)
 
 
-def _outcome(result: LayersResult, request: Request) -> Outcome:
+def _outcome(result: LayersResult, request: RegisterRequest) -> RegisterOutcome:
     settings = request.settings
     layers = result_layers(result, request.fixed, request.moving, roles=settings.roles)
     lengths, _ = magnitude(result.transform, result.initial)
-    return Outcome(result, layers, float(lengths.max()))
+    return RegisterOutcome(result, layers, float(lengths.max()))
 
 
-def field_layers(result: LayersResult, request: Request, settings: Settings) -> list[Layer]:
-    """Draw the displacement of an earlier run as `settings` say; cheap, for any thread."""
+def field_layers(
+    result: LayersResult, request: RegisterRequest, settings: Settings
+) -> list[Layer]:
+    """Draw the displacement of an earlier run by other settings; cheap, for any thread."""
     roles = {settings.field_role} if settings.field_role is not None else set()
     return result_layers(result, request.fixed, request.moving, roles=roles)

@@ -13,12 +13,12 @@ from napari_busref._napari.register.settings import OPTIONS, Option, Remembered,
 from napari_busref._napari.register.share_slider import ShareSlider
 from napari_busref._napari.widgets.forms import Folded, caption, narrow
 
-__all__ = ["SettingsGroup"]
+__all__ = ["SettingsForm"]
 
 _OUTPUTS = ("warped", "mask", "fused", "weights")
 
 
-class SettingsGroup(Folded):
+class SettingsForm(Folded):
     """Advanced settings, folded away at first.
 
     What the user changes is remembered in napari's Preferences, and what is changed there shows

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from napari_busref.registration import RegistrationResult
     from napari_busref.registration.quality import Quality
 
-__all__ = ["MODES", "register_layers"]
+__all__ = ["MODES", "register_stack"]
 
 #: What to do with the other planes of a stack: nothing, use the transform of the shown one, or
 #: find one for each.
 MODES = ("plane", "one", "each")
 
 
-def register_layers(
+def register_stack(
     fixed: Plane,
     moving: Plane,
     *,
@@ -106,7 +106,7 @@ def register_layers(
     Examples
     --------
     >>> fixed, moving = (shown_plane(layer, viewer) for layer in layers)  # doctest: +SKIP
-    >>> result = register_layers(fixed, moving, mode="each")  # doctest: +SKIP
+    >>> result = register_stack(fixed, moving, mode="each")  # doctest: +SKIP
     >>> viewer.layers.extend(result_layers(result, fixed, moving))  # doctest: +SKIP
     """
     if mode not in MODES:
@@ -157,7 +157,7 @@ class _Pair:
 
 
 class _Run:
-    """One call of `register_layers`."""
+    """One call of `register_stack`."""
 
     def __init__(
         self,

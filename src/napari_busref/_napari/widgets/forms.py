@@ -27,23 +27,62 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 
 __all__ = [
+    "BAD",
+    "DOUBTFUL",
+    "GOOD",
     "Folded",
-    "Scroll",
+    "Message",
     "button",
+    "caption",
+    "caption_of",
     "folded",
     "form",
-    "label",
     "line",
-    "named_button",
     "narrow",
     "row",
     "scrolled",
     "slider",
     "tab_order",
-    "text",
     "whole",
     "with_browser",
 ]
+
+#: Colours of a message's edge.
+GOOD, DOUBTFUL, BAD = "#3fa34d", "#e3a008", "#d64545"
+
+
+class Message(QLabel):
+    """Text that wraps and can be copied; hidden while it is empty.
+
+    Parameters
+    ----------
+    name : str
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.setObjectName(name)
+        self.setWordWrap(True)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.say("")
+
+    def say(self, text: str, colour: str = "", *, rich: bool = False) -> None:
+        """Show a text.
+
+        Parameters
+        ----------
+        text : str
+        colour : str
+            Of an edge beside it, which unlike coloured text is legible in every theme.
+        rich : bool
+            Whether the text is HTML.
+        """
+        self.setTextFormat(Qt.TextFormat.RichText if rich else Qt.TextFormat.PlainText)
+        self.setText(text)
+        self.setVisible(bool(text))
+        edge = f"QLabel {{ border-left: 4px solid {colour}; padding-left: 6px; }}"
+        if self.styleSheet() != (style := edge if colour else ""):  # a change is slow to apply
+            self.setStyleSheet(style)
 
 
 def line(name: str, tooltip: str) -> QLineEdit:
@@ -66,7 +105,7 @@ def whole(low: int, high: int, value: int, tooltip: str, automatic: str = "") ->
 
 
 def slider(steps: int, page: int, single: int, tooltip: str) -> QSlider:
-    """A slider from 0 to `steps`; how far a page key and an arrow key take it."""
+    """A slider from 0 to `steps`; `page` and `single` are the steps of the page and arrow keys."""
     made = QSlider(Qt.Orientation.Horizontal)
     made.setRange(0, steps)
     made.setPageStep(page)
@@ -75,28 +114,23 @@ def slider(steps: int, page: int, single: int, tooltip: str) -> QSlider:
     return made
 
 
-def button(text: str, tooltip: str, clicked: Callable[[], Any]) -> QPushButton:
-    """A button that calls something without arguments."""
+def button(
+    text: str, tooltip: str, clicked: Callable[[], Any] | None = None, *, name: str = ""
+) -> QPushButton:
+    """A button that calls something without arguments.
+
+    Parameters
+    ----------
+    text, tooltip : str
+    clicked : callable, optional
+    name : str
+        Object name; by default the text.
+    """
     made = QPushButton(text)
+    made.setObjectName(name or text.replace("&", "").lower())
     made.setToolTip(tooltip)
-    made.clicked.connect(lambda: clicked())
-    return made
-
-
-def named_button(text: str, tooltip: str) -> QPushButton:
-    """A button whose object name is what it says."""
-    made = QPushButton(text)
-    made.setObjectName(text.replace("&", "").lower())
-    made.setToolTip(tooltip)
-    return made
-
-
-def label(name: str) -> QLabel:
-    """Text, rich where it looks so, that wraps and can be copied."""
-    made = QLabel()
-    made.setObjectName(name)
-    made.setWordWrap(True)
-    made.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    if clicked is not None:
+        made.clicked.connect(lambda: clicked())
     return made
 
 
@@ -107,13 +141,6 @@ def caption(text: str, control: QWidget) -> QLabel:
     made.setToolTip(control.toolTip())
     if not control.accessibleName():
         control.setAccessibleName(text.replace("&", ""))
-    return made
-
-
-def text(name: str) -> QLabel:
-    """Plain text that wraps and can be copied."""
-    made = label(name)
-    made.setTextFormat(Qt.TextFormat.PlainText)
     return made
 
 
@@ -141,7 +168,7 @@ def row(*widgets: QWidget) -> QWidget:
 
 
 def with_browser(edit: QLineEdit) -> QWidget:
-    """A line that holds a folder, with a button to look for it."""
+    """A line that holds a folder, with a button that opens a file dialog."""
 
     def browse() -> None:
         chosen = QFileDialog.getExistingDirectory(edit, edit.accessibleName(), edit.text())
@@ -149,9 +176,9 @@ def with_browser(edit: QLineEdit) -> QWidget:
             edit.setText(chosen)
             edit.editingFinished.emit()
 
-    look = button("…", f"Choose the {edit.accessibleName()}", browse)
-    look.setFixedWidth(28)
-    box = row(edit, look)
+    browse_button = button("…", f"Choose the {edit.accessibleName()}", browse)
+    browse_button.setFixedWidth(28)
+    box = row(edit, browse_button)
     box.setFocusProxy(edit)
     box.setToolTip(edit.toolTip())
     return box
@@ -163,17 +190,26 @@ def form(*rows: tuple[str, QWidget]) -> QWidget:
     layout = QFormLayout(box)
     layout.setContentsMargins(0, 0, 0, 0)
     layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-    for text, widget in rows:
+    for text, control in rows:
         if not text:
-            layout.addRow(widget)
+            layout.addRow(control)
             continue
-        word = caption(text, widget)
-        # the same in every form of a panel
-        word.setMinimumWidth(
-            max(map(word.fontMetrics().horizontalAdvance, ("Learning rate", "Registration")))
-        )
-        layout.addRow(word, widget)
+        label = caption(text, control)
+        # one width aligns the forms of a panel
+        advance = label.fontMetrics().horizontalAdvance
+        label.setMinimumWidth(max(map(advance, ("Learning rate", "Registration"))))
+        layout.addRow(label, control)
     return box
+
+
+def caption_of(control: QWidget) -> QWidget:
+    """Return the label of a control in a `form`."""
+    box = control.parentWidget()
+    layout = None if box is None else box.layout()
+    label = layout.labelForField(control) if isinstance(layout, QFormLayout) else None
+    if label is None:
+        raise ValueError(f"no form has a label for {control.objectName()!r}")
+    return label
 
 
 class Folded(QCollapsible):
@@ -214,19 +250,20 @@ def folded(title: str, tooltip: str, content: QWidget) -> Folded:
 
 
 def scrolled(panel: QWidget, *widgets: QWidget) -> None:
-    """Fill a panel with widgets below each other, which scroll where there is too little room."""
+    """Fill a panel with widgets below each other that scroll when the panel is too low."""
     content = QWidget()
     layout = QVBoxLayout(content)
+    layout.setContentsMargins(6, 6, 6, 6)
     for widget in widgets:
         layout.addWidget(widget)
     layout.addStretch()
     outer = QVBoxLayout(panel)
     outer.setContentsMargins(0, 0, 0, 0)
-    outer.addWidget(Scroll(content))
+    outer.addWidget(_Scroll(content))
 
 
-class Scroll(QScrollArea):
-    """Scrolls up and down only, and is as wide as its content, also when that grows."""
+class _Scroll(QScrollArea):
+    """Scrolls vertically only, and is as wide as its content, also when that grows."""
 
     def __init__(self, content: QWidget) -> None:
         super().__init__()
@@ -238,7 +275,7 @@ class Scroll(QScrollArea):
         content.installEventFilter(self)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        """Follow the content when it grows: scroll areas do not by themselves."""
+        """Follow the content when it grows, which scroll areas do not."""
         if event is not None and event.type() == QEvent.Type.LayoutRequest:
             self.updateGeometry()
         return bool(super().eventFilter(watched, event))

@@ -59,7 +59,7 @@ def quality_html(quality: Quality, largest_px: float) -> str:
 
 def found(quality: Quality) -> bool:
     """Whether a registration found anything, and did not end where it started."""
-    return quality.evidence is not None
+    return quality.status != "not registered"
 
 
 def error_text(error: BaseException) -> str:
@@ -86,7 +86,7 @@ def error_text(error: BaseException) -> str:
 
 def _cut_short(quality: Quality) -> bool:
     """Whether it is that of a refinement which was cancelled, and nothing was measured."""
-    return quality.evidence is not None and quality.evidence.cancelled
+    return quality.status == "cancelled"
 
 
 def _likely(quality: Quality) -> str:

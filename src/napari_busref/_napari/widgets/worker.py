@@ -1,4 +1,4 @@
-"""Running a long call in another thread: with progress, cancel and every error reported."""
+"""Jobs: long calls in another thread, with progress, cancellation and every error reported."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from qtpy.QtCore import QEventLoop, QTimer
 
 from napari_busref.runtime.progress import Cancelled
 
-__all__ = ["Job", "Stopper", "put_off_garbage", "serve_until", "start_job"]
+__all__ = ["Job", "RunningJobs", "postpone_garbage_collection", "serve_until", "start_job"]
 
-_SETTLE = 1000  # ms after a job, in which its results get into the window
+_MIN_PROGRESS = 0.002  # smaller steps are not reported
+_UNFREEZE_DELAY = 1000  # ms after a job, in which its results are drawn
 
 
 class Job(WorkerBase):
     """One call ``function(*args, progress=..., cancel=..., **kwargs)`` in a worker thread.
 
     It has the signals of napari's generator workers: ``started``, ``yielded`` with
-    ``(stage, fraction)`` at every progress report, then one of ``returned`` with the result,
+    ``(stage, fraction)`` for each progress report, then one of ``returned`` with the result,
     ``errored`` with the exception or ``aborted``, and at the very end always ``finished``.
 
-    Unlike a generator worker it needs no generator, so the call is stopped at the next place where
-    it looks at ``cancel`` and not only where it yields; and a ``RuntimeError``, which torch raises
-    for nearly everything, is reported like any other error instead of being swallowed.
+    Unlike a generator worker it stops wherever the call checks ``cancel``, not only where it
+    yields. It also reports a ``RuntimeError``, which napari's workers swallow and torch raises
+    for nearly everything.
 
     Parameters
     ----------
@@ -40,7 +41,7 @@ class Job(WorkerBase):
     Attributes
     ----------
     listening : bool
-        Whether what `start_job` connected is still called.
+        Whether the slots that `start_job` connected are still called.
     """
 
     def __init__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
@@ -51,25 +52,25 @@ class Job(WorkerBase):
             args,
             kwargs,
         )
-        self._last = ("", -1.0)
+        self._reported = ("", -1.0)
         self.listening = True
 
     def stop(self) -> None:
-        """Ask the call to stop; if it then returns something, that counts."""
+        """Cancel the call, but deliver what it returns."""
         self.cancel.set()
 
     def quit(self) -> None:
-        """Ask the call to stop, for nothing; the window also calls this when it is closed."""
+        """Cancel the call and drop its result; the window also calls this when it closes."""
         super().quit()
         self.cancel.set()
 
-    def let_go(self) -> None:
-        """Quit, and call nobody any more: the thread ends when it comes to it."""
+    def abandon(self) -> None:
+        """Quit and call no slot any more; the thread ends at its next check."""
         self.listening = False
         self.quit()
 
     def work(self) -> Any:
-        """Make the call; for the worker thread."""
+        """Make the call, in the worker thread."""
         if self._call is None:
             raise ValueError("a job runs only once")
         function, args, kwargs = self._call
@@ -77,33 +78,34 @@ class Job(WorkerBase):
         try:
             result = function(*args, progress=self._report, cancel=self.cancel, **kwargs)
         except Cancelled:
-            super().quit()  # cancelled by whatever means, there is nothing to return
+            super().quit()
             result = None
         if self.abort_requested:
             self.aborted.emit()
         return result
 
     def _report(self, stage: str, fraction: float) -> None:
-        # A loop may report thousands of times; the event queue need not hold all of that.
-        if stage != self._last[0] or fraction - self._last[1] >= 0.002:
-            self._last = (stage, fraction)
+        # A loop may report thousands of times, which would flood the event queue.
+        if stage != self._reported[0] or fraction - self._reported[1] >= _MIN_PROGRESS:
+            self._reported = (stage, fraction)
             self.yielded.emit((stage, fraction))
 
 
-class Stopper:
-    """Lets the running job go; outlives the panel, whose end it reacts to."""
+class RunningJobs:
+    """The running jobs of a panel by name; outlives the panel and abandons them at its end."""
 
-    job: Job | None = None
+    def __init__(self) -> None:
+        self.by_name: dict[str, Job] = {}
 
-    def let_go(self) -> None:
-        """Do without the job, if there is one."""
-        if self.job is not None:
-            self.job.let_go()
-            self.job = None
+    def abandon(self) -> None:
+        """Abandon all jobs."""
+        for job in self.by_name.values():
+            job.abandon()
+        self.by_name.clear()
 
 
 def serve_until(*signals: Any) -> None:
-    """Serve the window until one of the signals is emitted."""
+    """Process the window's events until one of the signals is emitted."""
     loop = QEventLoop()
     for signal in signals:
         signal.connect(loop.quit)
@@ -116,7 +118,7 @@ def start_job(
     connect: dict[str, Callable[..., Any]],
     **kwargs: Any,
 ) -> Job:
-    """Start a `Job` and make it known to the window, which asks before it closes on a busy one.
+    """Start a `Job` and register it with the window, which confirms before closing on one.
 
     Parameters
     ----------
@@ -141,27 +143,27 @@ def start_job(
     return job
 
 
-def put_off_garbage(job: Job) -> None:
-    """Let Python search the objects that there are now for garbage only after a job.
+def postpone_garbage_collection(job: Job) -> None:
+    """Exempt the objects of this moment from garbage collection until a job has ended.
 
-    That takes a quarter of a second in a process with napari and torch, in which the window would
-    stand still. What is made meanwhile is searched as ever.
+    Collecting them takes 0.25 s in a process with napari and torch, and blocks the window.
+    Objects that are made meanwhile are collected as usual.
     """
     gc.freeze()
-    job.finished.connect(_search_again)
+    job.finished.connect(_unfreeze_later)
 
 
-def _search_again() -> None:
-    QTimer.singleShot(_SETTLE, gc.unfreeze)
+def _unfreeze_later() -> None:
+    QTimer.singleShot(_UNFREEZE_DELAY, gc.unfreeze)
 
 
 def _while_listening(job: Job, slot: Callable[..., Any]) -> Callable[..., None]:
     # a queued call would come even after its signal was disconnected
-    listener = weakref.ref(job)
+    reference = weakref.ref(job)
 
     def call(*args: Any) -> None:
-        there = listener()
-        if there is not None and there.listening:
+        listener = reference()
+        if listener is not None and listener.listening:
             slot(*args)
 
     return call

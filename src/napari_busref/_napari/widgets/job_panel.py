@@ -1,0 +1,304 @@
+"""What all panels share: jobs in other threads, progress, failure, Cancel and Undo."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QTimer, Signal
+from qtpy.QtWidgets import QProgressBar, QSizePolicy, QWidget
+
+from napari_busref._napari.layers.undo import Undo
+from napari_busref._napari.widgets.forms import Message, button
+from napari_busref._napari.widgets.words import error_text
+from napari_busref._napari.widgets.worker import Job, RunningJobs, serve_until, start_job
+
+if TYPE_CHECKING:
+    import napari
+    from napari.layers import Layer
+
+__all__ = ["JobPanel", "RunPanel"]
+
+_log = logging.getLogger(__name__)
+
+_BAR_STEPS = 1000
+_TICK = 100  # ms between updates of the elapsed time
+_GRACE = 400  # ms that a cancelled job has to end before it is abandoned
+
+
+class JobPanel(QWidget):
+    """A panel whose work runs in other threads.
+
+    A subclass lays out `stage`, `bar` and `undo_button` as far as it uses them, starts work with
+    `_start`, adds layers within `_undoable`, and extends `_show_state`.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+        Given by napari.
+    parent : QWidget, optional
+
+    Attributes
+    ----------
+    idle : Signal
+        Emitted at the end of every job, however it ended, once nothing else runs.
+    """
+
+    idle = Signal()
+
+    #: Title of the panel, which starts its notifications.
+    TITLE = ""
+
+    def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._viewer = napari_viewer
+        self._jobs = RunningJobs()
+        self._undo: Undo | None = None
+        self._started = 0.0  # perf_counter
+        self._progress = ("", 0.0)
+        self.stage = Message("stage")
+        self.bar = QProgressBar()
+        self.bar.setRange(0, _BAR_STEPS)
+        self.bar.setTextVisible(False)
+        self.bar.setToolTip("Progress of the run")
+        self.bar.hide()
+        self.undo_button = button(
+            "&Undo",
+            "Undo the last run: remove the layers that it added, restore those that it changed",
+            self.undo,
+        )
+        self.undo_button.setEnabled(False)
+        self._clock = QTimer(self)
+        self._clock.setInterval(_TICK)
+        self._clock.timeout.connect(self._show_progress)
+        self.destroyed.connect(self._jobs.abandon)
+
+    # -- for scripts ----------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether a job runs."""
+        return bool(self._jobs.by_name)
+
+    def wait(self) -> None:
+        """Process the window's events until nothing runs."""
+        if self._busy:
+            serve_until(self.idle, self.destroyed)
+
+    def undo(self) -> bool:
+        """Undo the last run; return False when there was nothing to undo or it failed."""
+        undo = self._undo
+        if undo is None or self.running:
+            return False
+        self._undo = None
+        try:
+            undo.restore(self._viewer.layers)
+        except Exception as error:  # an exception would be lost in a slot
+            self._fail(error)
+            return False
+        finally:
+            self._show_state()
+        self.stage.say("undone: the layers are as they were before")
+        return True
+
+    # -- for subclasses -------------------------------------------------------------------------
+
+    @property
+    def _busy(self) -> bool:
+        """Whether `idle` is still to come."""
+        return self.running
+
+    def _free(self) -> bool:
+        """Return whether a run may start; notify the user if not."""
+        if self.running:
+            show_error(f"{self.TITLE}: a run is going on; wait for its end or cancel it")
+        return not self.running
+
+    def _start(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        returned: Callable[[Any], None],
+        name: str = "run",
+        quiet: bool = False,
+    ) -> Job:
+        """Start a job.
+
+        Parameters
+        ----------
+        function : callable
+            As for `Job`.
+        *args
+            Passed on to `function`.
+        returned : callable
+            Receives the result in the main thread; what it raises is reported as a failure.
+        name : str
+            Key of the job.
+        quiet : bool
+            Whether to show no progress.
+        """
+        slots: dict[str, Callable[..., Any]] = {
+            "returned": partial(self._receive, returned),
+            "errored": self._on_error,
+            "aborted": self._on_cancelled,
+            "finished": partial(self._on_finished, name),
+        }
+        if not quiet:
+            slots["yielded"] = self._on_progress
+            self._started = perf_counter()
+            self._on_progress(("starting", 0.0))
+            self._clock.start()
+            self.bar.show()
+        job = start_job(function, *args, connect=slots)
+        self._jobs.by_name[name] = job
+        self._show_state()
+        return job
+
+    @contextmanager
+    def _undoable(self, touched: Sequence[Layer] = ()) -> Iterator[None]:
+        """Make the changes of the layers within the context undoable, unless it raises."""
+        undo = Undo(self._viewer.layers, touched=touched)
+        yield
+        undo.done(self._viewer.layers)
+        self._undo = undo
+        self._show_state()
+
+    def _show_state(self) -> None:
+        """Enable the controls that apply now; called whenever a job starts or ends."""
+        self.undo_button.setEnabled(self._undo is not None and not self.running)
+
+    def _fail(self, error: BaseException) -> None:
+        """Report an error in the panel and as a notification."""
+        text = error_text(error)
+        _log.debug("%s failed", self.TITLE, exc_info=error)
+        self._show_failure(text)
+        show_error(f"{self.TITLE}: {text}")
+
+    def _show_failure(self, text: str) -> None:
+        self.stage.say(text)
+
+    def _on_cancelled(self) -> None:
+        self.stage.say("cancelled; no layer was changed")
+
+    def _on_finished(self, name: str) -> None:
+        self._end(name)
+        self._emit_idle()
+
+    def _emit_idle(self) -> None:
+        if not self._busy:
+            self.idle.emit()
+
+    def _end(self, name: str = "run") -> None:
+        """Part with a job, whether it has ended or not."""
+        job = self._jobs.by_name.pop(name, None)
+        if job is not None:
+            job.abandon()
+        self._clock.stop()
+        self.bar.hide()  # a full bar looks like a second button
+        self._show_state()
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _receive(self, returned: Callable[[Any], None], result: Any) -> None:
+        try:
+            returned(result)
+        except Exception as error:  # an exception would be lost in a slot
+            self._fail(error)
+
+    def _on_error(self, error: BaseException) -> None:
+        self._clock.stop()
+        self._fail(error)
+
+    def _on_progress(self, report: tuple[str, float]) -> None:
+        self._progress = report
+        self._show_progress()
+
+    def _show_progress(self) -> None:
+        stage, fraction = self._progress
+        seconds = perf_counter() - self._started
+        self.bar.setValue(round(_BAR_STEPS * fraction))
+        self.stage.say(f"{stage} · {100 * fraction:.0f} % · {seconds:.0f} s")
+
+
+class RunPanel(JobPanel):
+    """A panel with one button that starts a run, and cancels it while it goes on.
+
+    A subclass implements `run`, and sets the words of the button.
+
+    Attributes
+    ----------
+    button : QPushButton
+        Starts or cancels.
+    """
+
+    #: Text of the button while nothing runs.
+    RUN = "&Run"
+    #: Its tooltip then.
+    RUN_TOOLTIP = "Start; the viewer can be used meanwhile"
+    #: Text and tooltip while something runs.
+    CANCEL = ("&Cancel", "Stop the run")
+    #: Whether a cancelled run that does not end within 400 ms is abandoned.
+    ABANDONS = True
+
+    def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
+        super().__init__(napari_viewer, parent)
+        self.button = button(self.RUN, self.RUN_TOOLTIP, self._button_clicked, name="run")
+        self.button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self._grace = QTimer(self)
+        self._grace.setInterval(_GRACE)
+        self._grace.setSingleShot(True)
+        self._grace.timeout.connect(self._abandon)
+
+    def run(self) -> bool:
+        """Start a run, as the button does.
+
+        Returns
+        -------
+        bool
+            False when it could not be started; a notification says why.
+        """
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        """Stop the run and drop its result."""
+        if self.running:
+            for job in self._jobs.by_name.values():
+                job.quit()
+            if self.ABANDONS:
+                self._grace.start()
+            self._show_state()
+
+    def _show_state(self) -> None:
+        super()._show_state()
+        if any(job.abort_requested for job in self._jobs.by_name.values()):
+            self._show_button("Cancelling…", "", enabled=False)
+        elif self.running:
+            self._show_button(*self.CANCEL)
+        else:
+            self._show_button(self.RUN, self.RUN_TOOLTIP)
+
+    def _show_button(self, text: str, tooltip: str, *, enabled: bool = True) -> None:
+        self.button.setText(text)
+        self.button.setToolTip(tooltip)
+        self.button.setEnabled(enabled)
+
+    def _end(self, name: str = "run") -> None:
+        self._grace.stop()
+        super()._end(name)
+
+    def _abandon(self) -> None:
+        """End a cancelled run for the user; its thread ends at its next check."""
+        if self.running:
+            self._on_cancelled()
+            self._on_finished("run")
+
+    def _button_clicked(self) -> None:
+        if self.running:
+            self.cancel()
+        else:
+            self.run()
