@@ -35,14 +35,14 @@ PLACED = {
 }
 
 
-def bent():
+def elastic():
     """A transform that is not affine, smooth and without folds."""
     row, col = np.mgrid[: FIXED[0], : FIXED[1]]
     displacement = np.stack([2.5 * np.sin(col / 12), 2 * np.cos(row / 10)]).astype(np.float32)
     return Transform(AFFINE, displacement, fixed_shape=FIXED, moving_shape=MOVING)
 
 
-def straight():
+def affine_only():
     return Transform(AFFINE, fixed_shape=FIXED, moving_shape=MOVING)
 
 
@@ -54,7 +54,7 @@ def moving_layer(**kwargs):
     return Image(np.zeros(MOVING, np.uint8), name="ir", **kwargs)
 
 
-def carried(layer, transform, fixed=None, moving=None, **kwargs):
+def applied(layer, transform, fixed=None, moving=None, **kwargs):
     (new,) = apply_transform([layer], transform, fixed or fixed_layer(), moving, **kwargs)
     assert new.name == f"{layer.name} on {'ir' if kwargs.get('inverse') else 'vis'}"
     return new
@@ -77,7 +77,7 @@ def same_place(layer, other, points=((0, 0), (5, 11), (30, 2))):
 # -- the right direction ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("transform", [straight(), bent()], ids=["affine", "bent"])
+@pytest.mark.parametrize("transform", [affine_only(), elastic()], ids=["affine", "elastic"])
 def test_all_types_go_to_the_same_place(transform):
     """One thing, in every type of layer of the moving image, is one thing on the fixed one."""
     (place,) = transform.points(np.array([[20.0, 30.0]]))  # of fixed pixel (20, 30)
@@ -114,36 +114,36 @@ def test_all_types_go_to_the_same_place(transform):
 
 
 def test_images_and_labels_are_what_the_transform_gives():
-    transform, rng = bent(), np.random.default_rng(1)
+    transform, rng = elastic(), np.random.default_rng(1)
     picture = rng.random(MOVING).astype(np.float32)
     labels = rng.integers(0, 2**40, MOVING)
     colour = rng.integers(0, 255, (*MOVING, 4)).astype(np.uint8)
-    new = carried(Image(picture, name="a"), transform)
+    new = applied(Image(picture, name="a"), transform)
     np.testing.assert_array_equal(new.data, transform.apply(picture))
     assert new.data.dtype == np.float32
-    new = carried(Labels(labels, name="b"), transform)
+    new = applied(Labels(labels, name="b"), transform)
     np.testing.assert_array_equal(new.data, transform.apply(labels, order=0))
     assert new.data.dtype == labels.dtype
-    new = carried(Image(colour, name="c", rgb=True), transform)
+    new = applied(Image(colour, name="c", rgb=True), transform)
     np.testing.assert_array_equal(new.data, transform.apply(colour))
     assert new.rgb
     picture[3, 4] = np.nan
-    new = carried(Image(picture, name="d"), transform)
+    new = applied(Image(picture, name="d"), transform)
     assert np.isnan(new.data[~transform.mask()]).all()
 
 
-@pytest.mark.parametrize("transform", [straight(), bent()], ids=["affine", "bent"])
+@pytest.mark.parametrize("transform", [affine_only(), elastic()], ids=["affine", "elastic"])
 def test_the_inverse_brings_things_to_the_moving_image(transform):
     fixed, moving = fixed_layer(), moving_layer(scale=(2, 2), translate=(5, 5))
     there = inside()
-    points = carried(Points(there, name="p"), transform, fixed, moving, inverse=True)
+    points = applied(Points(there, name="p"), transform, fixed, moving, inverse=True)
     np.testing.assert_allclose(points.data, transform.points(there), atol=1e-9)
     same_place(points, moving)
-    back = carried(points, transform, fixed, moving)
+    back = applied(points, transform, fixed, moving)
     np.testing.assert_allclose(back.data, there, atol=1e-3)
     same_place(back, fixed)
     row, col = np.mgrid[: FIXED[0], : FIXED[1]].astype(float)
-    image = carried(Image(row + 3 * col, name="i"), transform, fixed, moving, inverse=True)
+    image = applied(Image(row + 3 * col, name="i"), transform, fixed, moving, inverse=True)
     assert image.data.shape == MOVING
     same_place(image, moving)
     pixels = inside(20, 3, MOVING).round()
@@ -154,7 +154,7 @@ def test_the_inverse_brings_things_to_the_moving_image(transform):
         image.data[tuple(pixels[seen].astype(int).T)], source[seen] @ (1, 3), atol=0.05
     )
     vector = Vectors([[there[0], [2.0, -1.0]]], name="v")
-    data = carried(vector, transform, fixed, moving, inverse=True).data[0]
+    data = applied(vector, transform, fixed, moving, inverse=True).data[0]
     np.testing.assert_allclose(data[0], transform.points(there[0]), atol=1e-5)
     np.testing.assert_allclose(data.sum(0), transform.points(there[0] + (2, -1)), atol=1e-5)
 
@@ -172,7 +172,7 @@ def test_results_lie_where_the_fixed_layer_does():
         Vectors([[[5, 5], [1, 1]]], scale=(3, 2), translate=(1, 1)),
         Labels(np.zeros(MOVING, int), scale=(3, 2), translate=(1, 1)),
     ):
-        new = carried(layer, bent(), fixed, moving)
+        new = applied(layer, elastic(), fixed, moving)
         same_place(new, fixed)
         np.testing.assert_allclose(new.scale, (0.5, 0.25))
         np.testing.assert_allclose(new.translate, (10, -4))
@@ -180,14 +180,14 @@ def test_results_lie_where_the_fixed_layer_does():
 
 def test_other_pixel_grids_go_through_the_world():
     """A channel of half the pixels, and points in nanometres, of a moving layer in micrometres."""
-    transform = straight()
+    transform = affine_only()
     units = ("um", "um")
     moving = moving_layer(scale=(2, 2), translate=(7, 9), units=units)
     fixed = fixed_layer(units=units)
     row, col = np.mgrid[: MOVING[0] // 2, : MOVING[1] // 2].astype(float)
     # its pixel (0, 0) covers the moving pixels (0, 0) to (1, 1), so it lies at (0.5, 0.5) of them
     half = Image(row + 100 * col, name="half", scale=(4, 4), translate=(8, 10), units=units)
-    new = carried(half, transform, fixed, moving)
+    new = applied(half, transform, fixed, moving)
     source = (transform.points(np.argwhere(np.ones(FIXED))) - 0.5) / 2
     limit = np.array(half.data.shape) - 1
     seen = ((source > 0) & (source < limit)).all(1).reshape(FIXED)
@@ -198,7 +198,7 @@ def test_other_pixel_grids_go_through_the_world():
     nano = (places * 2 + (7, 9)) * 1000
     points = Points(nano, name="nano", units=("nm", "nm"))
     np.testing.assert_allclose(
-        carried(points, transform, fixed, moving).data,
+        applied(points, transform, fixed, moving).data,
         transform.points(places, inverse=True),
         atol=1e-6,
     )
@@ -206,32 +206,32 @@ def test_other_pixel_grids_go_through_the_world():
 
 def test_an_unplaced_layer_of_the_same_pixels_is_taken_pixel_by_pixel():
     """A second channel opened beside a moving layer that was dragged."""
-    transform = bent()
+    transform = elastic()
     data = np.random.default_rng(2).integers(0, 9, MOVING)
     moving = moving_layer(scale=(2, 2), translate=(100, 50))
-    new = carried(Labels(data, name="second"), transform, fixed_layer(), moving)
+    new = applied(Labels(data, name="second"), transform, fixed_layer(), moving)
     np.testing.assert_array_equal(new.data, transform.apply(data, order=0))
     placed = Labels(data, name="elsewhere", translate=(2, 4))
-    new = carried(placed, transform, fixed_layer(), moving)
+    new = applied(placed, transform, fixed_layer(), moving)
     assert not new.data.any()  # it is seen far away from the moving layer
 
 
 def test_without_the_moving_layer_pixels_are_counted():
-    transform = bent()
+    transform = elastic()
     places = inside(4, 5, MOVING)
-    points = carried(Points(places, name="p"), transform)
+    points = applied(Points(places, name="p"), transform)
     np.testing.assert_allclose(transform.points(points.data), places, atol=1e-3)
     with pytest.raises(ValueError, match=r"'big' has 80 x 100 pixels.*choose the moving layer"):
-        carried(Image(np.zeros((80, 100)), name="big"), transform)
-    with pytest.raises(ValueError, match=r"'p' was placed in the world.*choose the moving layer"):
-        carried(Points(places, name="p", scale=(2, 2)), transform)
+        applied(Image(np.zeros((80, 100)), name="big"), transform)
+    with pytest.raises(ValueError, match=r"'p' has a position.*choose the moving layer"):
+        applied(Points(places, name="p", scale=(2, 2)), transform)
 
 
 # -- stacks and lazy arrays -------------------------------------------------------------------
 
 
 def test_a_stack_goes_plane_by_plane():
-    transform = bent()
+    transform = elastic()
     data = np.random.default_rng(3).integers(0, 99, (3, 2, *MOVING, 3)).astype(np.uint8)
     stack = Image(
         data,
@@ -244,7 +244,7 @@ def test_a_stack_goes_plane_by_plane():
     )
     fixed = fixed_layer(**PLACED)
     moving = moving_layer()
-    new = carried(stack, transform, fixed, moving)
+    new = applied(stack, transform, fixed, moving)
     assert new.data.shape == (3, 2, *FIXED, 3)
     for index in np.ndindex(3, 2):
         np.testing.assert_array_equal(new.data[index], transform.apply(data[index]))
@@ -262,13 +262,13 @@ def test_a_stack_goes_plane_by_plane():
         np.testing.assert_allclose(world[:2], (11, 6))
         np.testing.assert_allclose(world[2:], fixed.data_to_world(point))
     points = Points(np.column_stack([[0, 2], [1, 1], inside(2, 6, MOVING)]), name="4d")
-    new = carried(points, transform, fixed, moving)
+    new = applied(points, transform, fixed, moving)
     np.testing.assert_array_equal(new.data[:, :2], [[0, 1], [2, 1]])
     np.testing.assert_allclose(transform.points(new.data[:, 2:]), points.data[:, 2:], atol=1e-3)
 
 
 def test_a_stack_registered_plane_by_plane_takes_the_transform_of_each_plane():
-    one, other = straight(), bent()
+    one, other = affine_only(), elastic()
     planes = {
         (number,): SimpleNamespace(transform=Rescaled.of(transform))
         for number, transform in ((0, one), (1, other))
@@ -307,7 +307,7 @@ def test_a_stack_registered_plane_by_plane_takes_the_transform_of_each_plane():
 def test_a_field_too_large_for_all_pixels_is_used_as_it_was_found(monkeypatch):
     """Layers of more than 4096 x 4096 pixels keep the transform at which they were looked at."""
     monkeypatch.setattr("napari_busref._napari.apply_transform.pixel_mapping.FIELD_BUDGET", 1000)
-    found = bent()
+    found = elastic()
     fixed_shape, moving_shape = (96, 192), (120, 50)
     grids = Grid.over(FIXED, fixed_shape), Grid.over(MOVING, moving_shape)
     rescaled = Rescaled(found, *grids, fixed_shape, moving_shape)
@@ -347,26 +347,26 @@ def test_a_field_too_large_for_all_pixels_is_used_as_it_was_found(monkeypatch):
 def test_a_fixed_stack_gives_its_plane():
     """Results of a run on plane 2 of a stack are (1, H, W); flat layers lie on all planes."""
     fixed = Image(np.zeros((1, *FIXED)), name="vis", scale=(5, 2, 3), translate=(10, 1, 1))
-    new = carried(Labels(np.ones(MOVING, int), name="flat"), straight(), fixed)
+    new = applied(Labels(np.ones(MOVING, int), name="flat"), affine_only(), fixed)
     assert new.data.shape == FIXED
     np.testing.assert_allclose(new.scale, (2, 3))
     np.testing.assert_allclose(new.translate, (1, 1))
 
 
 def test_rows_and_columns_need_not_be_the_last_dimensions():
-    transform = bent()
+    transform = elastic()
     data = np.random.default_rng(4).random((MOVING[0], 3, MOVING[1]))
     fixed = Image(np.zeros((FIXED[0], 1, FIXED[1])), name="vis")
-    new = carried(Image(data, name="s"), transform, fixed, axes=(-3, -1))
+    new = applied(Image(data, name="s"), transform, fixed, axes=(-3, -1))
     assert new.data.shape == (FIXED[0], 3, FIXED[1])
     np.testing.assert_array_equal(new.data[:, 1], transform.apply(data[:, 1]))
     with pytest.raises(ValueError, match="'flat' has 2 dimensions"):
-        carried(Points([[1, 1]], name="flat"), transform, fixed, axes=(-3, -1))
+        applied(Points([[1, 1]], name="flat"), transform, fixed, axes=(-3, -1))
 
 
 @pytest.mark.parametrize("kind", [Image, Labels])
 def test_dask_arrays_are_carried_when_they_are_looked_at(kind):
-    transform, seen = bent(), []
+    transform, seen = elastic(), []
     data = np.random.default_rng(5).integers(0, 99, (4, *MOVING))
 
     def plane(block_info=None):
@@ -379,7 +379,7 @@ def test_dask_arrays_are_carried_when_they_are_looked_at(kind):
     )
     layer = kind(lazy, name="lazy", **({"contrast_limits": (0, 99)} if kind is Image else {}))
     seen.clear()
-    new = carried(layer, transform)
+    new = applied(layer, transform)
     assert isinstance(new.data, da.Array)
     assert new.data.dtype == data.dtype
     assert len(seen) <= 1  # napari draws a thumbnail of the first plane
@@ -393,7 +393,7 @@ def test_a_pyramid_is_carried_at_full_resolution():
     transform = Transform(np.diag([0.5, 0.5, 1]), fixed_shape=(40, 60), moving_shape=(40, 60))
     full = np.random.default_rng(6).random((40, 60))
     pyramid = Image([full, full[::2, ::2]], name="pyramid", multiscale=True)
-    new = carried(pyramid, transform, Image(np.zeros((40, 60)), name="vis"))
+    new = applied(pyramid, transform, Image(np.zeros((40, 60)), name="vis"))
     assert not new.multiscale
     np.testing.assert_allclose(np.asarray(new.data), transform.apply(full), atol=1e-6)
 
@@ -410,15 +410,15 @@ def test_how_an_image_looks_is_kept():
         gamma=0.8,
         opacity=0.4,
         blending="additive",
-        metadata={"mine": 1, KEY: {"role": "warped", "transform": straight()}},
+        metadata={"mine": 1, KEY: {"role": "warped", "transform": affine_only()}},
     )
-    new = carried(layer, bent())
+    new = applied(layer, elastic())
     assert (new.colormap.name, new.gamma, new.opacity) == ("magma", 0.8, 0.4)
     assert tuple(new.contrast_limits) == (0.2, 0.7)
     assert new.blending == "additive"
     assert new.metadata["mine"] == 1
     known = new.metadata[KEY]
-    assert (known["role"], known["source"], known["fixed"]) == ("carried", "look", "vis")
+    assert (known["role"], known["source"], known["fixed"]) == ("transformed", "look", "vis")
     assert "transform" not in known  # it would be the one of another pair
     assert layer.metadata[KEY]["role"] == "warped"
 
@@ -435,7 +435,7 @@ def test_points_keep_all_but_their_place():
         shown=[True, False, True],
         text={"string": "{cell}", "size": 9},
     )
-    new = carried(layer, straight())
+    new = applied(layer, affine_only())
     assert list(new.features["cell"]) == ["a", "b", "c"]
     assert list(new.symbol) == list(layer.symbol)
     np.testing.assert_array_equal(new.face_color, layer.face_color)
@@ -461,8 +461,8 @@ def test_shapes_stay_what_they_are_under_an_affine_map():
         edge_color=["red", "lime", "blue", "cyan", "white"],
         edge_width=[1, 2, 3, 1, 1],
     )
-    transform = straight()
-    new = carried(layer, transform)
+    transform = affine_only()
+    new = applied(layer, transform)
     assert list(new.shape_type) == kinds
     for before, after in zip(layer.data, new.data, strict=True):
         np.testing.assert_allclose(transform.points(after), before, atol=1e-6)
@@ -477,8 +477,8 @@ def test_shapes_are_bent_where_the_map_is():
     kinds = ["rectangle", "ellipse", "polygon", "line", "path"]
     data = [box, box, box[:3], box[[0, 2]], box[[0, 2, 3]]]
     layer = Shapes(data, shape_type=kinds, name="rois", face_color=["red"] * 5)
-    transform = bent()
-    new = carried(layer, transform)
+    transform = elastic()
+    new = applied(layer, transform)
     assert list(new.shape_type) == ["polygon", "polygon", "polygon", "path", "path"]
     np.testing.assert_array_equal(new.face_color, layer.face_color)
     # wherever one goes along a new outline, one is on the old one
@@ -494,7 +494,7 @@ def test_shapes_are_bent_where_the_map_is():
     assert border.max() * 14 < 0.2
     straight_line = along(transform.points(box[[0, 2]], inverse=True), closed=False)
     direct = transform.points(straight_line) - box[0]
-    assert np.abs(direct @ (-direction[1], direction[0])).max() > 0.5  # it had to be bent
+    assert np.abs(direct @ (-direction[1], direction[0])).max() > 0.5  # it had to be elastic
     assert max(map(len, new.data)) < 120
 
 
@@ -520,27 +520,27 @@ def test_tracks_keep_ids_and_graph():
         features={"speed": np.arange(9.0)},
         tail_length=7,
     )
-    transform = bent()
-    new = carried(layer, transform)
+    transform = elastic()
+    new = applied(layer, transform)
     np.testing.assert_array_equal(new.data[:, :2], tracks[:, :2])
     np.testing.assert_allclose(transform.points(new.data[:, 2:]), tracks[:, 2:], atol=1e-3)
     assert new.graph == {2: [1], 5: [1]}
     np.testing.assert_array_equal(new.features["speed"], np.arange(9.0))
     assert new.tail_length == 7
-    back = carried(new, transform, fixed_layer(), moving_layer(), inverse=True)
+    back = applied(new, transform, fixed_layer(), moving_layer(), inverse=True)
     np.testing.assert_allclose(back.data, tracks, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", [Points, Shapes, Vectors])
 def test_empty_layers_stay_empty(kind):
-    new = carried(kind(ndim=2, name="none"), bent())
+    new = applied(kind(ndim=2, name="none"), elastic())
     assert len(new.data) == 0
 
 
 def test_what_was_given_stays_as_it_is():
     places = inside(3, 9, MOVING)
     layer = Points(places.copy(), name="p", size=5)
-    carried(layer, bent())
+    applied(layer, elastic())
     np.testing.assert_array_equal(layer.data, places)
     np.testing.assert_array_equal(layer.size, 5)
 
@@ -550,7 +550,7 @@ def test_what_was_given_stays_as_it_is():
 
 @pytest.mark.parametrize("spatial", [{}, PLACED], ids=["plain", "placed"])
 def test_place_on_makes_a_layer_lie_on_the_fixed_one(spatial):
-    transform = straight()
+    transform = affine_only()
     fixed = fixed_layer(**spatial)
     units = {"units": ("nm", "nm")} if spatial else {}
     moving = moving_layer(scale=(3, 2), translate=(5, 1), **units)
@@ -577,7 +577,7 @@ def test_place_on_makes_a_layer_lie_on_the_fixed_one(spatial):
 
 
 def test_placing_twice_is_placing_once():
-    transform, fixed = straight(), fixed_layer()
+    transform, fixed = affine_only(), fixed_layer()
     moving, other = moving_layer(), Labels(np.zeros(MOVING, int), scale=(0.5, 0.5))
     place_on([other], transform, fixed, moving)
     once = np.array(other.affine.affine_matrix)
@@ -585,18 +585,18 @@ def test_placing_twice_is_placing_once():
     np.testing.assert_allclose(other.affine.affine_matrix, once)
     place_on([moving, other], transform, fixed, moving)
     np.testing.assert_allclose(other.affine.affine_matrix, once)
-    new = carried(Image(np.ones(MOVING), name="x"), transform, fixed, moving)
+    new = applied(Image(np.ones(MOVING), name="x"), transform, fixed, moving)
     np.testing.assert_array_equal(new.data, transform.apply(np.ones(MOVING)))
     # carried over after it was placed: still the same pixels
     data = np.random.default_rng(1).integers(0, 9, MOVING)
     other.data, other.scale = data, (1, 1)
     np.testing.assert_array_equal(
-        carried(other, transform, fixed, moving).data, transform.apply(data, order=0)
+        applied(other, transform, fixed, moving).data, transform.apply(data, order=0)
     )
 
 
 def test_the_affine_part_of_a_bent_transform_is_the_nearest():
-    transform = bent()
+    transform = elastic()
     fixed, moving = fixed_layer(), moving_layer()
     left = place_on([moving], transform, fixed, moving)
     grid = np.argwhere(np.ones(FIXED)).astype(float)
@@ -605,12 +605,12 @@ def test_the_affine_part_of_a_bent_transform_is_the_nearest():
     moved = np.array([moving.data_to_world(point) for point in there[seen][::7]])
     off = np.hypot(*(moved - grid[seen][::7]).T)
     assert 0.5 < off.max() < left * 1.05
-    plain = straight().points(there[seen], inverse=True)
+    plain = affine_only().points(there[seen], inverse=True)
     assert np.hypot(*(plain - grid[seen]).T).mean() > off.mean()
 
 
 def test_placing_on_the_moving_image():
-    transform = straight()
+    transform = affine_only()
     fixed, moving = fixed_layer(), moving_layer(scale=(2, 2))
     labels = Labels(np.zeros(FIXED, int))
     place_on([labels], transform, fixed, moving, inverse=True)
@@ -623,7 +623,7 @@ def test_placing_on_the_moving_image():
 
 
 def test_known_transforms_are_listed_once():
-    one, other = straight(), bent()
+    one, other = affine_only(), elastic()
 
     def result(name, transform, **known):
         return Image(np.zeros(FIXED), name=name, metadata={KEY: {"transform": transform, **known}})
@@ -646,14 +646,14 @@ def test_known_transforms_are_listed_once():
 def test_a_second_time_replaces_what_the_first_gave():
     viewer = ViewerModel()
     layer = viewer.add_labels(np.ones(MOVING, int), name="cells")
-    first = apply_transform([layer], straight(), fixed_layer())
+    first = apply_transform([layer], affine_only(), fixed_layer())
     put_layers(viewer.layers, first)
     viewer.add_points([[0, 0]], name="above")
-    put_layers(viewer.layers, apply_transform([layer], bent(), fixed_layer()))
+    put_layers(viewer.layers, apply_transform([layer], elastic(), fixed_layer()))
     assert [one.name for one in viewer.layers] == ["cells", "cells on vis", "above"]
     assert viewer.layers[1] is not first[0]
     viewer.layers[1].name = "kept"
-    put_layers(viewer.layers, apply_transform([layer], bent(), fixed_layer()))
+    put_layers(viewer.layers, apply_transform([layer], elastic(), fixed_layer()))
     assert [one.name for one in viewer.layers] == ["cells", "kept", "above", "cells on vis"]
 
 
@@ -667,8 +667,8 @@ def test_progress_is_told_and_a_stack_can_be_cancelled():
 
     stack = Image(np.zeros((10, *MOVING)), name="s")
     with pytest.raises(Cancelled):
-        apply_transform([stack], straight(), fixed_layer(), progress=progress, cancel=cancel)
-    assert seen[0] == ("carrying over s", 0.0)
+        apply_transform([stack], affine_only(), fixed_layer(), progress=progress, cancel=cancel)
+    assert seen[0] == ("applying the transform to s", 0.0)
     assert len(seen) < 8
 
 
@@ -677,11 +677,11 @@ def test_progress_is_told_and_a_stack_can_be_cancelled():
 
 @pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
 def test_what_cannot_be_carried_is_refused_in_words():
-    transform = bent()
+    transform = elastic()
     surface = Surface((np.eye(3), np.array([[0, 1, 2]])), name="mesh")
     with pytest.raises(ValueError, match=r"'mesh' is a Surface layer; accepted are Image, Labels"):
         apply_transform([surface], transform, fixed_layer())
-    with pytest.raises(ValueError, match=r"moving: needed to bring layers to the moving image"):
+    with pytest.raises(ValueError, match=r"moving: needed to apply the inverse transform"):
         apply_transform([], transform, fixed_layer(), inverse=True)
     wrong = Image(np.zeros((9, 9)), name="wrong")
     with pytest.raises(ValueError, match=r"fixed: layer 'wrong' has 9 x 9 pixels.*48 x 64"):
@@ -702,10 +702,10 @@ def test_a_fold_is_refused_for_positions_and_not_for_images():
     fold = np.zeros((2, *FIXED), np.float32)
     fold[1] = -2.0 * (np.arange(FIXED[1]) % 16)
     transform = Transform(AFFINE, fold, fixed_shape=FIXED, moving_shape=MOVING)
-    assert carried(Image(np.ones(MOVING), name="i"), transform).data.any()
+    assert applied(Image(np.ones(MOVING), name="i"), transform).data.any()
     grid = np.stack(np.meshgrid(np.arange(2.0, 38), np.arange(2.0, 48)), -1).reshape(-1, 2)
     with pytest.raises(ValueError, match="folds over itself"):
-        carried(Points(grid, name="p"), transform)
+        applied(Points(grid, name="p"), transform)
 
 
 @pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
@@ -713,6 +713,6 @@ def test_nothing_is_changed_when_one_layer_cannot_be_placed():
     good = Labels(np.zeros(MOVING, int))
     turned = Points([[1, 1, 1]], rotate=(30, 20, 10))
     with pytest.raises(ValueError, match="turned out"):
-        place_on([good, turned], straight(), fixed_layer(), moving_layer())
+        place_on([good, turned], affine_only(), fixed_layer(), moving_layer())
     np.testing.assert_array_equal(good.affine.affine_matrix, np.eye(3))
     assert isinstance(good, Layer)

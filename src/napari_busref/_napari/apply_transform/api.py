@@ -1,4 +1,4 @@
-"""Carrying layers of any type along a transform.
+"""Apply a transform to layers of any type.
 
 Needs `napari.layers` but neither Qt nor a viewer.
 """
@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from napari.layers import Layer
 
-from napari_busref._napari.apply_transform.by_type import carried
-from napari_busref._napari.apply_transform.pixel_mapping import Route
+from napari_busref._napari.apply_transform.by_type import apply_to_layer
+from napari_busref._napari.apply_transform.pixel_mapping import PixelMapping
 from napari_busref._napari.layers.grids import Rescaled
 from napari_busref._napari.layers.result import PlaneResult
 from napari_busref.runtime.progress import Progress, Reporter
@@ -32,34 +32,33 @@ def apply_transform(
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> list[Layer]:
-    """Carry layers from the moving to the fixed image, or back.
+    """Apply a transform to layers of the moving image, or its inverse to layers of the fixed one.
 
-    Images are resampled (linear), labels too (nearest, their type is kept), stacks plane by plane;
-    positions are moved: points, shapes, vectors and tracks. What is not a numpy array (dask, zarr,
-    pyramids) is computed when it is looked at, and so are images of more than 4096 x 4096 pixels
-    along a transform that bends.
+    Resamples images (linear) and labels (nearest), stacks plane by plane, and maps the positions
+    of points, shapes, vectors and tracks. Arrays other than numpy's (dask, zarr, pyramids) are
+    computed when a viewer needs them. So are images of more than 4096 x 4096 pixels under a
+    transform with a displacement field.
 
     Parameters
     ----------
     layers : sequence of Layer
-        Image, Labels, Points, Shapes, Vectors or Tracks; not changed.
+        Image, Labels, Points, Shapes, Vectors or Tracks, unchanged.
     transform : Transform or Rescaled
-        From fixed to moving pixels; the latter is ``metadata["napari-busref"]["rescaled"]`` of
-        layers so large that their dense displacement field is not made.
+        From fixed to moving pixels. A `Rescaled` is in ``metadata["napari-busref"]["rescaled"]``
+        of layers that are too large for a dense displacement field.
     fixed : Layer
         The fixed layer, or any layer that lies on it, such as a result of the registration.
     moving : Layer, optional
-        The moving layer. Needed to go back, and for layers whose pixels are not those of the
-        moving image: those are found by their place in the world.
+        The moving layer. Required for the inverse, and for layers on other pixels than those of
+        the moving image, which are mapped by their position in the world.
     inverse : bool
-        False: what belongs to the moving image is brought to the fixed one. True: what belongs to
-        the fixed image is brought to the moving one.
+        False maps from the moving to the fixed image, True from the fixed to the moving image.
     axes : tuple of int
-        The two dimensions that the images extend along, counted from the last one.
+        Dimensions of rows and columns, counted from the last one.
     planes : mapping, optional
-        ``metadata["napari-busref"]["planes"]`` of a stack that was registered plane by plane: from
-        the position along the other dimensions to what was found there. Stacks, and positions in
-        them, take the transform of their plane; all else takes `transform`.
+        ``metadata["napari-busref"]["planes"]`` of a stack that was registered plane by plane. It
+        maps a position along the other dimensions to the result there. Planes of stacks, and
+        points in them, use the transform of their plane, all others `transform`.
     progress : Progress, optional
         Called with the stage and the fraction done.
     cancel : threading.Event, optional
@@ -69,26 +68,25 @@ def apply_transform(
     -------
     list of Layer
         New layers, in no viewer yet, named ``"<layer> on <target>"``. Along `axes` they have the
-        scale, translate, rotate, shear, affine, units and axis labels of the layer that they are
-        brought to, along other dimensions their own. All else is kept: colours, features, symbols,
-        text, ids and graph of tracks. Where the transform is not affine, rectangles and ellipses
-        become polygons, lines become paths, and outlines get vertices so that they are off by
-        no more than 0.05 px. Widths and sizes of points, shapes and vectors are scaled like the
-        image.
+        scale, translate, rotate, shear, affine, units and axis labels of the target layer, along
+        other dimensions their own. Colours, features, symbols, text, and ids and graph of tracks
+        stay. Under a transform with a displacement field, rectangles and ellipses become polygons
+        and lines become paths, within 0.05 px of the exact outline. Widths and sizes of points,
+        shapes and vectors scale like the image.
 
     Raises
     ------
     ValueError
         When a layer is of another type, has too few dimensions, is turned out of the plane of the
-        images, or nothing says where it lies; when the transform is for other images or cannot be
+        images, or has an unknown position; when the transform is for other images or cannot be
         inverted.
     Cancelled
-        When `cancel` was set.
+        When `cancel` is set.
 
     Notes
     -----
-    Images and labels that have as many pixels as the image they belong to, and that nobody has
-    placed anywhere, are taken pixel by pixel. All other layers are taken where they are seen.
+    Images and labels of the source image's size at napari's default position are mapped pixel by
+    pixel. All other layers are mapped by their position in the world.
 
     Examples
     --------
@@ -96,17 +94,17 @@ def apply_transform(
     >>> shape = (4, 4)
     >>> down = [[1, 0, 1], [0, 1, 0], [0, 0, 1]]
     >>> transform = Transform(down, fixed_shape=shape, moving_shape=shape)
-    >>> (on_fixed,) = carry_over([labels], transform, Image(np.zeros(shape), name="vis"))
+    >>> (on_fixed,) = apply_transform([labels], transform, Image(np.zeros(shape), name="vis"))
     >>> on_fixed.name, on_fixed.data[0].tolist()
     ('cells on vis', [0, 1, 0, 0])
     """
-    route = Route.between(transform, fixed, moving, inverse, axes, planes)
+    mapping = PixelMapping.between(transform, fixed, moving, inverse, axes, planes)
     reporter = Reporter(progress, cancel)
     new = []
     for number, layer in enumerate(layers):
         part = reporter.part(number / len(layers), (number + 1) / len(layers))
-        new.append(carried(layer, route, part))
+        new.append(apply_to_layer(layer, mapping, part))
     return new
 
 
-carry_over = apply_transform  # the name that scripts written before the panel's rename use
+carry_over = apply_transform  # an alias for older scripts

@@ -1,4 +1,4 @@
-"""How a layer of each type is brought along a route: resampled, or its positions moved.
+"""Apply a transform to a layer of each type: resample its pixels, or map its positions.
 
 Needs `napari.layers` but neither Qt nor a viewer.
 """
@@ -14,96 +14,100 @@ from napari.layers import Image, Labels, Layer, Points, Shapes, Tracks, Vectors
 from numpy.typing import NDArray
 from skimage.measure import approximate_polygon
 
-from napari_busref._napari.apply_transform.pixel_mapping import Array, Route
+from napari_busref._napari.apply_transform.pixel_mapping import Array, PixelMapping
 from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.lazy import Source, lazy_array, warp_window
 from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref._napari.layers.planes import Plane
 from napari_busref.runtime.progress import Reporter
 
-__all__ = ["CARRIED_TYPES", "carried"]
+__all__ = ["LAYER_TYPES", "apply_to_layer"]
 
-#: Layers that can be carried over.
-CARRIED_TYPES = (Image, Labels, Points, Shapes, Vectors, Tracks)
+#: Types of layers to which a transform applies.
+LAYER_TYPES = (Image, Labels, Points, Shapes, Vectors, Tracks)
 
-_CHORD = 2.0  # target pixels between two vertices of an outline before it is simplified
-_TOLERANCE = 0.05  # target pixels that the simplified outline may be off
+_VERTEX_SPACING = 2.0  # target pixels between vertices of an outline before simplification
+_OUTLINE_TOLERANCE = 0.05  # target pixels between a simplified outline and the exact one
 
 
-def carried(layer: Layer, route: Route, reporter: Reporter) -> Layer:
-    """One layer brought to the target, in no viewer yet.
+def apply_to_layer(layer: Layer, mapping: PixelMapping, reporter: Reporter) -> Layer:
+    """Return a layer on the target image, in no viewer yet.
 
     Raises
     ------
     ValueError
         As `napari_busref.apply_transform`.
     """
-    carry = next((way for kind, way in _WAYS.items() if isinstance(layer, kind)), None)
-    if carry is None:
-        accepted = ", ".join(kind.__name__ for kind in CARRIED_TYPES)
+    apply = next((one for kind, one in _BY_TYPE.items() if isinstance(layer, kind)), None)
+    if apply is None:
+        accepted = ", ".join(kind.__name__ for kind in LAYER_TYPES)
         raise ValueError(
             f"layer {layer.name!r} is a {layer.__class__.__name__} layer; accepted are {accepted}"
         )
-    reporter.step(f"carrying over {layer.name}", 0.0)
+    reporter.step(_stage(layer), 0.0)
     _, state, kind = layer.as_layer_data_tuple()
     metadata = {
         key: value
         for key, value in state.pop("metadata").items()
         if not str(key).startswith(METADATA_KEY)
     }
-    state.pop("experimental_clipping_planes", None)  # they were in the layer's pixels
-    state = deepcopy(state) | route.spatial(layer)
-    name = f"{layer.name} on {route.target_name}"
+    state.pop("experimental_clipping_planes", None)  # they are in pixels of the source
+    state = deepcopy(state) | mapping.spatial(layer)
+    name = f"{layer.name} on {mapping.target_name}"
     state["name"] = name
-    known = route.names | {"role": "carried", "name": name, "source": layer.name}
-    state["metadata"] = metadata | {METADATA_KEY: known}
-    data = carry(layer, route, state, reporter)
-    reporter.step(f"carried over {layer.name}", 1.0)
+    record = mapping.names | {"role": "transformed", "name": name, "source": layer.name}
+    state["metadata"] = metadata | {METADATA_KEY: record}
+    data = apply(layer, mapping, state, reporter)
+    reporter.step(_stage(layer), 1.0)
     return Layer.create(data, state, kind)
 
 
-def _carry_raster(
-    layer: Image | Labels, route: Route, state: dict[str, Any], reporter: Reporter
+def _stage(layer: Layer) -> str:
+    return f"applying the transform to {layer.name}"
+
+
+def _resample(
+    layer: Image | Labels, mapping: PixelMapping, state: dict[str, Any], reporter: Reporter
 ) -> Any:
     state["multiscale"] = False
     order = 0 if isinstance(layer, Labels) else 1
     levels = tuple(layer.data) if layer.multiscale else (layer.data,)
-    axes = (route.axes[0] + layer.ndim, route.axes[1] + layer.ndim)
+    axes = (mapping.axes[0] + layer.ndim, mapping.axes[1] + layer.ndim)
     sizes = [int(size) for size in levels[0].shape[: layer.ndim]]
     channels = tuple(levels[0].shape[layer.ndim :])
     hidden = [1 if axis in axes else size for axis, size in enumerate(sizes)]
-    sizes[axes[0]], sizes[axes[1]] = route.target_shape
-    common = None if route.planes else route.pull(layer)
-    if len(levels) > 1 or type(levels[0]) is not np.ndarray or not route.fits:
-        return _lazily(layer, levels, axes, sizes, channels, route, common, order)
+    sizes[axes[0]], sizes[axes[1]] = mapping.target_shape
+    common = None if mapping.planes else mapping.pull(layer)
+    if len(levels) > 1 or type(levels[0]) is not np.ndarray or not mapping.fits:
+        return _resample_lazily(layer, levels, axes, sizes, channels, mapping, common, order)
     data = levels[0]
     whole = None if common is None else common.full()
     result = np.empty((*sizes, *channels), data.dtype.newbyteorder("="))
     count = int(np.prod(hidden))
     for number, position in enumerate(np.ndindex(*hidden)):
-        reporter.step(f"carrying over {layer.name}", number / count)
+        reporter.step(_stage(layer), number / count)
         index = tuple(
             slice(None) if axis in axes else number for axis, number in enumerate(position)
         )
-        place = tuple(number for axis, number in enumerate(position) if axis not in axes)
-        pull = whole or route.pull(layer, place).full()
+        at = tuple(number for axis, number in enumerate(position) if axis not in axes)
+        pull = whole or mapping.pull(layer, at).full()
         plane = data[index]
-        lost = plane.dtype.kind == "f" and not np.isfinite(plane).all()
-        result[index] = pull.apply(plane, order=order, cval=np.nan if lost else 0.0)
+        invalid = plane.dtype.kind == "f" and not np.isfinite(plane).all()
+        result[index] = pull.apply(plane, order=order, cval=np.nan if invalid else 0.0)
     return result
 
 
-def _lazily(
+def _resample_lazily(
     layer: Image | Labels,
     levels: tuple[Any, ...],
     axes: tuple[int, int],
     sizes: Sequence[int],
     channels: tuple[int, ...],
-    route: Route,
+    mapping: PixelMapping,
     common: Rescaled | None,
     order: int,
 ) -> Any:
-    """Blocks that are computed when they are looked at, from the level that suits them."""
+    """Resample block by block, when a viewer needs a block."""
     plane = Plane(
         name=layer.name,
         levels=levels,
@@ -116,52 +120,58 @@ def _lazily(
         layer_spatial={},
         display={},
     )
-    grid = Grid(route.target_shape)
+    grid = Grid(mapping.target_shape)
 
     def compute(position: tuple[int, ...], window: tuple[slice, slice]) -> NDArray[Any]:
         source = Source(plane.at(position))
-        whole = common or route.pull(layer, position)
-        return warp_window(source, whole, grid, window, order=order, nested=True)
+        pull = common or mapping.pull(layer, position)
+        return warp_window(source, pull, grid, window, order=order, nested=True)
 
     dtype = np.dtype(levels[0].dtype).newbyteorder("=")
     return lazy_array(sizes, axes, compute, dtype, channels)
 
 
-def _carry_points(layer: Points, route: Route, state: dict[str, Any], reporter: Reporter) -> Array:
-    factor = route.magnification(layer)
+def _map_points(
+    layer: Points, mapping: PixelMapping, state: dict[str, Any], reporter: Reporter
+) -> Array:
+    factor = mapping.magnification(layer)
     state["size"] = np.asarray(state["size"]) * factor
     if not state["border_width_is_relative"]:
         state["border_width"] = np.asarray(state["border_width"]) * factor
-    return route.push(layer)(layer.data)
+    return mapping.push(layer)(layer.data)
 
 
-def _carry_vectors(
-    layer: Vectors, route: Route, state: dict[str, Any], reporter: Reporter
+def _map_vectors(
+    layer: Vectors, mapping: PixelMapping, state: dict[str, Any], reporter: Reporter
 ) -> Array:
-    state["edge_width"] *= route.magnification(layer)
-    push = route.push(layer)
+    state["edge_width"] *= mapping.magnification(layer)
+    push = mapping.push(layer)
     start, step = np.asarray(layer.data, dtype=float).transpose(1, 0, 2)
     begin = push(start)
     return np.stack([begin, push(start + step, start) - begin], axis=1)
 
 
-def _carry_tracks(layer: Tracks, route: Route, state: dict[str, Any], reporter: Reporter) -> Array:
-    return route.push(layer)(layer.data)  # the id is the first column, before all dimensions
+def _map_tracks(
+    layer: Tracks, mapping: PixelMapping, state: dict[str, Any], reporter: Reporter
+) -> Array:
+    return mapping.push(layer)(layer.data)  # the first column, before all dimensions, is the id
 
 
-def _carry_shapes(
-    layer: Shapes, route: Route, state: dict[str, Any], reporter: Reporter
+def _map_shapes(
+    layer: Shapes, mapping: PixelMapping, state: dict[str, Any], reporter: Reporter
 ) -> list[Array]:
-    factor = route.magnification(layer)
+    factor = mapping.magnification(layer)
     state["edge_width"] = [width * factor for width in state["edge_width"]]
-    push = route.push(layer)
-    if route.straight:  # and so is what it carries: an ellipse stays an ellipse
+    push = mapping.push(layer)
+    if mapping.is_affine:  # an ellipse stays an ellipse
         return [push(vertices) for vertices in layer.data]
-    columns = list(route.axes)
+    columns = list(mapping.axes)
     outlines, kinds = [], []
     for number, (vertices, kind) in enumerate(zip(layer.data, layer.shape_type, strict=True)):
-        reporter.step(f"carrying over {layer.name}", number / len(layer.data))
-        outline, kind = _outline(np.asarray(vertices, float), kind, columns, _CHORD / factor)
+        reporter.step(_stage(layer), number / len(layer.data))
+        outline, kind = _outline(
+            np.asarray(vertices, float), kind, columns, _VERTEX_SPACING / factor
+        )
         outlines.append(_simplified(push(outline), kind == "polygon", columns))
         kinds.append(kind)
     state["shape_type"] = kinds
@@ -169,7 +179,7 @@ def _carry_shapes(
 
 
 def _outline(vertices: Array, kind: str, columns: list[int], step: float) -> tuple[Array, str]:
-    """The outline of a shape as a polygon or path whose vertices are at most `step` apart."""
+    """Outline of a shape as a polygon or path with vertices at most `step` apart."""
     if kind == "ellipse":
         middle = vertices.mean(0)
         first, second = (vertices[1] - vertices[0]) / 2, (vertices[2] - vertices[1]) / 2
@@ -190,12 +200,12 @@ def _outline(vertices: Array, kind: str, columns: list[int], step: float) -> tup
 
 
 def _simplified(outline: Array, closed: bool, columns: list[int]) -> Array:
-    """The outline without the vertices that are not needed."""
+    """Remove the vertices of an outline that lie within the tolerance."""
     others = [axis for axis in range(outline.shape[1]) if axis - outline.shape[1] not in columns]
     if np.ptp(outline[:, others], axis=0).max(initial=0) > 0:  # a path through several planes
         return outline
     flat = outline[:, columns]
-    flat = approximate_polygon(np.vstack([flat, flat[:1]]) if closed else flat, _TOLERANCE)
+    flat = approximate_polygon(np.vstack([flat, flat[:1]]) if closed else flat, _OUTLINE_TOLERANCE)
     flat = flat[:-1] if closed else flat
     if len(flat) < (3 if closed else 2):  # smaller than the tolerance
         return outline
@@ -204,11 +214,11 @@ def _simplified(outline: Array, closed: bool, columns: list[int]) -> Array:
     return simplified
 
 
-_WAYS: dict[type, Callable[[Any, Route, dict[str, Any], Reporter], Any]] = {
-    Image: _carry_raster,
-    Labels: _carry_raster,
-    Points: _carry_points,
-    Shapes: _carry_shapes,
-    Vectors: _carry_vectors,
-    Tracks: _carry_tracks,
+_BY_TYPE: dict[type, Callable[[Any, PixelMapping, dict[str, Any], Reporter], Any]] = {
+    Image: _resample,
+    Labels: _resample,
+    Points: _map_points,
+    Shapes: _map_shapes,
+    Vectors: _map_vectors,
+    Tracks: _map_tracks,
 }

@@ -1,4 +1,4 @@
-"""The transforms that layers carry, and where carried layers go.
+"""Transforms in the metadata of layers, and adding transformed layers to a viewer.
 
 Needs `napari.layers` but neither Qt nor a viewer.
 """
@@ -21,20 +21,20 @@ __all__ = ["KnownTransform", "known_transforms", "put_layers"]
 
 @dataclass(frozen=True, eq=False)
 class KnownTransform:
-    """A transform that a layer carries in its metadata.
+    """A transform in the metadata of a layer.
 
     Attributes
     ----------
     transform : Transform or Rescaled
-        The latter where its displacement field is kept on coarser pixels than those of the images.
+        `Rescaled` where the displacement field is on coarser pixels than the images.
     layer : Layer
-        Which lies on the fixed image.
+        The layer with the transform, on the fixed image.
     fixed, moving : str
-        Names of the layers that were registered; empty when not known.
+        Names of the registered layers; empty when unknown.
     axes : tuple of int
         Dimensions of rows and columns, counted from the last one.
     planes : mapping or None
-        What was found for each plane of a stack, when it was registered plane by plane.
+        Results of a stack that was registered plane by plane.
     """
 
     transform: Transform | Rescaled = field(repr=False)
@@ -46,14 +46,14 @@ class KnownTransform:
 
     @property
     def label(self) -> str:
-        """The transform in a few words."""
+        """Short description of the transform."""
         if self.fixed and self.moving:
             return f"{self.moving} → {self.fixed}"
         return str(self.layer.name)
 
 
 def known_transforms(layers: Sequence[Layer]) -> list[KnownTransform]:
-    """Return the different transforms that layers carry, latest layer first.
+    """Return the different transforms in the metadata of layers, latest layer first.
 
     Parameters
     ----------
@@ -63,69 +63,70 @@ def known_transforms(layers: Sequence[Layer]) -> list[KnownTransform]:
     known: list[KnownTransform] = []
     seen: list[Transform] = []
     latest = list(reversed(layers))
-    # a mask or a fused layer of coarser pixels says less well where the fixed image lies
+    # a mask or fused layer of coarser pixels defines the fixed image's position less exactly
     for layer in sorted(latest, key=_is_coarser):
-        found = _knowledge(layer)
-        transform = found.get("transform")
+        record = _record(layer)
+        transform = record.get("transform")
         if not isinstance(transform, Transform) or any(
             transform is one or transform == one for one in seen
         ):
             continue
         seen.append(transform)
-        rows, cols = found.get("axes", (layer.ndim - 2, layer.ndim - 1))
+        rows, cols = record.get("axes", (layer.ndim - 2, layer.ndim - 1))
         known.append(
             KnownTransform(
-                _whole(found),
+                _full_resolution(record),
                 layer,
-                found.get("fixed") or "",
-                found.get("moving") or "",
+                record.get("fixed") or "",
+                record.get("moving") or "",
                 (rows - layer.ndim, cols - layer.ndim),
-                found.get("planes") if found.get("mode") == "each" else None,
+                record.get("planes") if record.get("mode") == "each" else None,
             )
         )
     return sorted(known, key=lambda one: latest.index(one.layer))
 
 
-def _knowledge(layer: Layer) -> Mapping[str, Any]:
-    found = layer.metadata.get(METADATA_KEY)
-    return found if isinstance(found, Mapping) else {}
+def _record(layer: Layer) -> Mapping[str, Any]:
+    """Return this plugin's metadata of a layer."""
+    record = layer.metadata.get(METADATA_KEY)
+    return record if isinstance(record, Mapping) else {}
 
 
-def _whole(found: Mapping[str, Any]) -> Transform | Rescaled:
-    """The transform between the images at full resolution."""
-    transform, rescaled = found["transform"], found.get("rescaled")
+def _full_resolution(record: Mapping[str, Any]) -> Transform | Rescaled:
+    """Return the transform between the images at full resolution."""
+    transform, rescaled = record["transform"], record.get("rescaled")
     if isinstance(rescaled, Rescaled) and rescaled.fixed_shape != transform.fixed_shape:
         return rescaled
     return cast(Transform, transform)
 
 
 def _is_coarser(layer: Layer) -> bool:
-    """Whether a layer carries a transform and has other pixels than its fixed image."""
-    found = _knowledge(layer)
-    if not isinstance(found.get("transform"), Transform) or not isinstance(layer, Image | Labels):
+    """Whether a layer with a transform has other pixels than its fixed image."""
+    record = _record(layer)
+    if not isinstance(record.get("transform"), Transform) or not isinstance(layer, Image | Labels):
         return False
-    rows, cols = found.get("axes", (-2, -1))
+    rows, cols = record.get("axes", (-2, -1))
     sizes = (layer.data[0] if layer.multiscale else layer.data).shape[: layer.ndim]
-    return (sizes[rows], sizes[cols]) != _whole(found).fixed_shape
+    return (sizes[rows], sizes[cols]) != _full_resolution(record).fixed_shape
 
 
-def put_layers(layers: MutableSequence[Layer], carried: Sequence[Layer]) -> None:
-    """Add carried layers to a viewer, each in place of what the same layer gave before.
+def put_layers(layers: MutableSequence[Layer], transformed: Sequence[Layer]) -> None:
+    """Add transformed layers to a viewer, or replace the earlier ones from the same sources.
 
     Parameters
     ----------
     layers : LayerList
-        ``viewer.layers``. A layer that was renamed since stays.
-    carried : sequence of Layer
+        ``viewer.layers``. An earlier layer under another name stays.
+    transformed : sequence of Layer
         From `apply_transform`.
     """
-    for layer in carried:
-        known = layer.metadata[METADATA_KEY]
+    for layer in transformed:
+        record = layer.metadata[METADATA_KEY]
         old = next(
             (
                 other
                 for other in layers
-                if other.metadata.get(METADATA_KEY) == known | {"name": other.name}
+                if other.metadata.get(METADATA_KEY) == record | {"name": other.name}
             ),
             None,
         )
@@ -135,4 +136,4 @@ def put_layers(layers: MutableSequence[Layer], carried: Sequence[Layer]) -> None
             position = layers.index(old)
             layers.remove(old)
             layers.insert(position, layer)
-        known["name"] = layer.name  # napari may have appended a number
+        record["name"] = layer.name  # napari may append a number

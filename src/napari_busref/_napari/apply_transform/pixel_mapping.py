@@ -1,4 +1,4 @@
-"""From the pixels of one image to those of the other, for layers that lie anywhere.
+"""Map pixels of any layer from one image of a registered pair to the other.
 
 Needs `napari.layers` but neither Qt nor a viewer.
 """
@@ -24,65 +24,59 @@ from napari_busref.transforms.transform import Transform
 __all__ = [
     "PLACED_KEY",
     "Array",
-    "Place",
-    "Route",
+    "PixelMapping",
+    "affine_before",
     "affine_part",
     "inverted",
-    "placed_before",
     "plane_shape",
 ]
 
 Array = NDArray[np.float64]
 Push = Callable[..., Array]
 
-#: Where `place_on` remembers the affine it has replaced: ``layer.metadata[PLACED_KEY]``.
+#: `place_on` stores the affine that it replaces in ``layer.metadata[PLACED_KEY]``.
 PLACED_KEY = "napari-busref-placed"
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
-    """Where the pixels of an image are, along the two dimensions of the images."""
+class _Position:
+    """Position of an image in the world, along its rows and columns."""
 
-    name: str
     matrix: Array  # (3, 3), (row, col, 1) to world
     units: tuple[Any, Any]
     spatial: dict[str, Any]
 
     @classmethod
-    def of(cls, layer: Layer, axes: tuple[int, int]) -> Place:
-        return cls(
-            layer.name,
-            world_of(layer, axes),
-            (layer.units[axes[0]], layer.units[axes[1]]),
-            spatial_of(layer),
-        )
+    def of(cls, layer: Layer, axes: tuple[int, int]) -> _Position:
+        units = layer.units[axes[0]], layer.units[axes[1]]
+        return cls(_to_world(layer, axes), units, spatial_of(layer))
 
 
 @dataclass(frozen=True, eq=False)
-class Route:
-    """From the pixels of the source image (moving, unless inverse) to those of the target.
+class PixelMapping:
+    """Maps pixels of layers on the source image to pixels of the target image.
 
     Parameters
     ----------
     transform : Rescaled
         From fixed to moving pixels.
-    source : Place or None
-        Where the source image is; None when nothing says so.
-    target : Place
+    source : _Position or None
+        Position of the source image, the moving one unless `inverse`; None when unknown.
+    target : _Position
     inverse : bool
         Whether the source is the fixed image.
     axes : tuple of int
         Dimensions of rows and columns, counted from the last one.
     names : dict
-        Of the ``fixed`` and the ``moving`` image, and ``inverse``.
+        Names of the ``fixed`` and the ``moving`` image, and ``inverse``.
     source_layer : Layer or None
     planes : mapping
-        Of a stack that was registered plane by plane; else empty.
+        Results of a stack that was registered plane by plane; else empty.
     """
 
     transform: Rescaled
-    source: Place | None
-    target: Place
+    source: _Position | None
+    target: _Position
     inverse: bool
     axes: tuple[int, int]
     names: dict[str, Any]
@@ -98,8 +92,8 @@ class Route:
         inverse: bool,
         axes: tuple[int, int],
         planes: Mapping[tuple[int, ...], PlaneResult] | None = None,
-    ) -> Route:
-        """The route for these layers; parameters and errors are those of `apply_transform`."""
+    ) -> PixelMapping:
+        """Create the mapping; parameters and errors are those of `apply_transform`."""
         if isinstance(transform, Transform):
             transform = Rescaled.of(transform)
         if not axes[0] < axes[1] < 0:
@@ -112,7 +106,7 @@ class Route:
         ):
             if layer is None:
                 continue
-            check_dimensions(layer, axes)
+            _check_dimensions(layer, axes)
             if isinstance(layer, Image | Labels) and plane_shape(layer, axes) != shape:
                 raise ValueError(
                     f"{image}: layer {layer.name!r} has {_pixels(plane_shape(layer, axes))}, but "
@@ -120,27 +114,26 @@ class Route:
                 )
         if inverse and moving is None:
             raise ValueError(
-                "moving: needed to bring layers to the moving image; choose its layer"
+                "moving: needed to apply the inverse transform; choose the moving layer"
             )
-        fixed_place = Place.of(fixed, axes)
-        moving_place = None if moving is None else Place.of(moving, axes)
-        source, target = (fixed_place, moving_place) if inverse else (moving_place, fixed_place)
-        known = fixed.metadata.get(METADATA_KEY)
-        known = known if isinstance(known, dict) else {}
+        on_fixed = _Position.of(fixed, axes)
+        on_moving = None if moving is None else _Position.of(moving, axes)
+        source, target = (on_fixed, on_moving) if inverse else (on_moving, on_fixed)
+        record = fixed.metadata.get(METADATA_KEY)
+        record = record if isinstance(record, dict) else {}
         names = {
-            "fixed": known.get("fixed") or fixed.name,
-            "moving": known.get("moving") or "" if moving is None else moving.name,
+            "fixed": record.get("fixed") or fixed.name,
+            "moving": record.get("moving") or "" if moving is None else moving.name,
             "inverse": inverse,
         }
-        source_layer = fixed if inverse else moving
         return cls(
             transform,
             source,
-            cast(Place, target),
+            cast(_Position, target),
             inverse,
             axes,
             names,
-            source_layer,
+            fixed if inverse else moving,
             planes or {},
         )
 
@@ -160,33 +153,33 @@ class Route:
         return str(self.names["moving" if self.inverse else "fixed"])
 
     @property
-    def straight(self) -> bool:
-        """Whether the same affine holds everywhere."""
+    def is_affine(self) -> bool:
+        """Whether one affine maps all pixels of all planes."""
         return self.transform.transform.displacement is None and not self.planes
 
     @property
     def fits(self) -> bool:
-        """Whether the dense field may be made for all pixels of the target."""
-        return self.straight or int(np.prod(self.target_shape)) <= FIELD_BUDGET
+        """Whether the dense displacement field of the target stays within the budget."""
+        return self.is_affine or int(np.prod(self.target_shape)) <= FIELD_BUDGET
 
     def at(self, position: tuple[int, ...]) -> Rescaled:
-        """From fixed to moving pixels of one plane of a stack."""
-        found = self.planes.get(position)
-        return self.transform if found is None else found.transform
+        """Transform from fixed to moving pixels of one plane of a stack."""
+        plane = self.planes.get(position)
+        return self.transform if plane is None else plane.transform
 
-    def _back(self, found: Rescaled) -> Rescaled:
-        """The inverse, found once for all layers that take the same transform."""
+    def _inverse(self, transform: Rescaled) -> Rescaled:
+        """Invert a transform, once for successive layers with the same transform."""
         for given, inverse in self._latest_inverse:
-            if given is found:
+            if given is transform:
                 return inverse
         inverse = Rescaled(
-            found.transform.inverse(),
-            found.moving,
-            found.fixed,
-            found.moving_shape,
-            found.fixed_shape,
+            transform.transform.inverse(),
+            transform.moving,
+            transform.fixed,
+            transform.moving_shape,
+            transform.fixed_shape,
         )
-        self._latest_inverse[:] = [(found, inverse)]  # at once: dask asks from several threads
+        self._latest_inverse[:] = [(transform, inverse)]  # atomic, for the threads of dask
         return inverse
 
     @cached_property
@@ -194,50 +187,44 @@ class Route:
         return []
 
     def to_source(self, layer: Layer) -> Array:
-        """The pixels of a layer to those of the source image, (3, 3)."""
-        check_dimensions(layer, self.axes)
+        """Matrix (3, 3) from pixels of a layer to pixels of the source image."""
+        _check_dimensions(layer, self.axes)
         raster = isinstance(layer, Image | Labels)
         shape = plane_shape(layer, self.axes) if raster else None
-        before = placed_before(layer)
+        before = affine_before(layer)
         spatial = spatial_of(layer)
-        placed = is_positioned(spatial if before is None else spatial | {"affine": before})
+        positioned = is_positioned(spatial if before is None else spatial | {"affine": before})
         if self.source is None or self.source_layer is None:
-            if shape == self.source_shape or not (raster or placed):
+            if shape == self.source_shape or not (raster or positioned):
                 return np.eye(3)
-            what = f"has {_pixels(shape)}" if shape else "was placed in the world"
+            what = f"has {_pixels(shape)}" if shape else "has a position in the world"
             raise ValueError(
-                f"layer {layer.name!r} {what}, and nothing says where it lies on the moving image "
-                f"of {_pixels(self.source_shape)}; choose the moving layer"
+                f"layer {layer.name!r} {what}, but its position on the moving image of "
+                f"{_pixels(self.source_shape)} is unknown; choose the moving layer"
             )
-        if shape == self.source_shape and not placed:
+        if shape == self.source_shape and not positioned:
             return np.eye(3)
-        own = world_of(layer, self.axes, before)
+        own = _to_world(layer, self.axes, before)
         source = self.source.matrix
-        if before is not None:  # it belongs to where both were before they were placed
-            source = world_of(self.source_layer, self.axes, placed_before(self.source_layer))
+        if before is not None:  # compare both positions from before `place_on`
+            source = _to_world(self.source_layer, self.axes, affine_before(self.source_layer))
         given = (layer.units[self.axes[0]], layer.units[self.axes[1]])
         units = np.diag([*map(factor, given, self.source.units), 1.0])
         matrix = inverted(source) @ units @ own
         return np.eye(3) if np.allclose(matrix, np.eye(3), rtol=0, atol=1e-9) else matrix
 
     def pull(self, layer: Layer, position: tuple[int, ...] = ()) -> Rescaled:
-        """From target pixels to those of a plane of an image or labels layer."""
+        """Transform from target pixels to pixels of a plane of an image or labels layer."""
         found = self.at(position)
         if self.inverse:
-            found = self._back(found)
+            found = self._inverse(found)
         shape = plane_shape(layer, self.axes)
-        onward = inverted(self.to_source(layer)) @ found.moving.matrix
-        return replace(
-            found,
-            transform=replace(
-                found.transform, affine=onward @ found.transform.affine, moving_shape=shape
-            ),
-            moving=Grid(shape),
-            moving_shape=shape,
-        )
+        affine = inverted(self.to_source(layer)) @ found.moving.matrix @ found.transform.affine
+        transform = replace(found.transform, affine=affine, moving_shape=shape)
+        return replace(found, transform=transform, moving=Grid(shape), moving_shape=shape)
 
     def push(self, layer: Layer) -> Push:
-        """From positions (N, ndim) in a layer to positions on the target."""
+        """Function from points (N, ndim) of a layer to points on the target."""
         matrix = self.to_source(layer)
         columns = list(self.axes)
         others = [axis for axis in range(-layer.ndim, 0) if axis not in columns]
@@ -247,7 +234,7 @@ class Route:
             source = moved[:, columns] @ matrix[:2, :2].T + matrix[:2, 2]
             planes = np.floor((moved if on is None else on)[:, others] + 0.5).astype(int)
             if not self.planes:
-                planes = planes[:, :0]  # one transform for all
+                planes = planes[:, :0]  # one transform for all planes
             for position in np.unique(planes, axis=0) if len(moved) else ():
                 here = (planes == position).all(1)
                 transform = self.at(tuple(int(number) for number in position))
@@ -259,14 +246,14 @@ class Route:
         return push
 
     def magnification(self, layer: Layer) -> float:
-        """Target pixels for one pixel of a layer."""
+        """Side of a layer's pixel in target pixels."""
         linear = affine_part(self.transform)[:2, :2]
         area = abs(np.linalg.det(linear))
         area = area if self.inverse else 1 / area
         return float(np.sqrt(area * abs(np.linalg.det(self.to_source(layer)[:2, :2]))))
 
     def spatial(self, layer: Layer) -> dict[str, Any]:
-        """Keyword arguments that put a layer on the target along the dimensions of the images."""
+        """Keyword arguments that position a layer on the target, along rows and columns."""
         target = self.target.spatial
         if layer.ndim == 2 and len(target["scale"]) == 2:
             return dict(target)
@@ -287,7 +274,7 @@ class Route:
             "scale": composite.scale,
             "translate": translate,
             "rotate": composite.rotate,
-            # of a diagonal matrix napari says as many zeros as dimensions, and does not take them
+            # for a diagonal matrix napari returns ndim zeros, which its constructor rejects
             "shear": composite.shear if np.any(composite.shear) else np.eye(layer.ndim),
             "affine": affine,
             "units": tuple(units),
@@ -295,16 +282,16 @@ class Route:
         }
 
 
-def placed_before(layer: Layer) -> Array | None:
-    """The affine that `place_on` has replaced, if the layer has not been moved since."""
+def affine_before(layer: Layer) -> Array | None:
+    """Return the affine that `place_on` replaced, unless the layer has moved since."""
     placed = layer.metadata.get(PLACED_KEY)
     if isinstance(placed, dict) and np.array_equal(placed["affine"], layer.affine.affine_matrix):
         return cast(Array, placed["before"])
     return None
 
 
-def world_of(layer: Layer, axes: tuple[int, int], affine: Array | None = None) -> Array:
-    """The pixels of a layer to world coordinates, both along `axes` only, (3, 3)."""
+def _to_world(layer: Layer, axes: tuple[int, int], affine: Array | None = None) -> Array:
+    """Matrix (3, 3) from pixels of a layer to world coordinates, both along `axes` only."""
     spatial = spatial_of(layer)
     local = np.eye(layer.ndim + 1)
     local[:-1, :-1] = linear_of(spatial)
@@ -317,7 +304,7 @@ def world_of(layer: Layer, axes: tuple[int, int], affine: Array | None = None) -
         if np.abs(world[np.ix_(first, second)]).max(initial=0) > 1e-9 * size:
             raise ValueError(
                 f"layer {layer.name!r} is turned out of the plane of the images by its rotation, "
-                "shear or affine; it cannot be carried plane by plane"
+                "shear or affine; planes cannot be mapped to planes"
             )
     matrix = np.eye(3)
     matrix[:2] = world[np.ix_(plane, [*plane, -1])]
@@ -327,12 +314,14 @@ def world_of(layer: Layer, axes: tuple[int, int], affine: Array | None = None) -
 
 
 def inverted(matrix: Array) -> Array:
+    """Invert a (3, 3) affine; the last row is exact."""
     inverse = np.eye(3)
-    inverse[:2] = np.linalg.inv(matrix)[:2]  # the last row exactly
+    inverse[:2] = np.linalg.inv(matrix)[:2]
     return inverse
 
 
 def plane_shape(layer: Layer, axes: tuple[int, int]) -> tuple[int, int]:
+    """``(rows, cols)`` of an image or labels layer."""
     data = layer.data[0] if layer.multiscale else layer.data
     rows, cols = (int(data.shape[axis + layer.ndim]) for axis in axes)
     return rows, cols
@@ -342,17 +331,16 @@ def _pixels(shape: tuple[int, int]) -> str:
     return f"{shape[0]} x {shape[1]} pixels"
 
 
-def check_dimensions(layer: Layer, axes: tuple[int, int]) -> None:
+def _check_dimensions(layer: Layer, axes: tuple[int, int]) -> None:
     if layer.ndim < -axes[0]:
         raise ValueError(
-            f"layer {layer.name!r} has {layer.ndim} dimensions and does not extend along the rows "
-            "and columns of the images"
+            f"layer {layer.name!r} has {layer.ndim} dimensions and lacks the rows or columns of "
+            "the images"
         )
 
 
-def affine_part(found: Rescaled) -> Array:
-    """The affine of a transform between pixels at full resolution, (3, 3)."""
-    affine: Array = (
-        found.moving.matrix @ found.transform.affine @ np.linalg.inv(found.fixed.matrix)
-    )
+def affine_part(transform: Rescaled) -> Array:
+    """Affine (3, 3) of a transform, between pixels at full resolution."""
+    to_moving = transform.moving.matrix @ transform.transform.affine
+    affine: Array = to_moving @ np.linalg.inv(transform.fixed.matrix)
     return affine

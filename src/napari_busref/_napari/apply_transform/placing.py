@@ -1,4 +1,4 @@
-"""Placing layers on another image by their affine, without resampling.
+"""Place layers on the other image by setting their affine, without resampling.
 
 Needs `napari.layers` but neither Qt nor a viewer.
 """
@@ -14,10 +14,10 @@ from napari.layers import Layer
 from napari_busref._napari.apply_transform.pixel_mapping import (
     PLACED_KEY,
     Array,
-    Route,
+    PixelMapping,
+    affine_before,
     affine_part,
     inverted,
-    placed_before,
 )
 from napari_busref._napari.layers.grids import Rescaled
 from napari_busref._napari.layers.planes import comparable, factor, linear_of, spatial_of
@@ -35,54 +35,55 @@ def place_on(
     inverse: bool = False,
     axes: tuple[int, int] = (-2, -1),
 ) -> float:
-    """Set the ``affine`` of layers so that they lie on the other image, without resampling.
+    """Place layers on the other image by setting their ``affine``, without resampling.
 
     Parameters
     ----------
     layers : sequence of Layer
-        Of any type; their ``affine`` is set, and where their units cannot be compared to those of
-        the target, their ``units`` too. Data, scale, translate, rotate and shear stay.
+        Of any type. Units that cannot be compared with the target's are set, too. Data, scale,
+        translate, rotate and shear stay.
     transform, fixed, moving, inverse, axes
         As for `apply_transform`.
 
     Returns
     -------
     float
-        The largest distance, in fixed pixels, between where the transform and where its nearest
-        affine puts a pixel; 0 when the transform is affine.
+        Largest error of the nearest affine, in fixed pixels; 0 for an affine transform.
 
     Raises
     ------
     ValueError
-        As `apply_transform`. Then no layer is changed.
+        As `apply_transform`; no layer has changed then.
     """
-    route = Route.between(transform, fixed, moving, inverse, axes)
-    affine, left = _nearest_affine(route.transform)
-    onward = affine if inverse else inverted(affine)
-    changes = [_placement(layer, route, onward) for layer in layers]
+    mapping = PixelMapping.between(transform, fixed, moving, inverse, axes)
+    affine, error = _nearest_affine(mapping.transform)
+    to_target = affine if inverse else inverted(affine)
+    changes = [_affine_and_units(layer, mapping, to_target) for layer in layers]
     for layer, (matrix, units) in zip(layers, changes, strict=True):
-        before = np.array(layer.affine.affine_matrix)
-        if (earlier := placed_before(layer)) is not None:
-            before = earlier
+        before = affine_before(layer)
+        if before is None:
+            before = np.array(layer.affine.affine_matrix)
         layer.affine = matrix
         layer.units = units
         layer.metadata[PLACED_KEY] = {
             "affine": np.array(layer.affine.affine_matrix),
             "before": before,
         }
-    return left
+    return error
 
 
-def _placement(layer: Layer, route: Route, onward: Array) -> tuple[Array, tuple[Any, ...]]:
-    """The affine and the units that put a layer on the target; `onward` is source to target."""
-    plane = [axis + layer.ndim for axis in route.axes]
+def _affine_and_units(
+    layer: Layer, mapping: PixelMapping, to_target: Array
+) -> tuple[Array, tuple[Any, ...]]:
+    """Affine and units that place a layer on the target; `to_target` maps source pixels."""
+    plane = [axis + layer.ndim for axis in mapping.axes]
     units = list(layer.units)
-    wanted = route.target.units
+    wanted = mapping.target.units
     if not all(comparable(units[axis], unit) for axis, unit in zip(plane, wanted, strict=True)):
         for axis, unit in zip(plane, wanted, strict=True):
             units[axis] = unit
     scale = np.diag([*(factor(wanted[i], units[plane[i]]) for i in (0, 1)), 1.0])
-    world = scale @ route.target.matrix @ onward @ route.to_source(layer)
+    world = scale @ mapping.target.matrix @ to_target @ mapping.to_source(layer)
     spatial = spatial_of(layer)
     local = np.eye(3)
     local[:2, :2] = linear_of(spatial)[np.ix_(plane, plane)]
@@ -94,7 +95,7 @@ def _placement(layer: Layer, route: Route, onward: Array) -> tuple[Array, tuple[
 
 
 def _nearest_affine(transform: Rescaled) -> tuple[Array, float]:
-    """The affine nearest to a transform where the images overlap, and how far it is off."""
+    """Fit an affine where the images overlap; also return its largest error in pixels."""
     if transform.transform.displacement is None:
         return affine_part(transform), 0.0
     ticks = [np.linspace(0, size - 1, min(size, 64)) for size in transform.fixed_shape]
@@ -109,4 +110,4 @@ def _nearest_affine(transform: Rescaled) -> tuple[Array, float]:
             continue
         error = nearest.points(there[chosen], inverse=True) - grid[chosen]
         return np.array(nearest.affine), float(np.hypot(*error.T).max())
-    raise ValueError("transform: the fixed image is too small to tell an affine")
+    raise ValueError("transform: the fixed image is too small to fit an affine")
