@@ -73,7 +73,7 @@ def test_bands_are_the_whole(net: Likelihood, monkeypatch: pytest.MonkeyPatch) -
     first, second = local(80, 48, 0), local(80, 48, 1)
     whole = net(first, second)
     torch.testing.assert_close(net(first, second, 2), whole[..., ::2, ::2])
-    monkeypatch.setattr(likelihood, "_BAND", 12)  # two rows
+    monkeypatch.setattr(likelihood, "_BAND_BLOCKS", 12)  # two rows
     torch.testing.assert_close(net(first, second), whole)
     torch.testing.assert_close(net(first, second, 2), whole[..., ::2, ::2])
 
@@ -87,7 +87,7 @@ def test_learns_where_the_content_went(net: Likelihood) -> None:
         parts = vars(fixed).items()
         moving = DenseFeatures(
             *(
-                x.roll((row, col) if n in ("pixels", "known") else (row // 2, col // 2), (-2, -1))
+                x.roll((row, col) if n in ("pixels", "valid") else (row // 2, col // 2), (-2, -1))
                 for n, x in parts
             )
         )

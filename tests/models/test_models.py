@@ -16,9 +16,9 @@ from napari_busref.models.registration.busref import BusRef, BusRefConfig, stand
 from napari_busref.models.registration.deformable_net import DeformableNet
 from napari_busref.models.registration.descriptors import (
     affine_from_matches,
+    aggregated_match,
     correlate,
     local_window,
-    voted_match,
 )
 
 SMALL = BusRefConfig(channels=16, affine_sides=(48, 64), deformable_sides=(64, 64))
@@ -116,11 +116,11 @@ def test_voted_match_finds_a_shift_that_single_cells_do_not() -> None:
     inside = local_window(torch.ones_like(correlation), height, width, radius)
     truth = torch.tensor([2.0, 1.0])[:, None, None]
     wrong = {}
-    for receptive_field in (1, 5):
-        cells, confidence = voted_match(window, inside, torch.tensor(0.01), receptive_field)
+    for side in (1, 5):
+        cells, confidence = aggregated_match(window, inside, torch.tensor(0.01), side)
         assert confidence.shape == (1, 1, height, width)
         error = (cells[0] - truth)[:, 2:-3, 2:-4].norm(dim=0)
-        wrong[receptive_field] = float((error > 0.5).float().mean())
+        wrong[side] = float((error > 0.5).float().mean())
     assert wrong[1] > 0.3
     assert wrong[5] < 0.05
 

@@ -11,11 +11,11 @@ from napari_busref.models.registration.superfusion import (
     FlowEstimator,
     SuperFusionConfig,
     SuperFusionMatcher,
+    compose_passes,
     resample,
     resize_field,
     smooth_field,
     split_affine,
-    then,
 )
 from napari_busref.runtime.progress import Cancelled, Reporter
 
@@ -184,8 +184,8 @@ def test_passes_compose_to_one_interpolation() -> None:
     first = linear([[0.0, 0.2, 0.1], [-0.2, 0.0, 0.05]], (48, 64))
     second = linear([[0.0, 0.02, -0.15], [0.01, 0.0, 0.2]], (48, 64))
     twice, seen = resample(*resample(image, ones, first), second)
-    composed, there = resample(image, ones, then(first, second))
-    swapped, _ = resample(image, ones, then(second, first))
+    composed, there = resample(image, ones, compose_passes(first, second))
+    swapped, _ = resample(image, ones, compose_passes(second, first))
     known = (seen > 0.99) & (there > 0.99)
     assert known.float().mean() > 0.4
     error = (twice - composed).abs()[known].mean()
@@ -216,7 +216,7 @@ def test_learns_to_undo_shifts_both_ways() -> None:
     scale = wanted.abs().mean()
     assert (forward - wanted).abs().mean() < 0.5 * scale
     assert (backward + wanted).abs().mean() < 0.5 * scale
-    assert then(forward, backward).abs().mean() < 0.5 * scale
+    assert compose_passes(forward, backward).abs().mean() < 0.5 * scale
     registered = warp(moving, sampling_grid(estimate, 64, 64), padding="border")
     before, after = ((x - (1 - fixed)).square().mean() for x in (moving, registered))
     assert after < 0.8 * before

@@ -1,4 +1,4 @@
-"""The networks: a registry of their names, their weights, and the modules themselves."""
+"""The networks, their weights, and the registry of their names."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What the configurations of the networks share."""
+"""Base class of the networks' configurations."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class PlainConfig:
-    """A configuration that is stored on a card or in a recipe."""
+    """A configuration on a card or in a recipe."""
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Self:
-        """Build from a card or a recipe, where tuples are lists."""
+        """Build from the values of a card or a recipe, which hold tuples as lists."""
         plain: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in values.items()

@@ -1,4 +1,4 @@
-"""What registration and fusion share when they run a network."""
+"""Run a network: sessions on a device, cancellation, conversion of arrays."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_POLL_SECONDS = 0.02  # s between two looks at whether to go on
+_POLL_SECONDS = 0.02  # between two checks for cancellation
 
 
 @dataclass(frozen=True)
 class InferenceSession:
-    """A network that is ready to be called.
+    """A network in evaluation mode on its device.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class InferenceSession:
     device : torch.device
         Where it runs.
     name : str
-        The name or path it was asked for by, or the name of its class.
+        Its requested name or path, or the name of its class.
     """
 
     module: nn.Module
@@ -49,7 +49,7 @@ class InferenceSession:
     name: str
 
     def tensor(self, image: NDArray[Any]) -> Tensor:
-        """Turn an image (H, W) into a float tensor (1, 1, H, W) of the network's own type."""
+        """Convert an image (H, W) to a tensor (1, 1, H, W) of the network's number type."""
         import torch
 
         dtype = next(
@@ -67,11 +67,11 @@ def inference_session(
 ) -> Iterator[InferenceSession]:
     """Load a model, run the body without gradients, and release the device's memory.
 
-    With the precision ``"bfloat16"`` torch's autocast rounds what convolutions and matrix products
-    read; the weights stay as they are.
+    With the precision ``"bfloat16"`` torch's autocast rounds the inputs of convolutions and matrix
+    products; the stored weights do not change.
 
-    A module given as `model` is used where it is when `device` is ``"auto"``, else moved there;
-    it is back in its own training mode afterwards.
+    A module given as `model` stays on its device when `device` is ``"auto"``, else it moves. Its
+    training mode is restored afterwards.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def inference_session(
             yield found
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
-            clear_frames(error.__traceback__)  # they hold tensors for as long as the error lives
+            clear_frames(error.__traceback__)  # frames hold tensors as long as the error lives
             raise MemoryError(
                 f"not enough memory on {found.device} for images of this size; use "
                 'device="cpu", smaller images or, to fuse, smaller tiles'
@@ -119,17 +119,17 @@ def inference_session(
     finally:
         for part, training in modes.items():
             part.training = training
-        if not modes and target.type != "cpu":  # loaded here: hand its memory back
+        if not modes and target.type != "cpu":  # loaded here: free its memory
             found.module.to("cpu")
             (torch.cuda if target.type == "cuda" else torch.mps).empty_cache()
 
 
 @contextmanager
 def cancellable(modules: Iterable[nn.Module], check: Callable[[], None]) -> Iterator[None]:
-    """Call ``check``, which may raise to stop, before every layer of the modules.
+    """Call ``check``, which may raise to cancel, before every layer of the modules.
 
-    A large image takes a network a second, and a cancelled run is to end at once. Only calls of
-    this thread are interrupted: another one may use the same modules.
+    A network may take a second for a large image. Only calls in this thread are cancelled: others
+    may use the same modules.
     """
     owner = get_ident()
 
@@ -147,15 +147,15 @@ def cancellable(modules: Iterable[nn.Module], check: Callable[[], None]) -> Iter
 
 
 def run_detached(work: Callable[[], T], check: Callable[[], None]) -> T:
-    """Run ``work`` in a thread of its own, and leave it there once ``check`` raises.
+    """Run ``work`` in a separate thread, and abandon the thread once ``check`` raises.
 
-    One layer of a network may take a second for a large image, and nothing stops it. ``work`` is
-    to look at the same thing itself, so that it ends soon after it was left.
+    One layer may take a second for a large image, and cannot be interrupted. ``work`` must poll
+    the same flag to end soon after.
     """
     import torch
 
     def without_gradients() -> T:
-        with torch.inference_mode():  # each thread has a mode of its own
+        with torch.inference_mode():  # the mode is per thread
             return work()
 
     pool = ThreadPoolExecutor(1, "napari-busref")
@@ -169,11 +169,11 @@ def run_detached(work: Callable[[], T], check: Callable[[], None]) -> T:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+    """Versions of Python and of the packages that affect a result."""
     names = ("napari-busref", "torch", "numpy", "scipy", "scikit-image")
     return {"python": platform.python_version()} | {n: package_version(n) for n in names}
 
 
 def to_array(tensor: Tensor) -> NDArray[np.float32]:
-    """Turn one (1, 1, H, W) tensor into a float32 array (H, W)."""
+    """Convert a tensor (1, 1, H, W) to a float32 array (H, W)."""
     return tensor.detach().float().cpu().numpy()[0, 0]

@@ -1,4 +1,4 @@
-"""Small steps that networks share."""
+"""Operations and blocks that several networks share."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Continue ``image`` (B, C, H, W) at the bottom and at the right to multiples of a number.
+    """Pad ``image`` (B, C, H, W) at the bottom and the right to multiples of a number.
 
-    Mirrored where there is enough to mirror, else by repeating the border.
+    Mirrors the image, or repeats the border of one too small to mirror.
     """
     bottom, right = -image.shape[-2] % multiple, -image.shape[-1] % multiple
     if not (bottom or right):
@@ -21,30 +21,49 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     return F.pad(image, (0, right, 0, bottom), mode="reflect" if mirrored else "replicate")
 
 
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Anti-aliased bilinear resampling of (B, C, h, w) to ``size``, or the tensor itself."""
+    if tuple(image.shape[-2:]) == size:
+        return image
+    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def working_size(height: int, width: int, side: int, min_cells: int) -> tuple[int, int]:
+    """Size with the area of a square of ``side`` px and the image's aspect ratio.
+
+    Both sides are multiples of 8, at least ``min_cells`` of them; the aspect ratio is limited to
+    1:3.
+    """
+    aspect = min(max(width / height, 1 / 3), 3.0)
+    rows = max(round(side / aspect**0.5 / 8), min_cells) * 8
+    cols = max(round(side * aspect**0.5 / 8), min_cells) * 8
+    return rows, cols
+
+
 def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear enlargement of (B, C, h, w) to ``size``, or the tensor itself."""
     if tuple(x.shape[-2:]) == size:
         return x
-    if x.dtype == torch.bfloat16 and x.shape[1] >= 8:  # on a CPU half the time, there and back
+    if x.dtype == torch.bfloat16 and x.shape[1] >= 8:  # takes half the time on a CPU
         x = x.contiguous(memory_format=torch.channels_last)
     return F.interpolate(x, size, mode="bilinear", align_corners=False).contiguous()
 
 
 def unit_length(x: Tensor, dim: int = 1, least: float = 1e-4) -> Tensor:
-    """Vectors along ``dim`` divided by their length, those shorter than ``least`` by that."""
-    # torch.nn.functional.normalize is ten times as slow along anything but the last axis
+    """Divide vectors along ``dim`` by their length, or by ``least`` if that is larger."""
+    # torch.nn.functional.normalize is ten times slower along any axis but the last
     return x * x.square().sum(dim, keepdim=True).clamp_min(least**2).rsqrt()
 
 
 def conv_of_parts(conv: nn.Conv2d, parts: Sequence[Tensor]) -> Tensor:
-    """What ``conv`` makes of ``torch.cat(parts, 1)``, without that copy, which is the slower part.
+    """``conv(torch.cat(parts, 1))`` without the concatenation, which takes more time.
 
     Parameters
     ----------
     conv : Conv2d
-        Of stride 1, with the bias.
+        With stride 1 and a bias.
     parts : sequence of Tensor
-        (B, C_i, H, W), the C_i adding up to the channels that it reads.
+        (B, C_i, H, W); the C_i add up to the input channels of ``conv``.
     """
     weights = conv.weight.split([part.shape[1] for part in parts], 1)
     found = conv._conv_forward(parts[0], weights[0], conv.bias)
@@ -64,6 +83,23 @@ def mean_of_3x3(x: Tensor) -> Tensor:
 
 
 def _rows_then_columns(x: Tensor, join: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Three in each row, then three in each column: on a CPU a fifth of torch's pooling."""
+    """Join three in each row, then in each column: a fifth of the time of torch's CPU pooling."""
     x = join(join(x[..., :-2], x[..., 1:-1]), x[..., 2:])
     return join(join(x[..., :-2, :], x[..., 1:-1, :]), x[..., 2:, :])
+
+
+def dilated_block(channels: int, dilation: int, groups: int = 1) -> nn.Sequential:
+    """3x3 convolution with reflect padding, instance norm and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(
+            channels,
+            channels,
+            3,
+            padding=dilation,
+            dilation=dilation,
+            groups=groups,
+            padding_mode="reflect",
+        ),
+        nn.InstanceNorm2d(channels, affine=True),
+        nn.ReLU(),
+    )

@@ -1,4 +1,4 @@
-"""Names of models, and building them with their weights."""
+"""Registry of models: list them by name, build them with their weights."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 KINDS = ("registration", "fusion", "reconstruction", "features")
-"""What a model can be for."""
-
+"""The kinds of models."""
 
 Build = Callable[[dict[str, Any]], "nn.Module"]
-"""From a configuration, as a card holds it, to a module."""
+"""Build a module from the configuration of a card."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class _Entry:
 
 
 def _lazy(home: str, config: str = "") -> Build:
-    """Import ``module:Class`` below this package when it is built, from its ``config`` class."""
+    """Import ``module:Class`` of this package on demand, and build it from its ``config``."""
 
     def build(values: dict[str, Any]) -> nn.Module:
         module, name = home.split(":")
@@ -45,7 +44,7 @@ def _lazy(home: str, config: str = "") -> Build:
     return build
 
 
-# The default procedure lies above this room, so it is named here and imported on demand.
+# The registration room imports this one; import on demand avoids a circle.
 _AUTO = _lazy("registration.auto:load_auto")
 _BUSREF = _lazy("models.registration.busref:BusRef", "BusRefConfig")
 _SUPERFUSION = _lazy("models.registration.superfusion:SuperFusionMatcher", "SuperFusionConfig")
@@ -68,9 +67,9 @@ _ARCHITECTURES: dict[str, Build] = {
     "Matcher": _MATCHER,
     "Likelihood": _LIKELIHOOD,
 }
-"""What a card may name."""
+"""Architectures that a card may name."""
 
-# By name and kind, since SuperFusion has a network of each: builder, trained, weights.
+# By name and kind: SuperFusion has a network of each. Values: builder, trained, weights.
 _MODELS: dict[tuple[str, str], _Entry] = {
     (name, kind): _Entry(kind, build, trained, weights or name)
     for name, kind, build, trained, weights in (
@@ -99,16 +98,16 @@ _MODELS: dict[tuple[str, str], _Entry] = {
 def register_model(
     name: str, kind: str, *, trained: bool = True, weights: str = ""
 ) -> Callable[[Build], Build]:
-    """Make a model known by name; decorates a function from its configuration to a module.
+    """Register a model by name; decorates a function that builds it from a configuration.
 
     Parameters
     ----------
     name : str
-        Name by which users ask for it.
+        Name for `load_model`.
     kind : str
         One of ``KINDS``.
     trained : bool
-        Whether it needs weights. A model without weights gets an empty configuration.
+        Whether it has weights. A model without weights gets an empty configuration.
     weights : str
         The shipped weights are ``WEIGHTS.safetensors``; by default ``NAME.safetensors``.
 
@@ -128,7 +127,7 @@ def register_model(
 
 
 def list_models(kind: str | None = None) -> list[str]:
-    """Names of the registered models, those of the user last.
+    """Names of the registered models, the user's last.
 
     Parameters
     ----------
@@ -150,14 +149,14 @@ def weights_name(name: str, kind: str | None = None) -> str:
     name : str
         One of :func:`list_models`.
     kind : str, optional
-        What the model is for, where models of two kinds share a name.
+        Kind of the model, when models of two kinds share a name.
     """
     entry = _find(name, kind)
     return name if entry is None else entry.weights
 
 
 def _find(name: str, kind: str | None) -> _Entry | None:
-    """The model of this name (or with weights of this name) and kind, else one of this name."""
+    """The model with this name, or these weights, and this kind; else one of another kind."""
     found = [entry for (each, _), entry in _MODELS.items() if name in (each, entry.weights)]
     return next((e for e in found if e.kind == kind), found[0] if found else None)
 
@@ -172,9 +171,9 @@ def load_model(
     name_or_path : str or path
         A name of :func:`list_models`, or the path of a ``.safetensors`` file with its card.
     kind : str, optional
-        What the model must be for.
+        Required kind of the model.
     device : str or torch.device
-        Where it is put; ``"auto"`` chooses.
+        Device of the model; ``"auto"`` chooses.
 
     Returns
     -------
@@ -184,7 +183,7 @@ def load_model(
     Raises
     ------
     ValueError
-        For an unknown name, weights that are missing, damaged or of another kind.
+        For an unknown name, and for weights that are missing, damaged or of another kind.
     """
     name = str(name_or_path)
     if kind is not None and kind not in KINDS:

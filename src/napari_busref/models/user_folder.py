@@ -1,6 +1,6 @@
-"""Where a user's own models lie, and which there are.
+"""The folder and the list of a user's own models.
 
-Nothing here imports the registry, so that the registry can list them.
+The registry imports this module, which therefore does not import the registry.
 """
 
 from __future__ import annotations
@@ -16,32 +16,31 @@ import platformdirs
 __all__ = ["data_folder", "find_user_model", "list_user_models", "user_models_folder"]
 
 VARIABLE = "NAPARI_BUSREF_DATA"
-"""Environment variable that names another data folder, such as one that a group shares."""
-
+"""Environment variable with another data folder, for example a shared one."""
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 _-]{0,62}[A-Za-z0-9])?")
 
-
-_NEEDED = {"kind", "architecture", "config", "sha256"}
+REQUIRED_FIELDS = frozenset({"kind", "architecture", "config", "sha256"})
+"""Fields that every card has."""
 
 
 def data_folder() -> Path:
-    """Where this package keeps what a user made: models and unfinished trainings.
+    """Folder of the user's models and unfinished trainings; it need not exist.
 
-    The folder of the platform, such as ``~/.local/share/napari-busref``, or what the environment
-    variable ``NAPARI_BUSREF_DATA`` says. It need not exist.
+    The environment variable ``NAPARI_BUSREF_DATA``, or else the folder of the platform, such as
+    ``~/.local/share/napari-busref``.
     """
     given = os.environ.get(VARIABLE)
     return Path(given) if given else platformdirs.user_data_path("napari-busref", appauthor=False)
 
 
 def user_models_folder() -> Path:
-    """The folder of the user's models: ``NAME.safetensors`` and ``NAME.json`` each."""
+    """Folder of the user's models, each a ``NAME.safetensors`` and a ``NAME.json``."""
     return data_folder() / "models"
 
 
 def list_user_models(kind: str | None = None) -> list[str]:
-    """Names of the user's models; files without a readable card are passed over.
+    """Names of the user's models; files without a readable card are skipped.
 
     Parameters
     ----------
@@ -57,7 +56,7 @@ def list_user_models(kind: str | None = None) -> list[str]:
 
 
 def find_user_model(name: str) -> Path | None:
-    """The weights of one of the user's models, or None when there is none of that name."""
+    """Path of the weights of a user's model, or None for an unknown name."""
     if not NAME_PATTERN.fullmatch(name):
         return None
     path = user_models_folder() / f"{name}.safetensors"
@@ -69,4 +68,4 @@ def _card(weights: Path) -> dict[str, Any] | None:
         content = json.loads(weights.with_suffix(".json").read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) and set(content) >= _NEEDED else None
+    return content if isinstance(content, dict) and set(content) >= REQUIRED_FIELDS else None

@@ -1,6 +1,6 @@
-"""A user's own models: weights with their cards in a folder of the platform's data directory.
+"""A user's own models: weights and cards in the data folder of the platform.
 
-Their names are offered and loaded like those of the shipped models.
+They are listed and loaded by name like the shipped models.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["add_user_model", "check_name", "remove_user_model"]
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that a user's model cannot have.
+    """Check the name of a user's model.
 
     Raises
     ------
     ValueError
-        When it could not be a file's name everywhere, or a model of this package has it.
+        For a name that is not a valid file name everywhere, or that a shipped model has.
     """
     if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
         raise ValueError(
@@ -49,18 +49,18 @@ def add_user_model(
     facts: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Keep a copy of trained weights as one of the user's models.
+    """Copy trained weights to the user's models.
 
     Parameters
     ----------
     weights : path
         A ``.safetensors`` file with its card beside it.
     name : str
-        By which it is then offered and loaded.
+        Name to list and load it by.
     facts : mapping, optional
-        What its card is to say beyond, or instead of, what it says.
+        Entries to add to its card, or to replace there.
     overwrite : bool
-        Replace one of the same name.
+        Replace a model of the same name.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def add_user_model(
     Raises
     ------
     ValueError
-        For a name that is taken or cannot be, weights without a card or not those of their card.
+        For an invalid or taken name, and for weights that lack or do not match their card.
     """
     check_name(name)
     content = card(Path(weights))
@@ -82,7 +82,7 @@ def add_user_model(
     target = folder / f"{name}.safetensors"
     partial = target.with_suffix(".partial")
     shutil.copyfile(weights, partial)
-    # the card last: without the right one, weights are not offered or refused
+    # the card last: without a matching card, weights are not listed or do not load
     partial.replace(target)
     text = json.dumps(content | dict(facts or {}) | {"name": name}, indent=1) + "\n"
     partial.write_text(text, "utf-8")
@@ -96,7 +96,7 @@ def remove_user_model(name: str) -> None:
     Raises
     ------
     ValueError
-        When there is none of that name.
+        For an unknown name.
     """
     path = find_user_model(name)
     if path is None:

@@ -1,4 +1,4 @@
-"""Weights files: safetensors with a JSON card beside each, checked by hash."""
+"""Weights: safetensors files, each with a JSON card that holds its hash."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_busref.models.user_folder import find_user_model
+from napari_busref.models.user_folder import REQUIRED_FIELDS, find_user_model
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FOLDER = Path(__file__).resolve().parent.parent / "weights"
-"""Where the package keeps the shipped weights."""
+"""Folder of the shipped weights."""
 
 
 def card(name_or_path: str | Path) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def card(name_or_path: str | Path) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        When there is no readable card.
+        When the card is missing or unreadable.
     """
     path = weights_path(name_or_path).with_suffix(".json")
     try:
@@ -42,7 +42,7 @@ def card(name_or_path: str | Path) -> dict[str, Any]:
             f"model {str(name_or_path)!r}: the card {path} that belongs beside the weights "
             f"cannot be read: {error}"
         ) from error
-    missing = {"kind", "architecture", "config", "sha256"} - set(content)
+    missing = REQUIRED_FIELDS - set(content)
     if missing:
         raise ValueError(
             f"model {str(name_or_path)!r}: the card {path} lacks {', '.join(sorted(missing))}"
@@ -51,7 +51,7 @@ def card(name_or_path: str | Path) -> dict[str, Any]:
 
 
 def weights_path(name_or_path: str | Path) -> Path:
-    """The file of shipped or of a user's weights (a plain name), or a path as it is given."""
+    """Path of shipped or of a user's weights (a plain name), or the given path."""
     path = Path(name_or_path)
     if len(path.parts) == 1 and not path.suffix:
         shipped = FOLDER / f"{path.name}.safetensors"
@@ -60,19 +60,19 @@ def weights_path(name_or_path: str | Path) -> Path:
     if path.suffix != ".safetensors":
         raise ValueError(
             f"model {str(path)!r}: weights must be a .safetensors file; pickled checkpoints "
-            "(.pt, .pth, .ckpt, .pkl) are not opened, since loading one runs code"
+            "(.pt, .pth, .ckpt, .pkl) are not opened, because loading them runs code"
         )
     return path
 
 
 def read_weights(name_or_path: str | Path, content: dict[str, Any]) -> dict[str, Tensor]:
-    """Read and check a weights file; tensors come back as float32.
+    """Read a weights file and check its hash; tensors are returned as float32.
 
     Raises
     ------
     ValueError
-        When the file is missing, is no safetensors file (a pickle, say), or does not match the
-        hash on its card.
+        When the file is missing, is not a safetensors file (for example a pickle), or does not
+        match the hash on its card.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -87,7 +87,7 @@ def read_weights(name_or_path: str | Path, content: dict[str, Any]) -> dict[str,
     found = hashlib.sha256(data).hexdigest()
     if found != content["sha256"]:
         raise ValueError(
-            f"model {str(name_or_path)!r}: weights {path} are damaged or not those of their card "
+            f"model {str(name_or_path)!r}: weights {path} are damaged or do not match their card "
             f"(sha256 {found[:12]}..., the card says {str(content['sha256'])[:12]}...)"
         )
     try:

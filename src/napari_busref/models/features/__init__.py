@@ -1,1 +1,1 @@
-"""Networks that describe and compare images for registration."""
+"""Networks that compute and compare dense features for registration."""

@@ -1,10 +1,12 @@
-"""The bus: one auto-encoder whose features serve both modalities (BusReF, reconstructor)."""
+"""The bus: one auto-encoder with features for both modalities (BusReF, reconstructor)."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from napari_busref.models.layers import pad_to_multiple
 
 
 class ResidualModule(nn.Module):
@@ -19,13 +21,13 @@ class ResidualModule(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add what the convolutions find to ``x`` (B, C, h, w)."""
+        """Add the output of the convolutions to ``x`` (B, C, h, w)."""
         return F.relu(x + self.body(x))
 
 
 def _down(inputs: int, outputs: int) -> nn.Sequential:
-    # reflect padding: zero padding tells a convolution where the border is, and features trained
-    # on aligned pairs then match by position instead of content
+    # reflect padding: zero padding reveals the border, and features trained on aligned pairs then
+    # match by position instead of content
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, padding_mode="reflect"), nn.ReLU()
     )
@@ -49,7 +51,7 @@ class Bus(nn.Module):
 
     Notes
     -----
-    Images of any size: borders are reflected up to a multiple of 8 and cut off again.
+    Takes images of any size: pads by reflection to multiples of 8 and crops again.
     """
 
     stride = 8
@@ -96,7 +98,7 @@ class Bus(nn.Module):
         return self.head(self.decode_features(self.encode(image)[-1], size))
 
     def _scales(self, image: Tensor) -> list[Tensor]:
-        scales = [self._pad(image)]
+        scales = [pad_to_multiple(image, self.stride)]
         for module in self.down:
             scales.append(module(scales[-1]))
         return scales[1:]
@@ -108,17 +110,11 @@ class Bus(nn.Module):
             features.append(x)
         return features
 
-    def _pad(self, image: Tensor) -> Tensor:
-        bottom, right = -image.shape[-2] % self.stride, -image.shape[-1] % self.stride
-        if not (bottom or right):
-            return image
-        return F.pad(image, (0, right, 0, bottom), mode="reflect")
-
 
 def standardise(image: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Bring the valid pixels of (B, 1, H, W) to mean 0.5 and deviation 0.2; the rest to 0.5.
+    """Scale the valid pixels of (B, 1, H, W) to mean 0.5 and deviation 0.2; set the rest to 0.5.
 
-    Both modalities and every exposure then reach the bus on one scale. A constant image stays
+    The bus then gets both modalities and every exposure on one scale. A constant image stays
     constant.
     """
     weight = torch.ones_like(image) if valid is None else (valid > 0.5).to(image.dtype)

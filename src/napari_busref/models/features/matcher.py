@@ -1,4 +1,4 @@
-"""Features for matching on the bus: what search and refinement compare."""
+"""Descriptors on the bus, which search and refinement compare."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import torch
 from torch import Tensor, nn
 
 from napari_busref.models.features.bus import Bus, standardise
-from napari_busref.models.layers import unit_length, upsample
+from napari_busref.models.layers import dilated_block, unit_length, upsample
 from napari_busref.runtime.device import narrow
 
 
 class MatchingHead(nn.Module):
     """Bus activations -> one unit-length descriptor for every second pixel.
 
-    The same weights describe both modalities. Instance norm takes away gain and offset, reflect
-    padding keeps the border from telling where a cell lies.
+    Both modalities share the weights. Instance norm removes gain and offset; reflect padding does
+    not reveal the border.
 
     Parameters
     ----------
     channels : int
         Channels of the bus's F1..F4.
     width : int
-        Channels inside.
+        Hidden channels.
     size : int
         D, length of a descriptor.
     dilations : tuple of int
@@ -41,20 +41,11 @@ class MatchingHead(nn.Module):
         self.enter = nn.ModuleList(
             nn.Sequential(nn.InstanceNorm2d(count), nn.Conv2d(count, width, 1)) for count in inputs
         )
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(
-                    width, width, 3, padding=dilation, dilation=dilation, padding_mode="reflect"
-                ),
-                nn.InstanceNorm2d(width, affine=True),
-                nn.ReLU(),
-            )
-            for dilation in dilations
-        )
+        self.blocks = nn.ModuleList(dilated_block(width, dilation) for dilation in dilations)
         self.leave = nn.Conv2d(width, size, 1)
 
     def forward(self, pyramid: list[Tensor]) -> Tensor:
-        """Describe what ``Bus.pyramid`` returned: (B, D, h/2, w/2), float32."""
+        """Descriptors from ``Bus.pyramid``: (B, D, h/2, w/2), float32."""
         finest = (pyramid[0].shape[-2], pyramid[0].shape[-1])
         x = torch.zeros((), device=pyramid[0].device)
         for level, enter in zip(pyramid, self.enter, strict=True):
@@ -73,14 +64,14 @@ class Matcher(nn.Module):
     channels : int
         Channels of the bus's F1..F4.
     width, size : int
-        As of `MatchingHead`.
+        As for `MatchingHead`.
     """
 
     stride = 2
-    reaches = (1, 5, 11)
-    """Sides of the squares of cells whose votes were trained together."""
+    aggregation_sides = (1, 5, 11)
+    """Sides, in cells, of the squares over which the training averages correlations."""
     smallest = 40
-    """Shorter side that the widest dilation needs, in pixels."""
+    """Minimum of the shorter side, in pixels, for the largest dilation."""
 
     def __init__(self, channels: int = 64, width: int = 48, size: int = 16) -> None:
         super().__init__()
@@ -88,7 +79,7 @@ class Matcher(nn.Module):
         self.size = size
         self.bus = Bus(channels)
         self.head = MatchingHead(channels, width=width, size=size)
-        # of all cells against all, then of the votes of each reach in a window
+        # of all cells against all, then of the local correlations of each aggregation side
         self.log_temperature = nn.Parameter(torch.tensor([0.1, 0.15, 0.07, 0.05]).log())
 
     def settings(self) -> dict[str, object]:
@@ -96,18 +87,18 @@ class Matcher(nn.Module):
         return dict(self._settings)
 
     def temperature(self, number: int) -> Tensor:
-        """Temperature of the softmax over all cells (0), or over the offsets of a reach (1..)."""
+        """Temperature of the softmax over all cells (0), or for an aggregation side (1..)."""
         return self.log_temperature[number].exp().clamp(2e-3, 1.0)
 
     def forward(self, image: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Describe images.
+        """Compute descriptors.
 
         Parameters
         ----------
         image : Tensor
             (B, 1, H, W), grey values; H and W multiples of 8, at least ``smallest``.
         valid : Tensor, optional
-            (B, 1, H, W), non-zero where the image holds a picture.
+            (B, 1, H, W), non-zero for valid pixels.
 
         Returns
         -------
@@ -117,7 +108,7 @@ class Matcher(nn.Module):
         return self.describe(image, valid)[0]
 
     def describe(self, image: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What ``forward`` returns, and the first scale of the bus, (B, C / 4, H / 2, W / 2)."""
+        """Return ``forward`` and the first scale of the bus, (B, C / 4, H / 2, W / 2)."""
         ready = standardise(image, valid)
         with narrow(image.device):
             pyramid = self.bus.pyramid(ready)

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from napari_busref.models.registration.descriptors import (
     affine_from_matches,
+    aggregated_match,
     correlate,
     local_window,
-    voted_match,
 )
 
 
@@ -22,7 +22,7 @@ class DynamicConv2d(nn.Module):
     channels : int
         Input and output channels.
     kernels : int
-        K, number of kernels that a softmax over a pooled description of the input mixes.
+        K, number of kernels, mixed by a softmax over the pooled input.
     """
 
     def __init__(self, channels: int, kernels: int = 4, temperature: float = 4.0) -> None:
@@ -42,7 +42,7 @@ class DynamicConv2d(nn.Module):
         """Convolve (B, C, h, w) -> (B, C, h, w)."""
         batch, channels, height, width = x.shape
         mix = (self.attention(x.mean((2, 3))) / self.temperature).softmax(1).to(x.dtype)
-        # one grouped convolution with a kernel of its own for each sample
+        # a grouped convolution: each sample has its own kernel
         weight = torch.einsum("bk,koihw->boihw", mix, self.weight.to(x.dtype)).flatten(0, 1)
         bias = (mix @ self.bias.to(x.dtype)).flatten()
         x = F.conv2d(
@@ -69,29 +69,29 @@ class AffineStage(nn.Module):
 
 
 class AffineNet(nn.Module):
-    """``A({F1..F4}_x, {F1..F4}_y) -> theta``: six parameters of the affine, identity at the start.
+    """``A({F1..F4}_x, {F1..F4}_y) -> theta``: six affine parameters, initially the identity.
 
     Parameters
     ----------
     channels : int
         Channels of each F of the bus.
     width : int
-        Channels inside; a multiple of 8.
+        Hidden channels; a multiple of 8.
     stages : int
         Number of down-sampling stages.
     kernels : int
         Parallel kernels of each dynamic convolution.
     pooled : int
-        The pooling before the MLP keeps ``pooled`` x ``pooled`` cells: which way things moved says
-        little about a rotation without where.
+        The pooling before the MLP keeps ``pooled`` x ``pooled`` cells: displacements reveal a
+        rotation only together with their positions.
     matching : bool
-        Our addition: correlate trained descriptors, let neighbours vote on displacements, fit an
-        affine to them with learned weights, and let the network correct that fit. Without it the
-        features of both images are only concatenated, as in the paper.
+        Our addition: correlate trained descriptors, average the correlations over neighbours, and
+        fit an affine to the best displacements with learned weights. The network corrects that
+        fit. Without it the features of both images are only concatenated, as in the paper.
     radius : int
-        Window of correlations, in cells.
-    reaches : tuple of int
-        Over how many cells neighbours vote.
+        Window of the local correlation, in cells.
+    aggregation_sides : tuple of int
+        Sides of the squares of cells over which correlations are averaged.
     """
 
     def __init__(
@@ -104,16 +104,18 @@ class AffineNet(nn.Module):
         pooled: int = 4,
         matching: bool = True,
         radius: int = 5,
-        reaches: tuple[int, ...] = (3, 9),
+        aggregation_sides: tuple[int, ...] = (3, 9),
     ) -> None:
         super().__init__()
-        self.matching, self.radius, self.pooled, self.reaches = matching, radius, pooled, reaches
+        self.matching, self.radius, self.pooled = matching, radius, pooled
+        self.aggregation_sides = aggregation_sides
+        sides = len(aggregation_sides)
         inputs = 8 * channels + 2
         if matching:
-            inputs += (2 * radius + 1) ** 2 + 3 * len(reaches)
+            inputs += (2 * radius + 1) ** 2 + 3 * sides
             self.log_temperature = nn.Parameter(torch.tensor(-2.3))
-            self.log_vote_temperatures = nn.Parameter(torch.full((len(reaches),), -3.5))
-            self.trust = nn.Conv2d(width, len(reaches), 1)
+            self.log_vote_temperatures = nn.Parameter(torch.full((sides,), -3.5))
+            self.trust = nn.Conv2d(width, sides, 1)
             nn.init.zeros_(self.trust.weight)
         self.enter = nn.Conv2d(inputs, width, 1)
         self.stages = nn.ModuleList(AffineStage(width, kernels) for _ in range(stages))
@@ -133,19 +135,19 @@ class AffineNet(nn.Module):
         self,
         fixed: list[Tensor],
         moving: list[Tensor],
-        described: tuple[Tensor, Tensor] | None = None,
+        descriptors: tuple[Tensor, Tensor] | None = None,
         moving_valid: Tensor | None = None,
     ) -> Tensor:
-        """Departure from the identity in isotropic units (see ``isotropic_to_normalised``).
+        """Affine less the identity, in isotropic units (see ``isotropic_to_normalised``).
 
         Parameters
         ----------
         fixed, moving : list of Tensor
             F1..F4 of each image, (B, C, h, w).
-        described : tuple of Tensor, optional
-            Descriptors of both, (B, 4, D, h, w); needed when ``matching``.
+        descriptors : tuple of Tensor, optional
+            Of both images, (B, 4, D, h, w); required when ``matching``.
         moving_valid : Tensor, optional
-            (B, 1, h, w), 1 for cells that hold a picture.
+            (B, 1, h, w), 1 for valid cells.
 
         Returns
         -------
@@ -160,40 +162,40 @@ class AffineNet(nn.Module):
         cols = (torch.arange(width, device=device) - (width - 1) / 2) * (2 / side)
         y, x = torch.meshgrid(rows, cols, indexing="ij")
         parts = [*fixed, *moving, torch.stack([x, y]).expand(batch, -1, -1, -1)]
-        voted: list[tuple[Tensor, Tensor]] = []
+        matches: list[tuple[Tensor, Tensor]] = []
         if self.matching:
-            if described is None:
-                raise ValueError("described must be given when matching is on")
-            window, inside = self._window(described, moving_valid)
-            for reach, log_temperature in zip(
-                self.reaches, self.log_vote_temperatures, strict=True
+            if descriptors is None:
+                raise ValueError("descriptors must be given when matching is on")
+            window, inside = self._window(descriptors, moving_valid)
+            for over, log_temperature in zip(
+                self.aggregation_sides, self.log_vote_temperatures, strict=True
             ):
                 temperature = log_temperature.exp().clamp(3e-3, 1)
-                # detached: through the fit, the end-point error's noisy gradient would drown the
-                # matching loss that the descriptors learn from
-                cells, confidence = voted_match(window.detach(), inside, temperature, reach)
-                voted.append((cells * (2 / side), confidence))
-            parts += [window, *(part for pair in voted for part in pair)]
+                # detached: through the fit, the end-point error's noisy gradient would dominate
+                # the matching loss of the descriptors
+                cells, confidence = aggregated_match(window.detach(), inside, temperature, over)
+                matches.append((cells * (2 / side), confidence))
+            parts += [window, *(part for match in matches for part in match)]
         out = self.enter(torch.cat([part.to(fixed[0].dtype) for part in parts], 1))
         delta = torch.zeros(batch, 2, 3, device=device)
-        if voted:
+        if matches:
             trust = torch.sigmoid(self.trust(out)).float()
-            weight = trust * torch.cat([confidence for _, confidence in voted], 1)
-            moves = torch.cat([cells.flatten(2).transpose(1, 2) for cells, _ in voted], 1)
-            position = torch.stack([x.flatten(), y.flatten()], 1).repeat(len(voted), 1)
+            weight = trust * torch.cat([confidence for _, confidence in matches], 1)
+            displacement = torch.cat([cells.flatten(2).transpose(1, 2) for cells, _ in matches], 1)
+            position = torch.stack([x.flatten(), y.flatten()], 1).repeat(len(matches), 1)
             with torch.autocast(device.type, enabled=False):
-                delta = affine_from_matches(moves, weight.flatten(1), position)
+                delta = affine_from_matches(displacement, weight.flatten(1), position)
         for stage in self.stages:
             out = stage(out)
         out = F.adaptive_avg_pool2d(out, self.pooled).flatten(1)
         return delta + self.mlp(out).float().view(batch, 2, 3)
 
     def _window(
-        self, described: tuple[Tensor, Tensor], moving_valid: Tensor | None
+        self, descriptors: tuple[Tensor, Tensor], moving_valid: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Correlations around each cell, and which of them lie on the moving picture."""
-        height, width = described[0].shape[-2:]
-        correlation = correlate(*described).mean(1, keepdim=True)
+        """Correlations around each cell, and the mask of those with valid moving cells."""
+        height, width = descriptors[0].shape[-2:]
+        correlation = correlate(*descriptors).mean(1, keepdim=True)
         window = local_window(correlation, height, width, self.radius)
         valid = torch.ones_like(window[:, :1]) if moving_valid is None else moving_valid.float()
         spread = F.unfold(valid, 2 * self.radius + 1, padding=self.radius)

@@ -19,6 +19,7 @@ from napari_busref.geometry import (
 )
 from napari_busref.models.config import PlainConfig
 from napari_busref.models.features.bus import Bus, standardise
+from napari_busref.models.layers import resize, working_size
 from napari_busref.models.registration.affine_net import AffineNet
 from napari_busref.models.registration.deformable_net import DeformableNet
 from napari_busref.models.registration.descriptors import Descriptors
@@ -36,8 +37,8 @@ class BusRefConfig(PlainConfig):
     matching : bool
         Descriptors and their correlation (our addition); False is the paper's concatenation.
     affine_sides, deformable_sides : tuple of int
-        One look of the Affine Net, then of the Deformable Net, for each: the images are shown at
-        the aspect-preserving size whose area is that of a square with this side, in pixels.
+        One pass of the Affine Net, then of the Deformable Net, for each. The images are resized to
+        the area of a square with this side, in pixels; the aspect ratio is kept.
     """
 
     channels: int = 64
@@ -48,29 +49,28 @@ class BusRefConfig(PlainConfig):
 
 @dataclass(frozen=True)
 class Features:
-    """What the networks see of one image.
+    """Input of the networks for one image.
 
     Attributes
     ----------
     levels : list of Tensor
         F1..F4, each (B, C, h, w).
-    described : Tensor or None
-        Descriptors (B, 4, D, h, w), when matching is on.
-    known : Tensor or None
-        (B, 1, h, w), 1 for cells that hold a picture; None for all.
+    descriptors : Tensor or None
+        (B, 4, D, h, w), when matching is on.
+    valid : Tensor or None
+        (B, 1, h, w), 1 for valid cells; None for all.
     """
 
     levels: list[Tensor]
-    described: Tensor | None
-    known: Tensor | None
+    descriptors: Tensor | None
+    valid: Tensor | None
 
 
 class BusRef(nn.Module):
     """Registration on one shared set of features (BusReF, section "registration").
 
-    The moving image is resampled with the affine found so far, described by the frozen bus again
-    and shown to the networks again; the image itself is interpolated once a pass, from the
-    original, with everything composed.
+    Each pass resamples the original moving image once, with the composition of all earlier
+    passes. The frozen bus then describes it again, and a network estimates what remains.
     """
 
     def __init__(self, config: BusRefConfig | None = None) -> None:
@@ -87,33 +87,29 @@ class BusRef(nn.Module):
         return asdict(self.config)
 
     def working_shape(self, height: int, width: int, side: int | None = None) -> tuple[int, int]:
-        """Size (h, w), multiples of 8, at which images are shown for ``side`` (the finest)."""
-        aspect = min(max(width / height, 1 / 3), 3.0)
+        """Working size (h, w), multiples of 8, for ``side`` (by default the finest)."""
         if side is None:
             side = max(self.config.affine_sides + self.config.deformable_sides)
-        rows = max(round(side / aspect**0.5 / 8), 4) * 8
-        cols = max(round(side * aspect**0.5 / 8), 4) * 8
-        return rows, cols
+        return working_size(height, width, side, min_cells=4)
 
     def features(self, image: Tensor, valid: Tensor | None = None) -> Features:
         """Features of the standardised image, whose sides are multiples of 8."""
         levels = self.bus.encode(standardise(image, valid))
-        described = None if self.describe is None else self.describe(levels)
-        known = None
+        descriptors = None if self.describe is None else self.describe(levels)
         if valid is not None:
-            known = (F.avg_pool2d(valid, Bus.stride) > 0.9).to(valid.dtype)
-        return Features(levels, described, known)
+            valid = (F.avg_pool2d(valid, Bus.stride) > 0.9).to(valid.dtype)
+        return Features(levels, descriptors, valid)
 
     def affine_step(self, fixed: Features, moving: Features, size: tuple[int, int]) -> Tensor:
-        """One look of the Affine Net: theta (B, 2, 3) in normalised coordinates."""
-        described = _pair(fixed.described, moving.described)
-        delta = self.affine_net(fixed.levels, moving.levels, described, moving.known)
+        """One pass of the Affine Net: theta (B, 2, 3) in normalised coordinates."""
+        descriptors = _pair(fixed.descriptors, moving.descriptors)
+        delta = self.affine_net(fixed.levels, moving.levels, descriptors, moving.valid)
         return isotropic_to_normalised(delta, *size)
 
     def deformable_step(self, fixed: Features, moving: Features, size: tuple[int, int]) -> Tensor:
-        """One look of the Deformable Net: phi (B, 2, h/8, w/8) in normalised coordinates."""
-        described = _pair(fixed.described, moving.described)
-        cells = self.deformable_net(fixed.levels, moving.levels, described)
+        """One pass of the Deformable Net: phi (B, 2, h/8, w/8) in normalised coordinates."""
+        descriptors = _pair(fixed.descriptors, moving.descriptors)
+        cells = self.deformable_net(fixed.levels, moving.levels, descriptors)
         scale = torch.tensor(
             [2 * Bus.stride / size[1], 2 * Bus.stride / size[0]], device=cells.device
         )
@@ -133,9 +129,9 @@ class BusRef(nn.Module):
         fixed, moving : Tensor
             (B, 1, H, W) in [0, 1], H and W at least 16.
         moving_valid : Tensor, optional
-            (B, 1, H, W), non-zero where ``moving`` holds a picture.
+            (B, 1, H, W), non-zero for valid pixels of ``moving``.
         reporter : Reporter, optional
-            Told, and asked whether to stop, at every look.
+            Reports every pass, and raises there when cancelled.
 
         Returns
         -------
@@ -143,7 +139,7 @@ class BusRef(nn.Module):
             ``theta`` (B, 2, 3) and ``phi`` (B, 2, h, w) at an eighth of the finest size.
         """
         config = self.config
-        return self._look(
+        return self._estimate(
             fixed, moving, moving_valid, reporter, config.affine_sides, config.deformable_sides
         )
 
@@ -154,13 +150,14 @@ class BusRef(nn.Module):
         moving_valid: Tensor | None = None,
         reporter: Reporter | None = None,
     ) -> Estimate:
-        """The affine of the first look alone: enough where something else refines it.
+        """The affine of the first pass alone, for later refinement.
 
-        Parameters and result as of ``forward``, without ``phi``.
+        Parameters and result as in ``forward``, without ``phi``.
         """
-        return self._look(fixed, moving, moving_valid, reporter, self.config.affine_sides[:1], ())
+        sides = self.config.affine_sides[:1]
+        return self._estimate(fixed, moving, moving_valid, reporter, sides, ())
 
-    def _look(
+    def _estimate(
         self,
         fixed: Tensor,
         moving: Tensor,
@@ -170,17 +167,17 @@ class BusRef(nn.Module):
         deformable_sides: tuple[int, ...],
     ) -> Estimate:
         valid = torch.ones_like(moving) if moving_valid is None else moving_valid.to(moving.dtype)
-        looks = len(affine_sides) + len(deformable_sides)
+        passes = len(affine_sides) + len(deformable_sides)
         estimate = Estimate(identity_theta(len(fixed), fixed))
-        shown, target = -1, None
+        target_side, target = -1, None
         for index, side in enumerate((*affine_sides, *deformable_sides)):
             affine = index < len(affine_sides)
             if reporter is not None:
-                reporter.step("coarse: affine" if affine else "fine: displacement", index / looks)
+                reporter.step("coarse: affine" if affine else "fine: displacement", index / passes)
             size = self.working_shape(fixed.shape[-2], fixed.shape[-1], side)
-            if target is None or side != shown:
-                shown, target = side, self.features(_resize(fixed, size))
-                small, small_valid = _resize(moving, size), _resize(valid, size)
+            if target is None or side != target_side:
+                target_side, target = side, self.features(resize(fixed, size))
+                small, small_valid = resize(moving, size), resize(valid, size)
             grid = sampling_grid(estimate, *size)
             source = self.features(warp(small, grid), warp(small_valid, grid))
             if affine:
@@ -196,9 +193,3 @@ class BusRef(nn.Module):
 
 def _pair(fixed: Tensor | None, moving: Tensor | None) -> tuple[Tensor, Tensor] | None:
     return None if fixed is None or moving is None else (fixed, moving)
-
-
-def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(image.shape[-2:]) == size:
-        return image
-    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)

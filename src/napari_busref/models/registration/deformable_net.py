@@ -11,19 +11,19 @@ from napari_busref.models.registration.descriptors import correlate, local_windo
 class DeformableNet(nn.Module):
     """``D({F1..F4}_x, {F1..F4}_y) -> phi``: grouped proposals 4 x 2, then 3x3 8 -> 2.
 
-    Each F yields its own two-channel proposal through grouped convolutions that never mix levels;
-    a plain 3x3 convolution weighs the eight channels into one field.
+    Grouped convolutions, which never mix levels, compute a two-channel proposal from each F. A
+    plain 3x3 convolution combines the eight channels to one field.
 
     Parameters
     ----------
     channels : int
         Channels of each F of the bus.
     width : int
-        Channels of each group inside.
+        Hidden channels of each group.
     matching : bool
-        Show each group the local correlation of its level's descriptors (our addition).
+        Add the local correlation of its level's descriptors to each group (our addition).
     radius : int
-        Window of correlations, in cells.
+        Window of the local correlation, in cells.
     """
 
     groups = 4
@@ -54,15 +54,15 @@ class DeformableNet(nn.Module):
         self,
         fixed: list[Tensor],
         moving: list[Tensor],
-        described: tuple[Tensor, Tensor] | None = None,
+        descriptors: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Displacement in cells, (B, 2, h, w) in (x, y) order, as fine as the features."""
+        """Displacement in cells, (B, 2, h, w) in (x, y) order, at the features' resolution."""
         height, width = fixed[0].shape[-2:]
         levels: list[list[Tensor]] = [[f, m] for f, m in zip(fixed, moving, strict=True)]
         if self.matching:
-            if described is None:
-                raise ValueError("described must be given when matching is on")
-            window = local_window(correlate(*described), height, width, self.radius)
+            if descriptors is None:
+                raise ValueError("descriptors must be given when matching is on")
+            window = local_window(correlate(*descriptors), height, width, self.radius)
             for level, part in zip(levels, window.chunk(self.groups, 1), strict=True):
                 level.append(part.to(fixed[0].dtype))
         stacked = torch.cat([part for level in levels for part in level], 1)

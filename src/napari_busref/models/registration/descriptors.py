@@ -1,8 +1,8 @@
 """Trainable descriptors on the frozen bus and their correlation (our addition to BusReF).
 
-The bus is trained to reconstruct, so its features tell intensities apart, not places. A grouped
-stack of convolutions, one group for each of F1..F4 and the same weights for both modalities, turns
-them into unit-length descriptors; the registration networks see how well these agree.
+The bus is trained to reconstruct: its features discriminate intensities, not positions. A grouped
+stack of convolutions, with one group for each of F1..F4, turns them into unit-length descriptors.
+Both modalities share its weights. The registration networks get the correlation of descriptors.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_busref.geometry import offsets
-from napari_busref.models.layers import unit_length
+from napari_busref.models.layers import dilated_block, unit_length
 
 
 class Descriptors(nn.Module):
@@ -23,7 +23,7 @@ class Descriptors(nn.Module):
     channels : int
         Channels of each F.
     width : int
-        Channels of each group inside.
+        Hidden channels of each group.
     size : int
         D, length of a descriptor of one group.
     dilations : tuple of int
@@ -45,25 +45,12 @@ class Descriptors(nn.Module):
             nn.InstanceNorm2d(groups * channels), nn.Conv2d(groups * channels, groups * width, 1)
         )
         self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(
-                    groups * width,
-                    groups * width,
-                    3,
-                    padding=dilation,
-                    dilation=dilation,
-                    groups=groups,
-                    padding_mode="reflect",
-                ),
-                nn.InstanceNorm2d(groups * width, affine=True),
-                nn.ReLU(),
-            )
-            for dilation in dilations
+            dilated_block(groups * width, dilation, groups) for dilation in dilations
         )
         self.leave = nn.Conv2d(groups * width, groups * size, 1, groups=groups)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Describe F1..F4, each (B, C, h, w)."""
+        """Compute descriptors from F1..F4, each (B, C, h, w)."""
         x = self.enter(torch.cat(features, 1))
         for block in self.blocks:
             x = x + block(x)
@@ -74,7 +61,7 @@ class Descriptors(nn.Module):
 
 def correlate(fixed: Tensor, moving: Tensor) -> Tensor:
     """All-pairs correlation of (B, G, D, h, w) descriptors -> (B, G, h*w, h*w), fixed first."""
-    # in float32 also under autocast: a softmax at a low temperature would show the rounding
+    # float32 even under autocast: a softmax at a low temperature amplifies rounding
     with torch.autocast(fixed.device.type, enabled=False):
         return fixed.flatten(3).transpose(2, 3) @ moving.flatten(3)
 
@@ -90,7 +77,7 @@ def local_window(correlation: Tensor, height: int, width: int, radius: int) -> T
     Returns
     -------
     Tensor
-        (B, G * (2 radius + 1)**2, h, w); cells outside the moving image read 0.
+        (B, G * (2 radius + 1)**2, h, w); 0 for cells outside the moving image.
     """
     device = correlation.device
     offsets = torch.arange(-radius, radius + 1, device=device)
@@ -103,23 +90,23 @@ def local_window(correlation: Tensor, height: int, width: int, radius: int) -> T
     return window.transpose(2, 3).unflatten(3, (height, width)).flatten(1, 2)
 
 
-def voted_match(
-    window: Tensor, inside: Tensor, temperature: Tensor, reach: int
+def aggregated_match(
+    window: Tensor, inside: Tensor, temperature: Tensor, side: int
 ) -> tuple[Tensor, Tensor]:
-    """Where the cells around each fixed cell agree that it went.
+    """Match each cell by local correlations averaged over its neighbours.
 
-    One cell's correlations have many peaks. Averaged over ``reach`` x ``reach`` cells, offset by
-    offset, those that neighbours share remain.
+    One cell's correlations have many peaks. Averaging each offset over ``side`` x ``side`` cells
+    keeps those that neighbours share.
 
     Parameters
     ----------
     window : Tensor
         (B, (2 r + 1)**2, h, w), correlations of ``local_window``.
     inside : Tensor
-        The same shape, 1 where the window's cell lies on the moving picture.
+        The same shape, 1 where the window's cell is valid in the moving image.
     temperature : Tensor
         Scalar of the softmax over the offsets.
-    reach : int
+    side : int
         Odd number of cells.
 
     Returns
@@ -129,9 +116,9 @@ def voted_match(
     confidence : Tensor
         (B, 1, h, w), the largest probability.
     """
-    votes = F.avg_pool2d(window * inside, reach, 1, reach // 2)
-    voters = F.avg_pool2d(inside, reach, 1, reach // 2)
-    probability = (votes / voters.clamp_min(0.3) / temperature).softmax(1)
+    correlation = F.avg_pool2d(window * inside, side, 1, side // 2)
+    valid_fraction = F.avg_pool2d(inside, side, 1, side // 2)
+    probability = (correlation / valid_fraction.clamp_min(0.3) / temperature).softmax(1)
     radius = (round(window.shape[1] ** 0.5) - 1) // 2
     along = offsets(radius, window)[..., None, None].unbind(1)
     displacement = torch.stack([(probability * axis).sum(1) for axis in along], 1)
@@ -141,7 +128,7 @@ def voted_match(
 def affine_from_matches(
     displacement: Tensor, weight: Tensor, position: Tensor, *, rounds: int = 8, ridge: float = 1e-3
 ) -> Tensor:
-    """Affine nearest to displacements, by weighted least squares that discount what disagrees.
+    """Fit an affine to displacements by robust weighted least squares.
 
     Parameters
     ----------
@@ -152,14 +139,14 @@ def affine_from_matches(
     position : Tensor
         (N, 2), in the units of the displacements.
     rounds : int
-        How often it is fitted; in between, weights fall where the fit is off (Geman-McClure).
+        Number of fits; between them, large residuals reduce the weights (Geman-McClure).
     ridge : float
-        Pull towards no change, as a share of the weights.
+        Damping towards the identity, as a fraction of the weights.
 
     Returns
     -------
     Tensor
-        (B, 2, 3), departure from the identity.
+        (B, 2, 3), the affine less the identity.
     """
     design = torch.cat([position, torch.ones_like(position[:, :1])], 1)
     trust = weight
@@ -172,14 +159,14 @@ def affine_from_matches(
         solution = _solve3(normal, moments)
         if index + 1 < rounds:
             residual = (displacement - design @ solution).square().sum(2)
-            # squared, in units of half the shorter side: a quarter of it at first, 3 % in the end
+            # squared residual, in units of half the shorter side: a quarter at first, then 3 %
             limit = max(0.06 * 0.25**index, 0.001)
             trust = weight / (1 + residual.detach() / limit).square()
     return solution.transpose(1, 2)
 
 
 def _solve3(matrix: Tensor, right: Tensor) -> Tensor:
-    """Solve 3x3 systems by cofactors: not every device has a solver."""
+    """Solve 3x3 systems by cofactors: some devices lack a solver."""
     a, b, c = matrix.unbind(1)
     adjugate = torch.stack(
         [torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], 2

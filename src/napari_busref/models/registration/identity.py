@@ -11,7 +11,7 @@ __all__ = ["Identity"]
 
 
 class Identity(nn.Module):
-    """Registration that leaves everything where it is."""
+    """Return the identity, as a registration baseline."""
 
     def forward(
         self,

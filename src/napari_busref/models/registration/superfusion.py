@@ -21,13 +21,13 @@ from napari_busref.geometry import (
 )
 from napari_busref.models.config import PlainConfig
 from napari_busref.models.features.bus import standardise
-from napari_busref.models.layers import unit_length
+from napari_busref.models.layers import resize, unit_length, working_size
 from napari_busref.runtime.progress import Reporter
 
 _STRIDES = (2, 4, 8)
 _WIDTHS = (32, 64, 128)
 _SLOPE = 0.1
-# Gaussian smoothing of the field at each stride, in cells there (the paper says the finest only).
+# Gaussian smoothing of the field at each stride, in its cells (in the paper only at the finest).
 _FIELD_SIGMAS = {2: 5.0, 4: 2.5, 8: 1.5}
 
 
@@ -38,15 +38,15 @@ class SuperFusionConfig(PlainConfig):
     Attributes
     ----------
     sides : tuple of int
-        One pass for each: the images are shown at the aspect-preserving size whose area is that
-        of a square with this side, in pixels.
+        One pass for each. The images are resized to the area of a square with this side, in
+        pixels; the aspect ratio is kept.
     radius, dilation : int
-        Window of the cost volume, ``(2 radius + 1)**2`` cells that lie ``dilation`` apart.
+        Window of the cost volume: ``(2 radius + 1)**2`` cells, ``dilation`` apart.
     sigma : float
-        Smoothing of the source's features before they are compared, in cells.
+        Smoothing of the source's features before the comparison, in cells.
     expectation : bool
-        Each estimator starts from the expected offset under a softmax of the costs, and learns
-        what to add (our addition); False is the paper's plain regression.
+        Each estimator learns a correction of the expected offset under a softmax of the costs
+        (our addition); False is the paper's plain regression.
     """
 
     sides: tuple[int, ...] = (160, 256)
@@ -58,43 +58,42 @@ class SuperFusionConfig(PlainConfig):
 
 @dataclass(frozen=True)
 class Pyramid:
-    """What the estimators see of one image.
+    """Feature pyramid of one image, the input of the estimators.
 
     Attributes
     ----------
     levels : tuple of Tensor
         Features at 1/2, 1/4 and 1/8: (B, 32, h, w), (B, 64, ...), (B, 128, ...), float32.
-    known : tuple of Tensor
-        (B, 1, h, w) for each, 1 for cells that hold a picture.
+    valid : tuple of Tensor
+        (B, 1, h, w) for each, 1 for valid cells.
     """
 
     levels: tuple[Tensor, ...]
-    known: tuple[Tensor, ...]
+    valid: tuple[Tensor, ...]
 
     def with_others(self, other: Pyramid) -> Pyramid:
         """Both pyramids in one batch."""
         return Pyramid(
             tuple(torch.cat(pair) for pair in zip(self.levels, other.levels, strict=True)),
-            tuple(torch.cat(pair) for pair in zip(self.known, other.known, strict=True)),
+            tuple(torch.cat(pair) for pair in zip(self.valid, other.valid, strict=True)),
         )
 
     def select(self, index: slice) -> Pyramid:
         """Part of the batch."""
-        return Pyramid(tuple(x[index] for x in self.levels), tuple(x[index] for x in self.known))
+        return Pyramid(tuple(x[index] for x in self.levels), tuple(x[index] for x in self.valid))
 
 
 class SuperFusionMatcher(nn.Module):
     """Dense matcher of SuperFusion: extractors, pyramid, estimators, refiner.
 
-    A pass estimates a field at 1/8, adds to it at 1/4 on features that were resampled with it, and
-    refines it at 1/2. The next pass sees the moving image resampled with the field of the last
-    one, always from the original.
+    A pass estimates a field at 1/8, corrects it at 1/4 on features resampled with it, and refines
+    it at 1/2. The next pass resamples the original moving image with the field so far.
 
     Notes
     -----
-    Displacements are in normalised coordinates (`napari_busref.geometry`). The same
-    estimators serve both directions. Where the paper adds the fields of the scales, they are
-    composed here: that is what resampling the features with the coarser one means.
+    Displacements are in normalised coordinates (`napari_busref.geometry`). Both directions share
+    the estimators. The paper adds the fields of the scales; here they are composed, because the
+    features were resampled with the coarser field.
     """
 
     def __init__(self, config: SuperFusionConfig | None = None) -> None:
@@ -116,14 +115,11 @@ class SuperFusionMatcher(nn.Module):
         return asdict(self.config)
 
     def working_shape(self, height: int, width: int, side: int | None = None) -> tuple[int, int]:
-        """Size (h, w), multiples of 8, at which images are shown for ``side`` (the finest)."""
-        aspect = min(max(width / height, 1 / 3), 3.0)
+        """Working size (h, w), multiples of 8, for ``side`` (by default the finest)."""
         if side is None:
             side = max(self.config.sides)
-        # the widest dilation reflects four cells of 1/8
-        rows = max(round(side / aspect**0.5 / 8), 6) * 8
-        cols = max(round(side * aspect**0.5 / 8), 6) * 8
-        return rows, cols
+        # the largest dilation reflects four cells of 1/8
+        return working_size(height, width, side, min_cells=6)
 
     def features(self, image: Tensor, valid: Tensor, *, visible: bool) -> Pyramid:
         """Pyramid of ``image`` (B, 1, H, W), H and W multiples of 8; ``valid`` has its shape."""
@@ -133,26 +129,26 @@ class SuperFusionMatcher(nn.Module):
             x = module(x)
             levels.append(x.float())
             x = F.leaky_relu(x, _SLOPE)
-        known = tuple((F.avg_pool2d(valid, s) > 0.9).float() for s in _STRIDES)
-        return Pyramid(tuple(levels), known)
+        valid_cells = tuple((F.avg_pool2d(valid, s) > 0.9).float() for s in _STRIDES)
+        return Pyramid(tuple(levels), valid_cells)
 
     def flows(self, target: Pyramid, source: Pyramid) -> list[Tensor]:
         """One pass: displacements target -> source at 1/8, 1/4 and 1/2, each (B, 2, h, w)."""
         fields: list[Tensor] = []
         field: Tensor | None = None
         for scale in (2, 1, 0):
-            goal, other, known = target.levels[scale], source.levels[scale], source.known[scale]
-            size = (goal.shape[-2], goal.shape[-1])
+            first, other, valid = target.levels[scale], source.levels[scale], source.valid[scale]
+            size = (first.shape[-2], first.shape[-1])
             if field is not None:
                 field = resize_field(field, size)
-                grid = base_grid(*size, goal) + field.permute(0, 2, 3, 1)
+                grid = base_grid(*size, first) + field.permute(0, 2, 3, 1)
                 other = warp(other, grid)
-                known = ((warp(known, grid) > 0.5) & inside(grid, *size)).float()
-            cells = torch.tensor([2 / size[1], 2 / size[0]], device=goal.device)
+                valid = ((warp(valid, grid) > 0.5) & inside(grid, *size)).float()
+            cells = torch.tensor([2 / size[1], 2 / size[0]], device=first.device)
             if field is None or scale:
-                step = self.estimators[2 - scale](goal, other, known)
+                step = self.estimators[2 - scale](first, other, valid)
             else:
-                step = self.refiner(goal, other, field / cells[:, None, None])
+                step = self.refiner(first, other, field / cells[:, None, None])
             step = step * cells[:, None, None]
             field = step if field is None else compose_displacement(field, step)
             field = smooth_field(field, _FIELD_SIGMAS[_STRIDES[scale]])
@@ -198,15 +194,15 @@ class SuperFusionMatcher(nn.Module):
         fixed, moving : Tensor
             (B, 1, H, W) in [0, 1]: visible and infrared, H and W at least 16.
         moving_valid : Tensor, optional
-            (B, 1, H, W), non-zero where ``moving`` holds a picture.
+            (B, 1, H, W), non-zero for valid pixels of ``moving``.
         reporter : Reporter, optional
-            Told, and asked whether to stop, at every pass.
+            Reports every pass, and raises there when cancelled.
 
         Returns
         -------
         Estimate
-            ``theta``, the affine nearest to the field, and ``phi``, what is left, at half the
-            finest working size.
+            ``theta``, the least-squares affine of the field, and ``phi``, the remainder, at half
+            the finest working size.
         """
         field, _ = self._estimate(fixed, moving, moving_valid, reporter, self.config.sides)
         return split_affine(field)
@@ -218,9 +214,9 @@ class SuperFusionMatcher(nn.Module):
         moving_valid: Tensor | None = None,
         reporter: Reporter | None = None,
     ) -> Estimate:
-        """The affine of the first pass alone: enough where something else refines it.
+        """The affine of the first pass alone, for later refinement.
 
-        Parameters and result as of ``forward``, without ``phi``.
+        Parameters and result as in ``forward``, without ``phi``.
         """
         sides = self.config.sides[:1]
         field, _ = self._estimate(fixed, moving, moving_valid, reporter, sides)
@@ -243,20 +239,20 @@ class SuperFusionMatcher(nn.Module):
             if reporter is not None:
                 reporter.step(f"dense matching, pass {index + 1}", index / len(sides))
             size = self.working_shape(fixed.shape[-2], fixed.shape[-1], side)
-            shown, other, known = (_resize(image, size) for image in (fixed, moving, valid))
-            everywhere = torch.ones_like(shown)
-            target = self.features(shown, everywhere, visible=True)
-            source = self.features(*resample(other, known, forward), visible=False)
+            first, other, inside = (resize(image, size) for image in (fixed, moving, valid))
+            everywhere = torch.ones_like(first)
+            target = self.features(first, everywhere, visible=True)
+            source = self.features(*resample(other, inside, forward), visible=False)
             forward_step = self.flows(target, source)[-1]
             if both:
                 back_target, back_source = source, target
                 if backward is not None:
-                    back_target = self.features(other, known, visible=False)
+                    back_target = self.features(other, inside, visible=False)
                     back_source = self.features(
-                        *resample(shown, everywhere, backward), visible=True
+                        *resample(first, everywhere, backward), visible=True
                     )
-                backward = then(backward, self.flows(back_target, back_source)[-1])
-            forward = then(forward, forward_step)
+                backward = compose_passes(backward, self.flows(back_target, back_source)[-1])
+            forward = compose_passes(forward, forward_step)
         assert forward is not None
         return forward, backward
 
@@ -269,7 +265,7 @@ class FlowEstimator(nn.Module):
     channels : int
         Channels of the features.
     config : SuperFusionConfig
-        Window, smoothing and whether the expected offset is the start.
+        Window, smoothing, and whether to start from the expected offset.
     """
 
     def __init__(self, channels: int, config: SuperFusionConfig) -> None:
@@ -281,7 +277,7 @@ class FlowEstimator(nn.Module):
         width = (2 * self.radius + 1) ** 2 + 2 * (channels // 4) + 2 * self.expectation
         layers: list[nn.Module] = []
         for dilation in (1, 2, 3):
-            # no instance norm: a shift of the whole picture is a mean, and it would be taken away
+            # no instance norm: it would remove the mean, and with it a shift of the whole image
             layers += [_conv(width, width // 2, dilation, norm=False), nn.LeakyReLU(_SLOPE)]
             width //= 2
         self.body = nn.Sequential(*layers)
@@ -293,36 +289,36 @@ class FlowEstimator(nn.Module):
         return self.log_temperature.exp().clamp(1e-2, 1)
 
     def describe(
-        self, target: Tensor, source: Tensor, known: Tensor
+        self, target: Tensor, source: Tensor, valid: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit-length features that are compared, the source's smoothed, and its known cells."""
-        weight = smooth(known, self.sigma)
-        smoothed = smooth(source * known, self.sigma) / weight.clamp_min(1e-2)
-        return unit(target), unit(smoothed), known * (weight > 0.05)
+        """Unit-length features to compare, the source's smoothed, and its valid cells."""
+        weight = smooth(valid, self.sigma)
+        smoothed = smooth(source * valid, self.sigma) / weight.clamp_min(1e-2)
+        return unit_length(target), unit_length(smoothed), valid * (weight > 0.05)
 
-    def costs(self, target: Tensor, source: Tensor, known: Tensor) -> Tensor:
+    def costs(self, target: Tensor, source: Tensor, valid: Tensor) -> Tensor:
         """Half the squared differences, (B, offsets, h, w).
 
-        Half the squared difference of unit vectors is 1 for features that have nothing in common;
-        offsets that lead out of the picture are given that value.
+        Half the squared difference of orthogonal unit vectors is 1; offsets outside the image get
+        that value.
         """
-        target, source, known = self.describe(target, source, known)
+        target, source, valid = self.describe(target, source, valid)
         height, width = target.shape[-2:]
-        reach = self.radius * self.dilation
-        source = F.pad(source * known, [reach] * 4)
-        similar = []
-        for row in range(0, 2 * reach + 1, self.dilation):
-            for col in range(0, 2 * reach + 1, self.dilation):
+        margin = self.radius * self.dilation
+        source = F.pad(source * valid, [margin] * 4)
+        products = []
+        for row in range(0, 2 * margin + 1, self.dilation):
+            for col in range(0, 2 * margin + 1, self.dilation):
                 shifted = source[..., row : row + height, col : col + width]
-                similar.append((target * shifted).sum(1))
-        # |a - b|^2 / 2 = 1 - a b: the products need no copy of the features for each offset
-        return 1 - torch.stack(similar, 1)
+                products.append((target * shifted).sum(1))
+        # |a - b|^2 / 2 = 1 - a b: products need no copy of the features for each offset
+        return 1 - torch.stack(products, 1)
 
     def offset(self, cost: Tensor) -> Tensor:
         """Expected offset (B, 2, h, w) in cells under a softmax of the costs.
 
-        Offsets that lead out of the picture take part with the cost of chance: left out, cells at
-        the border would point inwards for no other reason.
+        Offsets outside the image have the cost of unrelated features. Without them, the
+        expectation at the border would be biased inwards.
         """
         probability = (-cost / self.temperature).softmax(1)
         axis = self.dilation * torch.arange(
@@ -331,9 +327,9 @@ class FlowEstimator(nn.Module):
         y, x = (a.flatten()[:, None, None] for a in torch.meshgrid(axis, axis, indexing="ij"))
         return torch.stack([(probability * x).sum(1), (probability * y).sum(1)], 1)
 
-    def forward(self, target: Tensor, source: Tensor, known: Tensor) -> Tensor:
+    def forward(self, target: Tensor, source: Tensor, valid: Tensor) -> Tensor:
         """Displacement (B, 2, h, w), (x, y) in cells, from features (B, C, h, w)."""
-        cost = self.costs(target, source, known)
+        cost = self.costs(target, source, valid)
         parts = [cost - 1, self.compress(target), self.compress(source)]
         if not self.expectation:
             return self.head(self.body(torch.cat(parts, 1))).float() * self.dilation
@@ -361,25 +357,25 @@ class _Refiner(nn.Module):
 
 
 def smooth(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing of (B, C, h, w), borders reflected."""
+    """Gaussian smoothing of (B, C, h, w) with reflected borders."""
     return _blur(x, sigma, odd=False)
 
 
 def smooth_field(field: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing of a field (B, 2, h, w) that leaves linear ones as they are.
+    """Gaussian smoothing of a field (B, 2, h, w) that preserves linear fields.
 
-    Plain reflection would flatten a turn or a change of scale near the border, so values continue
-    there mirrored about the border pixel.
+    Values are mirrored about the border pixel, because plain reflection would flatten a rotation
+    or a change of scale near the border.
     """
     return _blur(field, sigma, odd=True)
 
 
 def resize_field(field: Tensor, size: tuple[int, int]) -> Tensor:
-    """A displacement (B, 2, h, w) on another grid, exact for linear ones away from the border."""
+    """Resample a displacement (B, 2, h, w); exact for linear ones away from the border."""
     if tuple(field.shape[-2:]) == size:
         return field
-    # bilinear sampling flattens the outermost half cell: a ring of continued values prevents that
-    padded = _continue(field, 1)
+    # bilinear sampling flattens the outermost half cell: pad by one extrapolated cell
+    padded = _extrapolate(field, 1)
     grid = base_grid(*size, field)
     scale = torch.tensor(
         [field.shape[-1] / padded.shape[-1], field.shape[-2] / padded.shape[-2]],
@@ -389,7 +385,7 @@ def resize_field(field: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resample(image: Tensor, valid: Tensor, field: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Image and valid pixels, both (B, 1, H, W), seen through a displacement."""
+    """Resample an image and its valid pixels, both (B, 1, H, W), with a displacement."""
     if field is None:
         return image, valid
     size = (image.shape[-2], image.shape[-1])
@@ -397,41 +393,36 @@ def resample(image: Tensor, valid: Tensor, field: Tensor | None) -> tuple[Tensor
     return warp(image, grid), warp(valid, grid)
 
 
-def then(before: Tensor | None, step: Tensor) -> Tensor:
-    """The displacement of earlier passes, followed by that of one more on what they resampled."""
-    if before is None:
+def compose_passes(earlier: Tensor | None, step: Tensor) -> Tensor:
+    """Compose the displacement of earlier passes with that of the next one."""
+    if earlier is None:
         return step
-    return compose_displacement(resize_field(before, (step.shape[-2], step.shape[-1])), step)
+    return compose_displacement(resize_field(earlier, (step.shape[-2], step.shape[-1])), step)
 
 
 def split_affine(field: Tensor) -> Estimate:
-    """Displacement (B, 2, h, w) as its least-squares affine and what is left of it.
+    """Split a displacement (B, 2, h, w) into its least-squares affine and the remainder.
 
-    The affine carries the motion on beyond the border of the picture.
+    The affine extrapolates the motion beyond the border of the image.
     """
     height, width = field.shape[-2:]
     base = base_grid(height, width, field)
     position = base + field.permute(0, 2, 3, 1)
-    # on a full grid x and y are orthogonal and have mean 0, so the fit separates
+    # on a full grid x and y are orthogonal with mean 0: the fit separates
     columns = [
         (position * base[..., axis : axis + 1]).mean((1, 2)) / base[..., axis].square().mean()
         for axis in (0, 1)
     ]
     theta = torch.stack([*columns, position.mean((1, 2))], 2)
     determinant = theta[:, 0, 0] * theta[:, 1, 1] - theta[:, 0, 1] * theta[:, 1, 0]
-    usable = (determinant > 0.05)[:, None, None]
-    theta = torch.where(usable, theta, identity_theta(len(field), field))
+    invertible = (determinant > 0.05)[:, None, None]
+    theta = torch.where(invertible, theta, identity_theta(len(field), field))
     a, b, c, d = theta[:, 0, 0], theta[:, 0, 1], theta[:, 1, 0], theta[:, 1, 1]
     inverse = torch.stack([torch.stack([d, -b], 1), torch.stack([-c, a], 1)], 1)
     inverse = inverse / (a * d - b * c)[:, None, None]
     shift = -(inverse * theta[:, None, :, 2]).sum(2, keepdim=True)
     back = transform_points(torch.cat([inverse, shift], 2), position)
     return Estimate(theta, (back - base).permute(0, 3, 1, 2))
-
-
-def unit(x: Tensor) -> Tensor:
-    """Features (B, C, h, w) of unit length at each cell."""
-    return unit_length(x)
 
 
 def _extractor() -> nn.Sequential:
@@ -445,7 +436,7 @@ def _extractor() -> nn.Sequential:
 def _conv(
     inputs: int, outputs: int, dilation: int, *, stride: int = 1, norm: bool = True
 ) -> nn.Sequential:
-    # reflect padding: zeros would tell where the border is, see models.bus
+    # reflect padding: zeros would reveal the border, see models.features.bus
     conv = nn.Conv2d(
         inputs,
         outputs,
@@ -463,7 +454,7 @@ def _conv(
 
 
 def _head(inputs: int, dilation: int) -> nn.Sequential:
-    """The last convolution, to a displacement that is nearly 0 at first."""
+    """The last convolution, initialised to a displacement near 0."""
     head = _conv(inputs, 2, dilation, norm=False)
     for name, value in head.named_parameters():
         if name.endswith("weight"):
@@ -474,20 +465,14 @@ def _head(inputs: int, dilation: int) -> nn.Sequential:
 
 
 def _blur(x: Tensor, sigma: float, *, odd: bool) -> Tensor:
-    # a small map has no room for the whole kernel
+    # the kernel must fit a small map
     half = min(round(2.5 * sigma), min(x.shape[-2:]) - 1)
     kernel = get_gaussian_kernel1d(2 * half + 1, sigma, device=x.device, dtype=x.dtype)
-    padded = _continue(x, half) if odd else F.pad(x, [half] * 4, mode="reflect")
+    padded = _extrapolate(x, half) if odd else F.pad(x, [half] * 4, mode="reflect")
     with torch.autocast(x.device.type, enabled=False):
         return filter2d_separable(padded, kernel, kernel, padding="valid")
 
 
-def _continue(x: Tensor, by: int) -> Tensor:
+def _extrapolate(x: Tensor, by: int) -> Tensor:
     """Pad by ``by`` cells with values mirrored about those of the border."""
     return 2 * F.pad(x, [by] * 4, mode="replicate") - F.pad(x, [by] * 4, mode="reflect")
-
-
-def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(image.shape[-2:]) == size:
-        return image
-    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)

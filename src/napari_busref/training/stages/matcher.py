@@ -1,4 +1,4 @@
-"""The matching head learns on the bus which places of two modalities are the same."""
+"""The matching head on the bus, trained to match positions across modalities."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from torch import Tensor
 from napari_busref.geometry import base_grid, inside, offsets, sample_field, warp
 from napari_busref.models.features.matcher import Matcher
 from napari_busref.training.batches.augment import random_curve
-from napari_busref.training.batches.data import PairStore, WarpedCrops
+from napari_busref.training.batches.pair_store import PairStore, WarpedCrops
 from napari_busref.training.batches.warps import draw_warps, fixed_to_moving
 from napari_busref.training.losses.busref import contrastive_loss, offset_loss
-from napari_busref.training.losses.votes import aggregate_costs, local_correlation
+from napari_busref.training.losses.local_correlation import aggregate_costs, local_correlation
 from napari_busref.training.recipe import Recipe, WarpConfig
 from napari_busref.training.stages.base import Stage
 
-# How far a search leaves the images apart, so that refinement meets in training what it meets
-# later: a few cells.
-_NEARLY = WarpConfig(rotation=3.0, scale=(0.96, 1.04), shear=2.0, shift=0.03, elastic=(0.0, 0.03))
-_RADIUS = 6  # cells of the local window
-_PART = 36  # side of the part of the picture whose votes are counted, in cells
-_POSITIONS = 384  # of each sample, drawn for the contrastive loss
+# The search leaves errors of a few cells: refinement must learn from such warps.
+_NEAR_WARP = WarpConfig(
+    rotation=3.0, scale=(0.96, 1.04), shear=2.0, shift=0.03, elastic=(0.0, 0.03)
+)
+_RADIUS = 6  # of the local window, in cells
+_LOCAL_SIDE = 36  # of the part that is correlated locally, in cells
+_CONTRASTIVE_POSITIONS = 384  # random ones in each sample
 
 
 class MatcherStage(Stage):
-    """Contrast over the whole picture after a far warp, votes in a window after a small one.
+    """Contrastive loss over the image after a far warp, local loss in a window after a near one.
 
-    Neither warp lies near the identity in cells: features that see only aligned pairs learn where
-    a cell lies instead of what it shows.
+    Both warps move by whole cells: from aligned pairs alone, features would learn the position of
+    a cell instead of its content.
     """
 
     kind, export_name = "features", "matcher"
@@ -39,36 +40,40 @@ class MatcherStage(Stage):
         self.model.bus.load_state_dict(self.load_bus())
         if not recipe.train_bus:
             self.freeze(self.model.bus)
-        self.freeze(self.model.bus.up)  # no part of the features
+        self.freeze(self.model.bus.up)  # not part of the features
         self.freeze(self.model.bus.head)
 
     def draw(self, store: PairStore) -> WarpedCrops:
-        """Draw crops whose moving image is warped."""
+        """Draw crops with a warped moving image."""
         return store.draw_warped(self.recipe.batch, self.recipe.data, self.recipe.warp)
 
     def forward(self, batch: WarpedCrops) -> dict[str, Tensor]:
-        """Contrastive loss of a far view of the moving image, vote loss of a near one."""
+        """Contrastive loss of a far warped moving image, local loss of a near one."""
         size = (batch.fixed.shape[-2], batch.fixed.shape[-1])
         far_points = fixed_to_moving(batch.warps, size)
         far, aligned = self._remapped(batch)
-        near = draw_warps(_NEARLY, len(batch.fixed), size, batch.fixed)
+        near = draw_warps(_NEAR_WARP, len(batch.fixed), size, batch.fixed)
         near_points = near.aligned_points(base_grid(*size, batch.fixed))
         close = warp(aligned, near_points, padding="border")
 
         fixed, far = self.photometric(batch.fixed, far)
         _, close = self.photometric(batch.fixed, close)
-        # half of the empty borders stay black, the others continue the picture's mean
+        # half of the empty borders stay black, the others keep the augmented grey level
         black = torch.rand(len(far), 1, 1, 1).to(far.device) < 0.5
         far = torch.where(black, far * batch.valid, far)
-        target, seen, nearby = (
+        fixed_features, far_features, near_features = (
             self.model(image, valid)
             for image, valid in ((fixed, None), (far, batch.valid), (close, None))
         )
         truth = near.source_points(base_grid(*size, batch.fixed))
-        # a softmax at a low temperature would show the rounding of bfloat16
+        # float32: a softmax at a low temperature amplifies the rounding of bfloat16
         with torch.autocast(batch.fixed.device.type, enabled=False):
-            contrast = self._contrast(target, seen, far_points, inside(far_points, *size).float())
-            votes = self._votes(target, nearby, truth, inside(truth, *size).float())
+            contrast = self._contrastive_loss(
+                fixed_features, far_features, far_points, inside(far_points, *size).float()
+            )
+            votes = self._local_loss(
+                fixed_features, near_features, truth, inside(truth, *size).float()
+            )
         weights = self.recipe.loss
         return {
             "loss": weights.matching * contrast + weights.votes * votes,
@@ -77,7 +82,7 @@ class MatcherStage(Stage):
         }
 
     def _remapped(self, batch: WarpedCrops) -> tuple[Tensor, Tensor]:
-        """Warped and aligned moving images; some are the visible one under a random curve."""
+        """Warped and aligned moving images; some show the visible image under a random curve."""
         count = len(batch.fixed)
         chosen = torch.rand(count, 1, 1, 1).to(batch.fixed.device) < self.recipe.augment.remap
         curved = random_curve(batch.fixed)
@@ -88,35 +93,41 @@ class MatcherStage(Stage):
         far = torch.where(chosen, warp(curved, points, padding="border"), batch.moving)
         return far, aligned
 
-    def _contrast(self, fixed: Tensor, moving: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+    def _contrastive_loss(
+        self, fixed: Tensor, moving: Tensor, truth: Tensor, mask: Tensor
+    ) -> Tensor:
+        """InfoNCE of the features at random positions inside the mask."""
         height, width = fixed.shape[-2:]
         mask = F.avg_pool2d(mask, Matcher.stride)[:, 0] > 0.99
         index = torch.rand(mask.shape).to(mask.device).masked_fill(~mask, -1).flatten(1)
-        chosen = index.topk(min(_POSITIONS, index.shape[1]), 1).indices
-        known = mask.flatten(1).gather(1, chosen)
+        chosen = index.topk(min(_CONTRASTIVE_POSITIONS, index.shape[1]), 1).indices
+        valid = mask.flatten(1).gather(1, chosen)
         cells = _to_cells(truth)
-        places = cells.flatten(1, 2).gather(1, chosen[..., None].expand(-1, -1, 2))
+        positions = cells.flatten(1, 2).gather(1, chosen[..., None].expand(-1, -1, 2))
         first = fixed.flatten(2).gather(2, chosen[:, None].expand(-1, fixed.shape[1], -1))
-        second = sample_field(moving, places[:, None])[:, :, 0]
+        second = sample_field(moving, positions[:, None])[:, :, 0]
         grid = torch.stack([chosen % width, chosen // width], -1).float()
         scale = torch.tensor([width / 2, height / 2], device=cells.device)
         return contrastive_loss(
             first.transpose(1, 2),
             second.transpose(1, 2),
             self.model.temperature(0),
-            known,
-            (grid, places * scale),
+            valid,
+            (grid, positions * scale),
         )
 
-    def _votes(self, fixed: Tensor, moving: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+    def _local_loss(self, fixed: Tensor, moving: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+        """Cross-entropy of local correlations, aggregated over squares of several sides."""
         height, width = fixed.shape[-2:]
         weight = (F.avg_pool2d(mask, Matcher.stride) > 0.99).float()
         scale = torch.tensor([width / 2, height / 2], device=truth.device)
         shift = (_to_cells(truth) - base_grid(height, width, truth)) * scale
-        # a part of the picture does, and takes a third of the time
+        # a part of the image suffices, in a third of the time
         rows, cols = (
-            slice(start, start + _PART)
-            for start in (int(torch.randint(max(n - _PART, 0) + 1, ())) for n in (height, width))
+            slice(start, start + _LOCAL_SIDE)
+            for start in (
+                int(torch.randint(max(n - _LOCAL_SIDE, 0) + 1, ())) for n in (height, width)
+            )
         )
         fixed, moving, weight, shift = (
             fixed[..., rows, cols],
@@ -127,12 +138,12 @@ class MatcherStage(Stage):
         window = local_correlation(fixed, moving, _RADIUS)
         losses = [
             offset_loss(
-                aggregate_costs(window, weight, reach) / self.model.temperature(number),
+                aggregate_costs(window, weight, side) / self.model.temperature(number),
                 shift.permute(0, 3, 1, 2),
                 weight,
                 offsets(_RADIUS, window),
             )
-            for number, reach in enumerate(Matcher.reaches, 1)
+            for number, side in enumerate(Matcher.aggregation_sides, 1)
         ]
         return torch.stack(losses).mean()
 

@@ -1,4 +1,4 @@
-"""Stage 3: Affine Net and Deformable Net learn on the frozen bus, guided by the frozen GAF."""
+"""Stage 3: Affine Net and Deformable Net on the frozen bus, guided by the frozen GAF."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from napari_busref.geometry import (
 )
 from napari_busref.models.registration.busref import BusRef, BusRefConfig, Features
 from napari_busref.models.registration.descriptors import correlate
-from napari_busref.training.batches.data import PairStore, WarpedCrops
+from napari_busref.training.batches.pair_store import PairStore, WarpedCrops
 from napari_busref.training.batches.warps import draw_warps, fixed_to_moving
 from napari_busref.training.losses.busref import (
     endpoint_loss,
@@ -30,14 +30,18 @@ from napari_busref.training.losses.busref import (
 )
 from napari_busref.training.recipe import Recipe
 from napari_busref.training.stages.base import Stage
-from napari_busref.training.stages.synthetic import true_cells, validate_registration
+from napari_busref.training.stages.synthetic import (
+    grey_borders,
+    true_cells,
+    validate_registration,
+)
 
 _AFFINE_PASSES = 2
-_GUIDED = 4  # samples of a batch that the guide sees: all of them would double the time
+_GUIDE_SAMPLES = 4  # of a batch; all samples would double the time
 
 
 class RegistrationStage(Stage):
-    """``L_reg = epsilon L_MNCC + L_MG`` and our end-point, smoothness and matching terms."""
+    """``L_reg = epsilon L_MNCC + L_MG``, and our end-point, smoothness and matching terms."""
 
     kind, export_name = "registration", "busref"
 
@@ -47,7 +51,7 @@ class RegistrationStage(Stage):
         if not recipe.train_bus:
             self.model.bus.load_state_dict(self.load_bus())
             self.freeze(self.model.bus)
-        # unused modules would stay without gradients, which DDP takes for a mistake
+        # DDP takes modules without gradients for a mistake
         self.freeze(self.model.bus.up)
         self.freeze(self.model.bus.head)
         self.guide: torch.nn.Module | None = None
@@ -59,29 +63,25 @@ class RegistrationStage(Stage):
         return store.draw_warped(self.recipe.batch, self.recipe.data, self.recipe.warp)
 
     def forward(self, batch: WarpedCrops) -> dict[str, Tensor]:
-        """Losses of two looks of the Affine Net and one of the Deformable Net."""
+        """Losses of two passes of the Affine Net and one of the Deformable Net."""
         weights, model = self.recipe.loss, self.model
         size = (batch.fixed.shape[-2], batch.fixed.shape[-1])
         fixed, moving = self.photometric(batch.fixed, batch.moving)
-        # three in ten of the empty borders follow the augmentation, as grey ones do in practice
-        grey = torch.rand(len(moving), 1, 1, 1).to(moving.device) < 0.3
-        moving = torch.where(grey, moving, moving * batch.valid)
-        valid = torch.where(grey, torch.ones_like(batch.valid), batch.valid)
-
+        moving, valid = grey_borders(moving, batch.valid)
         truth = fixed_to_moving(batch.warps, size)
         mask = inside(truth, *size).float() if weights.mask else torch.ones_like(batch.valid)
         base = base_grid(*size, fixed)
         target = model.features(fixed)
-        theta = self._start(len(fixed), size, fixed)
-        source = model.features(*self._look(moving, valid, theta, base))
+        theta = draw_warps(self.recipe.start, len(fixed), size, fixed).theta
+        source = model.features(*_resample(moving, valid, theta, base))
         matching = torch.zeros((), device=fixed.device)
-        if weights.matching and target.described is not None and source.described is not None:
-            described = (target.described, source.described)
+        if weights.matching and target.descriptors is not None and source.descriptors is not None:
+            described = (target.descriptors, source.descriptors)
             matching = self._matching(described, theta, truth, mask)
-            # Descriptors learn from the far start alone. What the networks see afterwards lies
-            # nearly right, and "the same place" would be the best descriptor.
-            target = replace(target, described=target.described.detach())
-            source = replace(source, described=source.described.detach())
+            # Descriptors learn from the far start alone. Later inputs are nearly aligned, and
+            # position would be the best descriptor.
+            target = replace(target, descriptors=target.descriptors.detach())
+            source = replace(source, descriptors=source.descriptors.detach())
         endpoint = torch.zeros((), device=fixed.device)
         for index in range(_AFFINE_PASSES):
             if index:
@@ -110,32 +110,26 @@ class RegistrationStage(Stage):
             loss = loss + weights.guide * parts["guide"]
         return {"loss": loss, **parts}
 
-    def _start(self, batch: int, size: tuple[int, int], like: Tensor) -> Tensor:
-        """Draw where the first look starts: so far that position tells little about content."""
-        return draw_warps(self.recipe.start, batch, size, like).theta
-
-    def _look(
-        self, moving: Tensor, valid: Tensor, theta: Tensor, base: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Resample the moving image and its valid pixels with what was found so far."""
-        grid = transform_points(theta, base)
-        return warp(moving, grid), warp(valid, grid)
-
     def _later_features(
         self, moving: Tensor, valid: Tensor, theta: Tensor, base: Tensor
     ) -> Features:
-        looked = self._look(moving, valid, theta, base)
+        resampled = _resample(moving, valid, theta, base)
         if not self.recipe.loss.matching:
-            return self.model.features(*looked)
-        with torch.no_grad():  # see forward: these descriptors are not learned from
-            return self.model.features(*looked)
+            return self.model.features(*resampled)
+        with torch.no_grad():  # see forward: descriptors learn from the far start alone
+            return self.model.features(*resampled)
 
     def _guide_loss(self, batch: WarpedCrops, registered: Tensor, mask: Tensor) -> Tensor:
-        """``L_MG`` of a few samples, seen through a window of half their size."""
+        """``L_MG`` of a few samples, in a random window of half their size."""
         assert self.guide is not None
         height, width = (n // 2 for n in registered.shape[-2:])
         top, left = (int(torch.randint(n, ())) for n in (height, width))
-        window = (slice(_GUIDED), slice(None), slice(top, top + height), slice(left, left + width))
+        window = (
+            slice(_GUIDE_SAMPLES),
+            slice(None),
+            slice(top, top + height),
+            slice(left, left + width),
+        )
         fused = self.guide(batch.fixed[window], registered[window])
         with torch.no_grad():
             aligned = self.guide(batch.fixed[window], batch.aligned[window])
@@ -146,16 +140,22 @@ class RegistrationStage(Stage):
     ) -> Tensor:
         """Cross-entropy of the descriptors against the known positions in the resampled image."""
         shape = (described[0].shape[-2], described[0].shape[-1])
-        cells, known = true_cells(transform_points(invert_affine(theta), truth), mask, shape)
+        cells, valid = true_cells(transform_points(invert_affine(theta), truth), mask, shape)
         correlation = correlate(*described).mean(1)
         temperature = self.model.affine_net.log_temperature.exp().clamp(1e-2, 1)
-        return matching_loss(correlation, temperature, cells, known)
+        return matching_loss(correlation, temperature, cells, valid)
 
     def validate(self, device: torch.device) -> dict[str, float]:
         """Mean EPE and MNCC on synthetic warps (seed 0) of each data set."""
         return validate_registration(self.model, self.recipe, device)
 
 
+def _resample(moving: Tensor, valid: Tensor, theta: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+    """Resample the moving image and its valid pixels with the present affine."""
+    grid = transform_points(theta, base)
+    return warp(moving, grid), warp(valid, grid)
+
+
 def _cells(size: tuple[int, int], like: Tensor) -> Tensor:
-    """Normalised displacement -> cells of 8 pixels."""
+    """Factors from normalised displacements to cells of 8 pixels."""
     return torch.tensor([size[1] / 16, size[0] / 16], device=like.device)[None, :, None, None]

@@ -1,8 +1,8 @@
-"""SuperFusion's dense matcher learns in both directions, from known warps and aligned pairs."""
+"""SuperFusion's dense matcher in both directions, from known warps and aligned pairs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,11 @@ from napari_busref.models.registration.superfusion import (
     Pyramid,
     SuperFusionConfig,
     SuperFusionMatcher,
+    compose_passes,
     resample,
     resize_field,
-    then,
 )
-from napari_busref.training.batches.data import PairStore, WarpedCrops
+from napari_busref.training.batches.pair_store import PairStore, WarpedCrops
 from napari_busref.training.batches.warps import fixed_to_moving
 from napari_busref.training.losses.busref import (
     bending_loss,
@@ -31,50 +31,48 @@ from napari_busref.training.losses.busref import (
 )
 from napari_busref.training.recipe import Recipe
 from napari_busref.training.stages.base import Stage
-from napari_busref.training.stages.synthetic import true_cells, validate_registration
+from napari_busref.training.stages.synthetic import (
+    grey_borders,
+    true_cells,
+    validate_registration,
+)
 
-_AGAIN = 3  # one sample in so many is shown again, as the later passes see it
-_COARSE = 0.3  # weight of the end-point error of each coarser field
-_MATCHED = 2  # samples whose matches at 1/4 are learned: all pairs of cells are many
-_GUIDED = 4  # samples that are fused, at half their size: all would double the time
+_SECOND_PASS_STRIDE = 3  # one sample in three takes a second pass
+_COARSE_WEIGHT = 0.3  # of the end-point error of each coarser field
+_MATCHING_SAMPLES = 2  # at 1/4 resolution, where pairs of cells are many
+_GUIDE_SAMPLES = 4  # fused at half their size; all samples would double the time
 
 
 @dataclass(frozen=True)
 class _Direction:
-    """What is known about one direction, for a batch.
+    """Images and ground truth of one direction, for a batch.
 
     Attributes
     ----------
     target, source : Tensor
-        Images as they were before the augmentation.
-    wanted : Tensor
-        The source's modality as it lies on the target.
+        Images before the augmentation.
+    aligned : Tensor
+        The source's modality on the grid of the target.
     truth, mask : Tensor
-        True source positions (B, H, W, 2), and where they are on the source's picture.
+        True source positions (B, H, W, 2), and which of them lie inside the source image.
     """
 
     target: Tensor
     source: Tensor
-    wanted: Tensor
+    aligned: Tensor
     truth: Tensor
     mask: Tensor
 
     def select(self, index: slice) -> _Direction:
         """Part of the batch."""
-        return _Direction(
-            self.target[index],
-            self.source[index],
-            self.wanted[index],
-            self.truth[index],
-            self.mask[index],
-        )
+        return _Direction(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 class SuperFusionStage(Stage):
     """The losses of SuperFusion's registration, both directions.
 
-    The fused images of its fusion terms come from the frozen GAF, as SuperFusion's own fusion
-    network is not part of this package yet. Matching of the features is our addition.
+    The frozen GAF gives the fused images of the fusion terms. Matching of the features is our
+    addition.
     """
 
     kind, export_name = "registration", "superfusion"
@@ -89,18 +87,15 @@ class SuperFusionStage(Stage):
             self.fusion = self.load_fusion()
 
     def draw(self, store: PairStore) -> WarpedCrops:
-        """Draw crops whose moving image is warped."""
+        """Draw crops with a warped moving image."""
         return store.draw_warped(self.recipe.batch, self.recipe.data, self.recipe.warp)
 
     def forward(self, batch: WarpedCrops) -> dict[str, Tensor]:
-        """Losses of one look at all samples and of a second one at some."""
+        """Losses of one pass over all samples and of a second one over some."""
         weights, model = self.recipe.loss, self.model
         size = (batch.fixed.shape[-2], batch.fixed.shape[-1])
         fixed, moving = self.photometric(batch.fixed, batch.moving)
-        # three in ten of the empty borders follow the augmentation, as grey ones do in practice
-        grey = torch.rand(len(moving), 1, 1, 1).to(moving.device) < 0.3
-        moving = torch.where(grey, moving, moving * batch.valid)
-        valid = torch.where(grey, torch.ones_like(batch.valid), batch.valid)
+        moving, valid = grey_borders(moving, batch.valid)
         everywhere = torch.ones_like(valid)
         there, back = _directions(batch, size)
 
@@ -116,29 +111,43 @@ class SuperFusionStage(Stage):
                 [bending_loss(_in_cells(field, size)) for field in forward + backward]
             ).mean(),
         }
-        part = slice(max(len(fixed) // _AGAIN, 1))
-        # the pass that comes after: the source resampled with what the first one found
+        part = slice(max(len(fixed) // _SECOND_PASS_STRIDE, 1))
+        # the second pass resamples the source with the result of the first
         first = forward[-1][part].detach()
-        look = model.features(*resample(moving[part], valid[part], first), visible=False)
-        second = then(first, model.flows(visible.select(part), look)[-1])
-        parts["again"] = self._far(second, there.select(part), size)
+        source = model.features(*resample(moving[part], valid[part], first), visible=False)
+        second = compose_passes(first, model.flows(visible.select(part), source)[-1])
+        parts["second_pass"] = self._field_error(second, there.select(part), size)
         first = backward[-1][part].detach()
-        look = model.features(*resample(fixed[part], everywhere[part], first), visible=True)
-        second = then(first, model.flows(infrared.select(part), look)[-1])
-        parts["again"] = parts["again"] + self._far(second, back.select(part), size)
+        source = model.features(*resample(fixed[part], everywhere[part], first), visible=True)
+        second = compose_passes(first, model.flows(infrared.select(part), source)[-1])
+        parts["second_pass"] = parts["second_pass"] + self._field_error(
+            second, back.select(part), size
+        )
         if weights.matching:
             parts["matching"] = self._matching(*both, there, back)
-        grids = [_positions(fields[-1], size) for fields in (forward, backward)]
-        shown = [warp(d.source, g) for d, g in zip((there, back), grids, strict=True)]
+        return self._with_image_losses(parts, there, back, (forward[-1], backward[-1]))
+
+    def _with_image_losses(
+        self,
+        parts: dict[str, Tensor],
+        there: _Direction,
+        back: _Direction,
+        finest: tuple[Tensor, Tensor],
+    ) -> dict[str, Tensor]:
+        """Add the losses of the images that the finest fields warp, and the total."""
+        weights = self.recipe.loss
+        size = (there.target.shape[-2], there.target.shape[-1])
+        grids = [_positions(field, size) for field in finest]
+        warped = [warp(d.source, g) for d, g in zip((there, back), grids, strict=True)]
         parts["photometric"] = photometric_loss(
-            shown[0], there.wanted, there.mask
-        ) + photometric_loss(shown[1], back.wanted, back.mask)
-        # nothing may be shown where the other image has nothing
-        parts["border"] = (shown[0] * (1 - there.mask)).mean() + (
-            shown[1] * (1 - back.mask)
+            warped[0], there.aligned, there.mask
+        ) + photometric_loss(warped[1], back.aligned, back.mask)
+        # outside the other image the warped one must be empty
+        parts["border"] = (warped[0] * (1 - there.mask)).mean() + (
+            warped[1] * (1 - back.mask)
         ).mean()
         loss = (
-            weights.endpoint * (parts["endpoint"] + parts["again"])
+            weights.endpoint * (parts["endpoint"] + parts["second_pass"])
             + weights.smooth * parts["smooth"]
             + weights.photometric * parts["photometric"]
             + weights.border * parts["border"]
@@ -146,71 +155,71 @@ class SuperFusionStage(Stage):
         if weights.matching:
             loss = loss + weights.matching * parts["matching"]
         if self.fusion is not None:
-            fuse, consistency = self._fused(there, shown, grids[0])
+            fuse, consistency = self._fusion_losses(there, warped, grids[0])
             parts |= {"fuse": fuse, "consistency": consistency}
             loss = loss + weights.fuse * fuse + weights.consistency * consistency
         return {"loss": loss, **parts}
 
-    def _far(self, field: Tensor, known: _Direction, size: tuple[int, int]) -> Tensor:
+    def _field_error(self, field: Tensor, true: _Direction, size: tuple[int, int]) -> Tensor:
         """End-point error of one field, weighted by the edges of the target."""
-        weight = known.mask * edge_weight(known.target, self.recipe.loss.edges)
-        return endpoint_loss(_positions(field, size), weight, known.truth, size)
+        weight = true.mask * edge_weight(true.target, self.recipe.loss.edges)
+        return endpoint_loss(_positions(field, size), weight, true.truth, size)
 
-    def _endpoint(self, fields: list[Tensor], known: _Direction, size: tuple[int, int]) -> Tensor:
-        """End-point error of the last field and, with less weight, of those before it."""
-        loss = self._far(fields[-1], known, size)
+    def _endpoint(self, fields: list[Tensor], true: _Direction, size: tuple[int, int]) -> Tensor:
+        """End-point error of the last field and, with less weight, of the coarser ones."""
+        loss = self._field_error(fields[-1], true, size)
         for field in fields[:-1]:
-            loss = loss + _COARSE * self._far(field, known, size)
+            loss = loss + _COARSE_WEIGHT * self._field_error(field, true, size)
         return loss
 
     def _matching(
         self, targets: Pyramid, sources: Pyramid, there: _Direction, back: _Direction
     ) -> Tensor:
-        """Cross-entropy of what the cost volumes compare against the known positions."""
+        """Cross-entropy of the descriptors of the cost volumes against the true positions."""
         half = len(targets.levels[0]) // 2
         loss = torch.zeros((), device=there.truth.device)
         for estimator, scale in zip(self.model.estimators, (2, 1), strict=True):
             assert isinstance(estimator, FlowEstimator)
-            count = half if scale == 2 else min(half, _MATCHED)
-            for start, known in ((0, there), (half, back)):
+            count = half if scale == 2 else min(half, _MATCHING_SAMPLES)
+            for start, true in ((0, there), (half, back)):
                 part = slice(start, start + count)
-                target, source, picture = estimator.describe(
+                target, source, valid = estimator.describe(
                     targets.levels[scale][part],
                     sources.levels[scale][part],
-                    sources.known[scale][part],
+                    sources.valid[scale][part],
                 )
                 cells, mask = true_cells(
-                    known.truth[:count],
-                    known.mask[:count],
+                    true.truth[:count],
+                    true.mask[:count],
                     (target.shape[-2], target.shape[-1]),
                 )
-                # as in the cost volume: what holds no picture matches nothing
-                source = source * picture
+                # as in the cost volume: invalid cells match nothing
+                source = source * valid
                 with torch.autocast(target.device.type, enabled=False):
                     similarity = target.flatten(2).transpose(1, 2) @ source.flatten(2)
                 loss = loss + matching_loss(similarity, estimator.temperature, cells, mask)
         return loss / 4
 
-    def _fused(
-        self, there: _Direction, shown: list[Tensor], grid: Tensor
+    def _fusion_losses(
+        self, there: _Direction, warped: list[Tensor], grid: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Fusion loss of the registered pair, and distance of the images fused either way."""
+        """Fusion loss of the registered pair, and distance between both fused images."""
         assert self.fusion is not None
-        part = slice(_GUIDED)
+        part = slice(_GUIDE_SAMPLES)
         fixed, moving, registered, visible, infrared, mask = (
             F.avg_pool2d(image[part], 2)
             for image in (
                 there.target,
                 there.source,
-                shown[0],
-                shown[1],
-                there.wanted,
+                warped[0],
+                warped[1],
+                there.aligned,
                 there.mask,
             )
         )
         mask = (mask > 0.99).to(mask.dtype)
         fused = self.fusion(fixed, registered).float()
-        # fused in the moving image's frame, then brought to the fixed one
+        # fused on the moving grid, then resampled to the fixed one
         other = self.fusion(visible, moving).float()
         positions = F.avg_pool2d(grid[part].permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
         distance = (fused - warp(other, positions)).abs()
