@@ -10,7 +10,7 @@ pytest.importorskip("napari")
 from napari.components import LayerList
 from napari.layers import Image
 
-from napari_busref._napari.landmarks.pairs import LandmarkPairs, free_of_overlap
+from napari_busref._napari.landmarks.pairs import LandmarkPairs, without_overlap
 
 
 @pytest.fixture
@@ -53,5 +53,5 @@ def test_what_would_lie_on_other_numbers_is_left_out(pairs):
 
 def test_boxes_that_touch_do_not_overlap():
     boxes = np.array([[0, 0, 10, 10], [10, 0, 10, 10], [5, 5, 10, 10], [0, 10, 10, 10]], float)
-    assert list(free_of_overlap(boxes, [0, 1, 2, 3])) == [True, True, False, True]
-    assert list(free_of_overlap(boxes, [2, 0, 1, 3])) == [False, False, True, False]
+    assert list(without_overlap(boxes, [0, 1, 2, 3])) == [True, True, False, True]
+    assert list(without_overlap(boxes, [2, 0, 1, 3])) == [False, False, True, False]

@@ -1,1 +1,1 @@
-"""The panel for corresponding points."""
+"""The panel "Landmarks": pairs of points, and the transform fitted to them."""

@@ -1,4 +1,4 @@
-"""Places marked on two image layers, as a pair of Points layers that number and colour alike.
+"""Landmarks on two image layers: two Points layers with common numbers and colours.
 
 Needs `napari.layers` but neither Qt nor a viewer.
 """
@@ -21,8 +21,8 @@ __all__ = [
     "LandmarkPairs",
     "Side",
     "colour_of",
-    "free_of_overlap",
     "renumbered",
+    "without_overlap",
 ]
 
 Side = Literal["fixed", "moving"]
@@ -30,7 +30,7 @@ Side = Literal["fixed", "moving"]
 #: Marks the Points layers of landmarks: ``layer.metadata[LANDMARKS_KEY]``.
 LANDMARKS_KEY = "napari-busref-landmarks"
 
-#: Landmark n has colour n - 1 on both images, and again from the beginning after the last.
+#: Landmark n has colour n - 1 on both images, modulo the number of colours.
 COLOURS = (
     "#ffd92f",
     "#00c8ff",
@@ -44,32 +44,35 @@ COLOURS = (
     "#6fa8ff",
 )
 
-_PLAIN, _WORST = "black", "red"
-_TEXT = 12  # points
-_DIGIT, _LINE = 11.0, 18.0  # canvas pixels of a number of that size
-_BESIDE = 0.4  # sizes of a landmark that its number is away
-_AWAY: dict[Side, tuple[int, int]] = {"fixed": (-1, 1), "moving": (1, -1)}  # rows, columns
-_SPATIAL = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+_BORDER, _WORST_BORDER = "black", "red"
+_TEXT_SIZE = 12  # points
+_DIGIT_WIDTH, _LINE_HEIGHT = 11.0, 18.0  # canvas pixels of text of that size
+_LABEL_DISTANCE = 0.4  # from a landmark to its number, as a fraction of the landmark's size
+_LABEL_DIRECTION: dict[Side, tuple[int, int]] = {  # rows, columns
+    "fixed": (-1, 1),
+    "moving": (1, -1),
+}
 _MOVES = ("scale", "translate", "rotate", "shear", "affine", "units")
+_SPATIAL = (*_MOVES, "axis_labels")
 
 
 class LandmarkPairs:
     """Two Points layers, one on the fixed and one on the moving image layer.
 
-    Points with the same ``number`` among their features mark the same place. New points get a
-    number by themselves: the least that only the other image has, else the least that none has.
+    Points with the same ``number`` among their features are one landmark. A new point gets the
+    lowest number that only the other image has, else the lowest unused number.
 
     Parameters
     ----------
     layers : LayerList
-        ``viewer.layers``. The points layers of an earlier pairing of the same two images are used
+        ``viewer.layers``. Points layers of an earlier pairing of the same two images are used
         again; else new ones are added on top.
     fixed, moving : Image
-        The points layers are put where these are, and follow when they are moved.
+        The points layers follow their position.
     changed : callable, optional
         Called without arguments after every change of the points.
     added : callable, optional
-        Called with the side and the number of a point that was added.
+        Called with the side and the number of an added point.
 
     Attributes
     ----------
@@ -92,18 +95,14 @@ class LandmarkPairs:
         self._changed, self._added = changed, added
         self._busy = False
         self.points: dict[Side, Points] = {}
-        found: dict[Side, Points | None] = {
-            side: self._existing(layers, side) for side in self.images
-        }
-        for side in self.images:
-            layer = found[side]
-            if layer is None:
-                layer = self._make(side)
-                layers.append(layer)
-            self.points[side] = layer
+        for side, existing in [(side, self._existing(layers, side)) for side in self.images]:
+            if existing is None:
+                existing = self._make(side)
+                layers.append(existing)
+            self.points[side] = existing
         for side in self.images:
             self._number(side)
-        # methods, which napari holds weakly: this object may go while the layers stay
+        # napari references methods weakly: this object may be deleted before the layers
         self.points["fixed"].events.data.connect(self._fixed_changed)
         self.points["moving"].events.data.connect(self._moving_changed)
         for name in _MOVES:
@@ -112,7 +111,7 @@ class LandmarkPairs:
         self._follow()
 
     def close(self) -> None:
-        """Look after the layers no more."""
+        """Disconnect from the layers."""
         self.points["fixed"].events.data.disconnect(self._fixed_changed)
         self.points["moving"].events.data.disconnect(self._moving_changed)
         for image in self.images.values():
@@ -127,8 +126,8 @@ class LandmarkPairs:
         """Numbers that occur on either image, ascending."""
         return sorted({*self.numbers("fixed"), *self.numbers("moving")})
 
-    def place(self, side: Side, number: int) -> NDArray[np.float64] | None:
-        """Where a landmark is on one image, in pixels of its layer; None where it is not."""
+    def position(self, side: Side, number: int) -> NDArray[np.float64] | None:
+        """Position of a landmark on one image, in pixels of its layer; None without one."""
         numbers = self.numbers(side)
         if number not in numbers:
             return None
@@ -137,12 +136,12 @@ class LandmarkPairs:
     def matched(
         self, fixed: Plane, moving: Plane
     ) -> tuple[list[int], NDArray[np.float64], NDArray[np.float64]]:
-        """Return the pairs on two planes.
+        """Return the landmarks that are on two planes.
 
         Parameters
         ----------
         fixed, moving : Plane
-            Of the image layers. Of a stack only what was marked on these planes counts.
+            Of the image layers. Landmarks on other planes of a stack are left out.
 
         Returns
         -------
@@ -152,11 +151,10 @@ class LandmarkPairs:
         """
         numbers, rows = [], []
         for number in self.all_numbers():
-            places = self.place("fixed", number), self.place("moving", number)
             here = [
-                place[list(plane.axes)]
-                for place, plane in zip(places, (fixed, moving), strict=True)
-                if place is not None and _on(place, plane)
+                point[list(plane.axes)]
+                for side, plane in zip(self.images, (fixed, moving), strict=True)
+                if (point := self.position(side, number)) is not None and _is_on(point, plane)
             ]
             if len(here) == 2:
                 numbers.append(number)
@@ -171,95 +169,103 @@ class LandmarkPairs:
             if number in numbers:
                 self.points[side].remove([numbers.index(number)])
 
-    def turn_after(self, side: Side, number: int) -> Side:
-        """Whose turn it is after a landmark was placed: the image that lacks it, then fixed."""
+    def side_after(self, side: Side, number: int) -> Side:
+        """The side to mark after a landmark: the one that lacks it, else the fixed one."""
         other: Side = "moving" if side == "fixed" else "fixed"
         return "fixed" if number in self.numbers(other) else other
 
-    def missing(self) -> tuple[Side, int]:
-        """The image and the number of the landmark to be placed next."""
+    def next_missing(self) -> tuple[Side, int]:
+        """Side and number of the next landmark to place."""
         fixed, moving = set(self.numbers("fixed")), set(self.numbers("moving"))
         if fixed - moving:
             return "moving", min(fixed - moving)
         if moving - fixed:
             return "fixed", min(moving - fixed)
-        return "fixed", _least_unused(fixed)
+        return "fixed", _lowest_unused(fixed)
 
     def mark_worst(self, number: int | None) -> None:
         """Draw one landmark with a red border, on both images."""
         for side, layer in self.points.items():
-            colours = [_WORST if one == number else _PLAIN for one in self.numbers(side)]
+            colours = [_WORST_BORDER if one == number else _BORDER for one in self.numbers(side)]
             if colours:
                 layer.border_color = colours
 
     def thin_labels(self, zoom: float, first: Sequence[int] = ()) -> None:
-        """Leave out numbers that would lie on others at this zoom.
+        """Hide numbers that would overlap others at a zoom.
 
         Parameters
         ----------
         zoom : float
-            Canvas pixels for one unit of the world.
+            Canvas pixels per unit of the world.
         first : sequence of int
-            Landmarks whose numbers are shown in any case that there is room; then come the lower
-            numbers.
+            Landmarks whose numbers take precedence. After them, lower numbers do.
         """
-        numbers, owners, boxes = [], [], []
+        numbers, sides, boxes = [], [], []
         for side, layer in self.points.items():
             if not layer.visible:
                 continue
-            beside = _beside(layer.ndim, layer.current_size, side)
-            for number, place in zip(self.numbers(side), layer.data, strict=True):
-                row, col = zoom * np.asarray(layer.data_to_world(place + beside))[-2:]
-                width = _DIGIT * len(str(number))
-                above, after = _AWAY[side]
+            offset = _label_offset(layer.ndim, layer.current_size, side)
+            down, right = _LABEL_DIRECTION[side]
+            for number, point in zip(self.numbers(side), layer.data, strict=True):
+                row, col = zoom * np.asarray(layer.data_to_world(point + offset))[-2:]
+                width = _DIGIT_WIDTH * len(str(number))
                 numbers.append(number)
-                owners.append(side)
-                boxes.append([row - _LINE * (above < 0), col - width * (after < 0), _LINE, width])
+                sides.append(side)
+                boxes.append(
+                    [
+                        row - _LINE_HEIGHT * (down < 0),
+                        col - width * (right < 0),
+                        _LINE_HEIGHT,
+                        width,
+                    ]
+                )
         if not numbers:
             return
-        known = list(first)
-        rank = [known.index(one) if one in known else len(known) + one for one in numbers]
-        shown = free_of_overlap(np.array(boxes), np.argsort(rank, kind="stable"))
+        preferred = list(first)
+        rank = [
+            preferred.index(one) if one in preferred else len(preferred) + one for one in numbers
+        ]
+        shown = without_overlap(np.array(boxes), np.argsort(rank, kind="stable"))
         labels = np.where(shown, [str(number) for number in numbers], "")
         for side, layer in self.points.items():
-            mine = list(labels[np.array(owners) == side])
-            if layer.visible and mine != list(layer.features["label"]):
-                layer.features = _table(self.numbers(side), mine)
+            own = list(labels[np.array(sides) == side])
+            if layer.visible and own != list(layer.features["label"]):
+                layer.features = _features(self.numbers(side), own)
 
     # -- inside ---------------------------------------------------------------------------------
 
+    def _tag(self, side: Side) -> dict[str, str]:
+        """Metadata that identify a points layer of this pair."""
+        return {one: image.name for one, image in self.images.items()} | {"side": side}
+
     def _existing(self, layers: Sequence[Layer], side: Side) -> Points | None:
-        pair = {one: image.name for one, image in self.images.items()}
         for layer in layers:
-            if isinstance(layer, Points) and layer.metadata.get(LANDMARKS_KEY) == pair | {
-                "side": side
-            }:
+            if isinstance(layer, Points) and layer.metadata.get(LANDMARKS_KEY) == self._tag(side):
                 return layer
         return None
 
     def _make(self, side: Side) -> Points:
         image = self.images[side]
-        pair = {one: layer.name for one, layer in self.images.items()}
         extent = image.data[0].shape if image.multiscale else image.data.shape
         size = max(extent[: image.ndim][-2:]) / 30
         return Points(
             ndim=image.ndim,
             name=f"landmarks on {image.name}",
-            features=_table([]),
+            features=_features([]),
             symbol="cross",
             size=size,
             border_width=0.08,
-            border_color=_PLAIN,
+            border_color=_BORDER,
             text={
                 "string": "{label}",
                 "color": {"feature": "colour", "fallback": "white"},
-                "size": _TEXT,
-                # above a landmark on the fixed image, below one on the moving image: of a pair
-                # that lies close together both can be read
+                "size": _TEXT_SIZE,
+                # above the landmark on the fixed image and below it on the moving image: both
+                # numbers of a close pair stay readable
                 "anchor": "upper_left" if side == "fixed" else "lower_right",
-                "translation": _beside(image.ndim, size, side),
+                "translation": _label_offset(image.ndim, size, side),
             },
-            metadata={LANDMARKS_KEY: pair | {"side": side}},
+            metadata={LANDMARKS_KEY: self._tag(side)},
             **{name: getattr(image, name) for name in _SPATIAL},
         )
 
@@ -289,7 +295,7 @@ class LandmarkPairs:
             self._added(side, new[0])
 
     def _number(self, side: Side) -> list[int]:
-        """Give every point of a layer a number of its own, and return the new ones."""
+        """Give every point of a layer a unique number, and return the new numbers."""
         layer = self.points[side]
         other = self.points.get("moving" if side == "fixed" else "fixed")
         others = [] if other is None else list(other.features["number"])
@@ -297,30 +303,27 @@ class LandmarkPairs:
         given += [0] * (len(layer.data) - len(given))
         numbers = renumbered(given, others)
         if len(numbers):
-            layer.features = _table(numbers)
+            layer.features = _features(numbers)
             layer.face_color = transform_color([colour_of(number) for number in numbers])
-        layer.feature_defaults = {
-            "number": 0,
-            "label": "",
-            "colour": COLOURS[0],
-        }  # a new point has no number
+        # 0: a new point has no number yet
+        layer.feature_defaults = {"number": 0, "label": "", "colour": COLOURS[0]}
         return [now for now, before in zip(numbers, given, strict=True) if now != before]
 
 
 def renumbered(numbers: Sequence[float], others: Sequence[float]) -> list[int]:
-    """Give a number to each point that has none of its own.
+    """Give a number to each point that has none.
 
     Parameters
     ----------
     numbers : sequence of number
-        Of the points of one image. 0, NaN and repetitions are no numbers.
+        Of the points of one image. 0, NaN and repetitions count as none.
     others : sequence of number
         Of the points of the other image.
 
     Returns
     -------
     list of int
-        The least number that is only among `others`, else the least that is nowhere.
+        New numbers are the lowest one that only `others` has, else the lowest unused one.
     """
     kept: list[int | None] = []
     for number in numbers:
@@ -329,13 +332,9 @@ def renumbered(numbers: Sequence[float], others: Sequence[float]) -> list[int]:
     theirs = {int(number) for number in others if np.isfinite(number) and number >= 1}
     for index, value in enumerate(kept):
         if value is None:
-            mine = {one for one in kept if one is not None}
-            kept[index] = min(theirs - mine) if theirs - mine else _least_unused(mine | theirs)
+            own = {one for one in kept if one is not None}
+            kept[index] = min(theirs - own) if theirs - own else _lowest_unused(own | theirs)
     return [value for value in kept if value is not None]
-
-
-def _least_unused(numbers: set[int]) -> int:
-    return next(number for number in range(1, len(numbers) + 2) if number not in numbers)
 
 
 def colour_of(number: int) -> str:
@@ -343,24 +342,17 @@ def colour_of(number: int) -> str:
     return COLOURS[(number - 1) % len(COLOURS)]
 
 
-def _beside(ndim: int, size: float, side: Side) -> NDArray[np.float64]:
-    """Where the nearest corner of a number is, seen from its landmark, in pixels of the layer."""
-    away = np.zeros(ndim)
-    away[-2:] = _BESIDE * size * np.array(_AWAY[side])
-    return away
-
-
-def free_of_overlap(
+def without_overlap(
     boxes: NDArray[np.float64], order: Sequence[int] | NDArray[np.intp]
 ) -> NDArray[np.bool_]:
-    """Choose boxes of which none lies on another.
+    """Choose boxes greedily so that no two of them overlap.
 
     Parameters
     ----------
     boxes : ndarray, shape (N, 4)
         Top, left, height and width of each.
     order : sequence of int
-        Which is asked first, which next and so on.
+        Indices by descending priority.
 
     Returns
     -------
@@ -375,7 +367,20 @@ def free_of_overlap(
     return chosen
 
 
-def _table(numbers: Sequence[int], labels: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+def _lowest_unused(numbers: set[int]) -> int:
+    return next(number for number in range(1, len(numbers) + 2) if number not in numbers)
+
+
+def _label_offset(ndim: int, size: float, side: Side) -> NDArray[np.float64]:
+    """From a landmark to the nearest corner of its number, in pixels of the layer."""
+    offset = np.zeros(ndim)
+    offset[-2:] = _LABEL_DISTANCE * size * np.array(_LABEL_DIRECTION[side])
+    return offset
+
+
+def _features(
+    numbers: Sequence[int], labels: Sequence[str] | None = None
+) -> dict[str, NDArray[Any]]:
     shown = [str(number) for number in numbers] if labels is None else labels
     return {
         "label": np.array(shown, dtype=object),
@@ -384,9 +389,9 @@ def _table(numbers: Sequence[int], labels: Sequence[str] | None = None) -> dict[
     }
 
 
-def _on(place: NDArray[np.float64], plane: Plane) -> bool:
-    """Whether a place in a layer is on a plane of it."""
+def _is_on(point: NDArray[np.float64], plane: Plane) -> bool:
+    """Whether a point of a layer is on one of its planes."""
     return all(
-        int(np.floor(place[axis] + 0.5)) == number
+        int(np.floor(point[axis] + 0.5)) == number
         for axis, number in zip(plane.hidden, plane.position, strict=True)
     )

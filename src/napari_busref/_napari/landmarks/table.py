@@ -16,11 +16,11 @@ from napari_busref.transforms.landmarks import LandmarkFit
 __all__ = ["PairsTable"]
 
 _COLUMNS = ("no.", "visible", "infrared", "residual", "left out")
-_WORST = "#d64545"
+_WORST_COLOUR = "#d64545"
 
 
 class PairsTable(QTableWidget):
-    """Lists pairs and how far the fit misses them; the worst one is red.
+    """Lists landmark pairs and their residuals; the worst one is red.
 
     Parameters
     ----------
@@ -28,13 +28,13 @@ class PairsTable(QTableWidget):
 
     Attributes
     ----------
-    looked_at : Signal
-        Emitted with the number of a landmark when the user goes to its row.
+    row_chosen : Signal
+        Emitted with the number of a landmark when the user selects its row.
     delete_pressed : Signal
         Emitted when the user presses the Delete key in the table.
     """
 
-    looked_at = Signal(int)
+    row_chosen = Signal(int)
     delete_pressed = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -45,9 +45,9 @@ class PairsTable(QTableWidget):
         self.setAccessibleName("landmark pairs")
         self.setHorizontalHeaderLabels(_COLUMNS)
         self.setToolTip(
-            "Places in (row, col). residual: how far the fit misses the pair.\n"
-            "left out: how far a fit to all other pairs misses it; a thin plate misses none "
-            "otherwise.\nBoth in pixels of the visible image. Delete removes the selected pairs"
+            "Positions in (row, col). residual: distance between the fit and the pair.\n"
+            "left out: the same for a fit to all other pairs; the residuals of a thin plate are 0."
+            "\nBoth in pixels of the visible image. Delete removes the selected pairs"
         )
         vertical, header = self.verticalHeader(), self.horizontalHeader()
         assert vertical is not None and header is not None  # a table has both
@@ -70,14 +70,14 @@ class PairsTable(QTableWidget):
     def fill(
         self, pairs: LandmarkPairs | None, fit: LandmarkFit | None, fitted: Sequence[int]
     ) -> None:
-        """Show the landmarks that there are.
+        """Show landmarks and their residuals.
 
         Parameters
         ----------
         pairs : LandmarkPairs or None
         fit : LandmarkFit or None
         fitted : sequence of int
-            Numbers of the pairs of the fit.
+            Numbers of the pairs that `fit` used.
         """
         selected = self.selected()
         self._numbers = [] if pairs is None else pairs.all_numbers()
@@ -102,8 +102,8 @@ class PairsTable(QTableWidget):
     ) -> None:
         texts = [str(number)]
         for side in pairs.images:
-            place = pairs.place(side, number)
-            texts.append("–" if place is None else _position(place))
+            position = pairs.position(side, number)
+            texts.append("–" if position is None else _formatted(position))
         errors = [np.nan, np.nan]
         if fit is not None and number in fitted:
             index = fitted.index(number)
@@ -122,17 +122,17 @@ class PairsTable(QTableWidget):
                 font.setBold(True)
                 item.setFont(font)
             elif worst:
-                item.setBackground(QBrush(QColor(_WORST)))
+                item.setBackground(QBrush(QColor(_WORST_COLOUR)))
                 item.setForeground(QBrush(QColor("white")))
             if worst:
-                item.setToolTip("This pair agrees least with the others: look at it again")
+                item.setToolTip("This pair agrees least with the others: check it")
             self.setItem(row, column, item)
 
     def _row_selected(self) -> None:
         selected = self.selected()
         if not self._filling and len(selected) == 1:
-            self.looked_at.emit(selected[0])
+            self.row_chosen.emit(selected[0])
 
 
-def _position(place: NDArray[np.float64]) -> str:
-    return ", ".join(f"{value:.0f}" for value in place)
+def _formatted(position: NDArray[np.float64]) -> str:
+    return ", ".join(f"{value:.0f}" for value in position)

@@ -1,4 +1,4 @@
-"""Placing landmarks in turn on two images: whose turn it is, what is shown, where to look."""
+"""The mode in which clicks place landmarks on two images in turn."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     import napari
     from napari.layers import Layer
 
-__all__ = ["Placing"]
+__all__ = ["PlacementMode"]
 
-_SIDES: dict[Side, str] = {"fixed": "visible", "moving": "infrared"}
+_NAMES: dict[Side, str] = {"fixed": "visible", "moving": "infrared"}
 
 
-class Placing(QObject):
-    """Lets the user click the same place on one image and then on the other.
+class PlacementMode(QObject):
+    """Lets the user click the same point on one image and then on the other.
 
     Parameters
     ----------
@@ -33,9 +33,9 @@ class Placing(QObject):
     Attributes
     ----------
     turn : str or None
-        The image that the next landmark goes on; None while none are placed.
+        The side of the next landmark; None while the mode is off.
     changed : Signal
-        Emitted when it is another image's turn.
+        Emitted when `turn` has changed.
     """
 
     changed = Signal()
@@ -45,8 +45,8 @@ class Placing(QObject):
         self._viewer = viewer
         self._pairs: LandmarkPairs | None = None
         self._alone = True
-        self._visible: list[tuple[Layer, bool]] = []  # as it was before placing began
-        self._next: tuple[Side, Side, int] | None = None  # turn to come, after a point on
+        self._visible: list[tuple[Layer, bool]] = []  # of the images, when the mode began
+        self._next: tuple[Side, Side, int] | None = None  # newest landmark's side, next, number
         self._later = QTimer(self)  # napari is still busy with the point that was added
         self._later.setSingleShot(True)
         self._later.setInterval(0)
@@ -54,20 +54,20 @@ class Placing(QObject):
         self.turn: Side | None = None
 
     def begin(self, pairs: LandmarkPairs) -> None:
-        """Ask for the first landmark that is missing."""
+        """Start with the first missing landmark."""
         self._pairs = pairs
         self._visible = [
             (layer, layer.visible) for layer in self._viewer.layers if isinstance(layer, Image)
         ]
-        self._set_turn(pairs.missing()[0])
+        self._set_turn(pairs.next_missing()[0])
 
     def end(self) -> None:
-        """Show all layers as they were."""
+        """Leave the mode and restore the visibility of all layers."""
         pairs, self._pairs, self.turn = self._pairs, None, None
         if pairs is not None:
             for points in pairs.points.values():
                 if points in self._viewer.layers:
-                    points.visible = True  # first: napari then takes up the tool of before
+                    points.visible = True  # first: napari then restores the previous tool
                     points.mode = "pan_zoom"
         for layer, visible in self._visible:
             if layer in self._viewer.layers:
@@ -76,32 +76,33 @@ class Placing(QObject):
         self.changed.emit()
 
     def show_alone(self, on: bool) -> None:
-        """Show only the image whose turn it is, or both."""
+        """Show only the image of the next landmark, or both."""
         self._alone = on
         if self.turn is not None:
             self._set_turn(self.turn)
 
     def added(self, side: Side, number: int) -> None:
-        """Take note of a landmark that was placed."""
+        """Go on to the next landmark after one was placed."""
         if self._pairs is not None:
-            self._next = (self._pairs.turn_after(side, number), side, number)
+            self._next = (side, self._pairs.side_after(side, number), number)
             self._later.start()
 
-    def request(self) -> str:
-        """What the user is asked to do; empty while nothing is placed."""
+    def instruction(self) -> str:
+        """What the user should click; empty while the mode is off."""
         if self._pairs is None or self.turn is None:
             return ""
         numbers = self._pairs.numbers(self.turn)
         waiting = [one for one in self._pairs.all_numbers() if one not in numbers]
-        number = min(waiting) if waiting else self._pairs.missing()[1]
+        number = min(waiting) if waiting else self._pairs.next_missing()[1]
         image = self._pairs.images[self.turn].name
-        return f"Click place {number} on the {_SIDES[self.turn]} image, {image!r}."
+        return f"Click landmark {number} on the {_NAMES[self.turn]} image, {image!r}."
 
     def _take_turn(self) -> None:
         if self._next is None or self._pairs is None:
             return
-        (turn, side, number), self._next = self._next, None
-        self._look_at(turn, side, number)
+        (side, turn, number), self._next = self._next, None
+        if turn != side:
+            self._follow_view(self._pairs, side, turn, number)
         self._set_turn(turn)
 
     def _set_turn(self, side: Side) -> None:
@@ -119,12 +120,10 @@ class Placing(QObject):
             points.mode = "add" if other == side else "pan_zoom"
         self.changed.emit()
 
-    def _look_at(self, turn: Side, side: Side, number: int) -> None:
-        """Move the view so that the place just marked is expected where it was."""
-        pairs = self._pairs
-        if pairs is None or turn == side:
+    def _follow_view(self, pairs: LandmarkPairs, side: Side, turn: Side, number: int) -> None:
+        """Move the camera to show the point of a landmark at the same spot on the next image."""
+        if (point := pairs.position(side, number)) is None:
             return
-        place = pairs.place(side, number)
         camera = camera_of(self._viewer)
         centre = np.array(camera.center, dtype=float)
         try:
@@ -133,15 +132,13 @@ class Placing(QObject):
             }
             fixed, moving = planes["fixed"], planes["moving"]
             transform = expected_transform(fixed, moving, *pairs.matched(fixed, moving)[1:])
-            if place is None:
-                return
             centre[-2:], zoom = view_change(
                 transform,
-                place[list(planes[side].axes)],
+                point[list(planes[side].axes)],
                 (planes[side], planes[turn]),
                 centre[-2:],
                 inverse=side == "moving",
             )
-        except ValueError:  # nothing to go by: the view stays where it is
+        except ValueError:  # no transform to follow: the camera stays
             return
         camera.center, camera.zoom = tuple(centre), camera.zoom * zoom
