@@ -26,6 +26,7 @@ fi
 step "ruff" "$bin/ruff" check .
 step "ruff format" "$bin/ruff" format --check .
 step "mypy" "$bin/mypy"
+step "import contracts" "$bin/lint-imports"
 # without the Qt plugins: the core, the command line and the training must not need them
 step "tests without Qt" "$bin/python" -m pytest -p no:pytest-qt -p no:napari \
     --ignore=tests/gui --durations=10 "$@"

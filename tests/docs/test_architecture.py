@@ -1,0 +1,60 @@
+"""The architecture page names every room, and files that exist."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "src" / "napari_busref"
+PAGE = (ROOT / "docs" / "explanation" / "architecture.md").read_text("utf-8")
+CHANGES = re.findall(r"^\| (?!\*\*)([^|]+) \| `([^`|]+)` \|$", PAGE, re.MULTILINE)
+CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
+
+
+def layers() -> list[set[str]]:
+    """The rooms from top to bottom, as the import contract has them."""
+    contract = next(one for one in CONTRACTS["contracts"] if "Rooms" in one["name"])
+    return [{room.strip() for room in line.split("|")} for line in contract["layers"]]
+
+
+def test_every_file_for_a_change_exists() -> None:
+    assert not [path for _, path in CHANGES if not (PACKAGE / path).is_file()]
+
+
+def test_at_least_28_changes_are_listed_once_each() -> None:
+    assert len({change for change, _ in CHANGES}) == len(CHANGES) >= 28
+    assert len({path for _, path in CHANGES}) == len(CHANGES)
+
+
+def test_every_room_has_a_change_in_the_table() -> None:
+    rooms = {path.split("/")[0].removesuffix(".py") for _, path in CHANGES}
+    assert set().union(*layers()) <= rooms
+
+
+def test_every_room_of_the_package_is_drawn() -> None:
+    rooms = {
+        path.stem
+        for path in PACKAGE.iterdir()
+        if path.suffix == ".py" or (path.is_dir() and any(path.glob("*.py")))
+    } - {"__init__", "__main__", "weights"}
+    drawn = set(re.findall(r'^\s+(\w+)\["', PAGE, re.MULTILINE))
+    assert rooms == set().union(*layers())
+    assert rooms <= drawn
+
+
+def test_the_drawing_has_the_rooms_in_the_order_of_the_contract() -> None:
+    # `_napari` and `_cli`, and `registration` and `fusion`, are drawn as one group each
+    groups = {"interfaces": "_napari", "core": "registration"}
+    chain = re.findall(r"^    (\w+(?: --> \w+)+)$", PAGE.split("## The way")[0], re.MULTILINE)
+    names = [groups.get(name, name) for line in chain for name in line.split(" --> ")]
+    order = list(dict.fromkeys(names))
+    assert len(order) == len(layers())
+    assert all(name in layer for name, layer in zip(order, layers(), strict=True))
+
+
+def test_every_file_named_in_the_way_of_a_pair_exists() -> None:
+    section = PAGE.split("## The way of a pair")[1].split("## Where")[0]
+    for name in re.findall(r"\b([\w/]+\.py)", section):
+        assert (PACKAGE / name).is_file() or (PACKAGE / "registration" / name).is_file(), name
