@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from napari_busref.data import datasets
 from napari_busref.fusion import fuse
-from napari_busref.images.io import check_writable
+from napari_busref.runtime.atomic_write import check_writable
 from napari_busref.metrics import registration as metrics
 from napari_busref.metrics.fusion import METRICS, fusion_scores
 from napari_busref.registration import RegistrationResult, register
@@ -316,7 +316,7 @@ def _timed(call: Callable[..., Any], *images: Any, **options: Any) -> tuple[Any,
 
 def _not_registered(result: RegistrationResult) -> bool:
     """Whether the registration failed and returned its initial transform."""
-    return any("starting position" in reason for reason in result.quality.reasons)
+    return result.quality.status == "not registered"
 
 
 def _registration_scores(scorer: metrics.Scorer, result: RegistrationResult | None) -> Row:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import struct
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,23 +215,10 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path, name, data, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_check_writable(tmp_path, monkeypatch):
-    io.check_writable(tmp_path)
-    io.check_writable(tmp_path / "new.tif")
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(NotADirectoryError, match="file is a file"):
-        io.check_writable(tmp_path / "file" / "a.tif")
-    with pytest.raises(FileNotFoundError, match=r"missing of a\.tif does not exist"):
-        io.check_writable(tmp_path / "missing" / "a.tif")
-
-    def refuse(dir: Path) -> None:
-        raise OSError(30, "Read-only file system")
-
-    # root may write anywhere, so a read-only file system is played here
-    monkeypatch.setattr(io.tempfile, "TemporaryFile", refuse)
-    with pytest.raises(PermissionError, match=r"cannot be written: Read-only"):
-        io.check_writable(tmp_path / "a.tif")
+def test_an_extension_in_capitals_is_kept(tmp_path):
+    for name in ("a.NPY", "a.PNG", "a.TIF"):
+        io.write_image(tmp_path / name, GREY)
+        np.testing.assert_array_equal(io.read_image(tmp_path / name).data, GREY)
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ def output_folder(folder: Path) -> None:
     OSError
         ``--output`` is a file, or cannot be made or written.
     """
-    from napari_busref.images.io import check_writable
+    from napari_busref.runtime.atomic_write import check_writable
 
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--output: {folder} is a file, need a folder")

@@ -1,4 +1,4 @@
-"""The command finetune: go on with the training of shipped models on aligned pairs."""
+"""The command finetune: fine-tune models on aligned pairs."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ def finetune(
     ] = None,
     moving: Annotated[
         Path | None,
-        typer.Argument(metavar="[MOVING]", help="Folder of moving images that lie on them."),
+        typer.Argument(
+            metavar="[MOVING]", help="Folder of moving images, aligned with the fixed ones."
+        ),
     ] = None,
     name: Annotated[
-        str, typer.Option(help="Of the result, for --model; and of the training.")
+        str, typer.Option(help="Name of the result, for --model, and of the training.")
     ] = "my model",
     model: Annotated[
         list[str] | None,
-        typer.Option(help="What to go on with; twice for one of each kind (default: busref)."),
+        typer.Option(help="Model to start from; twice for one of each kind (default: busref)."),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for checkpoint and log."),
     ] = None,
     match: Annotated[
-        Literal["name", "order"], typer.Option(help="How the files of the folders are paired.")
+        Literal["name", "order"], typer.Option(help="How to pair the files of both folders.")
     ] = "name",
     steps: Annotated[int, typer.Option(help="Steps for each model.")] = 300,
     learning_rate: Annotated[
@@ -41,24 +43,26 @@ def finetune(
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option("--max-minutes", help="After this time, take what was learned so far."),
+        typer.Option(
+            "--max-minutes", help="Stop training after this time, and export the models."
+        ),
     ] = None,
     held_out: Annotated[
-        int | None, typer.Option(help="Pairs that are kept back (default: a fifth, at most 4).")
+        int | None, typer.Option(help="Number of held-out pairs (default: a fifth, at most 4).")
     ] = None,
     device: Device = "auto",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the training of this name or --output.")
+        bool, typer.Option("--resume", help="Continue the training of this name or --output.")
     ] = False,
     finish: Annotated[
         bool,
-        typer.Option("--finish", help="With --resume: make models of what was learned so far."),
+        typer.Option("--finish", help="With --resume: export the models without more training."),
     ] = False,
 ) -> None:
     """Fine-tune models on your own aligned pairs. Needs the packages of the extra `train`.
 
-    Ctrl+C stops with a checkpoint; --resume needs no folders. The result is used as --model NAME,
-    and the panels of napari offer it.
+    Ctrl+C stops with a checkpoint; --resume needs no folders. Use the result as --model NAME, or
+    choose it in the panels of napari.
     """
     from napari_busref import training
     from napari_busref.training.finetuning.pairs import pairs_in_folders
@@ -69,7 +73,7 @@ def finetune(
     if finish and not resume:
         raise ValueError("--finish: needs --resume")
     if not resume and (fixed is None or moving is None):
-        raise ValueError("FIXED and MOVING: two folders must be given, but with --resume")
+        raise ValueError("FIXED and MOVING: two folders must be given, except with --resume")
     bars = Bars()
     with interruptible() as cancel, bars:
         progress = bars.add("finetune")

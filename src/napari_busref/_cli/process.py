@@ -223,7 +223,8 @@ def apply(
     overwrite: Overwrite = False,
 ) -> None:
     """Apply a saved transform to another image, channel or label image."""
-    from napari_busref.images.io import check_writable, read_image, write_image
+    from napari_busref.images.io import read_image, write_image
+    from napari_busref.runtime.atomic_write import check_writable
     from napari_busref.transforms.formats import read_transform
     from napari_busref.transforms.transform import Transform
 

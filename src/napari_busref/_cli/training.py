@@ -1,4 +1,4 @@
-"""The command train: one stage by its recipe, with its loss and validation on the screen."""
+"""The command train: train one stage by its recipe, and show loss and validation."""
 
 from __future__ import annotations
 
@@ -13,36 +13,45 @@ from rich.markup import escape
 
 from napari_busref._cli.console import Bars, err, interruptible, out
 from napari_busref._cli.options import Device
+from napari_busref.training.stage_names import STAGES
 
 _SECONDS_BETWEEN_LINES = 30.0  # where there is no terminal
 
 
 def train(
     stage: Annotated[
-        str, typer.Argument(metavar="STAGE", help="Stage to train: bus, gaf or registration.")
+        str, typer.Argument(metavar="STAGE", help=f"Stage to train: {', '.join(STAGES)}.")
     ],
-    recipe: Annotated[Path, typer.Option(help="Recipe file (TOML), see the folder training/.")],
+    recipe: Annotated[Path, typer.Option(help="Recipe file (TOML), see training/recipes/.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for checkpoint, log and weights.")
     ],
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint in --output.")
+        bool, typer.Option("--resume", help="Continue from the checkpoint in --output.")
     ] = False,
     device: Device = "auto",
     minutes: Annotated[
         float | None,
         typer.Option(
-            "--max-minutes", help="Stop with a checkpoint after this time; --resume goes on."
+            "--max-minutes", help="Stop with a checkpoint after this time; --resume continues."
         ),
     ] = None,
     override: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change the recipe: KEY=VALUE, such as loss.guide=0."),
     ] = None,
+    gpu: Annotated[
+        bool | None,
+        typer.Option(
+            "--gpu/--no-gpu",
+            help="Apply the recipe's [gpu] table (default: on a CUDA device).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Train one stage by its recipe. Needs the packages of the extra `train`.
 
-    Ctrl+C stops with a checkpoint. The weights that come out are used as --model FILE.
+    Ctrl+C stops with a checkpoint. Use the resulting weights as --model FILE.
     """
     from napari_busref import training
 
@@ -51,7 +60,7 @@ def train(
     settings = parse_settings(override or [])
     if not resume and (output / "checkpoint.ckpt").exists():
         raise FileExistsError(
-            f"--output: {output} holds a checkpoint; go on with --resume, or name another folder"
+            f"--output: {output} holds a checkpoint; continue with --resume, or name another folder"
         )
     with interruptible() as cancel, _Display(stage) as display:
         weights = training.run(
@@ -64,15 +73,16 @@ def train(
             max_minutes=minutes,
             progress=display,
             cancel=cancel,
+            gpu=gpu,
         )
     if weights is None:
-        out().print(f"stopped after {minutes:g} minutes; go on with --resume")
+        out().print(f"stopped after {minutes:g} minutes; continue with --resume")
     else:
         out().print(escape(str(weights)))
 
 
 def parse_settings(given: list[str]) -> dict[str, Any]:
-    """``["loss.guide=0", "precision=bf16-mixed"]`` as a mapping; values are TOML, else text."""
+    """Parse ``["loss.guide=0", "precision=bf16-mixed"]``; values are TOML, else text."""
     settings: dict[str, Any] = {}
     for item in given:
         key, separator, text = item.partition("=")
@@ -86,13 +96,13 @@ def parse_settings(given: list[str]) -> dict[str, Any]:
 
 
 class _Display:
-    """A bar with the loss; validation scores stay on the screen, a line each."""
+    """A bar with the loss, and one lasting line per validation."""
 
     def __init__(self, stage: str) -> None:
         self._bars = Bars()
         self._update = self._bars.add(stage)
         self._terminal = err().is_terminal
-        self._main = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes one speaks
+        self._main = os.environ.get("LOCAL_RANK", "0") == "0"  # one of several processes prints
         self._last = 0.0
 
     def __enter__(self) -> _Display:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,10 @@ import tifffile
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps
 
-__all__ = ["READABLE", "ImageFile", "check_writable", "read_image", "write_image"]
+from napari_busref.images.dtypes import native
+from napari_busref.runtime.atomic_write import replacing
+
+__all__ = ["READABLE", "ImageFile", "read_image", "write_image"]
 
 _TIFF = (".tif", ".tiff")
 _JPEG = (".jpg", ".jpeg")
@@ -142,52 +143,22 @@ def write_image(
             f"data: got shape {image.shape}, dtype {image.dtype}, need pixels that are real "
             "numbers or bool"
         )
-    image = image.astype(image.dtype.newbyteorder("="), copy=False)
+    image = native(image)
     if suffix == ".png":
         _check_png(image, file)
     elif suffix in _JPEG:
         _check_jpeg(image, file)
-    check_writable(file)
-    with _replacing(file) as temporary:
+    with replacing(file) as temporary:
         if suffix in _TIFF:
             _write_tiff(temporary, image, dict(metadata or {}))
         elif suffix == ".npy":
-            np.save(temporary, image, allow_pickle=False)
+            with temporary.open("wb") as stream:  # np.save would append .npy to a.NPY
+                np.save(stream, image, allow_pickle=False)
         elif suffix == ".png":
             Image.fromarray(image).save(temporary, format="PNG")
         else:
             Image.fromarray(image).save(temporary, format="JPEG", quality=95, subsampling=0)
     return file
-
-
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Make sure that a file can be written, before the work that makes its content.
-
-    Parameters
-    ----------
-    path : path-like
-        A file to write, or an existing folder to write files into. Nothing is left behind.
-
-    Raises
-    ------
-    OSError
-        ``FileNotFoundError``, ``NotADirectoryError`` or ``PermissionError`` that names the
-        folder or the file.
-    """
-    target = Path(path)
-    folder = target if target.is_dir() else target.parent
-    if not folder.exists():
-        raise FileNotFoundError(f"folder {folder} of {target.name} does not exist")
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file, need a folder to write {target.name} into")
-    if target.is_file() and not os.access(target, os.W_OK):
-        raise PermissionError(f"file {target} exists and cannot be written")
-    try:
-        # Asking for permissions is not enough on read-only or full file systems.
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise PermissionError(f"folder {folder} cannot be written: {error.strerror}") from error
 
 
 class _Unsupported(Exception):
@@ -205,23 +176,6 @@ def _suffix(file: Path) -> str:
     return suffix
 
 
-@contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
-    """Give a temporary name beside `file` that becomes `file` if all goes well."""
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.stem}-", suffix=file.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp makes private files; a result is as readable as any other new file
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 # -- TIFF ---------------------------------------------------------------------------------------
 
 
@@ -237,7 +191,7 @@ def _read_tiff(file: Path) -> ImageFile:
     axes = "".join(axes[i] for i in keep)
     if "S" in axes:
         data = np.moveaxis(data, axes.index("S"), -1)
-    return ImageFile(data.astype(data.dtype.newbyteorder("="), copy=False), metadata)
+    return ImageFile(native(data), metadata)
 
 
 def _tiff_metadata(tiff: tifffile.TiffFile, page: Any) -> dict[str, Any]:
@@ -336,7 +290,7 @@ def _read_picture(file: Path) -> ImageFile:
         data = np.array(picture)
     if data.dtype == np.int32:  # some Pillow versions open 16-bit grey as mode I
         data = data.astype(np.uint16)
-    return ImageFile(data.astype(data.dtype.newbyteorder("="), copy=False))
+    return ImageFile(native(data))
 
 
 def _refuse_deep_colour(file: Path) -> None:

@@ -1,1 +1,1 @@
-"""What every long call needs: progress, cancelling, timing, devices, versions."""
+"""Infrastructure of every call: options, progress, timing, devices, files and versions."""

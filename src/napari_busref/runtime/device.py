@@ -1,4 +1,4 @@
-"""Which device a model runs on."""
+"""Choose the device that a model runs on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def available_devices() -> list[str]:
-    """Names that `resolve_device` accepts on this computer, the preferred one first.
+    """List the names that `resolve_device` accepts on this computer, the preferred one first.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def describe(device: str | torch.device) -> str:
-    """One line for people about a device, such as ``"cuda (NVIDIA H100)"`` or ``"cpu"``."""
+    """Describe a device in one line, such as ``"cuda (NVIDIA H100)"`` or ``"cpu (8 threads)"``."""
     import torch
 
     found = resolve_device(device)
@@ -80,10 +80,10 @@ def describe(device: str | torch.device) -> str:
 
 
 def narrow(device: torch.device) -> AbstractContextManager[object]:
-    """Round what networks read to bfloat16, where the processor multiplies that faster.
+    """Run networks in bfloat16 where the processor multiplies it faster.
 
-    For inference on CPUs with AVX-512 BF16: half the time there, more than that elsewhere. Not
-    while gradients are recorded.
+    Only for inference on CPUs with AVX-512 BF16, where it halves the time. Other CPUs would take
+    longer.
     """
     import torch
 

@@ -6,7 +6,7 @@ from time import perf_counter
 
 
 class Stopwatch:
-    """Seconds that each stage took.
+    """Measure the seconds of each stage.
 
     Attributes
     ----------
@@ -19,11 +19,11 @@ class Stopwatch:
         self._start = self._last = perf_counter()
 
     def lap(self, stage: str) -> None:
-        """Book the time since the last call on a stage; several laps of one stage add up."""
+        """Add the time since the last lap to a stage."""
         now = perf_counter()
         self.timings[stage] = self.timings.get(stage, 0.0) + now - self._last
         self._last = now
 
     def total(self) -> dict[str, float]:
-        """All stages, and ``"total"`` since the beginning."""
+        """Return all stages, and ``"total"`` since the start."""
         return self.timings | {"total": perf_counter() - self._start}

@@ -7,9 +7,9 @@ from functools import cache
 
 @cache
 def package_version(distribution: str = "napari-busref") -> str:
-    """Version of an installed distribution, ``"unknown"`` when it is not installed.
+    """Return the version of an installed distribution, else ``"unknown"``.
 
-    Read on demand: ``importlib.metadata`` is slow to import.
+    Imported on demand: ``importlib.metadata`` is slow to import.
     """
     from importlib.metadata import PackageNotFoundError, version
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_busref.runtime.atomic_write import replacing
 from napari_busref.runtime.version import package_version
 
 __all__ = ["EXTENSION", "Stored", "open_file", "read", "read_json", "read_planes", "save"]
@@ -68,26 +68,16 @@ def save(
     if not path.name.lower().endswith(EXTENSION):
         raise ValueError(f"path: got {str(path)!r}, need a name that ends in {EXTENSION}")
     text = _json(metadata)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
-    try:
-        with h5py.File(name, "w") as file:
-            file.attrs["format"] = _FORMAT
-            file.attrs["format_version"] = _SEVERAL if planes else _ONE
-            file.attrs["package_version"] = package_version()
-            file.attrs["convention"] = "q = affine(p + displacement(p)); (row, col) pixels"
-            _write(file, transform, text)
-            for number, (position, (one, known)) in enumerate((planes or {}).items()):
-                group = file.create_group(f"{_PLANES}/{number}")
-                group.attrs["position"] = position
-                _write(group, one, _json(known))
-        umask = os.umask(0)  # mkstemp makes private files; give the usual permissions
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["format"] = _FORMAT
+        file.attrs["format_version"] = _SEVERAL if planes else _ONE
+        file.attrs["package_version"] = package_version()
+        file.attrs["convention"] = "q = affine(p + displacement(p)); (row, col) pixels"
+        _write(file, transform, text)
+        for number, (position, (one, known)) in enumerate((planes or {}).items()):
+            group = file.create_group(f"{_PLANES}/{number}")
+            group.attrs["position"] = position
+            _write(group, one, _json(known))
 
 
 @contextmanager

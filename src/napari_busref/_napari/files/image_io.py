@@ -1,4 +1,4 @@
-"""Images with their pixel size and unit in napari's save: OME-TIFF. Needs no Qt."""
+"""Save images from napari with pixel size and unit, as OME-TIFF. Needs no Qt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from napari_busref._napari.layers.image_grids import grid_of_layer
-from napari_busref.transforms.formats.atomic_write import replacing
+from napari_busref.runtime.atomic_write import replacing
 from napari_busref.transforms.formats.grid import METRES, unit_name
 
 __all__ = ["write_ome_tiff"]
@@ -33,28 +33,27 @@ _EXTENSIONS = (".ome.tif", ".ome.tiff")
 
 
 def write_ome_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
-    """Save an image or label layer with the size of its pixels and their unit.
+    """Save an image or labels layer with pixel size and unit.
 
     Parameters
     ----------
     path : str
         Ends in ``.ome.tif`` or ``.ome.tiff``.
     data : array_like
-        ``(H, W)``, ``(H, W, 3 or 4)`` of an RGB layer, or a stack of them; of a multiscale layer
-        the finest level is written.
+        ``(H, W)``, ``(H, W, 3 or 4)`` of an RGB layer, or a stack of them. The finest level of a
+        multiscale layer is saved.
     meta : dict
         As from `Layer.as_layer_data_tuple`.
 
     Returns
     -------
     list of str
-        The file. Values are as in the layer; 64-bit integers, which OME-TIFF does not have,
-        become 32-bit ones when they fit.
+        The file. Values stay; 64-bit integers, which OME-TIFF lacks, become 32-bit integers.
 
     Raises
     ------
     ValueError
-        When the name ends otherwise, there are too many dimensions, or the numbers do not fit.
+        For another extension, more than one stack dimension, or integers above 32 bits.
     """
     file = Path(path)
     if not file.name.lower().endswith(_EXTENSIONS):
@@ -63,7 +62,7 @@ def write_ome_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     rgb = bool(meta.get("rgb"))
     ndim = image.ndim - rgb
     units = [unit_name(unit) for unit in meta.get("units") or (None,) * ndim]
-    # axes of length 1 say nothing, except the two of the plane
+    # drop axes of length 1, except rows and columns
     kept = [axis for axis in range(ndim) if image.shape[axis] > 1 or axis >= ndim - 2]
     if len(kept) > 3:
         raise ValueError(
@@ -85,7 +84,7 @@ def write_ome_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     with replacing(file) as temporary:
         tifffile.imwrite(
             temporary,
-            _known_to_ome(image),
+            _as_ome_dtype(image),
             ome=True,
             photometric="rgb" if rgb else "minisblack",
             metadata=metadata,
@@ -93,7 +92,8 @@ def write_ome_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     return [str(file)]
 
 
-def _known_to_ome(image: NDArray[Any]) -> NDArray[Any]:
+def _as_ome_dtype(image: NDArray[Any]) -> NDArray[Any]:
+    """Convert half and extended floats and 64-bit integers, which OME-TIFF lacks."""
     if image.dtype.kind == "f" and image.dtype.itemsize not in (4, 8):
         return image.astype(np.float32 if image.dtype.itemsize < 4 else np.float64)
     if image.dtype.kind not in "iu" or image.dtype.itemsize < 8:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from napari_busref.runtime.atomic_write import replacing
 from napari_busref.runtime.version import package_version
-from napari_busref.transforms.formats.atomic_write import replacing
 from napari_busref.transforms.formats.grid import ImageGrid
 from napari_busref.transforms.formats.physical import (
     affine_from_physical,

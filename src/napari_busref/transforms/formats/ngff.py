@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from napari_busref.runtime.atomic_write import replacing
 from napari_busref.runtime.version import package_version
-from napari_busref.transforms.formats.atomic_write import replacing
 from napari_busref.transforms.formats.grid import METRES, ImageGrid
 from napari_busref.transforms.formats.physical import (
     affine_from_physical,

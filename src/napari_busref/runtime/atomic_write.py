@@ -1,0 +1,55 @@
+"""Write a file whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["check_writable", "replacing"]
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Check that a file can be written, before the work that makes its content.
+
+    Parameters
+    ----------
+    path : path-like
+        A file to write, or an existing folder to write files into. Nothing is left behind.
+
+    Raises
+    ------
+    OSError
+        ``FileNotFoundError``, ``NotADirectoryError`` or ``PermissionError`` that names the
+        folder or the file.
+    """
+    target = Path(path)
+    folder = target if target.is_dir() else target.parent
+    if not folder.exists():
+        raise FileNotFoundError(f"folder {folder} of {target.name} does not exist")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file, need a folder to write {target.name} into")
+    if target.is_file() and not os.access(target, os.W_OK):
+        raise PermissionError(f"file {target} exists and cannot be written")
+    try:
+        # permissions alone do not reveal a read-only or full file system
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise PermissionError(f"folder {folder} cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path that replaces `path` when the body ends without an error.
+
+    It has the same name, in a temporary folder beside `path`: programs choose a format by the
+    whole extension, such as ``.nii.gz``.
+    """
+    check_writable(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".napari-busref-") as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        temporary.replace(path)
