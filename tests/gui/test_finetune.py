@@ -147,7 +147,7 @@ def test_wrong_choices_are_said_and_the_panel_stays_usable(viewer, train, folder
     last("infrared folder: no image in the folder")
     train.choices.fusion.value = None
     assert not train.run()
-    last("choose a model to go on with")
+    last("choose a model to continue from")
     train.choices.fusion.value = "gaf"
     train.source.source.value = "layers"
     assert not train.source.add_pair()
@@ -159,7 +159,7 @@ def test_wrong_choices_are_said_and_the_panel_stays_usable(viewer, train, folder
     small.data = pair(0)[1]
     small.translate = (5, 0)
     assert not train.source.add_pair()
-    last("do not lie on each other")
+    last("do not cover each other")
     small.translate = (0, 0)
     assert train.run()  # a single small pair cannot be cut in two: the worker says so
     wait(train, qtbot)

@@ -1,1 +1,1 @@
-"""The panel that fine-tunes on the user's own pairs."""
+"""The panel "Fine-tune": training on pairs of the user."""

@@ -1,4 +1,4 @@
-"""A small plot of a training: its loss, and its score on what was kept back."""
+"""A small plot of a training: its loss, and its score on held-out pairs."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 
 __all__ = ["LossCurve", "smoothed"]
 
-_LOSS, _SCORE = QColor("#4c9be8"), QColor("#e3a008")
-_MEMORY = 0.9  # of the mean that runs along
-_MOST = 2000  # points that are drawn
+_LOSS_COLOUR, _SCORE_COLOUR = QColor("#4c9be8"), QColor("#e3a008")
+_SMOOTHING = 0.9  # weight of the previous steps in the running mean
+_MAX_POINTS = 2000  # of the loss, to draw
 
 Point = tuple[int, float]
 
 
-def smoothed(values: Sequence[float], memory: float = _MEMORY) -> list[float]:
-    """Running mean that forgets, without a bias towards 0 at the start."""
+def smoothed(values: Sequence[float], smoothing: float = _SMOOTHING) -> list[float]:
+    """Exponential running mean, without a bias towards 0 at the start."""
     result, total, weight = [], 0.0, 0.0
     for value in values:
-        total = memory * total + value
-        weight = memory * weight + 1
+        total = smoothing * total + value
+        weight = smoothing * weight + 1
         result.append(total / weight)
     return result
 
 
 class LossCurve(QWidget):
-    """Loss of every step, faint, with its running mean; and the score on the held-out pairs.
+    """Draws the loss of every step, its running mean, and the score on the held-out pairs.
 
-    Both have a scale of their own, whose ends are written at the sides.
+    Loss and score have separate scales. Their latest values stand above the plot.
 
     Parameters
     ----------
@@ -52,11 +52,11 @@ class LossCurve(QWidget):
         Parameters
         ----------
         steps : int
-            That the training will have, the width of the plot.
+            Total steps of the training, the width of the plot.
         score_name : str
-            Of what `add_score` is given.
+            Name of the score that `add_score` adds.
         losses : iterable of (step, loss)
-            Of a training that is gone on with.
+            Logged before a resumed training was stopped.
         """
         self._steps, self._score_name = max(steps, 1), score_name
         self.losses, self.scores = list(losses), []
@@ -77,11 +77,11 @@ class LossCurve(QWidget):
         return QSize(260, 130)
 
     def minimumSizeHint(self) -> QSize:
-        """As high as it is."""
+        """As high as the size hint."""
         return QSize(120, 130)
 
     def paintEvent(self, event: QPaintEvent | None) -> None:
-        """Draw everything anew; a few thousand points at most."""
+        """Draw the plot, at most a few thousand points."""
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         text = self.palette().color(QPalette.ColorRole.WindowText)
@@ -103,15 +103,15 @@ class LossCurve(QWidget):
         points = [(step, value) for step, value in self.losses if math.isfinite(value)]
         if not points:
             return
-        every = -(-len(points) // _MOST)
+        stride = -(-len(points) // _MAX_POINTS)
         means = smoothed([value for _, value in points])
-        drawn, drawn_means = points[::every], means[::every]
+        drawn, drawn_means = points[::stride], means[::stride]
         low, high = _range([value for _, value in drawn])
-        faint = QColor(_LOSS)
+        faint = QColor(_LOSS_COLOUR)
         faint.setAlpha(110)
         painter.setPen(QPen(faint, 1))
         painter.drawPolyline(self._polygon(drawn, area, low, high))
-        painter.setPen(QPen(_LOSS, 2))
+        painter.setPen(QPen(_LOSS_COLOUR, 2))
         mean_points = [(step, mean) for (step, _), mean in zip(drawn, drawn_means, strict=True)]
         painter.drawPolyline(self._polygon(mean_points, area, low, high))
         head = QRectF(area.left(), 0, area.width(), area.top() - 2)
@@ -123,15 +123,14 @@ class LossCurve(QWidget):
             return
         low, high = _range([value for _, value in points])
         polygon = self._polygon(points, area, low, high)
-        painter.setPen(QPen(_SCORE, 1.5))
+        painter.setPen(QPen(_SCORE_COLOUR, 1.5))
         painter.drawPolyline(polygon)
-        painter.setBrush(_SCORE)
+        painter.setBrush(_SCORE_COLOUR)
         for index in range(len(points)):
             painter.drawEllipse(polygon[index], 3, 3)
         head = QRectF(area.left(), 0, area.width(), area.top() - 2)
         values = " → ".join(f"{value:.3g}" for _, value in dict(points[:1] + points[-1:]).items())
-        text = f"{self._score_name} {values}"
-        painter.drawText(head, Qt.AlignmentFlag.AlignRight, text)
+        painter.drawText(head, Qt.AlignmentFlag.AlignRight, f"{self._score_name} {values}")
 
     def _polygon(
         self, points: Sequence[Point], area: QRectF, low: float, high: float
@@ -149,5 +148,5 @@ class LossCurve(QWidget):
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
-    room = 0.08 * (high - low) or max(abs(low), 1e-6) * 0.1
-    return low - room, high + room
+    margin = 0.08 * (high - low) or max(abs(low), 1e-6) * 0.1
+    return low - margin, high + margin

@@ -1,4 +1,4 @@
-"""Layers as pairs to train on. Needs neither Qt nor a viewer with a window."""
+"""Layers as aligned pairs to train on. Needs neither Qt nor a viewer with a window."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 __all__ = ["layer_pairs"]
 
-_TOLERANCE = 0.5  # px that the corners may lie apart
+_TOLERANCE = 0.5  # px between the corners of aligned layers, at most
 
 
 def layer_pairs(fixed: Image, moving: Image, viewer: ViewerModel) -> list[AlignedPair]:
-    """Pairs of two layers, of which the moving one lies on the grid of the fixed one.
+    """Return the aligned pairs of two layers on one grid.
 
     Parameters
     ----------
     fixed, moving : Image
-        Stacks give a pair for each plane. Nothing is read yet.
+        A stack gives a pair for every plane. Reads no pixels.
     viewer : ViewerModel
-        Says which dimensions are rows and columns.
+        Determines which dimensions are rows and columns.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def layer_pairs(fixed: Image, moving: Image, viewer: ViewerModel) -> list[Aligne
     Raises
     ------
     ValueError
-        When the two are one layer, or differ in size or place.
+        When both are the same layer, or differ in size or position.
     """
     if fixed == moving:
         raise ValueError(f"layer {fixed.name!r} cannot be both the visible and the infrared image")
@@ -71,10 +71,10 @@ def _check_aligned(fixed: Plane, moving: Plane) -> None:
         return
     rows, cols = fixed.shape
     corners = np.array([[0, 0, 1], [0, cols, 1], [rows, 0, 1], [rows, cols, 1]])
-    apart = corners @ (world_affine(fixed, moving) - np.eye(3)).T
-    if np.abs(apart).max() > _TOLERANCE:
+    distances = corners @ (world_affine(fixed, moving) - np.eye(3)).T
+    if np.abs(distances).max() > _TOLERANCE:
         raise ValueError(
-            f"layers {fixed.name!r} and {moving.name!r} do not lie on each other in the viewer"
+            f"layers {fixed.name!r} and {moving.name!r} do not cover each other in the viewer"
             + remedy
         )
 
@@ -82,7 +82,7 @@ def _check_aligned(fixed: Plane, moving: Plane) -> None:
 def _reader(fixed: Plane, moving: Plane) -> Callable[[], tuple[NDArray[Any], NDArray[Any]]]:
     def read() -> tuple[NDArray[Any], NDArray[Any]]:
         one, other = choose_reading(fixed).read(), choose_reading(moving).read()
-        if one.shape[:2] != other.shape[:2]:  # of large layers only one is a pyramid
+        if one.shape[:2] != other.shape[:2]:  # only one of two large layers is a pyramid
             shape = (*one.shape[:2], *other.shape[2:])
             other = resize(other, shape, order=1, preserve_range=True).astype(other.dtype)
         return one, other

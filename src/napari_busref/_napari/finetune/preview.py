@@ -1,4 +1,4 @@
-"""Layers that show how a training does on a pair that it is not trained on. Needs no Qt."""
+"""Layers that preview a training on a held-out pair. Needs no Qt."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _SHOWN = ("fixed", "now")
 
 
 class PreviewLayers:
-    """The visible and the infrared image, and what the model made of them before and now.
+    """The two held-out images, and the results of the model before training and now.
 
-    They are updated in place, whatever the training. Layers that the user removes stay away.
+    Further previews update the layers in place. Layers that the user removes are not added again.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class PreviewLayers:
         self._kind = ""
 
     def begin(self) -> None:
-        """Show all of them from the next preview on, in those of an earlier training if any."""
+        """Prepare for a training; reuses the layers of an earlier one."""
         known = {layer.metadata.get(METADATA_KEY, {}).get("role"): layer for layer in self._layers}
         self._own = {
             role: known[f"preview-{role}"] for role in _ROLES if f"preview-{role}" in known
@@ -52,20 +52,20 @@ class PreviewLayers:
         self._kind = ""
 
     def show(self, preview: Preview) -> None:
-        """Show a preview; of a fusion as it is, of a registration in green and magenta."""
-        place = None
+        """Show a preview: fused pictures as they are, a registration in green and magenta."""
+        position = None
         for role, name in _ROLES.items():
             data = getattr(preview, role)
             layer = self._own.get(role)
             if layer is None and self._kind == "":
-                place = place or _place(self._layers, data.shape)
+                position = position or _cover(self._layers, data.shape)
                 layer = Image(
                     data,
                     name=name,
                     contrast_limits=(0, 1),
                     visible=role in _SHOWN,
                     metadata={METADATA_KEY: {"role": f"preview-{role}"}},
-                    **place,
+                    **position,
                 )
                 self._own[role] = layer
                 self._layers.append(layer)
@@ -91,8 +91,8 @@ class PreviewLayers:
             layer.colormap = ("green" if role == "fixed" else "magenta") if overlay else "gray"
 
 
-def _place(layers: MutableSequence[Layer], shape: tuple[int, ...]) -> dict[str, Any]:
-    """Over what the viewer shows, whatever its pixel size; in its units."""
+def _cover(layers: MutableSequence[Layer], shape: tuple[int, ...]) -> dict[str, Any]:
+    """Position and scale that cover the extent of all layers, in their units."""
     if not layers:
         return {}
     first, last = layers.extent.world[:, -2:]  # type: ignore[attr-defined]

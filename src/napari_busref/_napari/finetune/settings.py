@@ -1,4 +1,4 @@
-"""The part of the panel "Fine-tune" that says what is trained, and how long."""
+"""The part of the panel "Fine-tune" that chooses models, duration and further settings."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["TrainingSettings"]
 
 
 class TrainingSettings(QWidget):
-    """What is gone on with, for how long, and what the result is called.
+    """The models to fine-tune, the duration and the name of the result.
 
     Attributes
     ----------
     registration, fusion : magicgui.widgets.ComboBox
-        The model that is gone on with, or None; read and set ``value``.
+        The model to continue from, or None; read and set ``value``.
     steps : QSpinBox
     name, folder : QLineEdit
-        Of the result; and where trainings are kept (empty: in the user's data folder).
+        Of the result, and of the trainings (empty: in the user's data folder).
     rate, minutes : QDoubleSpinBox
-        Learning rate and limit of time; 0 stands for automatic and none.
+        Learning rate (0: automatic) and time limit (0: none).
     batch, held_out, every : QSpinBox
-        Crops a step and pairs that are kept back (0: automatic), steps between measurements.
+        Crops a step and held-out pairs (0: automatic); steps between measurements.
     preview : QCheckBox
     device : magicgui.widgets.ComboBox
     """
@@ -41,13 +41,13 @@ class TrainingSettings(QWidget):
                 name=kind,
                 choices=partial(_base_choices, kind),
                 nullable=True,
-                tooltip=f"The model for {kind} to go on with; ----- trains none",
+                tooltip=f"The {kind} model to continue from; ----- trains none",
             )
             for kind in ("registration", "fusion")
         )
         self.registration.value = next(iter(base_models("registration")), None)
-        self.steps = whole(1, 100000, 300, "Steps of training for each model")
-        self.name = line("name", "By which the other panels will offer the result")
+        self.steps = whole(1, 100000, 300, "Training steps of each model")
+        self.name = line("name", "Under this name, the other panels offer the result")
         self.name.setText("my model")
         self.rate = QDoubleSpinBox()
         self.rate.setDecimals(6)
@@ -55,20 +55,20 @@ class TrainingSettings(QWidget):
         self.rate.setSingleStep(0.00005)
         self.rate.setSpecialValueText("automatic")
         self.rate.setToolTip(
-            "How far a step goes. automatic: a twentieth of what the model was trained with.\n"
-            "Smaller, when the held-out pairs get worse"
+            "Size of a step. automatic: a twentieth of the rate that trained the model.\n"
+            "Reduce it when the score on the held-out pairs gets worse"
         )
         self.minutes = QDoubleSpinBox()
         self.minutes.setRange(0, 100000)
         self.minutes.setDecimals(1)
         self.minutes.setSpecialValueText("no limit")
-        self.minutes.setToolTip("After this many minutes, take what was learned so far")
-        self.batch = whole(0, 256, 0, "Pieces of pairs that each step looks at", "automatic")
+        self.minutes.setToolTip("After this many minutes, training ends and the model is saved")
+        self.batch = whole(0, 256, 0, "Crops of pairs in each training step", "automatic")
         self.held_out = whole(
             0,
             10000,
             0,
-            "The last pairs are kept back, to see how it does on what it was not trained on.\n"
+            "The last pairs are held out of training, to measure the model on them.\n"
             "automatic: a fifth, at most 4; of a single pair its last quarter",
             "automatic",
         )
@@ -76,16 +76,16 @@ class TrainingSettings(QWidget):
         self.preview = QCheckBox("preview in the viewer")
         self.preview.setChecked(True)
         self.preview.setToolTip(
-            "Show the first held-out pair: what the model made of it before and makes now"
+            "Show the results for the first held-out pair, before training and now"
         )
         self.device = ComboBox(
             name="device",
             choices=["auto", "cpu", "cuda", "mps"],
-            tooltip="Where to train. auto takes a GPU if there is one",
+            tooltip="Where to train. auto uses a GPU if there is one",
         )
         self.folder = line(
             "folder",
-            "Where checkpoints and logs are kept, in a folder of the name above.\n"
+            "Folder of checkpoints and logs, in a subfolder with the name above.\n"
             f"Empty: {trainings_folder()}",
         )
         self.folder.setPlaceholderText("automatic")
@@ -127,10 +127,10 @@ class TrainingSettings(QWidget):
         """
         models = [one.value for one in (self.registration, self.fusion) if one.value]
         if not models:
-            raise ValueError("choose a model to go on with, for registration, fusion or both")
+            raise ValueError("choose a model to continue from, for registration, fusion or both")
         name = self.name.text().strip()
         if not name:
-            raise ValueError("give the result a name")
+            raise ValueError("enter a name for the result")
         return {
             "models": models,
             "name": name,
@@ -144,11 +144,11 @@ class TrainingSettings(QWidget):
         }
 
     def limits(self) -> dict[str, Any]:
-        """Those of them that count when a training is gone on with too."""
+        """The settings that also apply to a resumed training."""
         return {"max_minutes": self.minutes.value() or None, "device": self.device.value}
 
     def reset_choices(self) -> None:
-        """Offer the models that there are now."""
+        """Offer the existing models."""
         for chooser in (self.registration, self.fusion):
             chooser.reset_choices()
 

@@ -1,4 +1,4 @@
-"""The part of the panel "Fine-tune" that says which pairs are trained on."""
+"""The part of the panel "Fine-tune" that chooses the training pairs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TrainingSource(QWidget):
         The layers of a pair.
     pair_list : QListWidget
     failed : Signal
-        Emitted with the exception when layers are no pair.
+        Emitted with the exception when two layers are no aligned pair.
     """
 
     failed = Signal(object)
@@ -54,7 +54,7 @@ class TrainingSource(QWidget):
         self.source = ComboBox(
             name="source",
             choices=[("files of two folders", "folders"), ("layers of this viewer", "layers")],
-            tooltip="Where the aligned pairs are: pixel on pixel, of one size",
+            tooltip="Where the aligned pairs are: images of one size that fit pixel by pixel",
         )
         self.fixed_folder, self.moving_folder = (
             line(f"{word} folder", f"Folder of the {word} images (TIFF, PNG, JPEG, NPY)")
@@ -63,30 +63,30 @@ class TrainingSource(QWidget):
         self.match = ComboBox(
             name="match",
             choices=[("same name", "name"), ("order of the names", "order")],
-            tooltip="Which files belong together: those of the same name but for the extension,\n"
+            tooltip="Which files form a pair: those with the same name, whatever the extension,\n"
             "or the first of both folders, the second and so on",
         )
         self.fixed, self.moving = (
             ComboBox(name=f"{word} layer", choices=self._image_layers, tooltip=tip)
             for word, tip in (
-                ("visible", "A visible layer. Of a stack every plane is a pair"),
+                ("visible", "A visible layer. Every plane of a stack is a pair"),
                 (
                     "infrared",
-                    "An infrared layer that lies on the visible one, pixel on pixel,\n"
+                    "An infrared layer that fits the visible one pixel by pixel,\n"
                     "such as the warped layer of Register and fuse",
                 ),
             )
         )
         for chooser in (self.source, self.match, self.fixed, self.moving):
             narrow(chooser)
-        self.add_button = button("&Add pair", "Put the two layers on the list", self.add_pair)
+        self.add_button = button("&Add pair", "Add the two layers to the list", self.add_pair)
         self.remove_button = button(
-            "&Remove pair", "Take the selected pairs off the list", self.remove_pair
+            "&Remove pair", "Remove the selected pairs from the list", self.remove_pair
         )
         self.pair_list = QListWidget()
         self.pair_list.setMaximumHeight(80)
         self.pair_list.setToolTip(
-            "The pairs to train on. While it is empty, the two layers chosen above are the pair"
+            "The training pairs. While the list is empty, the two layers above are the pair"
         )
         self._pages = (
             form(
@@ -110,12 +110,12 @@ class TrainingSource(QWidget):
         self._show_page()
 
     def pairs(self) -> tuple[list[AlignedPair], str]:
-        """The pairs that are chosen, not read yet, and where they come from in words.
+        """Return the chosen pairs, not read yet, and a description of their source.
 
         Raises
         ------
         ValueError, OSError
-            When there is none, or what is chosen is not aligned.
+            When there is none, or the chosen images are not aligned.
         """
         if self.source.value == "folders":
             fixed, moving = self.fixed_folder.text().strip(), self.moving_folder.text().strip()
@@ -126,7 +126,7 @@ class TrainingSource(QWidget):
         return found, "layers " + ", ".join(f"{one.name} and {two.name}" for one, two in chosen)
 
     def add_pair(self) -> bool:
-        """Put the two chosen layers on the list of pairs.
+        """Add the two chosen layers to the list of pairs.
 
         Returns
         -------
@@ -146,14 +146,14 @@ class TrainingSource(QWidget):
         return True
 
     def remove_pair(self) -> None:
-        """Take the selected pairs, or the last one, off the list."""
+        """Remove the selected pairs from the list, or the last one."""
         rows = {self.pair_list.row(item) for item in self.pair_list.selectedItems()}
         for number in sorted(rows or {len(self._pairs) - 1}, reverse=True):
             if number >= 0:
                 self._drop(number)
 
     def reset_choices(self) -> None:
-        """Offer the layers that there are now, and forget pairs of others."""
+        """Offer the layers of the viewer, and drop pairs of removed layers."""
         before = self.moving.value, self.fixed.value
         for chooser in (self.moving, self.fixed):
             chooser.reset_choices()
