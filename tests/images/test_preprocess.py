@@ -144,7 +144,7 @@ def test_masked_pixels_are_not_valid_and_set_no_scale():
     assert np.array_equal(prepared.valid, mask)
     assert prepared.high < 101
     assert not prepared.grey[:10].any()
-    with pytest.raises(ValueError, match="moving: its mask leaves no usable pixel"):
+    with pytest.raises(ValueError, match="moving: its mask leaves no valid pixel"):
         prepare(image, "moving", mask=np.zeros_like(mask))
 
 

@@ -1,1 +1,1 @@
-"""Images as arrays: files, types, preparation for the networks, comparison of two."""
+"""Images as arrays: files, number types, preparation for models, comparison."""

@@ -1,4 +1,4 @@
-"""Small helpers for arrays of any number type."""
+"""Number types of arrays: byte order, conversion, read-only copies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def native(image: NDArray[Any]) -> NDArray[Any]:
-    """The same array in this machine's byte order (no copy when it has it already)."""
+    """Return an array in this machine's byte order, without a copy where possible."""
     return image.astype(image.dtype.newbyteorder("="), copy=False)
 
 
@@ -28,7 +28,7 @@ def cast(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def frozen(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
-    """A read-only, contiguous array of `dtype`; a copy unless it already is exactly that."""
+    """Return a read-only, contiguous array of `dtype`; a copy unless it already is one."""
     if (
         not array.flags.writeable
         and array.base is None

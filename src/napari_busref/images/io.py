@@ -1,4 +1,4 @@
-"""Reading and writing images: TIFF, PNG, JPEG and NPY."""
+"""Read and write images: TIFF, PNG, JPEG and NPY."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _JPEG = (".jpg", ".jpeg")
 #: Extensions that can be read and written.
 READABLE = (*_TIFF, ".png", *_JPEG, ".npy")
 
-# Types ImageJ can open, so that its "unit" may be kept.
+# types that ImageJ opens; only these keep its "unit"
 _IMAGEJ_TYPES = ("uint8", "uint16", "float32")
 _LENGTHS_IN_CM = {
     "nm": 1e-7,
@@ -40,17 +40,16 @@ _LENGTHS_IN_CM = {
 
 @dataclass(frozen=True, eq=False)
 class ImageFile:
-    """An image and what its file says about it.
+    """An image and the metadata of its file.
 
     Attributes
     ----------
     data : numpy.ndarray
-        The pixels, ``(H, W)`` or ``(H, W, 3 or 4)``; other numbers of axes come as stored.
+        The pixels, ``(H, W)`` or ``(H, W, 3 or 4)``; stacks keep all their axes.
     metadata : dict
-        Empty where the file says nothing. ``spacing`` ((row, col) size of a pixel) and
-        ``unit`` (its length unit) when both are known; ``resolution`` and ``resolution_unit``
-        (the TIFF tags, pixels per unit along x and y as fractions); ``imagej_unit``.
-        Given to `write_image`, they are written again.
+        ``spacing`` ((row, col) size of a pixel) and ``unit`` (its length unit) when both are
+        known; ``resolution`` and ``resolution_unit`` (the TIFF tags, pixels per unit along x and
+        y as fractions); ``imagej_unit``. Empty without any. `write_image` writes them.
     """
 
     data: NDArray[Any]
@@ -69,15 +68,15 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
     -------
     ImageFile
         TIFF: the first series, colour axis last, axes of length one removed. PNG: 8 bits grey
-        or colour, 16 bits grey, 1 bit as bool; palettes become RGB. JPEG: upright as its EXIF
-        orientation says. NPY: the array, never a pickle.
+        or colour, 16 bits grey, 1 bit as bool; palettes become RGB. JPEG: turned upright by its
+        EXIF orientation. NPY: the array, never a pickle.
 
     Raises
     ------
     ValueError
-        If the extension is not accepted, or the file cannot be read as what it claims to be.
+        If the extension is not accepted, or the content does not match it.
     OSError
-        If there is no such file or it may not be read.
+        If there is no such file or it is not readable.
     """
     file = Path(path)
     suffix = _suffix(file)
@@ -85,7 +84,7 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
         raise IsADirectoryError(f"{file} is a folder, need an image file ({_accepted()})")
     if not file.exists():
         raise FileNotFoundError(f"no such file: {file}")
-    # Opened here so that a file without permission is not reported as a corrupt one.
+    # a file without permission is an OSError, and not a corrupt file
     with file.open("rb"):
         pass
     try:
@@ -99,7 +98,7 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
     except _Unsupported as error:
         raise ValueError(f"{file}: {error}") from None
     except Exception as error:
-        # The readers raise anything from struct.error to KeyError for damaged files.
+        # the readers raise anything from struct.error to KeyError for damaged files
         kind = suffix[1:].upper()
         raise ValueError(
             f"{file} cannot be read as {kind} ({type(error).__name__}: {error}); "
@@ -110,7 +109,7 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
 def write_image(
     path: str | os.PathLike[str], data: ArrayLike, metadata: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write an image; a file of that name is replaced once the new one is complete.
+    """Write an image, and replace an existing file once the new one is complete.
 
     Parameters
     ----------
@@ -162,7 +161,7 @@ def write_image(
 
 
 class _Unsupported(Exception):
-    """The file is fine, but holds something we cannot take without loss."""
+    """A sound file whose content cannot be read without loss."""
 
 
 def _accepted() -> str:
@@ -255,7 +254,7 @@ def _write_tiff(file: Path, image: NDArray[Any], metadata: dict[str, Any]) -> No
         options["imagej"] = True
         options["metadata"] = {"unit": unit, "axes": "YXS" if colour else "YX"}
     elif unit and resolution is not None and unit in _LENGTHS_IN_CM:
-        # ImageJ could not open this type: say the same size with plain tags.
+        # ImageJ cannot open this type: plain tags hold the same size
         spacing = _tag_spacing(metadata)
         if spacing is not None:
             options["resolution"], code = _resolution_of(*spacing)
@@ -264,7 +263,7 @@ def _write_tiff(file: Path, image: NDArray[Any], metadata: dict[str, Any]) -> No
 
 
 def _resolution_of(spacing: Any, unit: str) -> tuple[tuple[float, float] | None, str]:
-    """Pixels per unit (x, y) and the TIFF unit of a pixel size given in any length unit."""
+    """Pixels per unit (x, y) and the TIFF unit, from a pixel size in any length unit."""
     length = _LENGTHS_IN_CM.get(unit)
     rows, cols = (float(value) for value in spacing)
     if length is None or rows <= 0 or cols <= 0:

@@ -1,4 +1,4 @@
-"""Any image -> grey values in [0, 1] and a mask of the pixels that hold content."""
+"""Prepare any image for the models: grey values in [0, 1] and a mask of valid pixels."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ __all__ = ["Prepared", "as_image", "as_mask", "empty_border", "fill_invalid", "l
 LUMA = (0.299, 0.587, 0.114)  # Y of YCbCr, ITU-R BT.601
 MIN_SIZE = 16
 _PERCENTILES = (0.1, 99.9)
-_SAMPLE = 1 << 20  # pixels that the percentiles are measured on, at most
-_LARGEST = 1e300  # beyond this, differences of float64 overflow
+_MAX_SAMPLES = 1 << 20  # pixels for the percentiles, at most
+_MAX_FLOAT64 = 1e300  # differences of larger float64 values overflow
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One image as the models see it.
+    """One image as the input of a model.
 
     Attributes
     ----------
     grey : ndarray of float32, shape (H, W)
-        In [0, 1]; 0 where not valid.
+        In [0, 1]; 0 where invalid.
     valid : ndarray of bool, shape (H, W)
         Pixels that hold content.
     low, high : float
-        Values of the image that became 0 and 1. Equal when the image is constant.
+        Image values that map to 0 and 1. Equal when the image is constant.
     """
 
     grey: NDArray[np.float32]
@@ -47,7 +47,7 @@ class Prepared:
 
 
 def as_image(image: Any, name: str, *, min_size: int = MIN_SIZE) -> NDArray[Any]:
-    """Check that something is one grey or colour image and return it as a native-endian array.
+    """Check one grey or colour image and return it as a native-endian array.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def as_image(image: Any, name: str, *, min_size: int = MIN_SIZE) -> NDArray[Any]
         bool, integers or floats of any size and byte order; also what numpy can convert (dask,
         xarray, CPU tensors). Not changed.
     name : str
-        How error messages call it.
+        The argument in error messages.
     min_size : int
         Smallest accepted side in pixels.
 
@@ -67,7 +67,7 @@ def as_image(image: Any, name: str, *, min_size: int = MIN_SIZE) -> NDArray[Any]
     Raises
     ------
     TypeError
-        When it is no array, or not of real numbers.
+        When it is not an array of real numbers.
     ValueError
         When it is empty, has the wrong number of dimensions, is too small or has no finite pixel.
     """
@@ -98,16 +98,16 @@ def as_image(image: Any, name: str, *, min_size: int = MIN_SIZE) -> NDArray[Any]
 
 
 def as_mask(mask: Any, name: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Check that something is a mask of a given shape; any pixel that is not 0 counts as True.
+    """Check a mask of a given shape; every nonzero pixel is True.
 
     Parameters
     ----------
     mask : array_like
-        bool or numbers (NaN counts as False). Not changed.
+        bool or numbers (NaN is False). Not changed.
     name : str
-        How error messages call it.
+        The argument in error messages.
     shape : tuple of int
-        The shape it must have.
+        The required shape.
     """
     array = np.asarray(mask)
     if array.dtype.kind not in "biuf":
@@ -125,25 +125,25 @@ def prepare(
     mask: NDArray[np.bool_] | None = None,
     find_border: bool = False,
 ) -> Prepared:
-    """Check an image and bring it to grey values in [0, 1].
+    """Check an image and convert it to grey values in [0, 1].
 
-    bool and uint8 images keep their scale (0..255 becomes 0..1), and so do floats that all lie in
+    bool and uint8 images keep their scale (0..255 becomes 0..1). So do floats that all lie in
     [0, 1]. Other values are stretched from their 0.1 to their 99.9 percentile, over all colour
-    channels together, and clipped. Colour becomes luma (ITU-R BT.601). A constant image of other
-    values becomes 0.
+    channels together, and clipped; if they are constant they become 0. Colour becomes luma
+    (ITU-R BT.601).
 
     Parameters
     ----------
     image : array_like, shape (H, W) or (H, W, 3 or 4)
-        See `as_image`. NaN, infinite and fully transparent pixels are not valid.
+        See `as_image`. NaN, infinite and fully transparent pixels are invalid.
     name : str
-        How error messages call it.
+        The argument in error messages.
     min_size : int
         Smallest accepted side in pixels.
     mask : ndarray of bool, shape (H, W), optional
         Pixels that may be valid; see `as_mask`.
     find_border : bool
-        Count an `empty_border` as not valid too, unless nothing else is left.
+        An `empty_border` is invalid too, unless nothing else is left.
 
     Returns
     -------
@@ -152,14 +152,14 @@ def prepare(
     Raises
     ------
     TypeError, ValueError
-        As `as_image`; also when `mask` leaves no pixel.
+        As `as_image`, and when `mask` leaves no valid pixel.
     """
     array = as_image(image, name, min_size=min_size)
     valid = _finite(array)
     if mask is not None:
         valid &= mask
         if not valid.any():
-            raise ValueError(f"{name}: its mask leaves no usable pixel")
+            raise ValueError(f"{name}: its mask leaves no valid pixel")
     if find_border:
         inside = valid & ~empty_border(array, name)
         valid = inside if inside.any() else valid
@@ -174,23 +174,23 @@ def prepare(
 
 
 def luma(colours: NDArray[Any]) -> NDArray[Any]:
-    """Y of YCbCr (ITU-R BT.601) of floats (H, W, 3): 0.299 R + 0.587 G + 0.114 B."""
+    """Compute Y of YCbCr (ITU-R BT.601) of floats (H, W, 3): 0.299 R + 0.587 G + 0.114 B."""
     return colours @ np.asarray(LUMA, colours.dtype)
 
 
 def empty_border(image: Any, name: str) -> NDArray[np.bool_]:
-    """Find the empty border that turning or shifting a picture leaves behind.
+    """Find the empty border that rotating or shifting a picture leaves behind.
 
-    Only pixels that are exactly 0 (in all colours) or NaN and connected to the frame count. They
-    must be at least 3 px thick somewhere, cover more than 1 % of the image together and lie around
-    the rest of the image rather than within it, so that the blacks of a night scene stay content.
+    Its pixels are exactly 0 (in all colours) or NaN and connected to the image edge. Each region
+    is at least 3 px thick somewhere. Together they cover more than 1 % of the image and surround
+    the rest. Black areas of a night scene, which the rest surrounds, stay valid.
 
     Parameters
     ----------
     image : array_like, shape (H, W) or (H, W, 3 or 4)
         See `as_image`.
     name : str
-        How error messages call it.
+        The argument in error messages.
 
     Returns
     -------
@@ -200,7 +200,7 @@ def empty_border(image: Any, name: str) -> NDArray[np.bool_]:
     array = as_image(image, name, min_size=1)
     nothing = np.zeros(array.shape[:2], bool)
     if array.dtype.kind == "b":
-        return nothing  # half of a binary image is 0
+        return nothing  # 0 is content in a binary image
     empty = array[..., :3] == 0 if array.ndim == 3 else array == 0
     if array.dtype.kind == "f":
         empty |= np.isnan(array[..., :3] if array.ndim == 3 else array)
@@ -225,16 +225,16 @@ def empty_border(image: Any, name: str) -> NDArray[np.bool_]:
 
 
 def fill_invalid(grey: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Give every pixel that is not valid the value of the nearest valid one.
+    """Fill every invalid pixel with the value of the nearest valid one.
 
-    A network then meets no edge where the content ends.
+    The end of the content then makes no edge for a network.
 
     Parameters
     ----------
     grey : ndarray of float32, shape (..., H, W)
         One image or several. Not changed.
     valid : ndarray of bool, shape (H, W)
-        All False: `grey` is returned as it is.
+        If all are False, `grey` is returned unchanged.
     """
     if valid.all() or not valid.any():
         return grey
@@ -244,11 +244,11 @@ def fill_invalid(grey: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray
 
 
 def _finite(array: NDArray[Any]) -> NDArray[np.bool_]:
-    """Pixels whose every colour is a usable number and that are not fully transparent."""
+    """Find pixels whose colours are all usable numbers and that are not fully transparent."""
     valid = np.ones(array.shape[:2], bool)
     colours = array[..., :3] if array.ndim == 3 else array
     if array.dtype.kind == "f":
-        # an infinity compares like a number, a NaN is False whatever the comparison
+        # this also excludes NaN, for which every comparison is False
         usable = np.abs(colours) < np.asarray(_usable_limit(array.dtype), array.dtype)
         valid &= usable.all(-1) if array.ndim == 3 else usable
     if array.ndim == 3 and array.shape[-1] == 4:
@@ -257,11 +257,11 @@ def _finite(array: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _usable_limit(dtype: np.dtype[Any]) -> float:
-    return _LARGEST if dtype.itemsize >= 8 else float("inf")
+    return _MAX_FLOAT64 if dtype.itemsize >= 8 else float("inf")
 
 
 def _range(colours: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[float, float]:
-    """Values that become 0 and 1."""
+    """Image values that map to 0 and 1."""
     if colours.dtype.kind == "b":
         return 0.0, 1.0
     if colours.dtype == np.uint8:
@@ -270,8 +270,8 @@ def _range(colours: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[float, floa
     smallest, largest = float(values.min()), float(values.max())
     if colours.dtype.kind == "f" and smallest >= 0 and largest <= 1:
         return 0.0, 1.0
-    step = -(-values.size // _SAMPLE)
+    step = -(-values.size // _MAX_SAMPLES)
     low, high = np.percentile(values.reshape(-1)[::step].astype(np.float64), _PERCENTILES)
     if high > low:
         return float(low), float(high)
-    return smallest, largest  # all but a few pixels are equal
+    return smallest, largest  # nearly all pixels are equal

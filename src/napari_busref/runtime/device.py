@@ -82,8 +82,7 @@ def describe(device: str | torch.device) -> str:
 def narrow(device: torch.device) -> AbstractContextManager[object]:
     """Run networks in bfloat16 where the processor multiplies it faster.
 
-    Only for inference on CPUs with AVX-512 BF16, where it halves the time. Other CPUs would take
-    longer.
+    Only for inference, on CPUs with AVX-512 BF16: there it halves the time.
     """
     import torch
 
