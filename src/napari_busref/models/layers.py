@@ -40,6 +40,21 @@ def working_size(height: int, width: int, side: int, min_cells: int) -> tuple[in
     return rows, cols
 
 
+def reflect_conv(
+    inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, groups: int = 1
+) -> nn.Conv2d:
+    """Convolution that keeps the size (at stride 1) by reflect padding."""
+    return nn.Conv2d(
+        inputs,
+        outputs,
+        kernel,
+        stride=stride,
+        padding=kernel // 2,
+        padding_mode="reflect",
+        groups=groups,
+    )
+
+
 def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear enlargement of (B, C, h, w) to ``size``, or the tensor itself."""
     if tuple(x.shape[-2:]) == size:

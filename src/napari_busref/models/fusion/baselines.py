@@ -1,4 +1,4 @@
-"""What the trained models are held against: doing nothing, and classical fusions."""
+"""Classical fusion methods, the baselines of the trained models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Average(nn.Module):
 
 
 class Maximum(nn.Module):
-    """Fusion by the brighter pixel."""
+    """Fusion by the maximum of both images."""
 
     receptive_field = 0
 
@@ -32,21 +32,21 @@ class Maximum(nn.Module):
 class GuidedFilter(nn.Module):
     """Fusion by guided filtering in two scales (Li, Kang and Hu, IEEE TIP 2013).
 
-    A mean filter of 31 pixels splits each image into base and detail. Where its smoothed absolute
-    Laplacian is the larger one, an image has the weight 1, else 0; this map is guided-filtered
-    with the image as guide, once coarsely for the base (radius 45, eps 0.3) and once finely for
-    the detail (radius 7, eps 1e-6), the paper's settings for images in [0, 1].
+    A mean filter of 31 pixels splits each image into base and detail. The image with the larger
+    smoothed absolute Laplacian has the weight 1, the other 0. A guided filter with the image as
+    guide smooths this map: coarsely for the base (radius 45, eps 0.3), finely for the detail
+    (radius 7, eps 1e-6). These are the paper's settings for images in [0, 1].
     """
 
     base_size = 31
     coarse = (2 * 45 + 1, 0.3)
     fine = (2 * 7 + 1, 1e-6)
-    #: Two mean filters of the coarse guided filter, the Gaussian of the saliency, the Laplacian.
+    #: Two mean filters of the coarse guided filter, the saliency's Gaussian, the Laplacian.
     receptive_field = 2 * 45 + 5 + 1
 
     def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
         """Fuse two (B, 1, H, W) images in [0, 1]; the result is clipped."""
-        images = torch.cat([visible, infrared])  # one batch: all filters are the same for both
+        images = torch.cat([visible, infrared])  # one batch: both get the same filters
         base = box_blur(images, self.base_size, "replicate", separable=True)
         change = laplacian(images, 3, "replicate", normalized=False).abs()
         salience = gaussian_blur2d(change, (11, 11), (5.0, 5.0), "replicate")
@@ -67,7 +67,7 @@ class LaplacianPyramid(nn.Module):
     Parameters
     ----------
     levels : int
-        Band-pass levels; the low-pass rest is averaged.
+        Band-pass levels; the low-pass residual is averaged.
     """
 
     def __init__(self, levels: int = 5) -> None:
@@ -76,19 +76,19 @@ class LaplacianPyramid(nn.Module):
 
     @property
     def stride(self) -> int:
-        """Side of a pixel of the low-pass rest."""
+        """Side of a pixel of the low-pass residual."""
         return 1 << self.levels
 
     @property
     def receptive_field(self) -> int:
-        """Twice on every level, down and up: a blur of 2 px, an interpolation of 1 px."""
+        """A blur of 2 px and an interpolation of 1 px at every level, down and up."""
         return 4 * self.stride
 
     def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
         """Fuse two (B, 1, H, W) images in [0, 1]; the result is clipped."""
         bands: list[Tensor] = []
         height, width = visible.shape[-2:]
-        # every level is exactly half of the one before, so that pixels keep their places
+        # exact halves keep the pixels of all levels aligned
         margin = (0, -width % self.stride, 0, -height % self.stride)
         pair = F.pad(torch.cat([visible, infrared], 1), margin, mode="replicate")
         for _ in range(self.levels):

@@ -1,4 +1,4 @@
-"""GAF, the gradient-aware fusion network mounted on the bus (BusReF, section "fusion")."""
+"""GAF, the gradient-aware fusion network on the bus (BusReF, section "fusion")."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class GafConfig(PlainConfig):
     Attributes
     ----------
     bus_channels : int
-        Channels of the bus it is mounted on.
+        Channels of the bus.
     width : int
         Channels of the fusion features at each scale.
     """
@@ -39,21 +39,21 @@ class GafConfig(PlainConfig):
 
 
 class GradientAttention(nn.Module):
-    """Gradient map of both modalities from the Laplacians of their features, (B, 1, H, W) each.
+    """Gradient map of each modality, (B, 1, H, W), from the Laplacians of its features.
 
-    Where one modality changes more than the other its map is near 1 and the other's near 0.
+    Where one modality has the larger Laplacian, its map is near 1 and the other's near 0.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(2, 1, 7, padding=3, padding_mode="replicate")
-        # starts as the local mean of the magnitudes: a comparison of energies
+        # initially the local mean of the magnitudes
         nn.init.constant_(self.conv.weight, 1 / 49)
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
         self.sharpness = nn.Parameter(torch.tensor(3.0))
 
     def forward(self, visible: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps in (0, 1) that sum to one, from Laplacians (B, C, H, W)."""
+        """Maps in (0, 1) that sum to 1, from Laplacians (B, C, H, W)."""
         logits = []
         for laplacian in (visible, infrared):
             gradient = laplacian.abs()
@@ -65,7 +65,7 @@ class GradientAttention(nn.Module):
 
 
 class ModalityWeights(nn.Module):
-    """MLP from pooled features of both modalities to channel weights that sum to one over them."""
+    """MLP from pooled features of both modalities to channel weights; the two sum to 1."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class ModalityWeights(nn.Module):
 
 @dataclass(frozen=True)
 class Parts:
-    """What one scale knows of one modality.
+    """Features of one modality at one scale.
 
     Attributes
     ----------
@@ -104,7 +104,7 @@ class GafScale(nn.Module):
     Parameters
     ----------
     inputs : int
-        Channels of what enters for each modality.
+        Input channels of each modality.
     width : int
         Channels of the features.
     """
@@ -122,11 +122,11 @@ class GafScale(nn.Module):
         self.output = nn.Conv2d(3 * width, 1, 3, padding=1, padding_mode="reflect")
 
     def split(self, image: Tensor) -> Parts:
-        """Features of what enters, (B, inputs, h, w), and their parts."""
+        """Features of the input (B, inputs, h, w), and their parts."""
         x = self.extract(image)
         padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
         low = mean_of_3x3(padded)
-        # the 8-neighbour Laplacian is nine times the local mean less the value itself
+        # the 8-neighbour Laplacian is nine times the difference of local mean and value
         return Parts(x, largest_of_3x3(padded) - low, low, 9 * (low - x))
 
     def forward(
@@ -141,12 +141,12 @@ class GafScale(nn.Module):
         pooled : list of Tensor
             (B, width), means over the image of both high parts and of both low parts.
         coarser : Tensor
-            (B, width, h, w), from the scale before.
+            (B, width, h, w), from the coarser scale.
 
         Returns
         -------
         features, change : Tensor
-            (B, width, h, w) for the next scale and (B, 1, h, w), what is added to the image.
+            (B, width, h, w) for the next scale, and the change of the image, (B, 1, h, w).
         """
         v_map, r_map = self.attention(visible.laplacian, infrared.laplacian)
         v, r = visible.features * v_map, infrared.features * r_map
@@ -162,16 +162,16 @@ class GafScale(nn.Module):
 class Gaf(nn.Module):
     """Fuse a registered pair on features of the frozen bus.
 
-    At full, half, quarter and eighth resolution the image and the activations of the bus there
-    enter one extractor for both modalities. The Laplacians of its features give a spatial
-    attention, the gradient map of either modality; max pooling separates the high part, average
-    pooling the low one, and two MLPs weigh the modalities of both, channel by channel. Output
-    convolutions, coarse to fine, and tanh give what is added to the mean of both images.
+    At full, half, quarter and eighth resolution, one extractor for both modalities takes the image
+    and the bus activations. The Laplacians of its features give a spatial attention: the gradient
+    map of each modality. Max pooling separates the high part of the features, average pooling the
+    low part. Two MLPs weigh the modalities in each part, channel by channel. Output convolutions,
+    coarse to fine, and tanh give a change, which is added to the mean of both images.
     """
 
     stride = Bus.stride
-    #: Coarse to fine: bus 7 px down, 64 in R1..R4 and 7 as its cells are not centred on every
-    #: pixel, then 6 cells of 8 px; enlarging takes a cell, and each finer scale two of its own.
+    #: Coarse to fine: bus 7 px down, 64 in R1..R4, 7 for off-centre cells, then 6 cells of 8 px.
+    #: Upsampling takes a cell, and each finer scale two of its own.
     receptive_field = 7 + 64 + 7 + 6 * 8 + (8 + 2 * 4) + (4 + 2 * 2) + (2 + 2)
 
     def __init__(self, config: GafConfig | None = None) -> None:
@@ -187,7 +187,7 @@ class Gaf(nn.Module):
         return asdict(self.config)
 
     def inputs(self, image: Tensor) -> list[Tensor]:
-        """What enters each scale, fine to coarse; ``image`` has sides that are multiples of 8."""
+        """Inputs of the scales, fine to coarse; the sides of ``image`` are multiples of 8."""
         scales = [image]
         for level, features in enumerate(self.bus.pyramid(image), 1):
             small = F.avg_pool2d(image, 2**level)
@@ -203,7 +203,7 @@ class Gaf(nn.Module):
             for image in (visible, infrared)
         )
         pairs = list(zip(visible_parts, infrared_parts, strict=True))
-        # one call for all scales: each call is a pass over the tiles of a large image
+        # one call for all scales: each call costs a pass over the tiles of a large image
         means = pool_image(
             *(mean_of(part) for v, r in pairs for part in (v.high, r.high, v.low, r.low))
         )

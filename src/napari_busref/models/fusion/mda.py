@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from napari_busref.models.config import PlainConfig
 from napari_busref.models.fusion.global_pooling import mean_of, pool_image
-from napari_busref.models.layers import pad_to_multiple, upsample
+from napari_busref.models.layers import pad_to_multiple, reflect_conv, upsample
 
-#: Scales of the infrared and of the visible features that are fused with each other.
+#: Pairs of scales of the infrared and the visible features to fuse.
 PAIRS = ((0, 0), (1, 0), (1, 1), (2, 1), (2, 2))
 
 
@@ -29,25 +29,19 @@ class MdaConfig(PlainConfig):
     width: int = 16
 
 
-def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(
-        inputs, outputs, kernel, stride=stride, padding=kernel // 2, padding_mode="reflect"
-    )
-
-
 class ResidualDown(nn.Module):
-    """Residual down-sampling: a branch of three convolutions and one that averages."""
+    """Residual down-sampling: a branch of three convolutions and an averaging one."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            _conv(width, width, 1),
+            reflect_conv(width, width, 1),
             nn.PReLU(width),
-            _conv(width, width, stride=2),
+            reflect_conv(width, width, stride=2),
             nn.PReLU(width),
-            _conv(width, width, 1),
+            reflect_conv(width, width, 1),
         )
-        self.short = nn.Sequential(nn.AvgPool2d(2), _conv(width, width, 1))
+        self.short = nn.Sequential(nn.AvgPool2d(2), reflect_conv(width, width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H/2, W/2)."""
@@ -56,19 +50,19 @@ class ResidualDown(nn.Module):
 
 
 class ResidualUp(nn.Module):
-    """Residual up-sampling that halves the channels: two branches, both enlarge by two."""
+    """Residual up-sampling by two that halves the channels, in two branches."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
         outputs = inputs // 2
         self.body = nn.Sequential(
-            _conv(inputs, inputs, 1),
+            reflect_conv(inputs, inputs, 1),
             nn.PReLU(inputs),
             nn.ConvTranspose2d(inputs, outputs, 2, stride=2),
             nn.PReLU(outputs),
-            _conv(outputs, outputs, 1),
+            reflect_conv(outputs, outputs, 1),
         )
-        self.short = _conv(inputs, outputs, 1)
+        self.short = reflect_conv(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C/2, 2 H, 2 W)."""
@@ -83,7 +77,7 @@ class DualAttention(nn.Module):
     Parameters
     ----------
     width : int
-        Channels of either modality.
+        Channels of each modality.
     """
 
     def __init__(self, width: int) -> None:
@@ -93,17 +87,17 @@ class DualAttention(nn.Module):
         self.squeeze = nn.Sequential(nn.Linear(2 * width, squeezed), nn.PReLU(squeezed))
         self.channel = nn.Linear(squeezed, 2 * width)
         self.spatial = nn.Sequential(
-            _conv(2 * width, width // 2, 1),
+            reflect_conv(2 * width, width // 2, 1),
             nn.PReLU(width // 2),
-            _conv(width // 2, width // 2, stride=2),
+            reflect_conv(width // 2, width // 2, stride=2),
             nn.PReLU(width // 2),
             nn.ConvTranspose2d(width // 2, 2, 2, stride=2),
         )
 
     def forward(self, infrared: Tensor, visible: Tensor, means: Tensor) -> Tensor:
-        """Fused features (B, C, H, W) of two of them, H and W even.
+        """Fuse two feature maps (B, C, H, W), H and W even.
 
-        ``means`` (B, 2 C) are those of the infrared, then of the visible features.
+        ``means`` (B, 2 C) holds the means of the infrared, then of the visible features.
         """
         both = torch.cat([infrared, visible], 1)
         channel = torch.sigmoid(self.channel(self.squeeze(means)))
@@ -115,15 +109,15 @@ class DualAttention(nn.Module):
 class Mda(nn.Module):
     """Fuse a registered pair by dual attention over scales.
 
-    Features of either modality at full, half and quarter resolution meet in the five pairs of
-    ``PAIRS``, the coarser infrared one enlarged first; what they give is brought back to full
-    resolution, and two convolutions and tanh make of it what is added to the mean of both images
-    (the paper maps tanh to [0, 1] as it is; ours begins as a fused image).
+    The features of both modalities at full, half and quarter resolution are fused in the five
+    pairs of ``PAIRS``, after upsampling the coarser infrared ones. The results are upsampled to
+    full resolution. Two convolutions and tanh give a change, which is added to the mean of both
+    images. The paper instead maps tanh directly to [0, 1]; ours starts as a fused image.
     """
 
     stride = 8
-    #: Stem 1; to half and to quarter resolution 1 and 2; enlarging the infrared features 4; the
-    #: strided attention there two cells of 8; up again 4 and 2; output 2.
+    #: Stem 1; to half and to quarter resolution 1 and 2; upsampling of the infrared features 4;
+    #: strided attention two cells of 8; upsampling 4 and 2; output 2.
     receptive_field = 1 + 1 + 2 + 4 + 16 + 4 + 2 + 2
 
     def __init__(self, config: MdaConfig | None = None) -> None:
@@ -133,7 +127,7 @@ class Mda(nn.Module):
         if width % 8:
             raise ValueError(f"width must be a multiple of 8, got {width}")
         self.stems = nn.ModuleList(
-            nn.Sequential(_conv(1, width), nn.PReLU(width)) for _ in range(2)
+            nn.Sequential(reflect_conv(1, width), nn.PReLU(width)) for _ in range(2)
         )
         self.downs = nn.ModuleList(ResidualDown(width) for _ in range(4))
         self.attentions = nn.ModuleList(DualAttention(width) for _ in PAIRS)
@@ -142,7 +136,9 @@ class Mda(nn.Module):
             for _, visible in PAIRS
         )
         total = sum(width >> visible for _, visible in PAIRS)
-        self.output = nn.Sequential(_conv(total, width), nn.PReLU(width), _conv(width, 1))
+        self.output = nn.Sequential(
+            reflect_conv(total, width), nn.PReLU(width), reflect_conv(width, 1)
+        )
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def settings(self) -> dict[str, object]:
@@ -160,7 +156,7 @@ class Mda(nn.Module):
         height, width = visible.shape[-2:]
         visible, infrared = (pad_to_multiple(x, self.stride) for x in (visible, infrared))
         of_ir, of_vis = self._features(infrared, 0), self._features(visible, 1)
-        # one call for all pairs: each call is a pass over the tiles of a large image
+        # one call for all pairs: each call costs a pass over the tiles of a large image
         means = pool_image(*(mean_of(x) for x in (*of_ir, *of_vis)))
         count = len(of_ir)
         fused = []

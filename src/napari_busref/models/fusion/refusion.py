@@ -1,4 +1,4 @@
-"""ReFusion: one light fusion module for many tasks, under a loss that is learned with it."""
+"""ReFusion: one light fusion module for many tasks, with a learned loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from napari_busref.models.config import PlainConfig
 from napari_busref.models.fusion.global_pooling import pool_image, products_of
-from napari_busref.models.layers import pad_to_multiple, upsample
+from napari_busref.models.layers import pad_to_multiple, reflect_conv, upsample
 
 _SLOPE = 0.1
 _EDGE = 1e-3
@@ -26,16 +26,15 @@ class ReFusionConfig(PlainConfig):
     Attributes
     ----------
     width : int
-        Channels of either source; twice as many after they have met.
+        Channels of each source; twice as many after their interaction.
     heads : int
         Heads of the channel-wise attention.
     stride : int
-        Resolution of the transformer blocks: 1 is the images' own (the paper), 2 half of it. The
-        stems and the output convolutions see the full one anyway.
+        Resolution of the transformer blocks: 1 is that of the images (the paper), 2 half of it.
+        The stems and the output convolutions always use the full resolution.
     prior : str
-        What is fused, and asked for by the proposed loss, before anything is learned: both
-        sources as ``"equal"``, the ``"brighter"`` one of every pixel, or the ``"sharper"`` one of
-        its surroundings.
+        Initial preference of the fusion and the proposed loss: both sources are ``"equal"``, or
+        the ``"brighter"`` one at a pixel or the ``"sharper"`` one around it.
     """
 
     width: int = 16
@@ -45,7 +44,7 @@ class ReFusionConfig(PlainConfig):
 
 
 class LossWeights(NamedTuple):
-    """What the proposed loss asks for at every pixel, (B, 1, H, W) each.
+    """Weights of the proposed loss at every pixel, (B, 1, H, W) each.
 
     Attributes
     ----------
@@ -60,12 +59,6 @@ class LossWeights(NamedTuple):
     gradient: Tensor
 
 
-def _conv(inputs: int, outputs: int, kernel: int = 3, groups: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(
-        inputs, outputs, kernel, padding=kernel // 2, padding_mode="reflect", groups=groups
-    )
-
-
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of (B, C, H, W)."""
 
@@ -75,31 +68,32 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class ChannelAttention(nn.Module):
-    """Attention between channels ("transposed"): its matrices do not grow with the image.
+    """Attention between channels ("transposed"), whose matrices do not grow with the image.
 
     Parameters
     ----------
     width, heads : int
-        Channels, and groups of them that attend among themselves.
+        Channels, and groups of channels with separate attention.
     """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
-        self.query, self.key_value = _conv(width, width, 1), _conv(width, 2 * width, 1)
-        self.query_near = _conv(width, width, groups=width)
-        self.key_value_near = _conv(2 * width, 2 * width, groups=2 * width)
-        self.output = _conv(width, width, 1)
+        self.query = reflect_conv(width, width, 1)
+        self.key_value = reflect_conv(width, 2 * width, 1)
+        self.query_near = reflect_conv(width, width, groups=width)
+        self.key_value_near = reflect_conv(2 * width, 2 * width, groups=2 * width)
+        self.output = reflect_conv(width, width, 1)
 
-    def forward(self, x: Tensor, asking: Tensor | None = None) -> Tensor:
-        """Attend in ``x`` (B, C, H, W) with the queries of ``asking`` (of ``x`` by default)."""
-        query = self.query_near(self.query(x if asking is None else asking))
+    def forward(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
+        """Attend in ``x`` (B, C, H, W) with queries from ``queries`` (by default ``x``)."""
+        query = self.query_near(self.query(x if queries is None else queries))
         key, value = self.key_value_near(self.key_value(x)).chunk(2, 1)
         split = (self.heads, x.shape[1] // self.heads)
         both = torch.cat([part.flatten(2).unflatten(1, split) for part in (query, key)], 2)
         shape = (*both.shape[:3], x.shape[2], x.shape[3])
-        # lengths and angles of queries and keys are all in their products
+        # the products hold all lengths and angles of queries and keys
         (products,) = pool_image(products_of(both.view(shape), both.view(shape)))
         lengths = products.diagonal(dim1=2, dim2=3).clamp_min(1e-12).sqrt()
         cosines = products / lengths[..., None] / lengths[..., None, :]
@@ -114,9 +108,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.enter = _conv(width, 4 * width, 1)
-        self.near = _conv(4 * width, 4 * width, groups=4 * width)
-        self.leave = _conv(2 * width, width, 1)
+        self.enter = reflect_conv(width, 4 * width, 1)
+        self.near = reflect_conv(4 * width, 4 * width, groups=4 * width)
+        self.leave = reflect_conv(2 * width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same."""
@@ -141,31 +135,42 @@ class Block(nn.Module):
 
 
 class Interaction(nn.Module):
-    """Each source attends with the other's queries; together they gate both."""
+    """Attention of each source with the other's queries, then a gate from both."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.norms = nn.ModuleList(ChannelNorm(width) for _ in range(2))
         self.attentions = nn.ModuleList(ChannelAttention(width, heads) for _ in range(2))
-        self.gate = _conv(2 * width, 2 * width, 1)
+        self.gate = reflect_conv(2 * width, 2 * width, 1)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """(B, C, H, W) of both -> (B, 2 C, H, W)."""
         a, b = self.norms[0](first), self.norms[1](second)
         both = torch.cat(
-            [first + self.attentions[0](a, asking=b), second + self.attentions[1](b, asking=a)], 1
+            [first + self.attentions[0](a, queries=b), second + self.attentions[1](b, queries=a)],
+            1,
         )
         return both * F.gelu(self.gate(both))
 
 
+def _three_convolutions(inputs: int, width: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        reflect_conv(inputs, width),
+        nn.LeakyReLU(_SLOPE),
+        reflect_conv(width, width),
+        nn.LeakyReLU(_SLOPE),
+        reflect_conv(width, outputs),
+    )
+
+
 def _sharpness(image: Tensor, side: int = 11, noise: float = 0.002) -> Tensor:
-    """Four times the logarithm of the energy of the gradient in a square around each pixel."""
+    """Four times the logarithm of the gradient energy in a square around each pixel."""
     energy = spatial_gradient(image)[:, 0].square().sum(1, keepdim=True)
     padded = F.pad(energy, [side // 2] * 4, mode="replicate")
     return 4 * (F.avg_pool2d(padded, side, stride=1) + noise**2).log()
 
 
-#: Logit of either source's weight before anything is learned, (B, 1, H, W) to the same.
+#: Initial logit of a source's weight: maps (B, 1, H, W) to the same shape.
 PRIORS: dict[str, Callable[[Tensor], Tensor]] = {
     "equal": torch.zeros_like,
     "brighter": lambda image: 20 * image,
@@ -180,13 +185,15 @@ class FusionModule(nn.Module):
         super().__init__()
         width, heads = config.width, config.heads
         self.stride, self.prior = config.stride, PRIORS[config.prior]
-        self.stems = nn.ModuleList(_conv(1, width) for _ in range(2))
+        self.stems = nn.ModuleList(reflect_conv(1, width) for _ in range(2))
         self.branches = nn.ModuleList(
             nn.Sequential(Block(width, heads), Block(width, heads)) for _ in range(2)
         )
         self.interaction = Interaction(width, heads)
         self.blocks = nn.Sequential(Block(2 * width, heads), Block(2 * width, heads))
-        self.output = nn.Sequential(_conv(4 * width, width), nn.LeakyReLU(_SLOPE), _conv(width, 2))
+        self.output = nn.Sequential(
+            reflect_conv(4 * width, width), nn.LeakyReLU(_SLOPE), reflect_conv(width, 2)
+        )
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Fuse images whose sides are multiples of the stride."""
@@ -198,9 +205,9 @@ class FusionModule(nn.Module):
         ]
         together = upsample(self.blocks(self.interaction(*coarse)), size)
         share, change = self.output(torch.cat([together, *fine], 1)).chunk(2, 1)
-        # the sigmoid starts from a mixture of both sources, at first the one of the prior: to copy
-        # one is easy, and where both are black (or white) the fused image is, to less than half a
-        # grey level of 255
+        # the sigmoid starts from a mixture of both sources, initially that of the prior. Copying
+        # one source is then easy, and where both are black (or white) the fused image is too, to
+        # less than half a grey level of 255
         prior = self.prior(first) - self.prior(second)
         share = torch.sigmoid(share + prior).to(first.dtype)
         mixture = torch.lerp(second, first, share).clamp(_EDGE, 1 - _EDGE)
@@ -210,34 +217,22 @@ class FusionModule(nn.Module):
 class ReFusion(nn.Module):
     """Fusion module, reconstruction module and loss-proposal module.
 
-    Only the first is needed to fuse; the others make the loss that it learns from. The proposed
-    weights of that loss say which source counts where: :meth:`loss_weights`.
+    Only the first fuses; the others define its loss. The proposed weights of that loss tell which
+    source counts at each pixel: :meth:`loss_weights`.
     """
 
-    #: Reach of the loss weights, of which the priors' squares reach farthest.
+    #: Receptive field of the loss weights, dominated by the squares of the prior.
     weights_receptive_field = 1 + 5
 
     def __init__(self, config: ReFusionConfig | None = None) -> None:
         super().__init__()
         self.config = config or ReFusionConfig()
         width, self.stride = self.config.width, self.config.stride
-        # stem 1, nine depth-wise convolutions, enlarging a cell, output 2
+        # stem 1, nine depth-wise convolutions, upsampling 2 cells, output 2
         self.receptive_field = 1 + 9 * self.stride + 2 * self.stride + 2
         self.fusion = FusionModule(self.config)
-        self.reconstruction = nn.Sequential(
-            _conv(1, width),
-            nn.LeakyReLU(_SLOPE),
-            _conv(width, width),
-            nn.LeakyReLU(_SLOPE),
-            _conv(width, 2),
-        )
-        self.proposal = nn.Sequential(
-            _conv(2, width),
-            nn.LeakyReLU(_SLOPE),
-            _conv(width, width),
-            nn.LeakyReLU(_SLOPE),
-            _conv(width, 3),
-        )
+        self.reconstruction = _three_convolutions(1, width, 2)
+        self.proposal = _three_convolutions(2, width, 3)
         nn.init.zeros_(self.proposal[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.proposal[-1].bias)  # type: ignore[arg-type]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -254,14 +249,14 @@ class ReFusion(nn.Module):
         return fused[..., :height, :width]
 
     def reconstruct(self, fused: Tensor) -> tuple[Tensor, Tensor]:
-        """Both sources (B, 1, H, W) from the fused image alone."""
+        """Reconstruct both sources (B, 1, H, W) from the fused image alone."""
         first, second = self.reconstruction(fused).chunk(2, 1)
         return first, second
 
     def loss_weights(self, visible: Tensor, infrared: Tensor) -> LossWeights:
         """Weights of the learned loss at every pixel, from the two sources (B, 1, H, W).
 
-        ``first`` belongs to ``visible`` and ``second`` to ``infrared``.
+        ``first`` is the weight of ``visible``, ``second`` that of ``infrared``.
         """
         logits = self.proposal(torch.cat([visible, infrared], 1))
         prior = self.fusion.prior(visible) - self.fusion.prior(infrared)
@@ -269,6 +264,6 @@ class ReFusion(nn.Module):
 
 
 def weights_from_logits(logits: Tensor) -> LossWeights:
-    """Loss weights from what the loss-proposal module gives, (B, 3, H, W)."""
+    """Loss weights from the output of the loss-proposal module, (B, 3, H, W)."""
     first, second = logits[:, :2].softmax(1).chunk(2, 1)
     return LossWeights(first, second, 2 * torch.sigmoid(logits[:, 2:]))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from napari_busref.models.config import PlainConfig
 from napari_busref.models.fusion.global_pooling import run_on_image
 from napari_busref.models.fusion.scan import four_directions
-from napari_busref.models.layers import pad_to_multiple, upsample
+from napari_busref.models.layers import pad_to_multiple, reflect_conv, upsample
 
 _SLOPE = 0.1
 _WIDTHS = (8, 16, 16, 32)
@@ -27,27 +27,23 @@ class SuperFusionNetConfig(PlainConfig):
     attention_width : int
         Channels of the recurrent passes.
     attention_stride : int
-        Resolution of the recurrent passes: 1 is the images' own, 4 a quarter of it.
+        Resolution of the recurrent passes: 1 is that of the images, 4 a quarter of it.
     """
 
     attention_width: int = 16
     attention_stride: int = 4
 
 
-def _conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, padding_mode="reflect")
-
-
 def _chain(inputs: int, widths: tuple[int, ...]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for width in widths:
-        layers += [_conv(inputs, width), nn.LeakyReLU(_SLOPE)]
+        layers += [reflect_conv(inputs, width), nn.LeakyReLU(_SLOPE)]
         inputs = width
     return nn.Sequential(*layers)
 
 
 class RecurrentAttention(nn.Module):
-    """Spatial recurrent pass: every pixel hears from its whole row and its whole column.
+    """Spatial recurrent pass: information from a pixel's whole row and whole column.
 
     Parameters
     ----------
@@ -57,23 +53,23 @@ class RecurrentAttention(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        # a = sigmoid(.): between 0, where nothing is heard, and 1, where nothing fades
+        # a = sigmoid(.): 0 passes nothing on, 1 passes everything on
         self.decay = nn.Parameter(torch.full((4, width), 1.5))
-        self.direction = _conv(width, 4)
+        self.direction = reflect_conv(width, 4)
         self.mix = nn.Conv2d(4 * width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pass over (B, C, h, w) in four directions, each weighted at every pixel."""
+        """Scan (B, C, h, w) in four directions, and weigh them at every pixel."""
         weight = torch.sigmoid(self.direction(x))
         decay = torch.sigmoid(self.decay)
-        # (1 - a): the sum over a line does not grow with its length
+        # (1 - a) keeps the sum over a line independent of its length
         source = x * (1 - decay).mean(0)[:, None, None]
-        heard = four_directions(source, decay) * weight[:, :, None]
-        return F.leaky_relu(self.mix(heard.flatten(1, 2)), _SLOPE)
+        passed = four_directions(source, decay) * weight[:, :, None]
+        return F.leaky_relu(self.mix(passed.flatten(1, 2)), _SLOPE)
 
 
 class GlobalSpatialAttention(nn.Module):
-    """GSAM: how much of each infrared feature enters the fused one, in (0, 1).
+    """GSAM: weight of each infrared feature in the fused one, in (0, 1).
 
     Parameters
     ----------
@@ -87,7 +83,7 @@ class GlobalSpatialAttention(nn.Module):
         super().__init__()
         self.stride = config.attention_stride
         width = config.attention_width
-        self.enter = _conv(2 * channels, width)
+        self.enter = reflect_conv(2 * channels, width)
         self.first, self.second = RecurrentAttention(width), RecurrentAttention(width)
         self.near = nn.Conv2d(2 * channels, channels, 1)
         self.far = nn.Conv2d(width, channels, 1)
@@ -97,28 +93,28 @@ class GlobalSpatialAttention(nn.Module):
         both = torch.cat([infrared, visible], 1)
         small = F.avg_pool2d(both, self.stride) if self.stride > 1 else both
         x = F.leaky_relu(self.enter(small), _SLOPE)
-        # whole rows and columns, whether this is a tile or not
+        # whole rows and columns, also on a tile
         x = self.far(run_on_image(x, lambda whole: self.second(self.first(whole))))
-        # what lies at the pixel itself needs the full resolution
+        # the term of the pixel itself keeps the full resolution
         return torch.sigmoid(self.near(both) + upsample(x, (both.shape[-2], both.shape[-1])))
 
 
 class SuperFusionNet(nn.Module):
     """Fusion network of SuperFusion: two encoders, GSAM, decoder.
 
-    ``F = A F_ir + (1 - A) F_vi``; the decoder's tanh is added to the mean of both images, where
-    the paper maps it to [0, 1] as it is: our choice, since it begins as a fused image.
+    ``F = A F_ir + (1 - A) F_vi``. The decoder's tanh is added to the mean of both images. The
+    paper instead maps it directly to [0, 1]; ours starts as a fused image.
     """
 
     def __init__(self, config: SuperFusionNetConfig | None = None) -> None:
         super().__init__()
         self.config = config or SuperFusionNetConfig()
         self.stride = self.config.attention_stride
-        # encoder 4, a cell of the attention's entrance and one of its enlargement, decoder 4
+        # encoder 4, input and upsampling of the attention 2 cells each, decoder 4
         self.receptive_field = 4 + 2 * self.stride + 2 * self.stride + 4
         self.visible, self.infrared = _chain(1, _WIDTHS), _chain(1, _WIDTHS)
         self.attention = GlobalSpatialAttention(_WIDTHS[-1], self.config)
-        self.decoder = nn.Sequential(_chain(_WIDTHS[-1], _DECODER), _conv(_DECODER[-1], 1))
+        self.decoder = nn.Sequential(_chain(_WIDTHS[-1], _DECODER), reflect_conv(_DECODER[-1], 1))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def settings(self) -> dict[str, object]:
