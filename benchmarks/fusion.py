@@ -1,16 +1,15 @@
-"""Our fusion models beside the controls, in one table a data set.
+"""Compare our fusion models with the baselines, in one table per data set.
 
     python benchmarks/fusion.py --out FOLDER [--case roadscene] [--model gaf] [--limit 4]
         [--device cpu] [--threads 2]
 
-The scores and how they are taken are those of ``docs/reference/metrics.md``: Y channel, 0..255, results
-clipped and rounded, no stretch. The cases, of each the pairs held out from training: RoadScene
-(thermal), EPFL (near infrared), MRI with PET and with CT, made multi-focus and multi-exposure
-pairs. ``FOLDER`` gets ``rows.csv`` (every pair and method), ``table.csv`` and ``table.md``. Data
-that is not there is left out and named.
+The scores follow ``docs/reference/metrics.md``: Y channel, 0..255, results clipped and rounded,
+no stretch. The cases are the held-out pairs of RoadScene (thermal), EPFL (near infrared), MRI with
+PET, MRI with CT, and synthetic multi-focus and multi-exposure pairs. ``FOLDER`` gets ``rows.csv``
+(every pair and method), ``table.csv`` and ``table.md``. The output names missing data sets.
 """
 
-# Only what does not load numpy is imported here: threads are set before anything else.
+# Imports here must not load numpy: the number of threads is set first.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -43,11 +42,11 @@ CASES: dict[str, tuple[str, Callable[[Path | None], list[Pair]]]] = {
     "multi-focus": ("multi-focus", partial(split, "multi-focus")),
     "multi-exposure": ("multi-exposure", partial(split, "multi-exposure")),
 }
-"""For each case its task, and what loads its pairs."""
+"""For each case, its task and the function that loads its pairs."""
 
 
 def table(summary: Sequence[Row]) -> str:
-    """Markdown: for each case a line for each method, best of the methods that fuse in bold."""
+    """Markdown: one table per case, one line per method, the best fusion method in bold."""
     from napari_busref.metrics.fusion import METRICS
 
     blocks = []
@@ -96,24 +95,24 @@ def main(
 
     out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
-    left_out = []
+    missing = []
     for name in case or CASES:
         task, load = CASES[name]
         try:
             pairs = load(data_root)
         except ValueError as error:
-            left_out.append(f"{name} ({error})")
+            missing.append(f"{name} ({error})")
             continue
         models = model or list(TASKS[task].values())
         rows += evaluate_fusion(models, dataset=name, pairs=pairs, device=device, limit=limit)
     if not rows:
-        raise typer.BadParameter(f"nothing to measure: {'; '.join(left_out)}")
+        raise typer.BadParameter(f"nothing to measure: {'; '.join(missing)}")
     summary = summarise(rows)
     write_table(rows, out / "rows.csv")
     write_table(summary, out / "table.csv")
     text = table(summary)
-    if left_out:
-        text += f"\nLeft out: {'; '.join(left_out)}\n"
+    if missing:
+        text += f"\nLeft out: {'; '.join(missing)}\n"
     (out / "table.md").write_text(text, encoding="utf-8")
     Console().print(text, markup=False, soft_wrap=True)
 

@@ -1,12 +1,12 @@
-"""A sheet of scenes by fusion methods, to be looked at.
+"""Draw a sheet of scenes by fusion methods, for visual comparison.
 
     python benchmarks/fusion_pictures.py --out FOLDER [--model gaf] [--scene FLIR_04602]
         [--count 6] [--case roadscene] [--infrared 0.5] [--detail 0.5]
 
-The visible image, the infrared image and what every method makes of them, in colour, one scene a
-row: ``FOLDER/CASE.jpg``. Without ``--scene`` every part of the split gives one scene, in turn the
-one whose two images differ most and the one with the darkest visible image. The pictures show
-research data: FOLDER must lie outside of the repository.
+``FOLDER/CASE.jpg`` shows the visible image, the infrared image and every method's result in
+colour, one scene per row. Without ``--scene`` the split is divided into parts with one scene each:
+alternately the one whose images differ most and the one with the darkest visible image. The
+pictures show research data: FOLDER must be outside the repository.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LABEL = 18  # height of a line of text, in px
 
 
 def choose(pairs: list[Pair], count: int) -> list[Pair]:
-    """One pair of each of ``count`` parts of a list: most different images, darkest, and so on."""
+    """Choose one pair from each of ``count`` parts: alternately most different and darkest."""
 
     def difference(pair: Pair) -> float:
         _, infrared, visible = pair
@@ -50,7 +50,7 @@ def choose(pairs: list[Pair], count: int) -> list[Pair]:
 
 
 def sheet(rows: list[list[tuple[str, NDArray[Any]]]]) -> Image.Image:
-    """Pictures with their titles, row by row."""
+    """Draw pictures with their titles, row by row."""
     drawn = []
     for row in rows:
         pictures = []
@@ -66,10 +66,10 @@ def sheet(rows: list[list[tuple[str, NDArray[Any]]]]) -> Image.Image:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder for the sheet, outside of the repository.")],
+    out: Annotated[Path, typer.Option(help="Folder for the sheet, outside the repository.")],
     case: str = "roadscene",
     model: Annotated[
-        list[str] | None, typer.Option(help="Models (default: of the task, then controls).")
+        list[str] | None, typer.Option(help="Models (default: the task's, then the baselines).")
     ] = None,
     scene: Annotated[list[str] | None, typer.Option(help="Names of pairs.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Scenes, where none is named.")] = 6,
@@ -82,17 +82,17 @@ def main(
     if case not in CASES:
         raise typer.BadParameter(f"--case: need one of {', '.join(CASES)}")
     if out.resolve().is_relative_to(ROOT):
-        raise typer.BadParameter(f"--out: {out} lies in the repository, these pictures must not")
+        raise typer.BadParameter(f"--out: {out} is inside the repository, need a folder outside")
     task, load = CASES[case]
     pairs = load(data_root)
     names = {name for name, _, _ in pairs}
     if set(scene or ()) - names:
         raise typer.BadParameter(f"--scene: need some of {', '.join(sorted(names))}")
     chosen = [pair for pair in pairs if pair[0] in scene] if scene else choose(pairs, count)
-    controls = [name for name in FUSION_BASELINES if not name.endswith("only")]
+    baselines = [name for name in FUSION_BASELINES if not name.endswith("only")]
     loaded = {
         name: load_model(name, kind="fusion")
-        for name in model or [*TASKS[task].values(), *controls]
+        for name in model or [*TASKS[task].values(), *baselines]
     }
     rows = []
     for name, second, first in chosen:

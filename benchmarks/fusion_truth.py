@@ -1,14 +1,14 @@
-"""Multi-focus and multi-exposure pairs fused, beside the photograph that they were made of.
+"""Compare fused multi-focus and multi-exposure pairs with the photographs they derive from.
 
     python benchmarks/fusion_truth.py [--model refusion] [--model guided-filter] [--split val]
         [--device cpu] [--threads 2]
 
-PSNR and SSIM of the fused brightness, 0..255, clipped and rounded, the mean of all pairs. For
-multi-focus pairs the photograph is what the fused image should be. For multi-exposure pairs it is
-one good exposure of several.
+Prints PSNR and SSIM of the fused brightness, 0..255, clipped and rounded, as means over the pairs.
+For multi-focus pairs the photograph is the ideal result. For multi-exposure pairs it is one of
+several good exposures.
 """
 
-# Only what does not load numpy is imported here: threads are set before anything else.
+# Imports here must not load numpy: the number of threads is set first.
 from __future__ import annotations
 
 from typing import Annotated
@@ -18,13 +18,13 @@ import typer
 
 def main(
     model: Annotated[
-        list[str] | None, typer.Option(help="Models (default: refusion and the controls).")
+        list[str] | None, typer.Option(help="Models (default: refusion and baselines).")
     ] = None,
     split: str = "val",
     device: str = "cpu",
     threads: int = 2,
 ) -> None:
-    """Measure models on both tasks and print a table of each."""
+    """Measure models on both tasks and print one table each."""
     from registration import set_threads
 
     set_threads(threads)

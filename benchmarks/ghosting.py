@@ -1,18 +1,17 @@
-"""What misalignment does to a fused image, and how much of it registration takes back.
+"""Measure how misalignment degrades a fused image, and how much registration recovers.
 
     python benchmarks/ghosting.py --out FOLDER [--model auto] [--fusion-model gaf] [--seeds 0]
         [--limit 4] [--dataset roadscene]
 
-Each aligned pair is fused as it is: that is the reference. Then its infrared image is warped as
-``docs/explanation/protocol.md`` says, and the visible image is fused with it unregistered, registered by the
-model, and taken back by the true warp. Every result is scored against the reference: Q_AB/F (with
-the reference as both sources; a copy has 0.975) and SSIM, over the pixels whose content the
-warped image has; the others are those of the reference in every result. *visible only* is a
-picture without any infrared: a fusion below it has done harm. ``FOLDER`` gets ``rows.csv`` and
-``table.md``.
+The fusion of each aligned pair is the reference. The infrared image is then warped by
+``docs/explanation/protocol.md``. The visible image is fused with the warped image unregistered,
+registered by the model, and registered by the true warp. Every result is scored against the
+reference: by Q_AB/F (with the reference as both sources; a copy has 0.975) and SSIM. Pixels
+outside the reconstructible mask are taken from the reference. *visible only* has no infrared
+content: a fusion below it is worse than none. ``FOLDER`` gets ``rows.csv`` and ``table.md``.
 """
 
-# Only what does not load numpy is imported here: threads are set before anything else.
+# Imports here must not load numpy: the number of threads is set first.
 from __future__ import annotations
 
 from pathlib import Path
@@ -37,7 +36,7 @@ def measure(
     fusion: nn.Module,
     device: str,
 ) -> list[Row]:
-    """Scores of all ways of fusing one pair under one warp."""
+    """Scores of all variants of one pair under one warp."""
     import numpy as np
 
     from napari_busref import Transform, fuse, register
@@ -68,17 +67,17 @@ def measure(
     errors["misaligned"] = Scorer(pair)(grid)["epe"]
     rows = []
     for name, picture in pictures.items():
-        seen = np.where(pair.mask, picture, reference)
+        compared = np.where(pair.mask, picture, reference)
         scores = {
-            "qabf": qabf(seen, reference, reference),
-            "ssim": ssim(seen, reference, reference),
+            "qabf": qabf(compared, reference, reference),
+            "ssim": ssim(compared, reference, reference),
         }
         rows.append({"fused": name, "epe": errors.get(name)} | scores)
     return rows
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown: the mean of every way of fusing."""
+    """Markdown: the mean of every variant."""
     import numpy as np
 
     lines = ["| fused | EPE before fusing, px | Q_AB/F | SSIM |", "| --- | --- | --- | --- |"]
@@ -95,9 +94,9 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for the table.")],
     model: Annotated[str, typer.Option(help="Registration model.")] = "auto",
     fusion_model: Annotated[
-        str | None, typer.Option(help="Fusion model (default: that of infrared-visible).")
+        str | None, typer.Option(help="Fusion model (default: of infrared-visible).")
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Warps of each pair.")] = "0",
+    seeds: Annotated[str, typer.Option(help="Seeds of the warps of each pair.")] = "0",
     dataset: str = "roadscene",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
     device: str = "cpu",

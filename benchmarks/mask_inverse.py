@@ -1,10 +1,10 @@
-"""How much the paper's approximate inverse changes the reconstructible mask.
+"""Measure how the paper's approximate inverse changes the reconstructible mask.
 
     python benchmarks/mask_inverse.py [--draws 200]
 
-Warps of the measuring protocol at 330 x 500. The exact inverse is a fixed point; the paper's is
-``theta^-1`` and then ``-phi``. Printed: mean and 95th percentile of the distance between the two
-source positions, in pixels, and the share of pixels in which the two masks differ.
+Uses warps of the measuring protocol at 330 x 500. The exact inverse is a fixed point; the paper's
+is ``theta^-1`` and then ``-phi``. Prints the mean and the 95th percentile of the distance between
+both source positions in pixels, and the fraction of pixels in which the masks differ.
 """
 
 from __future__ import annotations

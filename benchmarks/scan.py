@@ -1,9 +1,9 @@
-"""Time the recurrent pass of SuperFusion's attention: in chunks, and as the plain loops.
+"""Time the recurrence of SuperFusion's attention in chunks and as plain loops.
 
-python benchmarks/scan.py --threads 2
+    python benchmarks/scan.py --threads 2
 
-The naive loop goes from pixel to pixel (all channels at once), the other one from column to
-column. On a CPU the times are CPU time, so that other work on the machine counts little.
+One plain loop runs over pixels (all channels at once), the other over columns. On a CPU the times
+are CPU time, which other work on the machine affects little.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from napari_busref.models.fusion.scan import recurrent_scan
 
 
 def pixels(x: Tensor, weight: Tensor) -> Tensor:
-    """The recurrence pixel by pixel."""
+    """Run the recurrence pixel by pixel."""
     rows = []
     for row in x.unbind(2):
         found = [row[..., 0].relu()]
@@ -31,7 +31,7 @@ def pixels(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def columns(x: Tensor, weight: Tensor) -> Tensor:
-    """The recurrence column by column, over whole columns."""
+    """Run the recurrence over whole columns."""
     found = [x[..., 0].relu()]
     for column in x.unbind(-1)[1:]:
         found.append((weight[:, None] * found[-1] + column).relu())
@@ -39,7 +39,7 @@ def columns(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def seconds(scan: Callable[..., Tensor], x: Tensor, weight: Tensor, repeats: int) -> float:
-    """Least time of a pass; with gradients where ``x`` wants them."""
+    """Minimum time of a pass, with the gradients when ``x`` requires them."""
     found = []
     clock = perf_counter if x.is_cuda else process_time
     for _ in range(repeats):
@@ -54,7 +54,7 @@ def seconds(scan: Callable[..., Tensor], x: Tensor, weight: Tensor, repeats: int
 
 
 def main() -> None:
-    """Print one row a shape, with and without gradients."""
+    """Print one row per shape, with and without gradients."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)

@@ -1,18 +1,18 @@
-"""Mean IoU of a segmentation network on what each fusion method makes of labelled pairs.
+"""Measure the mean IoU of a segmentation network on labelled pairs fused by each method.
 
     python benchmarks/segmentation.py --segmenter my_networks:segmenter --data-root DATA
         --dataset NAME [--split val] [--model superfusion] [--ignore 255] [--limit 20]
         [--device cpu] [--threads 2]
 
-SuperFusion's figure for what fusion is worth to a machine. ``--segmenter`` names a function that
-returns any torch module from RGB (B, 3, H, W) in [0, 1] to class logits (torchvision's too), with
-its weights; label maps are ``DATA/NAME/labels/PAIR.png`` beside the pairs, whole numbers. The
-network sees the fused image with the colours of the visible one. It is not trained here, so the
-rows of the bare sources say what it was made for. IoU over all pixels of the split, by class and
-its mean over the classes that occur.
+SuperFusion's measure of the value of fusion for machine vision. ``--segmenter`` names a function
+that returns a trained torch module from RGB (B, 3, H, W) in [0, 1] to class logits, or to
+torchvision's output. Label maps are integers, ``DATA/NAME/labels/PAIR.png`` beside the pairs. The
+input is the fused image with the colours of the visible one. The network is not trained here: the
+rows of the bare sources show its domain. IoU counts all pixels of the split, by class and as mean
+over the classes that occur.
 """
 
-# Only what does not load numpy is imported here: threads are set before anything else.
+# Imports here must not load numpy: the number of threads is set first.
 from __future__ import annotations
 
 import sys
@@ -28,9 +28,9 @@ def main(
     dataset: Annotated[str, typer.Option(help="Folder with infrared, visible and labels.")],
     split: str = "val",
     model: Annotated[
-        list[str] | None, typer.Option(help="Models (default: all, the classical ones too).")
+        list[str] | None, typer.Option(help="Models (default: all, with the baselines).")
     ] = None,
-    ignore: Annotated[int, typer.Option(help="Label that does not count.")] = 255,
+    ignore: Annotated[int, typer.Option(help="Label to ignore.")] = 255,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
     device: str = "cpu",
     threads: int = 2,
@@ -53,7 +53,7 @@ def main(
     from napari_busref.training.recipe import DataConfig
 
     class Source(nn.Module):
-        """One of both sources as it is."""
+        """Returns one of the sources unchanged."""
 
         def __init__(self, number: int) -> None:
             super().__init__()
@@ -62,7 +62,7 @@ def main(
         def forward(self, *sources: Tensor) -> Tensor:
             return sources[self.number]
 
-    sys.path.insert(0, "")  # a network of a file in the current folder, as with `python -m`
+    sys.path.insert(0, "")  # find modules in the current folder, as `python -m` does
     try:
         constraint = SemanticConstraint(load_segmenter(segmenter), ignore).to(device)
         scenes = LabelledScenes.from_config(

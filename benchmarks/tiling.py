@@ -1,10 +1,10 @@
-"""Memory and time of fusing a large image whole and in tiles, and how far the results are apart.
+"""Measure memory, time and difference of fusing a large image whole and in tiles.
 
     python benchmarks/tiling.py [--model gaf] [--side 2048] [--tile 512] [--device cpu]
         [--threads 2]
 
-The image is noise, the worst case for what a model pools over the image. Each row is a process of
-its own, so that its memory (growth of the resident set, on a GPU the allocator's peak) is its own.
+The image is noise, the worst case for global pooling. Each row runs in a separate process, which
+isolates its memory: the growth of the resident set, or on a GPU the allocator's peak.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 
 def measure(name: str, side: int, tile: int | None, device: str) -> dict[str, Any]:
-    """Fuse noise of ``side`` x ``side`` px once, after a small image that warms up."""
+    """Fuse noise of ``side`` x ``side`` px once, after a small image as warm-up."""
     import numpy as np
     import torch
 
@@ -38,7 +38,7 @@ def measure(name: str, side: int, tile: int | None, device: str) -> dict[str, An
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     if torch.device(device).type == "cuda":
         grown = torch.cuda.max_memory_allocated() / 2**20
-    # a corner large enough to hold borders of tiles
+    # a corner large enough to contain borders of tiles
     corner = slice(0, min(side, 256))
     pair = visible[corner, corner], infrared[corner, corner]
     alone = {"model": model, "device": device, "mask": np.ones(pair[0].shape)}
@@ -57,7 +57,7 @@ def measure(name: str, side: int, tile: int | None, device: str) -> dict[str, An
 
 
 def main() -> None:
-    """Measure whole and tiled in processes of their own and print both."""
+    """Measure whole and tiled in separate processes and print both."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="gaf")
     parser.add_argument("--side", type=int, default=2048)

@@ -1,16 +1,16 @@
-"""How grey a fused image is where one source is bright and the other dark.
+"""Measure how grey a fused image is where one source is bright and the other dark.
 
     python benchmarks/veil.py [--case roadscene] [--model gaf] [--limit 4] [--device cpu]
         [--threads 2]
 
-Squares of 16 px in which the visible image is bright (above 0.6 of the full range) and the
-infrared one darker by a quarter of the range or more are mostly sky by day; those in which it is
-the other way round are mostly what is warm at night. The mean of both sources makes either grey: a
-veil. For both kinds of squares the table has the share of the area, the mean brightness of both
-sources and of what each method makes of them, all in 0..1, Y of the visible image.
+Squares of 16 px with a bright visible image (above 0.6 of the full range) and an infrared image
+darker by at least a quarter of the range are mostly daytime sky. The opposite squares are mostly
+warm objects at night. Averaging the sources turns both grey, like a veil. For both kinds of
+squares the table has the fraction of the area, and the mean brightness of both sources and of
+each method's result, in 0..1; of colour images the Y channel.
 """
 
-# Only what does not load numpy is imported here: threads are set before anything else.
+# Imports here must not load numpy: the number of threads is set first.
 from __future__ import annotations
 
 from pathlib import Path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SIDE = 16  # of a square, in px
-BRIGHT, APART = 0.6, 0.25
+BRIGHT, MIN_DIFFERENCE = 0.6, 0.25  # fractions of the full range
 
 
 def squares(image: NDArray[Any]) -> NDArray[Any]:
@@ -39,7 +39,7 @@ def squares(image: NDArray[Any]) -> NDArray[Any]:
 def main(
     case: str = "roadscene",
     model: Annotated[
-        list[str] | None, typer.Option(help="Models (default: of the task, then controls).")
+        list[str] | None, typer.Option(help="Models (default: the task's, then the baselines).")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
     device: str = "cpu",
@@ -61,11 +61,11 @@ def main(
     from napari_busref.models import load_model
 
     task, load = CASES[case]
-    controls = [name for name in FUSION_BASELINES if not name.endswith("only")]
+    baselines = [name for name in FUSION_BASELINES if not name.endswith("only")]
     found: dict[str, list[NDArray[Any]]] = {"visible": [], "infrared": []}
     networks = {
         name: load_model(name, kind="fusion", device=device)
-        for name in model or [*TASKS[task].values(), *controls]
+        for name in model or [*TASKS[task].values(), *baselines]
     }
     for _, infrared, visible in load(data_root)[:limit]:
         grey = np.rint(luma(visible.astype(float))).astype(np.uint8)
@@ -78,8 +78,8 @@ def main(
     means = {name: np.concatenate(rows) for name, rows in found.items()}
     visible, infrared = means["visible"], means["infrared"]
     kinds = {
-        "visible bright": (visible > BRIGHT) & (infrared < visible - APART),
-        "infrared bright": (infrared > BRIGHT) & (visible < infrared - APART),
+        "visible bright": (visible > BRIGHT) & (infrared < visible - MIN_DIFFERENCE),
+        "infrared bright": (infrared > BRIGHT) & (visible < infrared - MIN_DIFFERENCE),
     }
     typer.echo("| " + " | ".join(["", "area", *means]) + " |")
     typer.echo("| --- " * (len(means) + 2) + "|")

@@ -21,11 +21,11 @@ SHAPE = (72, 96)
 
 @pytest.fixture(scope="module")
 def scripts():
-    """The scripts, imported as when they run."""
+    """The scripts, imported from their folder."""
     path = Path(__file__).resolve().parents[2] / "benchmarks"
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(path))
-        # the other tests keep their threads
+        # the number of threads of other tests stays
         patch.setattr(importlib.import_module("registration"), "set_threads", lambda count: None)
         names = ("fusion", "fusion_pictures", "fusion_truth", "ghosting", "tiling", "veil")
         yield {name: importlib.import_module(name) for name in names}
@@ -33,7 +33,7 @@ def scripts():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Two pairs of a street, two slices of a head, of which the second is held out."""
+    """Two street pairs, and two slices of a head with the second held out."""
     root = tmp_path_factory.mktemp("data")
     names = ["a.png", "b.png"]
     pictures = {}
@@ -77,7 +77,7 @@ def test_all_methods_stand_in_one_table(scripts: dict[str, ModuleType], data, tm
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert all(metric.symbol in text for metric in METRICS.values())
     assert "Left out: mri-ct (" in text
-    # the best of those that fuse is marked, the bare sources never are
+    # only fusion methods can be the best, never the bare sources
     marked = {line.split(" | ")[0] for line in text.splitlines() if "**" in line}
     assert marked and not any(name.endswith("only") for name in marked)
     with pytest.raises(typer.BadParameter, match="--case: need some of"):
@@ -100,7 +100,7 @@ def test_the_right_answer_of_a_made_pair_is_the_photograph(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("multi-focus val, 1 pairs") and len(lines) == 6
     average, guided = (float(line.split()[1].strip(",")) for line in lines[1:3])
-    assert guided > average + 3  # the average is unsharp everywhere
+    assert guided > average + 3  # the average is blurred everywhere
 
 
 def test_a_sheet_of_scenes_by_methods(scripts: dict[str, ModuleType], data, tmp_path):
@@ -111,7 +111,7 @@ def test_a_sheet_of_scenes_by_methods(scripts: dict[str, ModuleType], data, tmp_
     assert picture.shape == (2 * height, 4 * sheet.WIDTH, 3)
     sheet.main(tmp_path, model=["average"], scene=["b"], data_root=data)
     assert imread(tmp_path / "roadscene.jpg").shape == (height, 3 * sheet.WIDTH, 3)
-    with pytest.raises(typer.BadParameter, match="lies in the repository"):
+    with pytest.raises(typer.BadParameter, match="is inside the repository"):
         sheet.main(sheet.ROOT / "runs", data_root=data)
     with pytest.raises(typer.BadParameter, match="--scene: need some of a, b"):
         sheet.main(tmp_path, scene=["c"], data_root=data)
