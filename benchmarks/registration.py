@@ -169,12 +169,11 @@ def call_model(name: str, pair: SyntheticPair) -> tuple[NDArray[Any], Row]:
     import numpy as np
 
     from napari_busref import register
-    from napari_busref.evaluation import _not_registered
     from napari_busref.metrics.registration import pixel_grid
 
     result = register(pair.fixed, pair.moving.astype(np.float32), model=name, device="cpu")
     facts: Row = {"quality": result.quality.score, "reliable": result.quality.reliable}
-    if _not_registered(result):
+    if result.quality.status == "not registered":
         facts |= {"failed": True, "error": "; ".join(result.quality.reasons)}
     return pixel_grid(pair.aligned.shape) + result.flow, facts
 

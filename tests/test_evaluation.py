@@ -139,7 +139,7 @@ def test_missing_estimates_count_as_failures_and_score_as_unregistered(data):
     broken, identity = rows[:4], rows[4:]
     assert all(row["failed"] for row in broken)
     assert "RuntimeError: something went wrong" in broken[0]["error"]
-    assert "starting position" in broken[1]["error"]
+    assert "initial transform" in broken[1]["error"]
     assert [row["epe"] for row in broken] == [row["epe"] for row in identity]
     first, second = evaluation.summarise(rows)
     assert (first["failures"], second["failures"]) == (4, 0)

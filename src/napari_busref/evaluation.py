@@ -124,7 +124,7 @@ def evaluate_registration(
                     register, pair.fixed, moving, model=module, device=device, cancel=cancel
                 )
                 rows.append(row | _registration_scores(scorer, result) | facts)
-                if result is not None and _not_registered(result):
+                if result is not None and result.quality.status == "not registered":
                     rows[-1] |= {"failed": True, "error": "; ".join(result.quality.reasons)}
     reporter.step("measured", 1.0)
     return _in_order(rows, [label for label, _ in networks])
