@@ -6,10 +6,10 @@ from typing import Any
 
 from magicgui.widgets import ComboBox
 from qtpy.QtCore import QObject, Signal
-from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QSpinBox, QWidget
+from qtpy.QtWidgets import QCheckBox, QWidget
 
 from napari_busref._napari.compare.draw import MODE_TITLES, DrawOptions
-from napari_busref._napari.widgets.forms import caption_of, narrow, slider
+from napari_busref._napari.widgets.forms import caption_of, decimal, narrow, slider, whole
 
 __all__ = ["ModeControls", "chooser"]
 
@@ -44,12 +44,11 @@ class ModeControls(QObject):
         self.coloured.setToolTip(
             "On: with the colormap and contrast of each layer. Off: both in grey, each stretched"
         )
-        self.tile = QSpinBox()
-        self.tile.setRange(0, 4096)
+        self.tile = whole(
+            0, 4096, 0, "Side of a square, in pixels of the fixed layer", "automatic"
+        )
         self.tile.setSingleStep(8)
-        self.tile.setSpecialValueText("automatic")
         self.tile.setSuffix(" px")
-        self.tile.setToolTip("Side of a square, in pixels of the fixed layer")
         self.position = slider(
             _SLIDER_STEPS,
             _SLIDER_STEPS // 20,
@@ -63,14 +62,16 @@ class ModeControls(QObject):
             [("left | right", 1), ("top / bottom", 0)],
         )
         # more than three flashes a second can trigger seizures: 5 changes are 2.5 flashes
-        self.rate = _spin_box(0.2, 5.0, 0.2, 1.6, " per s", "Changes of the picture per second")
-        self.sigma = _spin_box(
+        self.rate = decimal(
+            0.2, 5.0, 0.2, 1.6, "Changes of the picture per second", suffix=" per s"
+        )
+        self.sigma = decimal(
             0.5,
             20.0,
             0.5,
             1.5,
-            " px",
             "Width of the edges to draw, in pixels shown: a larger width leaves out texture",
+            suffix=" px",
         )
         self._rows: tuple[tuple[str, QWidget, str], ...] = (  # caption, control and mode
             ("Squar&es", self.tile, "checkerboard"),
@@ -126,16 +127,3 @@ def chooser(name: str, tooltip: str, choices: Any, **options: Any) -> ComboBox:
     made = ComboBox(name=name, tooltip=tooltip, choices=choices, **options)
     narrow(made)
     return made
-
-
-def _spin_box(
-    low: float, high: float, step: float, value: float, suffix: str, tooltip: str
-) -> QDoubleSpinBox:
-    box = QDoubleSpinBox()
-    box.setRange(low, high)
-    box.setSingleStep(step)
-    box.setDecimals(1)
-    box.setValue(value)
-    box.setSuffix(suffix)
-    box.setToolTip(tooltip)
-    return box

@@ -7,9 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from magicgui.widgets import ComboBox
-from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QVBoxLayout, QWidget
 
-from napari_busref._napari.widgets.forms import folded, form, line, narrow, whole, with_browser
+from napari_busref._napari.widgets.forms import (
+    Folded,
+    decimal,
+    folded,
+    form,
+    line,
+    narrow,
+    whole,
+    with_browser,
+)
 from napari_busref.training.finetuning.plan import trainings_folder
 from napari_busref.training.finetuning.recipes import base_models
 
@@ -49,20 +58,40 @@ class TrainingSettings(QWidget):
         self.steps = whole(1, 100000, 300, "Training steps of each model")
         self.name = line("name", "Under this name, the other panels offer the result")
         self.name.setText("my model")
-        self.rate = QDoubleSpinBox()
-        self.rate.setDecimals(6)
-        self.rate.setRange(0, 0.1)
-        self.rate.setSingleStep(0.00005)
-        self.rate.setSpecialValueText("automatic")
-        self.rate.setToolTip(
-            "Size of a step. automatic: a twentieth of the rate that trained the model.\n"
-            "Reduce it when the score on the held-out pairs gets worse"
+        self._advanced = self._make_advanced()
+        for chooser in (self.registration, self.fusion, self.device):
+            narrow(chooser)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(
+            form(
+                ("Re&gistration", self.registration.native),
+                ("&Fusion", self.fusion.native),
+                ("St&eps", self.steps),
+                ("&Name", self.name),
+            )
         )
-        self.minutes = QDoubleSpinBox()
-        self.minutes.setRange(0, 100000)
-        self.minutes.setDecimals(1)
-        self.minutes.setSpecialValueText("no limit")
-        self.minutes.setToolTip("After this many minutes, training ends and the model is saved")
+        layout.addWidget(self._advanced)
+
+    def _make_advanced(self) -> Folded:
+        self.rate = decimal(
+            0,
+            0.1,
+            0.00005,
+            0,
+            "Size of a step. automatic: a twentieth of the rate that trained the model.\n"
+            "Reduce it when the score on the held-out pairs gets worse",
+            decimals=6,
+            automatic="automatic",
+        )
+        self.minutes = decimal(
+            0,
+            100000,
+            1,
+            0,
+            "After this many minutes, training ends and the model is saved",
+            automatic="no limit",
+        )
         self.batch = whole(0, 256, 0, "Crops of pairs in each training step", "automatic")
         self.held_out = whole(
             0,
@@ -89,9 +118,7 @@ class TrainingSettings(QWidget):
             f"Empty: {trainings_folder()}",
         )
         self.folder.setPlaceholderText("automatic")
-        for chooser in (self.registration, self.fusion, self.device):
-            narrow(chooser)
-        self._advanced = folded(
+        return folded(
             "Ad&vanced settings",
             "Learning rate, limits, held-out pairs, device, folder",
             form(
@@ -105,17 +132,6 @@ class TrainingSettings(QWidget):
                 ("", self.preview),
             ),
         )
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(
-            form(
-                ("Re&gistration", self.registration.native),
-                ("&Fusion", self.fusion.native),
-                ("St&eps", self.steps),
-                ("&Name", self.name),
-            )
-        )
-        layout.addWidget(self._advanced)
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments of `napari_busref.training.finetune`.

@@ -11,6 +11,7 @@ from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import (
     QComboBox,
+    QDoubleSpinBox,
     QFileDialog,
     QFormLayout,
     QFrame,
@@ -35,6 +36,7 @@ __all__ = [
     "button",
     "caption",
     "caption_of",
+    "decimal",
     "folded",
     "form",
     "line",
@@ -99,6 +101,29 @@ def whole(low: int, high: int, value: int, tooltip: str, automatic: str = "") ->
     box = QSpinBox()
     box.setRange(low, high)
     box.setValue(value)
+    box.setSpecialValueText(automatic)
+    box.setToolTip(tooltip)
+    return box
+
+
+def decimal(
+    low: float,
+    high: float,
+    step: float,
+    value: float,
+    tooltip: str,
+    *,
+    decimals: int = 1,
+    suffix: str = "",
+    automatic: str = "",
+) -> QDoubleSpinBox:
+    """A decimal number; its lowest value may be shown as a word."""
+    box = QDoubleSpinBox()
+    box.setDecimals(decimals)
+    box.setRange(low, high)
+    box.setSingleStep(step)
+    box.setValue(value)
+    box.setSuffix(suffix)
     box.setSpecialValueText(automatic)
     box.setToolTip(tooltip)
     return box
