@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from napari_busref.data import datasets
 from napari_busref.fusion import fuse
-from napari_busref.runtime.atomic_write import check_writable
 from napari_busref.metrics import registration as metrics
 from napari_busref.metrics.fusion import METRICS, fusion_scores
 from napari_busref.registration import RegistrationResult, register
+from napari_busref.runtime.atomic_write import check_writable
 from napari_busref.runtime.progress import Cancelled, Progress, Reporter
 
 if TYPE_CHECKING:
@@ -312,11 +312,6 @@ def _timed(call: Callable[..., Any], *images: Any, **options: Any) -> tuple[Any,
         failure = f"{type(error).__name__}: {error}"
         return None, {"seconds": seconds, "failed": True, "error": failure}
     return result, {"seconds": perf_counter() - start, "failed": False}
-
-
-def _not_registered(result: RegistrationResult) -> bool:
-    """Whether the registration failed and returned its initial transform."""
-    return result.quality.status == "not registered"
 
 
 def _registration_scores(scorer: metrics.Scorer, result: RegistrationResult | None) -> Row:
