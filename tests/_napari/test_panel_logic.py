@@ -1,4 +1,4 @@
-"""What the panel "Register and fuse" knows without a window: settings, words, undo, its worker."""
+"""The panel "Register and fuse" without a window: settings, texts, undo."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from napari.layers import Image, Shapes
 import napari_busref
 from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref._napari.layers.undo import Undo
-from napari_busref._napari.register.settings import OPTIONS, Settings, _valid
+from napari_busref._napari.register.settings import PANEL_OPTIONS, Settings, _valid
 from napari_busref._napari.widgets.words import quality_html
 from napari_busref.registration.quality import Evidence, Quality, assess, unregistered
 from napari_busref.transforms.transform import Transform
@@ -28,8 +28,8 @@ def test_the_manifest_remembers_every_setting_with_its_default():
     group = yaml.safe_load(manifest)["contributions"]["configurations"]["registration"]
     described = group["properties"]
     assert {name: entry["default"] for name, entry in described.items()} == asdict(Settings())
-    assert [option.name for option in OPTIONS] and {o.name for o in OPTIONS} == set(described)
-    for option in OPTIONS:
+    assert {option.name for option in PANEL_OPTIONS} == set(described)
+    for option in PANEL_OPTIONS:
         offered = None if option.choices is None else [value for _, value in option.choices()]
         if "enum" in described[option.name]:
             assert described[option.name]["enum"] == offered
@@ -112,7 +112,8 @@ def test_quality_in_words():
         assert words in text
     no_edges = quality_html(replace(QUALITY, edge_agreement=0.0, edge_agreement_before=0.0), 1.0)
     assert "unknown → unknown" in no_edges
-    doubt = quality_html(replace(QUALITY, score=0.2, reliable=False, reasons=("a < b",)), 1.0)
+    reasons = ("a < b", "an error below 5 px is unlikely (probability 20%)")
+    doubt = quality_html(replace(QUALITY, score=0.2, reliable=False, reasons=reasons), 1.0)
     assert "it may be wrong" in doubt and "unlikely" in doubt and "<li>a &lt; b</li>" in doubt
     nothing = quality_html(unregistered(np.ones((4, 4), bool), "no texture"), 0.0)
     assert "Nothing was found: this is the start" in nothing
@@ -124,7 +125,7 @@ def test_quality_in_words():
         score=0.0,
         reliable=False,
         reasons=("it was cancelled",),
-        evidence=Evidence(0.0, float("inf"), cancelled=True),
+        status="cancelled",
     )
     said = quality_html(cut, 12.34)
     assert "Cancelled: this is the best so far, not checked" in said and "3.2 px" in said
@@ -141,7 +142,7 @@ def test_a_low_probability_is_said_once():
         everywhere,
         start,
         Evidence(0.05, 30.0),
-        start=start,
+        initial=start,
         before=noise[1],
         before_mask=everywhere,
     )

@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from napari_busref._napari.register.run import make_request, run
-from napari_busref._napari.register.settings import OPTIONS, Settings
+from napari_busref._napari.register.settings import PANEL_OPTIONS, Settings
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register_layers"]
 
-_ANY = ("model", "fusion_model", "device")  # a path, "cuda:1": checked where they are used
+_OPEN_ENDED = ("model", "fusion_model", "device")  # paths and "cuda:1": checked where used
 
 
 def register_layers(
@@ -35,12 +35,12 @@ def register_layers(
     Parameters
     ----------
     viewer : napari.Viewer or napari.components.ViewerModel
-        Which has both layers. It says which plane of a stack is shown; the layers' places in its
-        world are the start.
+        Holds both layers. The shown plane of a stack is registered; the layers' positions in the
+        world are the initial transform.
     fixed, moving : napari.layers.Image
         The visible and the infrared layer.
     fixed_mask, moving_mask : napari.layers.Labels, optional
-        On any grid: what is 0 in it is not compared.
+        On any grid: pixels that are 0 are not valid.
     progress : Progress, optional
         Called with the stage and the fraction done.
     cancel : threading.Event, optional
@@ -50,18 +50,18 @@ def register_layers(
         ``fusion_model``, ``task``, ``infrared``, ``detail``, ``device``, ``planes`` (``"plane"``,
         ``"one"`` or ``"each"``), ``warped``, ``mask``, ``fused``, ``weights`` (bool),
         ``displacement`` (``"arrows"``, ``"grid"``, ``"lengths"`` or ``"none"``), ``on_cancel``
-        (``"nothing"`` or ``"best"``). What is left out is as in a panel that nobody has touched.
+        (``"nothing"`` or ``"best"``). The defaults are those of the panel.
 
     Returns
     -------
     list of napari.layers.Layer
         The chosen results, from bottom to top, in no viewer yet. Each lies exactly on `fixed` and
-        carries the transform and its quality in ``metadata["napari-busref"]``.
+        holds the transform and its quality in ``metadata["napari-busref"]``.
 
     Raises
     ------
     TypeError, ValueError
-        Naming the setting or layer, what was given and what is accepted.
+        Naming the setting or layer, the given value and the accepted ones.
     Cancelled, MemoryError, ArithmeticError
         As `napari_busref.register_and_fuse`.
 
@@ -72,8 +72,8 @@ def register_layers(
     >>> viewer.layers.extend(register_layers(viewer, fixed, moving))  # doctest: +SKIP
     """
     chosen = Settings(**settings)
-    for option in OPTIONS:
-        if option.choices is None or option.name in _ANY:
+    for option in PANEL_OPTIONS:
+        if option.choices is None or option.name in _OPEN_ENDED:
             continue
         accepted, given = [value for _, value in option.choices()], getattr(chosen, option.name)
         if given not in accepted:
@@ -83,4 +83,4 @@ def register_layers(
 
 
 def _silent(stage: str, fraction: float) -> None:
-    """Report to nobody."""
+    """Ignore progress."""

@@ -7,11 +7,16 @@ from typing import Any
 
 from magicgui.widgets import CheckBox, ComboBox
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFormLayout, QGridLayout, QLabel, QWidget
+from qtpy.QtWidgets import QGridLayout, QWidget
 
-from napari_busref._napari.register.settings import OPTIONS, Option, Remembered, Settings
+from napari_busref._napari.register.settings import (
+    PANEL_OPTIONS,
+    PanelOption,
+    Preferences,
+    Settings,
+)
 from napari_busref._napari.register.share_slider import ShareSlider
-from napari_busref._napari.widgets.forms import Folded, caption, narrow
+from napari_busref._napari.widgets.forms import Folded, caption_of, form, narrow
 
 __all__ = ["SettingsForm"]
 
@@ -21,13 +26,13 @@ _OUTPUTS = ("warped", "mask", "fused", "weights")
 class SettingsForm(Folded):
     """Advanced settings, folded away at first.
 
-    What the user changes is remembered in napari's Preferences, and what is changed there shows
-    here. What a script sets holds for this panel only.
+    napari's Preferences remember what the user changes here, and changes there show here. What a
+    script sets holds for this panel only.
 
     Parameters
     ----------
     others : sequence of magicgui widgets
-        Choosers that are shown here too and not remembered; ``label`` and ``tooltip`` are read.
+        Choosers to show here too, which are not remembered; the form reads ``label``.
     parent : QWidget, optional
 
     Attributes
@@ -47,23 +52,22 @@ class SettingsForm(Folded):
             "Remembered in File › Preferences",
             parent,
         )
-        self._remembered = Remembered()
-        self.controls: dict[str, Any] = {option.name: _control(option) for option in OPTIONS}
-        self._labels: dict[str, QLabel] = {}
+        self._preferences = Preferences()
+        self.controls: dict[str, Any] = {option.name: _control(option) for option in PANEL_OPTIONS}
         self._others = list(others)
         self._stack = True
         self.fill(self._form())
-        self.settings = self._remembered.load()
+        self.settings = self._preferences.load()
         for control in self.controls.values():
             control.changed.connect(self._on_changed)
-            _by_user(control).connect(self._on_user)
-        self._remembered.connect(self._on_preferences)
-        remembered, callback = self._remembered, self._on_preferences
-        self.destroyed.connect(lambda: remembered.disconnect(callback))
+            _user_signal(control).connect(self._on_user)
+        self._preferences.connect(self._on_preferences)
+        preferences, callback = self._preferences, self._on_preferences
+        self.destroyed.connect(lambda: preferences.disconnect(callback))
 
     @property
     def settings(self) -> Settings:
-        """What is chosen."""
+        """The chosen settings."""
         return Settings(**{name: control.value for name, control in self.controls.items()})
 
     @settings.setter
@@ -79,39 +83,35 @@ class SettingsForm(Folded):
         return [self.toggleButton(), *(native.focusProxy() or native for native in natives)]
 
     def set_stack(self, stack: bool) -> None:
-        """Say whether one of the chosen layers is a stack."""
+        """Enable the settings of stacks or disable them."""
         self._stack = stack
         self._show_unused()
 
     def _form(self) -> QWidget:
-        form = QWidget()
-        layout = QFormLayout(form)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        grid = QGridLayout()
+        outputs = QWidget()
+        outputs.setToolTip("The layers that a run adds")
+        grid = QGridLayout(outputs)
+        grid.setContentsMargins(0, 0, 0, 0)
         for index, name in enumerate(_OUTPUTS):
             grid.addWidget(self.controls[name].native, index // 2, index % 2)
-        for option in OPTIONS:
-            if option.name == _OUTPUTS[0]:
-                label = QLabel("Outputs")
-                label.setToolTip("The layers that a run adds")
-                layout.addRow(label, grid)
-            elif option.name not in _OUTPUTS:
-                control = self.controls[option.name]
-                self._labels[option.name] = _add_row(layout, option.label, control)
-        for other in self._others:
-            _add_row(layout, other.label, other)
-        return form
+        rows = [
+            ("Outputs", outputs)
+            if option.name == _OUTPUTS[0]
+            else (option.label, self.controls[option.name].native)
+            for option in PANEL_OPTIONS
+            if option.name not in _OUTPUTS[1:]
+        ]
+        return form(*rows, *((other.label, other.native) for other in self._others))
 
     def _on_changed(self, _: Any = None) -> None:
         self._show_unused()
         self.changed.emit()
 
     def _on_user(self, _: Any = None) -> None:
-        self._remembered.keep(self.settings)
+        self._preferences.save(self.settings)
 
     def _on_preferences(self, _: Any = None) -> None:
-        self.settings = self._remembered.load()
+        self.settings = self._preferences.load()
 
     def _show_unused(self) -> None:
         unused = self.settings.unused
@@ -119,24 +119,18 @@ class SettingsForm(Folded):
             unused |= {"planes"}
         for name, control in self.controls.items():
             control.enabled = name not in unused
-            if name in self._labels:
-                self._labels[name].setEnabled(name not in unused)
+            if name not in _OUTPUTS:
+                caption_of(control.native).setEnabled(name not in unused)
 
 
-def _add_row(layout: QFormLayout, text: str, control: Any) -> QLabel:
-    label = caption(text, control.native)
-    layout.addRow(label, control.native)
-    return label
-
-
-def _control(option: Option) -> ComboBox | CheckBox | ShareSlider:
+def _control(option: PanelOption) -> ComboBox | CheckBox | ShareSlider:
     if option.ends is not None:
         return ShareSlider(option.name, option.ends, option.tooltip)
     if option.choices is None:
         return CheckBox(name=option.name, text=option.label, tooltip=option.tooltip)
     choices = option.choices
 
-    def offered(_: Any) -> Any:  # asked again by reset_choices: the user may train a model
+    def offered(_: Any) -> Any:  # reset_choices calls it again: the user may train a model
         return choices()
 
     chooser = ComboBox(name=option.name, choices=offered, tooltip=option.tooltip)
@@ -144,8 +138,8 @@ def _control(option: Option) -> ComboBox | CheckBox | ShareSlider:
     return chooser
 
 
-def _by_user(control: ComboBox | CheckBox | ShareSlider) -> Any:
-    """The signal of a control that says that the user, and no script, has changed it."""
+def _user_signal(control: ComboBox | CheckBox | ShareSlider) -> Any:
+    """The signal of a control that the user emits, and scripts do not."""
     if isinstance(control, ShareSlider):
         return control.chosen
     return control.native.clicked if isinstance(control, CheckBox) else control.native.activated

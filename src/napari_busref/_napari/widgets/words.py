@@ -1,4 +1,4 @@
-"""What the panels say: results and errors in words."""
+"""Texts of the panels for results and errors."""
 
 from __future__ import annotations
 
@@ -10,35 +10,36 @@ import numpy as np
 if TYPE_CHECKING:
     from napari_busref.registration.quality import Quality
 
-__all__ = ["error_text", "found", "quality_html"]
+__all__ = ["error_text", "quality_html"]
+
+_HEADLINES = {
+    "registered": "⚠ Check the result, it may be wrong",
+    "not registered": "⚠ Nothing was found: this is the start",
+    "cancelled": "⚠ Cancelled: this is the best so far, not checked",
+}
+# a score below 0.5 is among the reasons
+_LIKELIHOODS = ((0.95, "very likely"), (0.8, "likely"), (0.5, "more likely than not"))
 
 
 def quality_html(quality: Quality, largest_px: float) -> str:
-    """Say how a registration went, as rich text for a label.
+    """Describe the quality of a registration, as rich text for a label.
 
     Parameters
     ----------
     quality : Quality
     largest_px : float
-        The largest displacement from the start, in pixels of the fixed image.
+        The largest displacement beyond the initial transform, in pixels of the fixed image.
 
     Returns
     -------
     str
         A headline, the reasons for doubt if there are any, and the numbers.
     """
-    if quality.reliable:
-        head = "✓ The registration looks right"
-    elif _cut_short(quality):
-        head = "⚠ Cancelled: this is the best so far, not checked"
-    elif found(quality):
-        head = "⚠ Check the result, it may be wrong"
-    else:
-        head = "⚠ Nothing was found: this is the start"
+    head = "✓ The registration looks right" if quality.reliable else _HEADLINES[quality.status]
     lines = [f"<b>{head}</b>"]
-    checked = found(quality) and not _cut_short(quality)
-    if checked and not any("an error below 5 px" in why for why in quality.reasons):
-        lines.append(f"score {quality.score:.2f} of 1: an error below 5 px is {_likely(quality)}")
+    likely = next((words for bound, words in _LIKELIHOODS if quality.score >= bound), None)
+    if quality.status == "registered" and likely is not None:
+        lines.append(f"score {quality.score:.2f} of 1: an error below 5 px is {likely}")
     if quality.reasons:
         items = "".join(f"<li>{escape(reason)}</li>" for reason in quality.reasons)
         lines.append(f"<ul style='margin: 2px 0 2px -22px'>{items}</ul>")
@@ -48,7 +49,7 @@ def quality_html(quality: Quality, largest_px: float) -> str:
         ("scale", _number(quality.scale, "{:.3f}")),
         ("largest displacement", _number(largest_px, "{:.1f} px")),
         ("overlap", _number(100 * quality.overlap, "{:.0f} % of the fixed image")),
-        ("edge agreement", _edges(quality)),
+        ("edge agreement", _edge_agreement(quality)),
     ]
     cells = "".join(
         f"<tr><td>{name}&nbsp;&nbsp;</td><td>{value}</td></tr>" for name, value in rows
@@ -57,13 +58,8 @@ def quality_html(quality: Quality, largest_px: float) -> str:
     return "".join(f"<div>{line}</div>" for line in lines)
 
 
-def found(quality: Quality) -> bool:
-    """Whether a registration found anything, and did not end where it started."""
-    return quality.status != "not registered"
-
-
 def error_text(error: BaseException) -> str:
-    """Say in one line what went wrong.
+    """Describe an error in one line.
 
     Parameters
     ----------
@@ -72,8 +68,8 @@ def error_text(error: BaseException) -> str:
     Returns
     -------
     str
-        The message of an error that is about the input; for any other also its type, and for
-        memory that ran out also what to do.
+        The message of an error about the input. Other errors also give their type, and a lack of
+        memory also gives advice.
     """
     message = str(error).strip() or "no further message"
     name = type(error).__name__
@@ -84,20 +80,10 @@ def error_text(error: BaseException) -> str:
     return f"{name}: {message}"
 
 
-def _cut_short(quality: Quality) -> bool:
-    """Whether it is that of a refinement which was cancelled, and nothing was measured."""
-    return quality.status == "cancelled"
-
-
-def _likely(quality: Quality) -> str:
-    bounds = ((0.95, "very likely"), (0.8, "likely"), (0.5, "more likely than not"))
-    return next((words for bound, words in bounds if quality.score >= bound), "unlikely")
-
-
-def _edges(quality: Quality) -> str:
-    if not found(quality):
+def _edge_agreement(quality: Quality) -> str:
+    if quality.status == "not registered":
         return "not measured, as nothing changed"
-    if _cut_short(quality):
+    if quality.status == "cancelled":
         return "not measured"
     # exactly 0 where there are too few edges to measure
     before, after = (
