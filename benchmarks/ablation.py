@@ -26,11 +26,10 @@ from napari_busref.geometry import Estimate, estimate_to_pixels
 from napari_busref.images.preprocess import Prepared, fill_invalid, luma, prepare
 from napari_busref.metrics.registration import Scorer, make_pair, pixel_grid
 from napari_busref.models import load_model
-from napari_busref.registration.candidates import Options, find
+from napari_busref.registration.candidates import match
+from napari_busref.registration.context import MatchOptions, RunContext
 from napari_busref.registration.features import FixedFeatures
 from napari_busref.registration.pyramid import MaskedImage
-from napari_busref.runtime.progress import Reporter
-from napari_busref.runtime.stopwatch import Stopwatch
 from napari_busref.transforms.transform import Transform
 
 
@@ -39,20 +38,24 @@ class Variant:
     """One row of the table."""
 
     name: str
-    options: Options
+    options: MatchOptions
     proposal_networks: tuple[str, ...] = ()
 
 
 NETWORKS = ("busref", "superfusion")
 VARIANTS = (
-    Variant("search", Options(refine="none", start=False)),
-    Variant("search + affine", Options(refine="affine", start=False)),
-    Variant("search + affine + dense", Options(start=False)),
-    Variant("  without learned features", Options(start=False, learned=False)),
-    Variant("  without edges", Options(start=False, edges=False)),
-    Variant("busref", Options(search="none", refine="none", start=False), NETWORKS[:1]),
-    Variant("busref, superfusion + affine + dense", Options(search="none", start=False), NETWORKS),
-    Variant("all candidates + affine + dense (auto)", Options(), NETWORKS),
+    Variant("search", MatchOptions(refine="none", initial=False)),
+    Variant("search + affine", MatchOptions(refine="affine", initial=False)),
+    Variant("search + affine + dense", MatchOptions(initial=False)),
+    Variant("  without learned features", MatchOptions(initial=False, learned=False)),
+    Variant("  without edges", MatchOptions(initial=False, edges=False)),
+    Variant("busref", MatchOptions(search="none", refine="none", initial=False), NETWORKS[:1]),
+    Variant(
+        "busref, superfusion + affine + dense",
+        MatchOptions(search="none", initial=False),
+        NETWORKS,
+    ),
+    Variant("all candidates + affine + dense (auto)", MatchOptions(), NETWORKS),
 )
 
 
@@ -97,14 +100,12 @@ def _found(
         for image, name in ((fixed, "fixed"), (moving, "moving"))
     ]
     with torch.inference_mode():
-        return find(
+        return match(
             {name: auto.proposal_networks[name] for name in variant.proposal_networks},
             FixedFeatures(auto.networks, views[0]),
             views[1],
             Estimate(torch.eye(2, 3)[None]),
-            variant.options,
-            Reporter(),
-            Stopwatch(),
+            RunContext(variant.options),
         ).estimate
 
 

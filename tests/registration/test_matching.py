@@ -19,8 +19,9 @@ from napari_busref.geometry import (
     pixels_to_estimate,
     sampling_grid,
 )
-from napari_busref.registration.candidates import Options, edge_score, find
+from napari_busref.registration.candidates import edge_score, match
 from napari_busref.registration.consistency import block_confidence, inverse_consistency
+from napari_busref.registration.context import MatchOptions, RunContext
 from napari_busref.registration.em_fit import (
     BlockLikelihoods,
     fit_affine,
@@ -28,17 +29,21 @@ from napari_busref.registration.em_fit import (
     fit_homography,
 )
 from napari_busref.registration.features import FixedFeatures, MatchingNetworks, edge_directions
-from napari_busref.registration.pyramid import MaskedImage, pixel_scale, resample, working_size
-from napari_busref.registration.refine import (
+from napari_busref.registration.pyramid import (
+    MaskedImage,
     PyramidLevel,
+    pixel_scale,
     pyramid_schedule,
+    resample,
+    working_size,
+)
+from napari_busref.registration.refine import (
+    min_jacobian,
     refine_levels,
-    smallest_jacobian,
-    unfolded,
+    unfold_field,
 )
 from napari_busref.registration.search import RANGES, PoseCandidate, search
 from napari_busref.runtime.progress import Reporter
-from napari_busref.runtime.stopwatch import Stopwatch
 
 SHAPE = (144, 192)
 
@@ -186,10 +191,10 @@ def likely(peaks, weights, spread=(1.0, 1.0)):
 FIELD = {
     "half": (1.0, 1.0),
     "spacing": 0.4,
-    "bend": 0.05,
-    "pull": 0.5,
-    "loose": 0.05,
-    "widths": tuple(w * PIXEL for w in (8, 6, 4, 3, 2)),
+    "bending_sigma": 0.05,
+    "displacement_sigma": 0.5,
+    "affine_sigma": 0.05,
+    "bandwidths": tuple(w * PIXEL for w in (8, 6, 4, 3, 2)),
 }
 
 
@@ -299,10 +304,10 @@ def test_the_earlier_field_is_part_of_the_result():
 
 def test_fields_do_not_fold():
     phi = torch.randn(1, 2, 30, 40, generator=torch.Generator().manual_seed(0)) * 0.2
-    assert smallest_jacobian(phi) < 0
-    assert smallest_jacobian(unfolded(phi)) >= 0.1
+    assert min_jacobian(phi) < 0
+    assert min_jacobian(unfold_field(phi)) >= 0.1
     gentle = torch.zeros(1, 2, 30, 40)
-    assert unfolded(gentle) is gentle
+    assert unfold_field(gentle) is gentle
 
 
 # -- search and refinement ----------------------------------------------------------------------
@@ -373,7 +378,7 @@ def test_dense_refinement_bends(networks):
         FixedFeatures(networks, fixed), moving, start(), pyramid_schedule("dense", "affine", SHAPE)
     )
     assert dense.phi is not None
-    assert smallest_jacobian(dense.phi) > 0
+    assert min_jacobian(dense.phi) > 0
     assert error(dense, truth) < 0.7 * error(affine, truth)
 
 
@@ -403,8 +408,8 @@ def test_a_look_that_moves_far_is_looked_at_again(networks, truth, again):
         judged.append(estimate)
         return 0.0
 
-    plan = (PyramidLevel("affine", 128, most=3),)
-    (only,) = refine_levels(FixedFeatures(networks, fixed), moving, start(), plan, judge=judge)
+    plan = (PyramidLevel("affine", 128, max_repeats=3),)
+    (only,) = refine_levels(FixedFeatures(networks, fixed), moving, start(), plan, score=judge)
     assert (len(judged) > 2) == again  # the start is judged too
     assert error(only, truth) < 1
 
@@ -422,12 +427,14 @@ def test_edges_alone_and_features_alone(networks):
     fixed, moving = pair(truth)
     for switches in ({"learned": False}, {"edges": False}):
         plan = pyramid_schedule("affine", "affine", SHAPE)
-        *_, last = refine_levels(FixedFeatures(networks, fixed), moving, start(), plan, **switches)
+        *_, last = refine_levels(
+            FixedFeatures(networks, fixed), moving, start(), plan, MatchOptions(**switches)
+        )
         assert error(last, truth) < 1.5
 
 
 def test_large_pictures_are_refined_by_their_edges(networks, monkeypatch):
-    monkeypatch.setattr("napari_busref.registration.refine._STEP", 130)
+    monkeypatch.setattr("napari_busref.registration.refine._MAX_LEARNED_SIDE", 130)
     seen = []
     hook = networks.matcher.head.register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[0][0].shape[-1] * 2)
@@ -453,23 +460,20 @@ class Wrong(torch.nn.Module):
 
 def found(networks, truth, options, proposal_networks=None, reporter=None, **more):
     fixed, moving = pair(truth)
-    return find(
+    return match(
         proposal_networks or {},
         FixedFeatures(networks, fixed),
         moving,
         Estimate(identity_theta(1, fixed.image)),
-        options,
-        reporter or Reporter(),
-        Stopwatch(),
-        **more,
+        RunContext(options, reporter or Reporter(), **more),
     )
 
 
 def test_the_best_candidate_wins(networks):
     truth = moved(row=20, col=-25, angle=9)
-    result = found(networks, truth, Options(refine="affine"), {"wrong": Wrong()})
+    result = found(networks, truth, MatchOptions(refine="affine"), {"wrong": Wrong()})
     assert result.chosen.startswith("search")
-    assert {"start", "wrong", "search"} <= set(result.scores)
+    assert {"initial", "wrong", "search"} <= set(result.scores)
     assert result.scores[result.chosen] == max(result.scores.values())
     assert error(result.estimate, truth) < 1.5
 
@@ -487,12 +491,12 @@ class Said(torch.nn.Module):
 
 @pytest.fixture
 def looked(monkeypatch):
-    """Where every refinement that `find` runs has started."""
+    """Where every refinement that `match` runs has started."""
     starts = []
 
-    def counted(fixed, moving, start, plan, **switches):
+    def counted(fixed, moving, start, *schedule, **more):
         starts.append(start)
-        return refine_levels(fixed, moving, start, plan, **switches)
+        return refine_levels(fixed, moving, start, *schedule, **more)
 
     monkeypatch.setattr("napari_busref.registration.candidates.refine_levels", counted)
     return starts
@@ -501,11 +505,13 @@ def looked(monkeypatch):
 def test_of_candidates_that_are_alike_the_best_one_is_looked_at(networks, looked, monkeypatch):
     close, closer = (torch.tensor([[[1.0, 0, x], [0, 1, 0]]]) for x in (0.03, 0.01))
     said = {"close": Said(close), "closer": Said(closer), "wrong": Wrong()}
-    options = Options(search="none", refine="none", start=False)
+    options = MatchOptions(search="none", refine="none", initial=False)
     assert found(networks, moved(), options, said).chosen == "closer"
     assert len(looked) == 1  # and that was clearly right
     looked.clear()
-    monkeypatch.setattr("napari_busref.registration.candidates._CLEAR", 1.1)  # nothing ever is
+    monkeypatch.setattr(
+        "napari_busref.registration.candidates._CONFIDENT_EDGE_SCORE", 1.1
+    )  # nothing ever is
     result = found(networks, moved(), options, said)
     assert [float(estimate.theta[0, 0, 2]) for estimate in looked] == pytest.approx([0.01, 0.4])
     assert result.chosen == "closer"
@@ -516,10 +522,12 @@ def test_of_candidates_that_are_alike_the_best_one_is_looked_at(networks, looked
 
 
 def test_further_places_are_looked_at_until_one_is_clear(networks, looked, monkeypatch):
-    options = Options(refine="none", start=False)
+    options = MatchOptions(refine="none", initial=False)
     result = found(networks, moved(row=5), options)
     assert len(looked) == 1 and set(result.scores) == {"search", "search 2", "search 3"}
-    monkeypatch.setattr("napari_busref.registration.candidates._CLEAR", 1.1)  # nothing ever is
+    monkeypatch.setattr(
+        "napari_busref.registration.candidates._CONFIDENT_EDGE_SCORE", 1.1
+    )  # nothing ever is
     assert found(networks, moved(row=5), options).chosen == result.chosen
     assert len(looked) > 2
 
@@ -530,11 +538,13 @@ def test_where_edges_say_little_blocks_decide(networks, monkeypatch):
 
     monkeypatch.setattr("napari_busref.registration.candidates.edge_score", edges)
     said = {"wrong": Wrong(), "close": Said(torch.tensor([[[1.0, 0, 0.03], [0, 1, 0]]]))}
-    options = Options(search="none", refine="none", start=False)
+    options = MatchOptions(search="none", refine="none", initial=False)
     result = found(networks, moved(), options, said)
     assert result.chosen == "close"
     assert result.scores["close"] > 0.8 > 0.5 > result.scores["wrong"]
-    monkeypatch.setattr("napari_busref.registration.candidates._CLEAR", 0.05)  # edges say enough
+    monkeypatch.setattr(
+        "napari_busref.registration.candidates._CONFIDENT_EDGE_SCORE", 0.05
+    )  # edges say enough
     result = found(networks, moved(), options, said)
     assert result.chosen == "wrong"
     assert result.scores == {"close": 0.0, "wrong": 0.1}
@@ -548,28 +558,28 @@ def test_further_places_are_looked_at_where_the_first_ones_fail(networks, monkey
         places.insert(right - 1, PoseCandidate(torch.eye(2, 3)[None], 0.0))
     asked = []
 
-    def proposed(*_, keep, **__):
-        asked.append(keep)
+    def proposed(*_, max_candidates, **__):
+        asked.append(max_candidates)
         return places
 
     monkeypatch.setattr("napari_busref.registration.candidates.search", proposed)
     kept = []
-    options = Options(refine="affine", start=False)
+    options = MatchOptions(refine="affine", initial=False)
     result = found(networks, moved(row=3), options, keep=kept.append)
     assert asked == [12]  # one search, whatever is looked at
     if right is None:
-        assert result.local < 0.6
+        assert result.block_confidence < 0.6
         return
     assert len(result.scores) == (3 if right == 2 else 6)
     assert result.chosen == f"search {right}"
-    assert result.local > 0.8
+    assert result.block_confidence > 0.8
     assert error(result.estimate, moved(row=3)) < 1
     assert kept[-1] is result.estimate
 
 
 def test_a_wide_search_finds_a_fifth_of_the_picture(networks):
     truth = moved(row=20, col=-25, angle=8, scale=2.4)
-    result = found(networks, truth, Options(search="wide", refine="affine"))
+    result = found(networks, truth, MatchOptions(search="wide", refine="affine"))
     assert len([name for name in result.scores if name.startswith("search")]) == 12
     assert error(result.estimate, truth) < 1
 
@@ -596,7 +606,7 @@ class Quick(Bent):
     ],
 )
 def test_only_the_affine_of_a_network_is_refined(networks, network, refine, expected):
-    options = Options(search="none", refine=refine, start=False)
+    options = MatchOptions(search="none", refine=refine, initial=False)
     result = found(networks, moved(row=3), options, {"network": network})
     image = torch.zeros(1, 1, 8, 8)
     wanted = expected(image, image)
@@ -608,10 +618,10 @@ def test_only_the_affine_of_a_network_is_refined(networks, network, refine, expe
 @pytest.mark.parametrize("refine", ["none", "affine"])
 def test_what_is_not_finite_is_left_out(networks, search, refine):
     said = {"broken": Said(torch.full((1, 2, 3), torch.nan))}
-    options = Options(search=search, refine=refine, start=False)
+    options = MatchOptions(search=search, refine=refine, initial=False)
     result = found(networks, truth := moved(row=3), options, said)
     if search == "none":  # for `register` to say so
-        assert result.chosen == "broken" and result.local == 0
+        assert result.chosen == "broken" and result.block_confidence == 0
         assert bool(result.estimate.theta.isnan().all())
     else:
         assert result.chosen.startswith("search")
@@ -619,8 +629,8 @@ def test_what_is_not_finite_is_left_out(networks, search, refine):
 
 
 def test_stages_can_be_switched_off(networks):
-    result = found(networks, moved(row=3), Options(search="none", refine="none"))
-    assert result.chosen == "start"
+    result = found(networks, moved(row=3), MatchOptions(search="none", refine="none"))
+    assert result.chosen == "initial"
     assert result.scores == {}
     assert error(result.estimate, moved()) < 1e-3
 
@@ -636,7 +646,7 @@ def test_cancelling_the_refinement(networks):
         found(
             networks,
             truth := moved(row=9),
-            Options(search="none"),
+            MatchOptions(search="none"),
             reporter=Reporter(progress, cancel),
             keep=reached.append,
         )
@@ -644,16 +654,16 @@ def test_cancelling_the_refinement(networks):
     assert after < 6 < before
 
 
-def test_edge_score_prefers_the_truth():
+def test_edge_score_prefers_the_truth(networks):
     truth = moved(row=5, col=8, angle=4)
     fixed, moving = pair(truth)
     device = torch.device("cpu")
     right = pixels_to_estimate(truth.affine, None, SHAPE, SHAPE, device)
     assert (
-        edge_score(FixedFeatures(None, fixed), moving, right)
-        > edge_score(FixedFeatures(None, fixed), moving, start()) + 0.2
+        edge_score(FixedFeatures(networks, fixed), moving, right)
+        > edge_score(FixedFeatures(networks, fixed), moving, start()) + 0.2
     )
-    assert edge_score(FixedFeatures(None, view(np.zeros(SHAPE))), moving, right) == -1
+    assert edge_score(FixedFeatures(networks, view(np.zeros(SHAPE))), moving, right) == -1
 
 
 def test_agreement_tells_right_from_wrong(networks):
@@ -681,7 +691,7 @@ def test_auto_on_the_samples(name):
     if name == "thermal":  # what the score is calibrated for
         assert result.quality.reliable
     evidence = result.quality.evidence
-    assert {"start", "busref", "superfusion", "search"} <= set(evidence.candidates)
+    assert {"initial", "busref", "superfusion", "search"} <= set(evidence.candidates)
     assert {"busref", "search", "judge", "refine", "agreement"} <= set(result.timings)
     assert result.quality.min_jacobian > 0
 
@@ -690,7 +700,7 @@ def test_images_that_share_nothing_stay_where_they_are():
     result = register(texture(seed=1), texture(seed=2), device="cpu")
     assert not result.quality.reliable
     assert result.transform == Transform.identity(SHAPE)
-    assert "starting position; a wide search" in result.quality.reasons[0]
+    assert "a wide search, or an initial transform, may help" in result.quality.reasons[0]
 
 
 def test_start_from_points():

@@ -51,7 +51,7 @@ def judge(estimate, fixed=None, moving=None, evidence=GOOD, **keywords):
         estimate.mask(),
         estimate,
         evidence,
-        start=Transform.identity(SHAPE),
+        initial=Transform.identity(SHAPE),
         before=moving,
         before_mask=everywhere(moving.shape),
         **keywords,
@@ -96,8 +96,8 @@ def test_reasons(estimate, reason):
     ("evidence", "reason"),
     [
         (Evidence(0.06, 12.0), "an error below 5 px is unlikely"),
-        (Evidence(0.9, 20.0), "the way there and the way back disagree by 20 px"),
-        (Evidence(0.9, float("inf")), "there is no way back"),
+        (Evidence(0.9, 20.0), "forward and backward registration disagree by 20 px"),
+        (Evidence(0.9, float("inf")), "maps back to the fixed image"),
         (Evidence(0.9, 0.3, refined_px=40.0), "search and refinement disagree by 40 px"),
     ],
 )
@@ -132,7 +132,7 @@ def test_numbers_count_from_the_start():
         everywhere(),
         moved(13, 24),
         GOOD,
-        start=start,
+        initial=start,
         before=picture(),
         before_mask=everywhere(),
     )
@@ -171,14 +171,14 @@ def test_invalid_fixed_pixels_are_left_out():
 def test_what_was_cancelled_is_described_and_not_judged():
     estimate = moved(3, 4, angle=50)
     start = Transform.identity(SHAPE)
-    quality = unverified(estimate.mask(), estimate, start=start)
+    quality = unverified(estimate.mask(), estimate, initial=start)
     whole = judge(estimate)
     for name in ("overlap", "shift_px", "rotation_deg", "scale", "min_jacobian"):
         assert getattr(quality, name) == getattr(whole, name)
-    assert (quality.score, quality.reliable, quality.evidence.cancelled) == (0, False, True)
+    assert (quality.score, quality.reliable, quality.status) == (0, False, "cancelled")
     assert "was cancelled" in quality.reasons[0]
     assert "rotation of" in quality.reasons[1]
-    assert len(unverified(estimate.mask(), estimate, start=start, wide=True).reasons) == 1
+    assert len(unverified(estimate.mask(), estimate, initial=start, wide=True).reasons) == 1
     json.dumps(quality.as_dict(), allow_nan=False)
 
 

@@ -1,4 +1,4 @@
-"""The default way to register: several candidates, a judge, refinement."""
+"""The default model: networks propose, search proposes, refinement decides."""
 
 from __future__ import annotations
 
@@ -8,22 +8,27 @@ from torch import Tensor, nn
 
 from napari_busref.geometry import Estimate, identity_theta
 from napari_busref.models import load_model
+from napari_busref.registration.candidates import match
+from napari_busref.registration.context import RunContext
 from napari_busref.registration.features import FixedFeatures, MatchingNetworks
+from napari_busref.registration.pyramid import MaskedImage
 from napari_busref.runtime.progress import Reporter
+
+__all__ = ["Auto", "load_auto"]
 
 
 class Auto(nn.Module):
-    """Networks that propose where the images fit, and the features that search and refine.
+    """Proposal networks, and the networks of search and refinement.
 
-    `napari_busref.register` runs `napari_busref.registration.candidates` on its parts; called as a module
-    it does the same on images of one size.
+    `napari_busref.register` passes the parts to `napari_busref.registration.candidates.match`.
+    Called as a module, it does the same for images of one size.
 
     Parameters
     ----------
-    one_shot : mapping
+    proposal_networks : mapping
         Registration networks by name.
-    networks : Networks
-        For search, judgement and refinement.
+    networks : MatchingNetworks
+        The networks of search and refinement.
     """
 
     def __init__(
@@ -35,7 +40,7 @@ class Auto(nn.Module):
 
     @property
     def networks(self) -> MatchingNetworks:
-        """What search, judgement and refinement compare by."""
+        """The networks of search and refinement."""
         return MatchingNetworks(self.matcher, self.likelihood)
 
     def forward(
@@ -46,26 +51,18 @@ class Auto(nn.Module):
         reporter: Reporter | None = None,
     ) -> Estimate:
         """Register a pair (1, 1, H, W) in [0, 1] of one size."""
-        from napari_busref.registration.candidates import Options, find
-        from napari_busref.registration.pyramid import MaskedImage
-        from napari_busref.runtime.stopwatch import Stopwatch
-
         ones = fixed.new_ones(fixed.shape)
-        valid = ones if moving_valid is None else moving_valid
-        return find(
+        return match(
             dict(self.proposal_networks.items()),
             FixedFeatures(self.networks, MaskedImage(fixed, ones)),
-            MaskedImage(moving, valid),
+            MaskedImage(moving, ones if moving_valid is None else moving_valid),
             Estimate(identity_theta(1, fixed)),
-            Options(),
-            reporter or Reporter(),
-            Stopwatch(),
+            RunContext(reporter=reporter or Reporter()),
         ).estimate
 
 
 def load_auto() -> Auto:
-    """The shipped default: BusReF and SuperFusion propose, the matching networks refine."""
-    proposal_networks = {
-        name: load_model(name, kind="registration") for name in ("busref", "superfusion")
-    }
-    return Auto(proposal_networks, MatchingNetworks.load())
+    """Load the shipped default, with BusReF and SuperFusion as proposal networks."""
+    names = ("busref", "superfusion")
+    networks = {name: load_model(name, kind="registration") for name in names}
+    return Auto(networks, MatchingNetworks.load())

@@ -1,4 +1,4 @@
-"""Smooth displacement fields of cubic B-splines.
+"""Cubic B-spline displacement fields.
 
 Positions and displacements are (x, y) in units of half the shorter side of the fixed image, from
 its centre.
@@ -19,12 +19,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class SplineField:
-    """A displacement field of cubic B-splines over a rectangle around the origin.
+    """A cubic B-spline displacement field over a rectangle around the origin.
 
     Attributes
     ----------
     coefficients : ndarray, shape (rows, cols, 2)
-        Of the control points.
+        Control points.
     half : tuple of float
         Half the height and half the width of the rectangle.
     """
@@ -33,14 +33,14 @@ class SplineField:
     half: tuple[float, float]
 
     def on_grid(self, y: Array, x: Array) -> Array:
-        """Displacements (len(y), len(x), 2) at the crossings of rows ``y`` and columns ``x``."""
+        """Displacements (len(y), len(x), 2) on the grid of rows ``y`` and columns ``x``."""
         rows, cols = (
             _basis(values, half, count)
             for values, half, count in zip(
                 (y, x), self.half, self.coefficients.shape, strict=False
             )
         )
-        # by torch, see `napari_busref.registration.least_squares`
+        # In torch, see `napari_busref.registration.least_squares`.
         parts = (torch.from_numpy(part) for part in (rows, self.coefficients, cols))
         return np.asarray(torch.einsum("ir,rcd,jc->ijd", *parts))
 
@@ -48,7 +48,7 @@ class SplineField:
 def spline_design(
     position: Array, half: tuple[float, float], spacing: float
 ) -> tuple[Array, tuple[int, int]]:
-    """Cubic B-splines of all control points at positions, (N, rows * cols); (rows, cols)."""
+    """Basis functions at positions, (N, rows * cols), and the grid of control points."""
     counts = tuple(max(round(2 * h / spacing), 1) + 3 for h in half)
     rows, cols = (
         _basis(position[:, axis], h, n) for axis, h, n in zip((1, 0), half, counts, strict=True)
@@ -57,7 +57,7 @@ def spline_design(
 
 
 def bending_of(counts: tuple[int, int]) -> csr_array:
-    """Quadratic form of the second differences of a grid of control points."""
+    """Bending energy of a grid of control points, as a matrix (K, K)."""
 
     def differences(n: int, order: int) -> csr_array:
         return csr_array(np.diff(np.eye(n), order, axis=0))
@@ -73,7 +73,7 @@ def bending_of(counts: tuple[int, int]) -> csr_array:
 
 
 def _basis(values: Array, half: float, count: int) -> Array:
-    """Cubic B-splines of ``count`` evenly spaced control points at positions, (N, count)."""
+    """Basis functions of ``count`` evenly spaced control points at positions, (N, count)."""
     step = 2 * half / (count - 3)
     knots = -half + step * np.arange(-3, count + 1)
     inside = np.clip(values, -half, half - 1e-9 * half)

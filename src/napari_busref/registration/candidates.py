@@ -1,4 +1,4 @@
-"""From candidates to the best one, refined: what `register` runs."""
+"""Candidate estimates: propose them, score them, refine the best one."""
 
 from __future__ import annotations
 
@@ -12,175 +12,125 @@ from torch import Tensor, nn
 
 from napari_busref.geometry import Estimate, compose, mean_distance
 from napari_busref.registration.consistency import block_confidence
+from napari_busref.registration.context import RunContext
 from napari_busref.registration.features import FixedFeatures, edge_directions, valid_cells
 from napari_busref.registration.pyramid import (
     MaskedImage,
+    PyramidLevel,
     overlap_magnification,
+    pyramid_schedule,
     resample,
     working_size,
 )
 from napari_busref.registration.quality import UNRELATED_CONFIDENCE
-from napari_busref.registration.refine import PyramidLevel, pyramid_schedule, refine_levels
+from napari_busref.registration.refine import refine_levels
 from napari_busref.registration.search import RANGES, search
-from napari_busref.runtime.progress import Reporter
-from napari_busref.runtime.stopwatch import Stopwatch
 
-_POLISH = (PyramidLevel("affine", 128),)
-_JUDGED_AT = 256
-_BLUR = 2.0  # px at that size
-_REACH = 0.05  # share of the side by which a candidate may be off to be found by a look, safely
-_PROPOSED = 12  # places that a search proposes
-_LIKELIEST = 3  # of these a near search looks at first; the first is mostly right
-# Agreement of edges of a candidate that is clearly right: a near search looks at no other, and its
-# refinement begins at once where coarse looks would end.
-_CLEAR = 0.2
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is run.
-
-    Attributes
-    ----------
-    search, refine, transform : str
-        As of `napari_busref.register`.
-    start : bool
-        Whether the start is a candidate too.
-    learned, edges : bool
-        What search and refinement compare; switches of the ablation.
-    """
-
-    search: str = "near"
-    refine: str = "dense"
-    transform: str = "affine"
-    start: bool = True
-    learned: bool = True
-    edges: bool = True
+_PRE_REFINEMENT = (PyramidLevel("affine", 128),)
+_SCORING_SIDE = 256
+_SCORING_SIGMA = 2.0  # px at that size
+_CAPTURE_RANGE = 0.05  # of one pyramid level, as a fraction of the image side
+_MAX_POSES = 12  # that a search proposes
+_TOP_K = 3  # of them, the ones that a near search refines first
+# Edge score above which a near search skips the other candidates and the coarse levels.
+_CONFIDENT_EDGE_SCORE = 0.2
 
 
 @dataclass
 class Match:
-    """What came out.
+    """The chosen candidate, and what it was refined to.
 
     Attributes
     ----------
     estimate : Estimate
         Fixed -> moving.
     chosen : str
-        Name of the candidate that it grew from.
-    rough : Estimate
-        That candidate before its refinement.
-    local : float
-        Of the estimate, see `napari_busref.registration.consistency.block_confidence`.
+        Name of the candidate.
+    coarse : Estimate
+        The candidate before its refinement.
+    block_confidence : float
+        Of `estimate`, see `napari_busref.registration.consistency.block_confidence`.
     scores : dict
-        What each candidate was judged by: the agreement of its edges, in [-1, 1], after a near
-        search that has found one whose edges are clearly right; else `block_confidence`, since the
-        edges of small overlaps, and of pictures with few strong ones, agree by chance. Some were
-        not looked at closely: of those that are nearly alike all but one, and all after one that
-        was clearly right. Empty when there was only one candidate.
+        Score of each candidate, empty when there is only one. Edge scores in [-1, 1] where a near
+        search finds a confident candidate, else block confidences in [0, 1]: edges of small
+        overlaps, and of images with few strong edges, agree by chance. Near-duplicates and
+        everything after a confident candidate are scored without refinement.
     """
 
     estimate: Estimate
     chosen: str
     coarse: Estimate
-    local: float = 0.0
+    block_confidence: float = 0.0
     scores: dict[str, float] = field(default_factory=dict)
 
 
-def find(
+def match(
     proposal_networks: Mapping[str, nn.Module],
-    reference: FixedFeatures,
+    features: FixedFeatures,
     moving: MaskedImage,
-    start: Estimate,
-    options: Options,
-    reporter: Reporter,
-    watch: Stopwatch,
-    keep: Callable[[Estimate], None] = lambda estimate: None,
+    initial: Estimate,
+    run: RunContext | None = None,
 ) -> Match:
-    """Collect candidates, judge them, refine the best.
+    """Collect candidates, score them and refine the best.
 
     Parameters
     ----------
-    one_shot : mapping
-        Registration models by name: ``(fixed, moving, valid, reporter=...) -> Estimate``. Of their
-        answers only the affine is refined; a model that has a quicker way to it offers that as
-        ``coarse``, called alike.
-    reference : Reference
-        The fixed image, with the networks that search and refinement need.
-    moving : View
+    proposal_networks : mapping
+        Registration networks by name: ``(fixed, moving, valid, reporter=...) -> Estimate``. Only
+        the affine of their answer is refined. A network that computes it faster offers a method
+        ``coarse`` with the same parameters.
+    features : FixedFeatures
+        Of the fixed image.
+    moving : MaskedImage
         (1, 1, H, W), of any size.
-    start : Estimate
+    initial : Estimate
         Fixed -> moving.
-    options : Options
-        What is run.
-    reporter, watch
-        Told about every stage.
-    keep : callable, optional
-        Given what a refinement begins with, and what it has reached after every look, as long as
-        this is the best so far.
+    run : RunContext, optional
+        Options, progress, timings; ``keep`` receives the best estimate after every level.
     """
-    candidates = {"start": start} if options.start else {}
-    candidates |= _answers(proposal_networks, reference, moving, start, options, reporter, watch)
-    places: dict[str, Estimate] = {}
-    if options.search != "none" and reference.networks is not None:
-        part = reporter.part(0.5, 0.6)
-        part.step("searching", 0.0)
-        within = RANGES[options.search]
-        found = search(
-            reference.networks.matcher,
-            reference.view,
-            moving,
-            start.theta,
-            within,
-            keep=_PROPOSED,
-            reporter=part,
-        )
-        for number, place in enumerate(found, 1):
-            places["search" if number == 1 else f"search {number}"] = Estimate(place.theta)
-        watch.lap("search")
-    judge = _Judge(reference, moving)
-    if options.search == "wide":
-        candidates |= places
-        part = reporter.part(0.6, 1.0)
-        return _settled(judge, candidates, options, part, watch, keep, patient=True)
-    likeliest = dict(list(places.items())[:_LIKELIEST])
-    first = _settled(judge, candidates | likeliest, options, reporter.part(0.6, 0.9), watch, keep)
-    if not places or first.local >= UNRELATED_CONFIDENCE:
+    run = run or RunContext()
+    candidates = {"initial": initial} if run.options.initial else {}
+    candidates |= _network_proposals(proposal_networks, features, moving, initial, run)
+    poses = _search_poses(features, moving, initial, run)
+    scorer = CandidateScorer(features, moving)
+    if run.options.search == "wide":
+        return _select_and_refine(scorer, candidates | poses, run.part(0.6, 1.0), exhaustive=True)
+    likeliest = dict(list(poses.items())[:_TOP_K])
+    first = _select_and_refine(scorer, candidates | likeliest, run.part(0.6, 0.9))
+    if not poses or first.block_confidence >= UNRELATED_CONFIDENCE:
         return first
-    again = _settled(
-        judge, candidates | places, options, reporter.part(0.9, 1.0), watch, patient=True
-    )
-    if again.local <= first.local:
+    again = run.part(0.9, 1.0).without_keeping()
+    second = _select_and_refine(scorer, candidates | poses, again, exhaustive=True)
+    if second.block_confidence <= first.block_confidence:
         return first
-    keep(again.estimate)
-    return again
+    run.keep(second.estimate)
+    return second
 
 
-def _answers(
-    proposal_networks: Mapping[str, nn.Module],
-    reference: FixedFeatures,
+def _network_proposals(
+    networks: Mapping[str, nn.Module],
+    features: FixedFeatures,
     moving: MaskedImage,
-    start: Estimate,
-    options: Options,
-    reporter: Reporter,
-    watch: Stopwatch,
+    initial: Estimate,
+    run: RunContext,
 ) -> dict[str, Estimate]:
-    """What the registration models say, by name; parameters as of `find`."""
-    fixed, count = reference.view, len(proposal_networks)
-    if not count:
+    """The estimates of the proposal networks by name, see `match`."""
+    fixed = features.image
+    if not networks:
         return {}
-    refines = options.refine != "none" and reference.networks is not None
-    before = resample(moving, start, fixed.shape)
-    valid = None if bool(before.valid.all()) else before.valid
-    image = before.image * before.valid  # empty where there is no picture, as in training
-    answers = {}
-    for index, (name, module) in enumerate(proposal_networks.items()):
-        part = reporter.part(0.5 * index / count, 0.5 * (index + 1) / count)
+    refines = run.options.refine != "none"
+    warped = resample(moving, initial, fixed.shape)
+    valid = None if bool(warped.valid.all()) else warped.valid
+    image = warped.image * warped.valid  # invalid pixels are 0, as in training
+    proposals = {}
+    for index, (name, module) in enumerate(networks.items()):
+        low, high = (0.5 * (index + step) / len(networks) for step in (0, 1))
+        part = run.reporter.part(low, high)
         part.step(name, 0.0)
         dtype = _float_type(module)
-        # a field of its own would only stand in the way of the refinement
-        ask = getattr(module, "coarse", module) if refines else module
-        answer = ask(
+        # The refinement fits its own field, so it needs the affine only.
+        estimate = getattr(module, "coarse", module) if refines else module
+        answer = estimate(
             fixed.image.to(dtype),
             image.to(dtype),
             None if valid is None else valid.to(dtype),
@@ -192,124 +142,157 @@ def _answers(
                 "napari_busref.geometry.Estimate"
             )
         phi = None if refines or answer.phi is None else answer.phi.float()
-        answers[name] = compose(start, Estimate(answer.theta.float(), phi))
-        watch.lap(name)
-    return answers
+        proposals[name] = compose(initial, Estimate(answer.theta.float(), phi))
+        run.watch.lap(name)
+    return proposals
 
 
-class _Judge:
-    """What estimates for one pair of images are judged to be; nothing is looked at twice.
+def _search_poses(
+    features: FixedFeatures, moving: MaskedImage, initial: Estimate, run: RunContext
+) -> dict[str, Estimate]:
+    """The poses of the search, best first: ``search``, ``search 2``, ..."""
+    if run.options.search == "none":
+        return {}
+    part = run.reporter.part(0.5, 0.6)
+    part.step("searching", 0.0)
+    poses = search(
+        features.networks.matcher,
+        features.image,
+        moving,
+        initial.theta,
+        RANGES[run.options.search],
+        max_candidates=_MAX_POSES,
+        reporter=part,
+    )
+    run.watch.lap("search")
+    return {
+        "search" if number == 1 else f"search {number}": Estimate(pose.theta)
+        for number, pose in enumerate(poses, 1)
+    }
+
+
+class CandidateScorer:
+    """Scores of candidate estimates for one pair, cached per estimate.
 
     Attributes
     ----------
     edges, blocks : callable
         `edge_score` and `block_confidence` of an estimate.
-    polish : callable
-        What one look makes of an estimate.
+    pre_refine : callable
+        An estimate after one pyramid level.
     """
 
-    def __init__(self, reference: FixedFeatures, moving: MaskedImage) -> None:
-        self.reference, self.moving = reference, moving
-        self.edges = cache(partial(edge_score, reference, moving))
-        self.blocks = cache(partial(block_confidence, reference, moving))
-        self.polish = cache(partial(_polish, reference, moving, self.edges))
+    def __init__(self, features: FixedFeatures, moving: MaskedImage) -> None:
+        self.features, self.moving = features, moving
+        self.edges = cache(partial(edge_score, features, moving))
+        self.blocks = cache(partial(block_confidence, features, moving))
+        self.pre_refine = cache(partial(_pre_refine, features, moving, self.edges))
 
 
-def _settled(
-    judge: _Judge,
+def _select_and_refine(
+    scorer: CandidateScorer,
     candidates: dict[str, Estimate],
-    options: Options,
-    reporter: Reporter,
-    watch: Stopwatch,
-    keep: Callable[[Estimate], None] = lambda estimate: None,
+    run: RunContext,
     *,
-    patient: bool = False,
+    exhaustive: bool = False,
 ) -> Match:
-    """Choose among the candidates and refine; ``patient`` looks at each, and asks its blocks."""
-    reporter.step("judging", 0.0)
-    reference, moving = judge.reference, judge.moving
+    """Choose a candidate and refine it.
+
+    ``exhaustive`` pre-refines every candidate and ranks them by block confidence.
+    """
+    run.reporter.step("comparing candidates", 0.0)
+    finite = {name: candidate for name, candidate in candidates.items() if _is_finite(candidate)}
+    if not finite:
+        name, candidate = next(iter(candidates.items()))
+        return Match(candidate, name, candidate)
+    chosen, candidate = next(iter(finite.items()))
     scores: dict[str, float] = {}
-    chosen = next(iter(candidates))
-    usable = {name: candidate for name, candidate in candidates.items() if _finite(candidate)}
-    if not usable:
-        return Match(candidates[chosen], chosen, candidates[chosen])
-    candidates, chosen = usable, next(iter(usable))
-    if len(candidates) > 1 and reference.networks is not None:
-        clear = math.inf if patient else _CLEAR
-        polished = _polished(judge, candidates, clear)
-        candidates = candidates | polished
-        scores = {name: judge.edges(candidate) for name, candidate in candidates.items()}
-        if max(scores[name] for name in polished) <= clear:
-            scores = {name: judge.blocks(candidate) for name, candidate in candidates.items()}
-        chosen = max(polished, key=lambda name: scores[name])
-        watch.lap("judge")
-    found = Match(candidates[chosen], chosen, candidates[chosen], scores=scores)
-    if options.refine != "none" and reference.networks is not None:
-        near = bool(scores) and judge.edges(found.estimate) > _CLEAR
-        plan = pyramid_schedule(options.refine, options.transform, reference.view.shape, near=near)
-        if scores and plan[0] == _POLISH[0]:
-            plan = plan[1:]  # done before it was judged
-        steps = refine_levels(
-            reference,
-            moving,
-            found.estimate,
-            plan,
-            learned=options.learned,
-            edges=options.edges,
-            judge=judge.edges,
-        )
-        keep(found.estimate)
-        for index, estimate in enumerate(steps):
-            found.estimate = estimate
-            keep(estimate)
-            reporter.step(f"refining: {plan[index].kind}", (index + 1) / len(plan))
-        watch.lap("refine")
-    if reference.networks is not None:
-        found.local = judge.blocks(found.estimate)
+    if len(finite) > 1:
+        chosen, candidate, scores = _select(scorer, finite, exhaustive)
+        run.watch.lap("judge")
+    found = Match(candidate, chosen, candidate, scores=scores)
+    if run.options.refine != "none":
+        _refine(scorer, found, run)
+    found.block_confidence = scorer.blocks(found.estimate)
     return found
 
 
-def _polish(
-    reference: FixedFeatures,
+def _select(
+    scorer: CandidateScorer, candidates: dict[str, Estimate], exhaustive: bool
+) -> tuple[str, Estimate, dict[str, float]]:
+    """The best candidate after one pyramid level, with its name, and all scores."""
+    confident = math.inf if exhaustive else _CONFIDENT_EDGE_SCORE
+    refined = _pre_refine_distinct(scorer, candidates, confident)
+    candidates = candidates | refined
+    scores = {name: scorer.edges(candidate) for name, candidate in candidates.items()}
+    if max(scores[name] for name in refined) <= confident:
+        scores = {name: scorer.blocks(candidate) for name, candidate in candidates.items()}
+    chosen = max(refined, key=lambda name: scores[name])
+    return chosen, candidates[chosen], scores
+
+
+def _refine(scorer: CandidateScorer, found: Match, run: RunContext) -> None:
+    """Refine the estimate of a match, level by level."""
+    options = run.options
+    near = bool(found.scores) and scorer.edges(found.estimate) > _CONFIDENT_EDGE_SCORE
+    shape = scorer.features.image.shape
+    schedule = pyramid_schedule(options.refine, options.transform, shape, near=near)
+    if found.scores and schedule[0] == _PRE_REFINEMENT[0]:
+        schedule = schedule[1:]  # the selection has fitted this level
+    run.keep(found.estimate)
+    steps = refine_levels(
+        scorer.features, scorer.moving, found.estimate, schedule, options, score=scorer.edges
+    )
+    for index, estimate in enumerate(steps):
+        found.estimate = estimate
+        run.keep(estimate)
+        run.reporter.step(f"refining: {schedule[index].model}", (index + 1) / len(schedule))
+    run.watch.lap("refine")
+
+
+def _pre_refine(
+    features: FixedFeatures,
     moving: MaskedImage,
-    judge: Callable[[Estimate], float],
+    score: Callable[[Estimate], float],
     estimate: Estimate,
 ) -> Estimate:
-    *_, polished = refine_levels(reference, moving, estimate, _POLISH, judge=judge)
-    return polished
+    *_, refined = refine_levels(features, moving, estimate, _PRE_REFINEMENT, score=score)
+    return refined
 
 
-def _polished(
-    judge: _Judge, candidates: Mapping[str, Estimate], clear: float
+def _pre_refine_distinct(
+    scorer: CandidateScorer, candidates: Mapping[str, Estimate], confident: float
 ) -> dict[str, Estimate]:
-    """What one look makes of the candidates that are worth it, the likeliest first.
+    """Fit one pyramid level to the candidates, by falling edge score.
 
-    One of several that are alike, and none after one that is judged to be clearly right.
+    Skips near-duplicates, and everything after a candidate that scores above ``confident``.
     """
-    reference, moving = judge.reference, judge.moving
-    polished: dict[str, Estimate] = {}
-    ends: list[tuple[Estimate, float]] = []
-    for name in sorted(candidates, key=lambda n: -judge.edges(candidates[n])):
+    features, moving = scorer.features, scorer.moving
+    refined: dict[str, Estimate] = {}
+    optima: list[tuple[Estimate, float]] = []
+    for name in sorted(candidates, key=lambda n: -scorer.edges(candidates[n])):
         candidate = candidates[name]
-        if any(_alike(*end, candidate, moving.shape) for end in ends):
+        if any(_same_basin(*optimum, candidate, moving.shape) for optimum in optima):
             continue
-        polished[name] = judge.polish(candidate)
-        reach = _REACH / overlap_magnification(moving, polished[name], reference.view.shape)
-        ends.append((polished[name], reach))
-        if judge.edges(polished[name]) > clear:
+        refined[name] = scorer.pre_refine(candidate)
+        magnification = overlap_magnification(moving, refined[name], features.image.shape)
+        optima.append((refined[name], _CAPTURE_RANGE / magnification))
+        if scorer.edges(refined[name]) > confident:
             break
-    return polished
+    return refined
 
 
-def _alike(end: Estimate, reach: float, other: Estimate, moving: tuple[int, int]) -> bool:
-    """Whether a look at the other, too, would end at this end, in an image of shape ``moving``."""
-    if end.phi is not None or other.phi is not None:
+def _same_basin(
+    optimum: Estimate, capture_range: float, other: Estimate, moving: tuple[int, int]
+) -> bool:
+    """Whether both would converge to the same optimum, for a moving image of this shape."""
+    if optimum.phi is not None or other.phi is not None:
         return False
-    seen = abs(float(torch.linalg.det(end.theta[0, :, :2]))) * moving[0] * moving[1]
-    return mean_distance(end.theta, other.theta, moving) < reach * seen**0.5
+    area = abs(float(torch.linalg.det(optimum.theta[0, :, :2]))) * moving[0] * moving[1]
+    return mean_distance(optimum.theta, other.theta, moving) < capture_range * area**0.5
 
 
-def _finite(estimate: Estimate) -> bool:
+def _is_finite(estimate: Estimate) -> bool:
     parts = (part for part in (estimate.theta, estimate.phi) if part is not None)
     return all(bool(part.isfinite().all()) for part in parts)
 
@@ -319,30 +302,30 @@ def _float_type(module: nn.Module) -> torch.dtype:
     return next(types, torch.float32)
 
 
-def edge_score(fixed: FixedFeatures, moving: MaskedImage, estimate: Estimate) -> float:
-    """How far the directions of the edges agree in the overlap, in [-1, 1].
+def edge_score(features: FixedFeatures, moving: MaskedImage, estimate: Estimate) -> float:
+    """Correlation of the edge directions in the overlap, in [-1, 1].
 
-    No network has seen it and neither candidate maximised it, so it can judge between them.
+    No network and no candidate has maximised it, so it ranks them without bias.
     """
-    size = working_size(fixed.view.shape, _JUDGED_AT)
+    size = working_size(features.image.shape, _SCORING_SIDE)
     source = resample(moving, estimate, size)
-    first, second = fixed.edges(size, _BLUR), edge_directions(source, _BLUR)
-    # only where both have edges to compare: not next to a border of either
-    both = (_compared(first) * _compared(second)).to(first.dtype)
-    first, second = (_centred(edges, both) for edges in (first, second))
+    first, second = features.edges(size, _SCORING_SIGMA), edge_directions(source, _SCORING_SIGMA)
+    # Only cells with edges in both images, which excludes those beside a border.
+    both = (_has_edges(first) * _has_edges(second)).to(first.dtype)
+    first, second = (_centre(edges, both) for edges in (first, second))
     norm = (first.square().sum() * second.square().sum()).sqrt()
     if float(norm) < 1e-3:
         return -1.0
-    agreement: Tensor = (first * second).sum() / norm
-    # a small overlap agrees by chance more easily
-    return float(agreement) * float(valid_cells(source).mean()) ** 0.5
+    correlation: Tensor = (first * second).sum() / norm
+    # A small overlap correlates by chance more easily.
+    return float(correlation) * float(valid_cells(source).mean()) ** 0.5
 
 
-def _centred(edges: Tensor, both: Tensor) -> Tensor:
-    """Less their mean: walls and horizons agree wherever they lie."""
+def _centre(edges: Tensor, both: Tensor) -> Tensor:
+    """Subtract the mean direction: walls and horizons agree at every translation."""
     mean = (edges * both).sum((-2, -1), keepdim=True) / both.sum().clamp_min(1)
     return (edges - mean) * both
 
 
-def _compared(edges: Tensor) -> Tensor:
+def _has_edges(edges: Tensor) -> Tensor:
     return (edges != 0).any(1, keepdim=True)

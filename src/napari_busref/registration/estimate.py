@@ -1,7 +1,17 @@
-"""What is run on one pair of images, from the start to what the matching says of the result."""
+"""From a prepared pair to a transform and its evidence: the core of `register`.
+
+`register` adds the checks, the verdict and the resampling. Benchmarks that need an estimate which
+the verdict would reject enter here::
+
+    pair = prepare_pair(fixed, moving)
+    with inference_session("auto", "registration", "cpu") as session:
+        found = estimate_transform(pair, Method.of(session))
+    quality = assess_estimate(pair, found)
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +20,8 @@ from numpy.typing import NDArray
 
 from napari_busref.images.preprocess import Prepared, fill_invalid
 from napari_busref.models.inference import InferenceSession, cancellable, run_detached
-from napari_busref.registration.quality import Evidence
+from napari_busref.registration.prepare import Pair
+from napari_busref.registration.quality import Evidence, Quality, assess
 from napari_busref.runtime.progress import Cancelled, Reporter
 from napari_busref.runtime.stopwatch import Stopwatch
 from napari_busref.transforms.transform import Transform
@@ -20,145 +31,204 @@ if TYPE_CHECKING:
     from torch import nn
 
     from napari_busref.geometry import Estimate
+    from napari_busref.registration.context import MatchOptions
+    from napari_busref.registration.features import MatchingNetworks
     from napari_busref.registration.pyramid import MaskedImage
 
+__all__ = [
+    "Estimated",
+    "Method",
+    "NotRegistered",
+    "assess_estimate",
+    "estimate_transform",
+]
 
-@dataclass
-class Outcome:
-    """What was found, or why nothing was."""
 
-    transform: Transform
-    problem: str | None = None
-    evidence: Evidence | None = None
+class NotRegistered(Exception):
+    """Registration failed. `register` catches this once and returns the initial transform.
+
+    Parameters
+    ----------
+    reason : str
+        Why, in plain words.
+    advice : str
+        What may help, also in plain words.
+    """
+
+    def __init__(self, reason: str, advice: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.advice = reason, advice
 
 
-class Job:
-    """What is to be run on one pair.
+@dataclass(frozen=True)
+class Method:
+    """The networks and options that register a pair.
 
     Attributes
     ----------
+    device : torch.device
+    proposal_networks : dict
+        Registration networks by name.
+    networks : MatchingNetworks
+        The networks of search and refinement.
+    options : MatchOptions
     matches : bool
-        Whether search or refinement take part, and not one network alone.
+        Whether search or refinement run, and not one network alone.
     """
 
-    def __init__(
-        self,
-        run: InferenceSession,
-        start: Transform,
-        search: str | None,
-        refine: str | None,
-        transform: str,
-    ) -> None:
+    device: torch.device
+    proposal_networks: dict[str, nn.Module]
+    networks: MatchingNetworks
+    options: MatchOptions
+    matches: bool
+
+    @classmethod
+    def of(
+        cls,
+        session: InferenceSession,
+        search: str | None = None,
+        refine: str | None = None,
+        transform: str = "affine",
+    ) -> Method:
+        """The method of a session's model; for the options see `napari_busref.register`."""
         from napari_busref.registration.auto import Auto
-        from napari_busref.registration.candidates import Options
+        from napari_busref.registration.context import MatchOptions
         from napari_busref.registration.features import MatchingNetworks
 
-        self.device, self.start = run.device, start
-        self.proposal_networks: dict[str, nn.Module] = {run.name: run.module}
-        auto = isinstance(run.module, Auto)
-        if isinstance(run.module, Auto):
-            self.proposal_networks = dict(run.module.proposal_networks.items())
-            self.networks = run.module.networks
+        module, auto = session.module, isinstance(session.module, Auto)
+        if isinstance(module, Auto):
+            proposals, networks = dict(module.proposal_networks.items()), module.networks
         else:
-            self.networks = MatchingNetworks.load(run.device)
-        self.options = Options(
+            proposals, networks = {session.name: module}, MatchingNetworks.load(session.device)
+        options = MatchOptions(
             search=search or ("near" if auto else "none"),
             refine=refine or ("dense" if auto else "none"),
             transform=transform,
-            start=auto,
+            initial=auto,
         )
-        self.matches = auto or self.options.search != "none" or self.options.refine != "none"
+        matches = auto or options.search != "none" or options.refine != "none"
+        return cls(session.device, proposals, networks, options, matches)
 
-    @property
-    def modules(self) -> tuple[nn.Module, ...]:
-        """Every network that takes part."""
-        return (*self.proposal_networks.values(), self.networks.matcher, self.networks.likelihood)
 
-    def out_of_sight(self, before_mask: NDArray[np.bool_]) -> str | None:
-        """Why there is nothing to start from, if so."""
-        if before_mask.any() or self.options.search != "none":
-            return None
-        return "the moving image covers no pixel of the fixed image there"
+@dataclass(frozen=True, eq=False)
+class Estimated:
+    """An estimated transform.
 
-    def run(
-        self,
-        fixed: Prepared,
-        moving: Prepared,
-        reporter: Reporter,
-        watch: Stopwatch,
-        keep_best: bool,
-    ) -> Outcome:
-        """Register a pair that can be registered.
+    Attributes
+    ----------
+    transform : Transform
+        Fixed -> moving.
+    evidence : Evidence or None
+        None when the registration was cancelled: then nothing was checked.
+    """
 
-        Raises
-        ------
-        Cancelled
-            Unless ``keep_best`` is set and the refinement has begun: then what that had reached
-            is the outcome, without evidence.
-        """
-        from napari_busref.geometry import pixels_to_estimate
-        from napari_busref.registration.candidates import find
-        from napari_busref.registration.consistency import inverse_consistency
-        from napari_busref.registration.features import FixedFeatures
+    transform: Transform
+    evidence: Evidence | None = None
 
-        shapes = (fixed.shape, moving.shape)
-        target, source = (_view(ready, self.device) for ready in (fixed, moving))
-        start = pixels_to_estimate(
-            self.start.affine, self.start.displacement, *shapes, self.device
+
+def estimate_transform(
+    pair: Pair,
+    method: Method,
+    reporter: Reporter | None = None,
+    watch: Stopwatch | None = None,
+    *,
+    keep_best: bool = False,
+) -> Estimated:
+    """Estimate the transform of a pair.
+
+    Parameters
+    ----------
+    pair : Pair
+    method : Method
+    reporter : Reporter, optional
+        Receives the progress and may cancel.
+    watch : Stopwatch, optional
+        Times the stages.
+    keep_best : bool
+        When cancelled, return the best estimate that the refinement has reached, if it has begun.
+        The work then runs in a thread, which is abandoned when cancelled.
+
+    Raises
+    ------
+    NotRegistered
+        When the pair has nothing to register, or the estimate is not finite or folds.
+    Cancelled
+        Unless `keep_best` is set and the refinement has begun.
+    """
+    from napari_busref.geometry import pixels_to_estimate
+    from napari_busref.registration.candidates import match
+    from napari_busref.registration.consistency import inverse_consistency
+    from napari_busref.registration.context import RunContext
+    from napari_busref.registration.features import FixedFeatures
+
+    reporter, watch = reporter or Reporter(), watch or Stopwatch()
+    reporter.check()
+    _require_registrable(pair, method)
+    shapes = (pair.fixed.shape, pair.moving.shape)
+    fixed, moving = (_to_masked_image(image, method.device) for image in (pair.fixed, pair.moving))
+    initial = pixels_to_estimate(
+        pair.initial.affine, pair.initial.displacement, *shapes, method.device
+    )
+    features = FixedFeatures(method.networks, fixed)
+    reached: list[Estimate] = []
+    run = RunContext(method.options, reporter, watch, reached.append)
+
+    def transform_of(estimate: Estimate) -> Transform:
+        same = estimate.phi is initial.phi and bool((estimate.theta == initial.theta).all())
+        # An estimate that equals the initial one returns it without float32 rounding.
+        return pair.initial if same else _to_transform(estimate, *shapes)
+
+    def work() -> Estimated:
+        modules = (*method.proposal_networks.values(), *vars(method.networks).values())
+        with cancellable(modules, reporter.check):
+            found = match(method.proposal_networks, features, moving, initial, run)
+            transform = transform_of(found.estimate)
+            reporter.step("cross-checking", 1.0)
+            inconsistency = inverse_consistency(features, moving, found.estimate)
+        evidence = Evidence(
+            block_confidence=found.block_confidence,
+            inverse_consistency_px=inconsistency * min(shapes[0]),
+            refined_px=_distance_to(lambda: transform_of(found.coarse), transform),
+            chosen=found.chosen,
+            candidates=found.scores,
         )
-        reference = FixedFeatures(self.networks, target)
-        reached: list[Estimate] = []
+        watch.lap("agreement")
+        return Estimated(transform, evidence)
 
-        def outcome_of(estimate: Estimate) -> Outcome:
-            still = estimate.phi is start.phi and bool((estimate.theta == start.theta).all())
-            # where nothing moved, the start itself and not what float32 made of it
-            result = self.start if still else _as_transform(estimate, *shapes)
-            if isinstance(result, str):
-                return Outcome(self.start, problem=result)
-            return Outcome(result)
-
-        def work() -> Outcome:
-            with cancellable(self.modules, reporter.check):
-                proposal_networks, options = self.proposal_networks, self.options
-                found = find(
-                    proposal_networks,
-                    reference,
-                    source,
-                    start,
-                    options,
-                    reporter,
-                    watch,
-                    reached.append,
-                )
-                outcome = outcome_of(found.estimate)
-                if outcome.problem is not None:
-                    return outcome
-                reporter.step("cross-checking", 1.0)
-                missed = inverse_consistency(reference, source, found.estimate)
-            coarse = outcome_of(found.coarse)
-            moved = 0.0 if coarse.problem else _mean_distance(coarse.transform, outcome.transform)
-            outcome.evidence = Evidence(
-                local=found.local,
-                inverse_consistency_px=missed * min(shapes[0]),
-                refined_px=moved,
-                chosen=found.chosen,
-                candidates=found.scores,
-            )
-            watch.lap("agreement")
-            return outcome
-
-        if not keep_best:
-            return work()
-        try:
-            return run_detached(work, reporter.check)
-        except Cancelled:
-            if not reached:
-                raise
-            return outcome_of(reached[-1])  # who cancels does not wait for a check
+    if not keep_best:
+        return work()
+    try:
+        return run_detached(work, reporter.check)
+    except Cancelled:
+        if not reached:
+            raise
+        return Estimated(transform_of(reached[-1]))
 
 
-def _view(ready: Prepared, device: torch.device) -> MaskedImage:
-    """The whole image as search and refinement see it."""
+def assess_estimate(pair: Pair, found: Estimated, *, wide: bool = False) -> Quality:
+    """Assess an estimate, see `napari_busref.registration.quality.assess`."""
+    return assess(
+        pair.fixed.grey,
+        found.transform.apply(pair.moving.grey),
+        found.transform.mask(pair.moving.valid),
+        found.transform,
+        found.evidence or Evidence(0.0, float("inf")),
+        initial=pair.initial,
+        before=pair.warped,
+        before_mask=pair.warped_mask,
+        fixed_valid=pair.fixed.valid,
+        wide=wide,
+    )
+
+
+def _require_registrable(pair: Pair, method: Method) -> None:
+    if pair.problem is not None:
+        raise NotRegistered(pair.problem)
+    if method.options.search == "none" and not pair.warped_mask.any():
+        raise NotRegistered("the moving image covers no pixel of the fixed image there")
+
+
+def _to_masked_image(image: Prepared, device: torch.device) -> MaskedImage:
     import torch
 
     from napari_busref.registration.pyramid import MaskedImage
@@ -166,31 +236,44 @@ def _view(ready: Prepared, device: torch.device) -> MaskedImage:
     def tensor(values: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(values.astype(np.float32))[None, None].to(device)
 
-    return MaskedImage(tensor(fill_invalid(ready.grey, ready.valid)), tensor(ready.valid))
+    return MaskedImage(tensor(fill_invalid(image.grey, image.valid)), tensor(image.valid))
 
 
-def _as_transform(
+def _to_transform(
     estimate: Estimate, fixed: tuple[int, int], moving: tuple[int, int]
-) -> Transform | str:
-    """The estimate in pixels, or why it is of no use."""
+) -> Transform:
+    """The estimate in pixels.
+
+    Raises
+    ------
+    NotRegistered
+        When it is not finite, or no transform.
+    """
     from napari_busref.geometry import estimate_to_pixels
 
-    with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+    with np.errstate(over="ignore", invalid="ignore"):  # checked below
         affine, displacement = estimate_to_pixels(estimate, fixed, moving)[0]
     affine[2] = (0.0, 0.0, 1.0)
     if not np.isfinite(affine).all() or not (
         displacement is None or np.isfinite(displacement).all()
     ):
-        return "no usable transform was found (values that are not finite)"
+        raise NotRegistered("no usable transform was found (values that are not finite)")
     try:
         return Transform(affine, displacement, fixed_shape=fixed, moving_shape=moving)
     except ValueError as error:
-        return f"no usable transform was found ({error})"
+        raise NotRegistered(f"no usable transform was found ({error})") from error
 
 
-def _mean_distance(first: Transform, second: Transform) -> float:
-    """How far apart both put a grid of fixed positions, in fixed pixels."""
+def _distance_to(coarse: Callable[[], Transform], refined: Transform) -> float:
+    """How far the refinement moved the candidate: mean over a grid, in fixed pixels.
+
+    0 where the candidate is no transform.
+    """
+    try:
+        first = coarse()
+    except NotRegistered:
+        return 0.0
     grid = np.stack(np.meshgrid(*(np.linspace(0, n - 1, 12) for n in first.fixed_shape)), -1)
-    apart = first.points(grid.reshape(-1, 2)) - second.points(grid.reshape(-1, 2))
-    back = np.linalg.inv(second.affine[:2, :2])
+    apart = first.points(grid.reshape(-1, 2)) - refined.points(grid.reshape(-1, 2))
+    back = np.linalg.inv(refined.affine[:2, :2])
     return float(np.hypot(*(back @ apart.T)).mean())

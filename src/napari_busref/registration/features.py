@@ -1,8 +1,10 @@
-"""What is compared: learned descriptors for range, directions of edges for precision."""
+"""Features that search and refinement compare: learned ones for range, edges for precision."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -14,54 +16,55 @@ from napari_busref.models.features.matcher import Matcher
 from napari_busref.models.layers import largest_of_3x3, upsample
 from napari_busref.registration.pyramid import MaskedImage
 
+Size = tuple[int, int]
+
 CELL = Matcher.stride
-"""Pixels of a cell."""
-_SURROUNDINGS = 5.0  # sigma of what is local, in pixels
-_MARGIN = 3
+"""Side of a cell in pixels."""
+_LOCAL_SIGMA = 5.0  # px, of local means and deviations
+_BORDER_MARGIN = 3  # px, gradients next to invalid pixels show the border
+_MIN_POWER = 1e-6  # squared gradient; a thousandth of the grey range in one pixel is no edge
 
 
 def dense_features(
-    matcher: Matcher, view: MaskedImage, *, learned: bool = True, pixels: bool = True
+    matcher: Matcher, image: MaskedImage, *, learned: bool = True, edges: bool = True
 ) -> DenseFeatures:
-    """What `Likelihood` compares of a view whose sides are multiples of 8.
+    """Compute what `Likelihood` compares, for an image whose sides are multiples of 8.
 
-    What is switched off is 0, and correlates with nothing.
+    Features that are switched off are 0 and correlate with nothing.
     """
-    # what lies next to the border of the content shows the border
-    known = _inner(view.valid, _MARGIN)
-    gx, gy = (spatial_gradient(_blurred(view.image, 0.7))[:, 0] * known).split(1, 1)
-    sharp = (gx.square() + gy.square() + 1e-8).sqrt()
-    gx, gy = (spatial_gradient(_blurred(view.image, 1.5))[:, 0] * known).split(1, 1)
+    valid = _erode(image.valid, _BORDER_MARGIN)
+    gx, gy = (spatial_gradient(_blur(image.image, 0.7))[:, 0] * valid).split(1, 1)
+    magnitude = (gx.square() + gy.square() + 1e-8).sqrt()
+    gx, gy = (spatial_gradient(_blur(image.image, 1.5))[:, 0] * valid).split(1, 1)
     power = gx.square() + gy.square()
-    around, usual = _surroundings(torch.cat([known, power], 1)).split(1, 1)
-    around = around.clamp_min(1e-3)
-    usual = usual / around
+    local_valid, local_power = _local_mean(torch.cat([valid, power], 1)).split(1, 1)
+    local_valid = local_valid.clamp_min(1e-3)
+    local_power = local_power / local_valid
     doubled = torch.cat([gx.square() - gy.square(), 2 * gx * gy], 1)
-    # 1e-6: a thousandth of the grey range for one pixel is no edge
-    directions = 2 * doubled / (power + usual + 1e-6)
-    maps = _standardised(torch.cat([view.image, sharp], 1), known, around)
-    compared = torch.cat([maps, directions], 1)
+    directions = 2 * doubled / (power + local_power + _MIN_POWER)
+    maps = _standardise_locally(torch.cat([image.image, magnitude], 1), valid, local_valid)
+    pixels = torch.cat([maps, directions], 1)
     if learned:
-        described, finest = matcher.describe(view.image, view.valid)
+        described, finest = matcher.describe(image.image, image.valid)
     else:
-        size = (view.shape[0] // CELL, view.shape[1] // CELL)
+        size = (image.shape[0] // CELL, image.shape[1] // CELL)
         described, finest = (
-            view.image.new_zeros(len(view.image), count, *size)
+            image.image.new_zeros(len(image.image), count, *size)
             for count in (matcher.size, matcher.bus.channels // 4)
         )
-    return DenseFeatures(compared * pixels, described, finest, known)
+    return DenseFeatures(pixels * edges, described, finest, valid)
 
 
-def _standardised(image: Tensor, known: Tensor, around: Tensor) -> Tensor:
-    """Less its local mean and divided by its local deviation; 0 where not known."""
-    mean = _surroundings(image * known) / around
-    departure = (image - mean) * known
-    variance = _surroundings(departure.square()) / around
+def _standardise_locally(image: Tensor, valid: Tensor, local_valid: Tensor) -> Tensor:
+    """Subtract the local mean and divide by the local deviation; 0 where not valid."""
+    mean = _local_mean(image * valid) / local_valid
+    departure = (image - mean) * valid
+    variance = _local_mean(departure.square()) / local_valid
     return departure / (variance + 4e-5).sqrt()
 
 
-def _inner(valid: Tensor, margin: int) -> Tensor:
-    """The valid pixels that lie further than ``margin`` from all others."""
+def _erode(valid: Tensor, margin: int) -> Tensor:
+    """The valid pixels that lie more than ``margin`` px from an invalid one."""
     if bool(valid.all()):
         return valid
     empty = F.pad(1 - valid, (margin,) * 4)
@@ -70,27 +73,27 @@ def _inner(valid: Tensor, margin: int) -> Tensor:
     return 1 - empty
 
 
-def _surroundings(image: Tensor) -> Tensor:
-    """Blurred at half the resolution, which is a tenth of the work and the same to the eye."""
-    small = _blurred(F.avg_pool2d(image, 2), _SURROUNDINGS / 2)
+def _local_mean(image: Tensor) -> Tensor:
+    """Gaussian mean, computed at half the resolution: a tenth of the work, same features."""
+    small = _blur(F.avg_pool2d(image, 2), _LOCAL_SIGMA / 2)
     return upsample(small, (image.shape[-2], image.shape[-1]))
 
 
-def _blurred(image: Tensor, sigma: float) -> Tensor:
+def _blur(image: Tensor, sigma: float) -> Tensor:
     size = 2 * round(3 * sigma) + 1
     return gaussian_blur2d(image, (size, size), (sigma, sigma), "reflect")
 
 
 @dataclass(frozen=True)
 class MatchingNetworks:
-    """By what search and refinement compare.
+    """The two networks of search and refinement.
 
     Attributes
     ----------
     matcher : Matcher
-        Describes places.
+        Computes learned features.
     likelihood : Likelihood
-        Weighs what fits nearly.
+        Combines correlations into block likelihoods.
     """
 
     matcher: Matcher
@@ -98,7 +101,7 @@ class MatchingNetworks:
 
     @classmethod
     def load(cls, device: str | torch.device = "cpu") -> MatchingNetworks:
-        """The shipped ones."""
+        """Load the shipped networks."""
         from napari_busref.models import load_model
 
         matcher, likelihood = (
@@ -110,66 +113,66 @@ class MatchingNetworks:
 
 
 class FixedFeatures:
-    """The fixed image, described once at each working size.
+    """The fixed image and its features, computed once per working size.
 
     Parameters
     ----------
-    networks : Networks, optional
-        Describe it; without, there are only edges.
-    view : View
+    networks : MatchingNetworks
+    image : MaskedImage
         (1, 1, H, W).
+
+    Attributes
+    ----------
+    resize : callable
+        Size (h, w) -> `MaskedImage`.
+    edges : callable
+        Size and sigma -> `edge_directions`.
+    dense : callable
+        Size, and the switches ``learned`` and ``edges`` -> `dense_features`.
     """
 
-    def __init__(self, networks: MatchingNetworks | None, view: MaskedImage) -> None:
-        self.networks, self.view = networks, view
-        self._views: dict[tuple[int, int], MaskedImage] = {}
-        self._local: dict[tuple[tuple[int, int], bool, bool], DenseFeatures] = {}
-        self._edges: dict[tuple[tuple[int, int], float], Tensor] = {}
-
-    def resized(self, size: tuple[int, int]) -> MaskedImage:
-        """The image at a working size."""
-        if size not in self._views:
-            self._views[size] = self.view.resized(size)
-        return self._views[size]
-
-    def edges(self, size: tuple[int, int], sigma: float = 1.0) -> Tensor:
-        """`edge_directions` at a working size."""
-        if (size, sigma) not in self._edges:
-            self._edges[size, sigma] = edge_directions(self.resized(size), sigma)
-        return self._edges[size, sigma]
-
-    def local(
-        self, size: tuple[int, int], *, learned: bool = True, pixels: bool = True
-    ) -> DenseFeatures:
-        """What `dense_features` gives at a working size."""
-        key = (size, learned, pixels)
-        if key not in self._local:
-            assert self.networks is not None
-            self._local[key] = dense_features(
-                self.networks.matcher, self.resized(size), learned=learned, pixels=pixels
-            )
-        return self._local[key]
+    def __init__(self, networks: MatchingNetworks, image: MaskedImage) -> None:
+        self.networks, self.image = networks, image
+        # The caches do not refer to self: a cycle would hold the tensors until a collection.
+        self.resize = cache(image.resize)
+        self.edges = cache(partial(_edges_at, self.resize))
+        self.dense = cache(partial(_dense_at, self.resize, networks.matcher))
 
 
-def valid_cells(view: MaskedImage) -> Tensor:
-    """1 for cells that hold a picture, (B, 1, h, w)."""
-    return (F.avg_pool2d(view.valid, CELL) > 0.99).to(view.valid.dtype)
+def _edges_at(resize: Callable[[Size], MaskedImage], size: Size, sigma: float = 1.0) -> Tensor:
+    return edge_directions(resize(size), sigma)
 
 
-def edge_directions(view: MaskedImage, sigma: float = 1.0) -> Tensor:
-    """Gradients doubled in angle and flattened, (B, 2, h, w) at half the resolution.
+def _dense_at(
+    resize: Callable[[Size], MaskedImage],
+    matcher: Matcher,
+    size: Size,
+    *,
+    learned: bool = True,
+    edges: bool = True,
+) -> DenseFeatures:
+    return dense_features(matcher, resize(size), learned=learned, edges=edges)
 
-    ``(gx² - gy², 2 gx gy) / (|g|² + mean |g|²)``: a bright and a dark side count the same, and
-    strong edges do not outweigh the rest. 0 where the view is not valid or next to that.
+
+def valid_cells(image: MaskedImage) -> Tensor:
+    """1 for cells without an invalid pixel, (B, 1, h, w)."""
+    return (F.avg_pool2d(image.valid, CELL) > 0.99).to(image.valid.dtype)
+
+
+def edge_directions(image: MaskedImage, sigma: float = 1.0) -> Tensor:
+    """Gradients with doubled angle and flattened magnitude, (B, 2, h, w), one per cell.
+
+    ``(gx² - gy², 2 gx gy) / (|g|² + mean |g|²)``. Doubling the angle makes the sign of the
+    contrast irrelevant. The division keeps strong edges from outweighing the rest. 0 at invalid
+    pixels and next to them.
     """
-    smooth = _blurred(view.image, sigma)
+    smooth = _blur(image.image, sigma)
     padded = F.pad(smooth, (1, 1, 1, 1), mode="replicate")
     gx = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
     gy = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
-    inner = _inner(view.valid, round(2 * sigma) + 1)
+    inner = _erode(image.valid, round(2 * sigma) + 1)
     power = (gx.square() + gy.square()) * inner
     total = inner.sum((-2, -1), keepdim=True).clamp_min(1)
     mean = power.sum((-2, -1), keepdim=True) / total
     doubled = torch.cat([gx.square() - gy.square(), 2 * gx * gy], 1) * inner
-    # 1e-6: a thousandth of the grey range for one pixel is no edge
-    return F.avg_pool2d(doubled / (power + mean.clamp_min(1e-6)), CELL)
+    return F.avg_pool2d(doubled / (power + mean.clamp_min(_MIN_POWER)), CELL)

@@ -1,9 +1,10 @@
-"""Refinement: from a rough estimate to the pixel, coarse to fine."""
+"""Coarse-to-fine refinement: fit a transform to block likelihoods, one pyramid level at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from napari_busref.geometry import (
 from napari_busref.models.features.likelihood import Likelihood
 from napari_busref.models.features.matcher import Matcher
 from napari_busref.registration.bsplines import Array
+from napari_busref.registration.context import MatchOptions
 from napari_busref.registration.em_fit import (
     BlockLikelihoods,
     fit_affine,
@@ -30,232 +32,208 @@ from napari_busref.registration.em_fit import (
 )
 from napari_busref.registration.features import FixedFeatures, dense_features
 from napari_busref.registration.pyramid import (
+    MAX_SIDE,
     MaskedImage,
+    PyramidLevel,
     overlap_magnification,
     resample,
     working_size,
 )
 
+_MAX_LEARNED_SIDE = 640  # px; larger levels compare edges and pixels only
+_MIN_BLOCKS = 12
+_MIN_VALID = 0.3  # valid fraction of a block in both images
+_CONVERGED_PX = 2.0  # an affine that moves by less is not fitted again
 
-@dataclass(frozen=True)
-class PyramidLevel:
-    """One comparison of both images and one fit.
+# Annealing bandwidths in pixels, see `napari_busref.registration.em_fit`.
+_AFFINE_BANDWIDTHS = (8.0, 6.0, 5.0, 4.0, 4.0)
+_FIELD_BANDWIDTHS = (8.0, 6.0, 4.0, 3.0, 2.0, 1.4)
+# Priors of displacement fields, in units of half the shorter side.
+_KNOT_SPACING = 0.15
+_BENDING_SIGMA = 0.04  # of second differences of control points
+_DISPLACEMENT_SIGMA = 0.03  # of control points
+_AFFINE_SIGMA = 0.005  # of the affine's change when a field is fitted
+_BLOCK_STRIDE = 2  # blocks overlap, so every second one is enough
+_BLOCKS_PER_EVIDENCE = 3.0  # overlapping blocks that count as one independent block
 
-    Attributes
-    ----------
-    kind : str
-        ``"affine"``, ``"homography"`` or ``"dense"``.
-    side : float
-        Working size: that of a square of this side has the area, in pixels; larger where the
-        images share a small part, see `overlap_magnification`.
-    most : int
-        How often is looked at most: again as long as the affine still moves by two pixels or more.
-    """
-
-    kind: str
-    side: float
-    most: int = 1
-
-
-LARGEST = 2048
-"""Side of the largest working size; larger images are refined at that."""
-
-_COARSE = (128, 128, 192, 288)
-_STEP = 640  # from the coarse sides to one beyond this, halves of it lie between
-_FEWEST = 12  # blocks that a fit needs
-_KNOWN = 0.3  # share of a block that must lie in both images
-_TOLERATED = 0.01  # fall of the judge's score
-_MOST = 3  # looks that end the coarse ones
-_STILL = 2.0  # px by which an affine moves that need not be looked at again
-
-# Widths of the reading, in pixels, see `napari_busref.registration.em_fit`.
-_STIFF = (8.0, 6.0, 5.0, 4.0, 4.0)
-_SOFT = (8.0, 6.0, 4.0, 3.0, 2.0, 1.4)
-# Of displacement fields, in units of half the shorter side: distance of control points, deviation
-# expected of their second differences and of themselves.
-_SPACING, _BEND, _PULL = 0.15, 0.04, 0.03
-_LOOSE = 0.005  # deviation expected of what the affine still lacks when a field is read
-_EVERY = 2  # of the blocks; the others look at much the same pixels
-_SHARED = 3.0  # blocks that share one block's worth of evidence
-
-
-def pyramid_schedule(
-    refine: str, transform: str, shape: tuple[int, int], *, near: bool = False
-) -> tuple[PyramidLevel, ...]:
-    """What is looked at for a fixed image of ``shape``.
-
-    Parameters
-    ----------
-    refine : str
-        ``"affine"``, ``"dense"`` or ``"none"``.
-    transform : str
-        ``"affine"`` or ``"homography"``.
-    near : bool
-        Whether the start is off by a few pixels only: of the coarse looks the last is enough.
-    """
-    if refine == "none":
-        return ()
-    full = min((shape[0] * shape[1]) ** 0.5, LARGEST)
-    fine = [full]
-    while fine[0] > _STEP:
-        fine.insert(0, fine[0] / 2)
-    coarse = [side for side in _COARSE if side < full][-1 if near else 0 :]
-    plan = [PyramidLevel("affine", side) for side in coarse or fine[:1]]
-    plan[-1] = replace(plan[-1], most=_MOST)
-    if transform == "homography":
-        plan.append(PyramidLevel("homography", (coarse or fine)[-1]))
-    kind = "dense" if refine == "dense" else transform
-    return (*plan, *(PyramidLevel(kind, side) for side in fine))
+Size = tuple[int, int]
 
 
 def refine_levels(
     fixed: FixedFeatures,
     moving: MaskedImage,
-    start: Estimate,
-    plan: tuple[PyramidLevel, ...],
+    initial: Estimate,
+    schedule: tuple[PyramidLevel, ...],
+    options: MatchOptions | None = None,
     *,
-    learned: bool = True,
-    edges: bool = True,
-    judge: Callable[[Estimate], float] | None = None,
+    score: Callable[[Estimate], float] | None = None,
 ) -> Iterator[Estimate]:
-    """Improve an estimate look by look.
+    """Improve an estimate, level by level.
 
     Parameters
     ----------
-    fixed : Reference
-        The fixed image with its descriptions.
-    moving : View
+    fixed : FixedFeatures
+    moving : MaskedImage
         (1, 1, H, W), of any size.
-    start : Estimate
+    initial : Estimate
         Fixed -> moving.
-    plan : tuple of Look
-        See `pyramid_schedule`.
-    learned, edges : bool
-        What to compare: learned features, and edges and pixels; switches of the ablation.
-    judge : callable, optional
-        Gives every estimate a score; a look that lowers it by more than a little is forgotten.
+    schedule : tuple of PyramidLevel
+        See `napari_busref.registration.pyramid.pyramid_schedule`.
+    options : MatchOptions, optional
+        Which features to compare, and the tolerance of the score.
+    score : callable, optional
+        Scores an estimate. A fit that lowers the score by more than the tolerance is rejected.
 
     Yields
     ------
     Estimate
-        The best so far, after every look. Displacement fields are free of folds.
+        The best estimate after every level. Its displacement field does not fold.
     """
-    estimate = start
-    score = judge(start) if judge is not None else 0.0
-    enlarged = overlap_magnification(moving, start, fixed.view.shape)
-    for look in plan:
-        closer = replace(look, side=min(look.side * enlarged, LARGEST))
-        # the edges of large pictures need no help, and the networks would take most of the time
-        helped = learned and (closer.side <= _STEP or not edges)
-        for _ in range(look.most):
-            fitted = _fitted(fixed, moving, estimate, closer, helped, edges)
-            reached = judge(fitted) if fitted is not None and judge is not None else 0.0
-            if fitted is None or reached < score - _TOLERATED:
+    options = options or MatchOptions()
+    estimate = initial
+    best = score(initial) if score is not None else 0.0
+    magnification = overlap_magnification(moving, initial, fixed.image.shape)
+    for level in schedule:
+        scaled = replace(level, side=min(level.side * magnification, MAX_SIDE))
+        # Edges suffice for large images, where the networks would take most of the time.
+        learned = options.learned and (scaled.side <= _MAX_LEARNED_SIDE or not options.edges)
+        for _ in range(level.max_repeats):
+            fitted = fit_level(fixed, moving, estimate, scaled, replace(options, learned=learned))
+            reached = score(fitted) if fitted is not None and score is not None else 0.0
+            if fitted is None or reached < best - options.score_tolerance:
                 break
-            size = working_size(fixed.view.shape, closer.side)
-            moved = mean_distance(estimate.theta, fitted.theta, size)
-            estimate, score = fitted, reached
-            if moved < _STILL:
+            size = working_size(fixed.image.shape, scaled.side)
+            step = mean_distance(estimate.theta, fitted.theta, size)
+            estimate, best = fitted, reached
+            if step < _CONVERGED_PX:
                 break
         yield estimate
 
 
-def _fitted(
+def fit_level(
     fixed: FixedFeatures,
     moving: MaskedImage,
     estimate: Estimate,
-    look: PyramidLevel,
-    learned: bool,
-    edges: bool,
+    level: PyramidLevel,
+    options: MatchOptions,
 ) -> Estimate | None:
-    """The estimate with what one look has found; None where too little can be compared."""
-    networks = fixed.networks
-    assert networks is not None
-    size = working_size(fixed.view.shape, look.side)
-    side = min(size)
-    pixel, half = 2 / side, (size[0] / side, size[1] / side)
-    likelihood, share = block_likelihoods(
-        fixed, moving, estimate, size, _EVERY, learned=learned, pixels=edges
+    """Fit one level's transform model; None where too few blocks are valid in both images."""
+    size = working_size(fixed.image.shape, level.side)
+    likelihood, valid = block_likelihoods(
+        fixed, moving, estimate, size, _BLOCK_STRIDE, learned=options.learned, edges=options.edges
     )
-    data = _likely(likelihood, share, networks.likelihood, pixel, half)
-    if len(data.position) < _FEWEST:
+    data = _collect_blocks(likelihood, valid, fixed.networks.likelihood, size)
+    if len(data.position) < _MIN_BLOCKS:
         return None
-    stiff, soft = (tuple(width * pixel for width in widths) for widths in (_STIFF, _SOFT))
-    if look.kind == "affine":
-        return _with_affine(estimate, fit_affine(data, stiff), size)
-    earlier = _earlier(estimate, half)
-    y, x = _axes(size, half)
-    if look.kind == "homography":
-        matrix = fit_homography(data, stiff, earlier)
-        place = np.stack([*np.meshgrid(x, y), np.ones((len(y), len(x)))])
-        u, v, w = np.tensordot(matrix, place, 1)
-        field = np.stack([u / w, v / w], -1) - place[:2].transpose(1, 2, 0)
-    else:
-        matrix, splines = fit_bspline_field(
-            data,
-            half,
-            spacing=_SPACING,
-            bend=_BEND,
-            pull=_PULL,
-            loose=_LOOSE,
-            widths=soft,
-            earlier=earlier,
-        )
-        estimate = _with_affine(estimate, matrix, size)
-        field = splines.on_grid(y, x) @ np.linalg.inv(matrix[:2, :2]).T  # before that affine
-    return _with_field(estimate, field, half)
+    return _FITTERS[level.model](data, estimate, size, options)
 
 
 def block_likelihoods(
     fixed: FixedFeatures,
     moving: MaskedImage,
     estimate: Estimate,
-    size: tuple[int, int],
-    every: int,
+    size: Size,
+    stride: int,
     *,
     learned: bool = True,
-    pixels: bool = True,
+    edges: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Where the content of each block lies, seen from the estimate.
+    """Log-likelihoods of each block's displacement from the estimate.
 
     Returns
     -------
     likelihood : Tensor
-        (offsets, rows, cols), see `Likelihood`; of every so many blocks.
-    share : Tensor
-        (rows, cols), how much of each block both images show.
+        (offsets, rows, cols) of every ``stride``-th block, see `Likelihood`.
+    valid : Tensor
+        (rows, cols), the fraction of each block that is valid in both images.
     """
     networks = fixed.networks
-    assert networks is not None
-    net = networks.likelihood
-    target = fixed.local(size, learned=learned, pixels=pixels)
+    target = fixed.dense(size, learned=learned, edges=edges)
     source = dense_features(
-        networks.matcher, resample(moving, estimate, size), learned=learned, pixels=pixels
+        networks.matcher, resample(moving, estimate, size), learned=learned, edges=edges
     )
-    shared = F.avg_pool2d(target.known * source.known, net.block)
-    return net(target, source, every)[0], shared[0, 0, ::every, ::every]
+    valid = F.avg_pool2d(target.valid * source.valid, networks.likelihood.block)
+    return networks.likelihood(target, source, stride)[0], valid[0, 0, ::stride, ::stride]
 
 
-def _likely(
-    likelihood: Tensor, known: Tensor, net: Likelihood, pixel: float, half: tuple[float, float]
+def _collect_blocks(
+    likelihood: Tensor, valid: Tensor, network: Likelihood, size: Size
 ) -> BlockLikelihoods:
-    """What `block_likelihoods` has said, where both images hold a picture."""
-    rows, cols = np.indices(known.shape)
+    """The likelihoods of the blocks that are valid in both images."""
+    pixel, half = _pixel(size), _half(size)
+    rows, cols = np.indices(valid.shape)
     index = np.stack([cols.ravel(), rows.ravel()], 1)
-    position = (index * _EVERY + 0.5) * net.block * pixel - np.array(half[::-1])
-    share = known.flatten().double().cpu().numpy()
-    kept = share > _KNOWN
+    position = (index * _BLOCK_STRIDE + 0.5) * network.block * pixel - np.array(half[::-1])
+    fraction = valid.flatten().double().cpu().numpy()
+    kept = fraction > _MIN_VALID
     return BlockLikelihoods(
         position[kept],
-        offsets(net.radius, likelihood).double().cpu().numpy() * pixel,
+        offsets(network.radius, likelihood).double().cpu().numpy() * pixel,
         likelihood.flatten(1).T.cpu().numpy()[kept],
-        share[kept] / _SHARED,
+        fraction[kept] / _BLOCKS_PER_EVIDENCE,
         pixel,
     )
 
 
-def _earlier(estimate: Estimate, half: tuple[float, float]) -> Callable[[Array], Array] | None:
-    """The estimate's field as a function of positions, if it has one."""
+def _fit_affine(
+    data: BlockLikelihoods, estimate: Estimate, size: Size, options: MatchOptions
+) -> Estimate:
+    return _with_affine(estimate, fit_affine(data, _in_pixels(_AFFINE_BANDWIDTHS, size)), size)
+
+
+def _fit_homography(
+    data: BlockLikelihoods, estimate: Estimate, size: Size, options: MatchOptions
+) -> Estimate:
+    """Fit a homography and store it as the displacement field on top of the affine."""
+    half = _half(size)
+    matrix = fit_homography(data, _in_pixels(_AFFINE_BANDWIDTHS, size), _field_of(estimate, half))
+    y, x = _cell_axes(size)
+    position = np.stack([*np.meshgrid(x, y), np.ones((len(y), len(x)))])
+    u, v, w = np.tensordot(matrix, position, 1)
+    field = np.stack([u / w, v / w], -1) - position[:2].transpose(1, 2, 0)
+    return _with_field(estimate, field, half)
+
+
+def _fit_dense(
+    data: BlockLikelihoods, estimate: Estimate, size: Size, options: MatchOptions
+) -> Estimate:
+    """Fit an affine and a B-spline displacement field together."""
+    half = _half(size)
+    matrix, splines = fit_bspline_field(
+        data,
+        half,
+        spacing=_KNOT_SPACING,
+        bending_sigma=_BENDING_SIGMA,
+        displacement_sigma=_DISPLACEMENT_SIGMA,
+        affine_sigma=_AFFINE_SIGMA,
+        bandwidths=_in_pixels(_FIELD_BANDWIDTHS, size),
+        earlier=_field_of(estimate, half),
+        e_step=options.e_step and partial(options.e_step, data, estimate),
+    )
+    # An estimate applies its field before its affine.
+    field = splines.on_grid(*_cell_axes(size)) @ np.linalg.inv(matrix[:2, :2]).T
+    return _with_field(_with_affine(estimate, matrix, size), field, half)
+
+
+_FITTERS = {"affine": _fit_affine, "homography": _fit_homography, "dense": _fit_dense}
+
+
+def _pixel(size: Size) -> float:
+    """Length of a pixel in units of half the shorter side."""
+    return 2 / min(size)
+
+
+def _half(size: Size) -> tuple[float, float]:
+    """Half the height and half the width in units of half the shorter side."""
+    return size[0] / min(size), size[1] / min(size)
+
+
+def _in_pixels(bandwidths: tuple[float, ...], size: Size) -> tuple[float, ...]:
+    return tuple(bandwidth * _pixel(size) for bandwidth in bandwidths)
+
+
+def _field_of(estimate: Estimate, half: tuple[float, float]) -> Callable[[Array], Array] | None:
+    """The estimate's displacement field as a function of positions, if it has one."""
     phi, scale = estimate.phi, np.array(half[::-1])
     if phi is None:
         return None
@@ -267,18 +245,18 @@ def _earlier(estimate: Estimate, half: tuple[float, float]) -> Callable[[Array],
     return field
 
 
-def _with_affine(estimate: Estimate, matrix: Array, size: tuple[int, int]) -> Estimate:
+def _with_affine(estimate: Estimate, matrix: Array, size: Size) -> Estimate:
     """The estimate after an affine (3, 3) of positions in units of half the shorter side."""
     delta = torch.tensor((matrix - np.eye(3))[None, :2], dtype=torch.float32)
     delta = isotropic_to_normalised(delta.to(estimate.theta.device), *size)
     return Estimate(compose_affine(estimate.theta, delta), estimate.phi)
 
 
-def _axes(size: tuple[int, int], half: tuple[float, float]) -> tuple[Array, Array]:
-    """Rows and columns of the cells, in units of half the shorter side."""
+def _cell_axes(size: Size) -> tuple[Array, Array]:
+    """Row and column positions of the cells, in units of half the shorter side."""
     y, x = (
         ((np.arange(n // Matcher.stride) + 0.5) * 2 / (n // Matcher.stride) - 1) * h
-        for n, h in zip(size, half, strict=True)
+        for n, h in zip(size, _half(size), strict=True)
     )
     return y, x
 
@@ -286,11 +264,11 @@ def _axes(size: tuple[int, int], half: tuple[float, float]) -> tuple[Array, Arra
 def _with_field(estimate: Estimate, field: Array, half: tuple[float, float]) -> Estimate:
     """The estimate's affine with a field (rows, cols, 2), smoothed until it does not fold."""
     phi = torch.tensor((field / half[::-1]).transpose(2, 0, 1)[None], dtype=torch.float32)
-    return Estimate(estimate.theta, unfolded(phi.to(estimate.theta.device)))
+    return Estimate(estimate.theta, unfold_field(phi.to(estimate.theta.device)))
 
 
-def smallest_jacobian(phi: Tensor) -> float:
-    """Smallest determinant of the Jacobian of ``x + phi(x)``, phi (1, 2, h, w) normalised."""
+def min_jacobian(phi: Tensor) -> float:
+    """Smallest Jacobian determinant of ``x + phi(x)``; phi (1, 2, h, w) is normalised."""
     height, width = phi.shape[-2:]
     along_y, along_x = torch.gradient(phi[0], dim=(1, 2))
     dy, dx = along_y * height / 2, along_x * width / 2
@@ -298,11 +276,11 @@ def smallest_jacobian(phi: Tensor) -> float:
     return float(determinant.min())
 
 
-def unfolded(phi: Tensor, least: float = 0.1) -> Tensor:
-    """Smooth a field until its smallest Jacobian determinant is at least ``least``."""
+def unfold_field(phi: Tensor, threshold: float = 0.1) -> Tensor:
+    """Smooth a field until its smallest Jacobian determinant reaches ``threshold``."""
     sigma = 1.0
     original = phi
-    while smallest_jacobian(phi) < least:
+    while min_jacobian(phi) < threshold:
         if sigma > max(phi.shape[-2:]):
             return torch.zeros_like(phi)
         size = min(2 * round(3 * sigma) + 1, 2 * (min(phi.shape[-2:]) // 2) - 1)

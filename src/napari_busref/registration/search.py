@@ -1,4 +1,4 @@
-"""Global search: rotations and scales on a grid, all translations at once."""
+"""Exhaustive pose search: a grid of rotations and scales, all translations at once by FFT."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from napari_busref.geometry import base_grid, transform_points
 from napari_busref.models.features.matcher import Matcher
 from napari_busref.models.layers import unit_length
 from napari_busref.registration.features import valid_cells
-from napari_busref.registration.pyramid import MaskedImage, pixel_scale, reduced, working_size
+from napari_busref.registration.pyramid import MaskedImage, downsample, pixel_scale, working_size
 from napari_busref.runtime.progress import Reporter
 
 
 @dataclass(frozen=True)
 class SearchRange:
-    """Where a search looks.
+    """The poses that a search compares, relative to the initial transform.
 
     Attributes
     ----------
     rotations : tuple of float
         Degrees, counter-clockwise on the screen.
     scales : tuple of float
-        Size of the moving image's content against the start.
+        Size of the moving image's content.
     shift : float
-        Largest shift of the moving image's centre, as a share of the fixed image's sides.
+        Largest shift of the moving image's centre, as a fraction of the fixed image's sides.
     overlap : float
-        Smallest overlap, as a share of the smaller of both images.
+        Smallest overlap, as a fraction of the smaller image.
     prior : float
-        Standard deviation of the shift that is expected, as a share of the fixed image's side:
-        a mild preference when several places look alike.
+        Standard deviation of a Gaussian prior on the shift, as a fraction of the fixed image's
+        sides. It is a mild preference among similar scores.
     """
 
     rotations: tuple[float, ...]
@@ -47,8 +47,8 @@ def _geometric(low: float, high: float, count: int) -> tuple[float, ...]:
     return tuple(low * (high / low) ** (index / (count - 1)) for index in range(count))
 
 
-# The descriptors were trained under 15 degrees and a quarter of the scale, so a step in between
-# is safe: +-15 degrees, 0.8 to 1.25; any rotation, 0.4 to 2.5.
+# The learned features were trained under 15 degrees and a quarter of the scale. So these steps
+# cover +-15 degrees and 0.8 to 1.25, or any rotation and 0.4 to 2.5.
 RANGES = {
     "near": SearchRange((-10.0, 0.0, 10.0), _geometric(0.85, 1.18, 3), 0.3, 0.4, 0.3),
     "wide": SearchRange(
@@ -57,21 +57,21 @@ RANGES = {
 }
 
 _SIDE = 128
-_ALIKE = 0.06  # corners this close, in units of half the side, make one candidate
-_MILD = 0.25  # exponent of what overlap and prior weigh
-_CHUNK = 1 << 19  # pixels of the moving images that are described at once
+_DUPLICATE_DISTANCE = 0.06  # of corners, in units of half the side
+_WEIGHT_EXPONENT = 0.25  # of overlap and prior, in the score
+_BATCH_PIXELS = 1 << 19  # of moving images that the network takes at once
 
 
 @dataclass(frozen=True)
 class PoseCandidate:
-    """A place where the images may fit.
+    """A pose at which the images may fit.
 
     Attributes
     ----------
     theta : Tensor
         (1, 2, 3), fixed -> moving, normalised coordinates.
     score : float
-        Mean correlation of the descriptors in the overlap, weighed by its size and by the prior.
+        Mean correlation of the learned features in the overlap, weighted by overlap and prior.
     """
 
     theta: Tensor
@@ -82,163 +82,170 @@ def search(
     matcher: Matcher,
     fixed: MaskedImage,
     moving: MaskedImage,
-    start: Tensor,
+    initial: Tensor,
     within: SearchRange,
     *,
-    keep: int = 3,
+    max_candidates: int = 3,
     reporter: Reporter | None = None,
 ) -> list[PoseCandidate]:
-    """Look for the moving image's place in the whole range.
+    """Compare all poses in a range.
 
     Parameters
     ----------
     matcher : Matcher
-        Describes both images.
-    fixed, moving : View
+        Computes the learned features of both images.
+    fixed, moving : MaskedImage
         (1, 1, H, W), of any sizes.
-    start : Tensor
+    initial : Tensor
         (1, 2, 3), fixed -> moving, normalised coordinates.
     within : SearchRange
-        What is tried, relative to the start.
-    keep : int
+        The poses, relative to the initial transform.
+    max_candidates : int
         How many distinct candidates to return at most.
     reporter : Reporter, optional
-        Told, and asked whether to stop, at every scale.
+        Receives the progress and may cancel, at every scale.
 
     Returns
     -------
-    list of Place
-        Best first; empty when the images overlap too little everywhere.
+    list of PoseCandidate
+        Best first. Empty when the images overlap too little at every pose.
     """
+    reporter = reporter or Reporter()
     found: list[PoseCandidate] = []
     for index, scale in enumerate(within.scales):
-        if reporter is not None:
-            reporter.step("searching", index / len(within.scales))
-        # the content that both show is to have about as many pixels at every scale
+        reporter.step("searching", index / len(within.scales))
+        # Keeps the number of overlapping pixels roughly constant over the scales.
         size = working_size(fixed.shape, round(_SIDE / scale**0.5))
-        target = _Target.of(matcher, fixed.resized(size))
-        turned = torch.cat([_turned(start, a, scale, size) for a in within.rotations])
-        canvas = _canvas(turned, size)
-        for thetas in turned.split(max(_CHUNK // (canvas[0] * canvas[1]), 1)):
-            found += _best_shifts(matcher, target, moving, thetas, canvas, within)
+        target = _FixedTarget.of(matcher, fixed.resize(size))
+        poses = torch.cat([_rotate_and_scale(initial, a, scale, size) for a in within.rotations])
+        canvas = _canvas(poses, size)
+        for thetas in poses.split(max(_BATCH_PIXELS // (canvas[0] * canvas[1]), 1)):
+            found += _correlate_translations(matcher, target, moving, thetas, canvas, within)
     found.sort(key=lambda candidate: -candidate.score)
-    return _distinct(found, keep)
+    return _suppress_duplicates(found, max_candidates)
 
 
 @dataclass(frozen=True)
-class _Target:
-    """The fixed image of a search.
+class _FixedTarget:
+    """The fixed image at one scale of the search.
 
     Attributes
     ----------
     size : tuple of int
-        Pixels.
-    features, known : Tensor
-        (1, D, h, w) descriptors, 0 where not known, and (1, 1, h, w).
+        (H, W) in pixels.
+    features, valid : Tensor
+        (1, D, h, w) learned features, 0 where not valid, and (1, 1, h, w) valid cells.
     """
 
     size: tuple[int, int]
     features: Tensor
-    known: Tensor
+    valid: Tensor
 
     @classmethod
-    def of(cls, matcher: Matcher, view: MaskedImage) -> _Target:
-        return cls(view.shape, *_centred(matcher, view))
+    def of(cls, matcher: Matcher, image: MaskedImage) -> _FixedTarget:
+        return cls(image.shape, *_centred_features(matcher, image))
 
 
-def _centred(matcher: Matcher, view: MaskedImage) -> tuple[Tensor, Tensor]:
-    """Descriptors that average to nothing over the known cells and are 0 elsewhere; the cells."""
-    known = valid_cells(view)
-    described = matcher(view.image, view.valid)
-    total = known.sum((-2, -1), keepdim=True).clamp_min(1)
-    mean = (described * known).sum((-2, -1), keepdim=True) / total
-    return unit_length(described - mean) * known, known
+def _centred_features(matcher: Matcher, image: MaskedImage) -> tuple[Tensor, Tensor]:
+    """Learned features with mean 0 over the valid cells and 0 elsewhere; the valid cells."""
+    valid = valid_cells(image)
+    features = matcher(image.image, image.valid)
+    total = valid.sum((-2, -1), keepdim=True).clamp_min(1)
+    mean = (features * valid).sum((-2, -1), keepdim=True) / total
+    return unit_length(features - mean) * valid, valid
 
 
-def _turned(start: Tensor, degrees: float, scale: float, size: tuple[int, int]) -> Tensor:
-    """The start with its content turned and scaled about the moving image's centre, (1, 2, 3)."""
+def _rotate_and_scale(
+    initial: Tensor, degrees: float, scale: float, size: tuple[int, int]
+) -> Tensor:
+    """Rotate and scale the content about the moving image's centre, (1, 2, 3)."""
     angle = math.radians(degrees)
-    # positions go the other way than content
+    # Positions transform inversely to content.
     cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
     aspect = size[1] / size[0]
-    turn = torch.tensor([[cos, -sin / aspect], [sin * aspect, cos]], device=start.device)
-    linear = start[0, :, :2] @ turn
-    return torch.cat([linear, -linear @ _centre(start)[0][:, None]], 1)[None]
+    turn = torch.tensor([[cos, -sin / aspect], [sin * aspect, cos]], device=initial.device)
+    linear = initial[0, :, :2] @ turn
+    return torch.cat([linear, -linear @ _centre(initial)[0][:, None]], 1)[None]
 
 
 def _centre(thetas: Tensor) -> Tensor:
-    """Where the moving image's centre lies in the fixed one, (B, 2), normalised."""
+    """Fixed position of the moving image's centre, (B, 2), normalised."""
     return -torch.linalg.solve(thetas[:, :, :2], thetas[:, :, 2])
 
 
 def _canvas(thetas: Tensor, size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns, in pixels of the fixed grid, that hold every turned moving image."""
-    reach = torch.linalg.inv(thetas[:, :, :2]).abs().sum(2).amax(0)
-    rows, cols = (float(r) * n for r, n in zip(reach.flip(0), size, strict=True))
+    """Rows and columns of the fixed grid that hold every rotated moving image."""
+    extent = torch.linalg.inv(thetas[:, :, :2]).abs().sum(2).amax(0)
+    rows, cols = (float(r) * n for r, n in zip(extent.flip(0), size, strict=True))
     return max(math.ceil(rows / 8), 6) * 8, max(math.ceil(cols / 8), 6) * 8
 
 
-def _best_shifts(
+def _correlate_translations(
     matcher: Matcher,
-    target: _Target,
+    target: _FixedTarget,
     moving: MaskedImage,
     thetas: Tensor,
     canvas: tuple[int, int],
     within: SearchRange,
 ) -> list[PoseCandidate]:
-    """The best shift of each turned and scaled moving image."""
+    """The best translation of each rotated and scaled moving image."""
     size, device = target.size, thetas.device
-    home = _centre(thetas)
+    centre = _centre(thetas)
     extent = torch.tensor([canvas[1] / size[1], canvas[0] / size[0]], device=device)
-    grid = base_grid(*canvas, thetas) * extent + home[:, None, None]
+    grid = base_grid(*canvas, thetas) * extent + centre[:, None, None]
     factor = float(pixel_scale(thetas, size, moving.shape).min())
-    view = reduced(moving, factor).sampled(transform_points(thetas, grid))
-    features, known = _centred(matcher, view)
+    image = downsample(moving, factor).sample(transform_points(thetas, grid))
+    features, valid = _centred_features(matcher, image)
 
-    cells, placed = target.known.shape[-2:], known.shape[-2:]
+    cells, placed = target.valid.shape[-2:], valid.shape[-2:]
     padded = [next_fast_len(a + b - 1, real=True) for a, b in zip(cells, placed, strict=True)]
-
-    def correlate(first: Tensor, second: Tensor) -> Tensor:
-        spectra = (torch.fft.rfft2(x, padded) for x in (first, second))
-        product = next(spectra) * next(spectra).conj()
-        return torch.fft.irfft2(product.sum(1), padded)
-
-    # entry s: the canvas's first cell lies on fixed cell s; negative s wrap around
-    score, overlap = correlate(target.features, features), correlate(target.known, known)
+    # Entry s: the canvas's first cell lies on fixed cell s. Negative s wrap around.
+    score = _cross_correlate(target.features, features, padded)
+    overlap = _cross_correlate(target.valid, valid, padded)
     rows, cols = (torch.arange(n, device=device) for n in padded)
     rows, cols = (
         torch.where(s < a, s, s - n) for s, a, n in zip((rows, cols), cells, padded, strict=True)
     )
-    # where the moving image's centre would lie, against where the start has it, in sides
-    dy = ((rows + placed[0] / 2) / cells[0] - 0.5)[None, :, None] - home[:, 1, None, None] / 2
-    dx = ((cols + placed[1] / 2) / cells[1] - 0.5)[None, None, :] - home[:, 0, None, None] / 2
-    counts = known.sum((1, 2, 3))[:, None, None]
-    smaller = counts.clamp(max=float(target.known.sum()))
-    share = overlap / smaller.clamp_min(1)
-    allowed = (share >= within.overlap) & (dy.abs() <= within.shift) & (dx.abs() <= within.shift)
+    # Shift of the moving image's centre from its initial position, in sides.
+    dy = ((rows + placed[0] / 2) / cells[0] - 0.5)[None, :, None] - centre[:, 1, None, None] / 2
+    dx = ((cols + placed[1] / 2) / cells[1] - 0.5)[None, None, :] - centre[:, 0, None, None] / 2
+    counts = valid.sum((1, 2, 3))[:, None, None]
+    smaller = counts.clamp(max=float(target.valid.sum()))
+    fraction = overlap / smaller.clamp_min(1)
+    allowed = fraction >= within.overlap
+    allowed = allowed & (dy.abs() <= within.shift) & (dx.abs() <= within.shift)
     prior = torch.exp(-0.5 * (dx.square() + dy.square()) / within.prior**2)
-    value = score / overlap.clamp_min(1) * (share.clamp(0, 1) * prior).pow(_MILD)
+    weight = (fraction.clamp(0, 1) * prior).pow(_WEIGHT_EXPONENT)
+    value = score / overlap.clamp_min(1) * weight
     best, index = value.masked_fill(~allowed, -torch.inf).flatten(1).max(1)
     found = []
-    for number, (top, place) in enumerate(zip(best.tolist(), index.tolist(), strict=True)):
+    for number, (top, position) in enumerate(zip(best.tolist(), index.tolist(), strict=True)):
         if math.isinf(top):
             continue
-        row, col = divmod(place, padded[1])
+        row, col = divmod(position, padded[1])
         shift = 2 * torch.stack([dx[number, 0, col], dy[number, row, 0]])
         linear = thetas[number, :, :2]
         offset = thetas[number, :, 2] - linear @ shift
-        found.append(PoseCandidate(torch.cat([linear, offset[:, None]], 1)[None], top))
+        theta = torch.cat([linear, offset[:, None]], 1)[None]
+        found.append(PoseCandidate(theta, top))
     return found
 
 
-def _distinct(candidates: list[PoseCandidate], keep: int) -> list[PoseCandidate]:
-    """The best ones that lie apart."""
+def _cross_correlate(first: Tensor, second: Tensor, padded: list[int]) -> Tensor:
+    """Cross-correlation over all translations, summed over channels, by FFT: (B, rows, cols)."""
+    spectra = (torch.fft.rfft2(x, padded) for x in (first, second))
+    product = next(spectra) * next(spectra).conj()
+    return torch.fft.irfft2(product.sum(1), padded)
+
+
+def _suppress_duplicates(candidates: list[PoseCandidate], count: int) -> list[PoseCandidate]:
+    """Up to ``count`` candidates, best first, whose corners lie apart."""
     kept: list[PoseCandidate] = []
     for candidate in candidates:
         corners = _corners(candidate.theta)
-        if all((corners - _corners(k.theta)).abs().max() > _ALIKE for k in kept):
+        if all((corners - _corners(k.theta)).abs().max() > _DUPLICATE_DISTANCE for k in kept):
             kept.append(candidate)
-        if len(kept) == keep:
+        if len(kept) == count:
             break
     return kept
 
