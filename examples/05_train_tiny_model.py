@@ -13,7 +13,7 @@ from skimage.color import rgb2gray
 from napari_busref import load_sample, register
 from napari_busref.data.samples import thermal_scene
 from napari_busref.training import run
-from napari_busref.training.batches.data import PairStore
+from napari_busref.training.batches.pair_store import PairStore
 
 STEPS = 40
 out = Path("example-output/05_train_tiny_model")

@@ -1,11 +1,11 @@
-"""The paper's ablation, and that of our added terms, at one equal budget.
+"""Ablations of the paper and of our added terms, at equal budgets.
 
     python training/ablation.py --output DIR [--steps 400] [--batch 8] [--variants full,...]
 
-Each variant trains the registration stage with the CPU recipe, shortened to ``--steps`` steps of
-``--batch`` crops of ``--crop`` pixels and otherwise changed only by its switch, on the shipped bus
-and fusion network, with one seed; then it is measured by the protocol. Runs resume; finished ones
-are not repeated.
+Each variant trains the registration stage by the CPU recipe, on the shipped bus and fusion network
+and with one seed. The variants share ``--steps`` steps of ``--batch`` crops of ``--crop`` pixels,
+and differ only by their switch. The protocol then measures them. Runs resume; finished ones are
+not repeated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from napari_busref.evaluation import evaluate_registration, summarise
 from napari_busref.training import run
 
-RECIPE = Path(__file__).parent / "recipes" / "cpu" / "registration.toml"
+RECIPE = Path(__file__).parent / "recipes" / "registration.toml"
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
     "no-mask": {"loss.mask": False},
@@ -47,7 +47,7 @@ def main() -> None:
         overrides = {
             "steps": options.steps,
             "validate_every": options.steps,
-            "validation_pairs": 1,  # measured below
+            "validation_pairs": 1,  # the protocol measures below
             "batch": options.batch,
             "data.crop_side": options.crop,
             **VARIANTS[name],
@@ -55,7 +55,7 @@ def main() -> None:
         weights = folder / "busref.safetensors"
         if not weights.exists():
             run("registration", RECIPE, output=folder, resume=True, device=options.device,
-                overrides=overrides, progress=_say)  # fmt: skip
+                overrides=overrides, progress=_print, gpu=False)  # fmt: skip
         row: dict[str, Any] = {"variant": name, "steps": options.steps}
         row["seconds"] = json.loads(weights.with_suffix(".json").read_text())["seconds"]
         for dataset in ("roadscene", "vis-nir"):
@@ -72,7 +72,7 @@ def main() -> None:
         (options.output / "ablation.json").write_text(json.dumps(table, indent=1) + "\n")
 
 
-def _say(stage: str, fraction: float) -> None:
+def _print(stage: str, fraction: float) -> None:
     print(time.strftime("%H:%M:%S"), stage, flush=True)
 
 

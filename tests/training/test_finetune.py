@@ -18,7 +18,7 @@ from napari_busref.models.user_folder import list_user_models
 from napari_busref.models.user_models import add_user_model
 from napari_busref.runtime.progress import Cancelled
 from napari_busref.training import finetune, resume_finetuning, run
-from napari_busref.training.batches.data import PairStore
+from napari_busref.training.batches.pair_store import PairStore
 from napari_busref.training.finetuning.pairs import (
     AlignedPair,
     PreparedPair,
@@ -114,7 +114,7 @@ def test_both_models_start_from_their_base_and_become_models_of_the_user(
         preview_every=1,
         device="cpu",
         source="/data/ours",
-        watcher=notes,
+        callback=notes,
         progress=lambda stage, fraction: stages.append((stage, fraction)),
     )
     assert [(one.kind, one.name) for one in results] == [
@@ -176,7 +176,7 @@ def test_a_stopped_training_resumes_to_the_same_result(bases: tuple[str, str]) -
             PAIRS,
             bases[1],
             name="broken",
-            watcher=stopper,
+            callback=stopper,
             cancel=stopper.stop,
             **settings,  # type: ignore[arg-type]
         )
@@ -188,7 +188,7 @@ def test_a_stopped_training_resumes_to_the_same_result(bases: tuple[str, str]) -
     with pytest.raises(ValueError, match="resume or discard it"):
         finetune(PAIRS, bases[1], name="broken", **settings)  # type: ignore[arg-type]
     notes = Notes()
-    resume_finetuning(folder, device="cpu", watcher=notes)
+    resume_finetuning(folder, device="cpu", callback=notes)
     assert [note[1] for note in notes.losses] == [3]
     assert moved(weights_of("whole"), weights_of("broken")) == set()
     assert [step for step, _ in logged_losses(folder, "fusion")] == [1, 2, 3]
@@ -205,7 +205,7 @@ def test_what_was_learned_so_far_can_be_taken(bases: tuple[str, str]) -> None:
             steps=50,
             batch=2,
             device="cpu",
-            watcher=stopper,
+            callback=stopper,
             cancel=stopper.stop,
         )
     folder = trainings_folder() / "mine"
@@ -213,7 +213,7 @@ def test_what_was_learned_so_far_can_be_taken(bases: tuple[str, str]) -> None:
     assert (result.name, result.steps) == ("mine-fusion", 1)
     assert card("mine-fusion")["steps"] == 1
     assert is_unfinished(folder)
-    with pytest.raises(ValueError, match="nothing was learned yet"):
+    with pytest.raises(ValueError, match="no training step was made"):
         resume_finetuning(folder, finish=True)
     (folder / "notes.txt").write_text("mine")
     discard_finetuning(folder)

@@ -17,9 +17,9 @@ from napari_busref.training.losses.fusion import (
     brightness_loss,
     energy_weights,
     pyramid_gradient_loss,
+    target_brightness,
     target_gradient,
     target_image,
-    wanted_brightness,
 )
 from napari_busref.training.recipe import FusionLossConfig
 
@@ -172,10 +172,10 @@ def test_brightness_loss_sees_squares_only(images: tuple[Tensor, Tensor, Tensor]
 def test_a_bright_sky_that_is_cold_is_wanted_bright_and_so_are_people_at_night() -> None:
     sky, ground = torch.tensor([0.9, 0.2]), torch.tensor([0.4, 0.4])
     for visible, infrared in (sky, sky.flip(0)):
-        wanted = [float(wanted_brightness(visible, infrared, k, 0.1)) for k in (0.0, 2.5, 50.0)]
+        wanted = [float(target_brightness(visible, infrared, k, 0.1)) for k in (0.0, 2.5, 50.0)]
         assert wanted == pytest.approx([0.56, 0.9 - 0.7 / (1 + np.exp(1.75)) + 0.01, 0.91])
-    assert float(wanted_brightness(*ground, 2.5, 0.1)) == pytest.approx(0.38)
-    assert float(wanted_brightness(*ground, 2.5)) == pytest.approx(0.4)
+    assert float(target_brightness(*ground, 2.5, 0.1)) == pytest.approx(0.38)
+    assert float(target_brightness(*ground, 2.5)) == pytest.approx(0.4)
 
 
 def test_brightness_loss_is_the_distance_to_the_wanted_brightness_of_squares(

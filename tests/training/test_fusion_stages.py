@@ -10,7 +10,7 @@ from torch import nn
 
 from napari_busref.models import card, load_model
 from napari_busref.training import run
-from napari_busref.training.batches.data import PairStore
+from napari_busref.training.batches.pair_store import PairStore
 from napari_busref.training.recipe import load_recipe
 from napari_busref.training.stages.refusion import ReFusionStage
 
@@ -82,7 +82,7 @@ def test_outer_update_reaches_the_proposal_alone(stage: ReFusionStage) -> None:
 def test_fusion_update_leaves_the_proposal_alone(
     stage: ReFusionStage, store: PairStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "looks_ahead", lambda: False)
+    monkeypatch.setattr(stage, "updates_proposal", lambda: False)
     stage(stage.draw(store))["loss"].backward()
     assert _reached(stage.model.fusion) and _reached(stage.model.reconstruction)
     assert not _reached(stage.model.proposal)

@@ -10,7 +10,7 @@ import torch
 from napari_busref.models import load_model
 from napari_busref.models.features.likelihood import Likelihood
 from napari_busref.training import run
-from napari_busref.training.batches.data import PairStore
+from napari_busref.training.batches.pair_store import PairStore
 from napari_busref.training.recipe import load_recipe
 from napari_busref.training.stages.likelihood import LikelihoodStage
 

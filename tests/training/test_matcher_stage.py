@@ -12,10 +12,10 @@ from napari_busref.geometry import base_grid, inside, offsets, warp
 from napari_busref.models import load_model
 from napari_busref.training import run
 from napari_busref.training.batches.augment import random_curve
-from napari_busref.training.batches.data import PairStore
+from napari_busref.training.batches.pair_store import PairStore
 from napari_busref.training.batches.warps import fixed_to_moving
 from napari_busref.training.losses.busref import contrastive_loss, offset_loss
-from napari_busref.training.losses.votes import aggregate_costs, local_correlation
+from napari_busref.training.losses.local_correlation import aggregate_costs, local_correlation
 from napari_busref.training.recipe import load_recipe
 from napari_busref.training.stages.matcher import MatcherStage
 
@@ -102,12 +102,12 @@ def test_losses_are_small_for_features_that_know(
     mask = inside(truth, *size).float()
     moved = features(warp(code, points, padding="border"))
     with torch.no_grad():
-        right = stage._contrast(features(code), moved, truth, mask)
-        wrong = stage._contrast(features(code), moved.flip(2), truth, mask)
+        right = stage._contrastive_loss(features(code), moved, truth, mask)
+        wrong = stage._contrastive_loss(features(code), moved.flip(2), truth, mask)
         assert right < 0.6 < 2 < wrong
         still = base_grid(*size, code).expand(4, -1, -1, -1)
-        alike = stage._votes(features(code), features(code), still, torch.ones_like(mask))
-        apart = stage._votes(
+        alike = stage._local_loss(features(code), features(code), still, torch.ones_like(mask))
+        apart = stage._local_loss(
             features(code), features(code).roll(4, 3), still, torch.ones_like(mask)
         )
         assert alike < 0.5 < 3 < apart

@@ -9,7 +9,7 @@ from skimage.color import rgb2gray
 
 from napari_busref.data.samples import thermal_scene
 from napari_busref.registration.features import MatchingNetworks
-from napari_busref.training.batches.data import PairStore
+from napari_busref.training.batches.pair_store import PairStore
 from napari_busref.training.batches.realign import realigned
 from napari_busref.training.recipe import DataConfig, Recipe
 from napari_busref.training.stages.likelihood import LikelihoodStage

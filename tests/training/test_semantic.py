@@ -17,7 +17,7 @@ from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from napari_busref.models.fusion.superfusion import SuperFusionNet, SuperFusionNetConfig
 from napari_busref.training import run
-from napari_busref.training.batches.data import PairStore
+from napari_busref.training.batches.pair_store import PairStore
 from napari_busref.training.losses.semantic import (
     LabelledScenes,
     SemanticConstraint,

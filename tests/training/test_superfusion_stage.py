@@ -12,7 +12,7 @@ from napari_busref.geometry import base_grid, warp
 from napari_busref.models import load_model
 from napari_busref.runtime.progress import Cancelled
 from napari_busref.training import run
-from napari_busref.training.batches.data import PairStore
+from napari_busref.training.batches.pair_store import PairStore
 from napari_busref.training.losses.busref import (
     bending_loss,
     edge_weight,
@@ -95,11 +95,11 @@ def test_all_terms_reach_the_matcher(
     with torch.autocast("cpu", torch.bfloat16):
         losses = stage(stage.draw(store))
     assert set(losses) == {
-        "loss", "endpoint", "again", "smooth", "matching",
+        "loss", "endpoint", "second_pass", "smooth", "matching",
         "photometric", "border", "fuse", "consistency",
     }  # fmt: skip
     assert all(torch.isfinite(value) for value in losses.values())
-    for name in ("endpoint", "again", "photometric", "fuse", "consistency", "matching"):
+    for name in ("endpoint", "second_pass", "photometric", "fuse", "consistency", "matching"):
         stage.zero_grad()
         losses[name].backward(retain_graph=True)
         reached = [p.grad is not None and bool(p.grad.any()) for p in stage.model.parameters()]
@@ -112,11 +112,11 @@ def test_the_true_fields_show_what_is_wanted(store: PairStore, recipe: Path) -> 
     stage = build_stage(load_recipe(recipe))
     torch.manual_seed(1)
     batch = stage.draw(store)
-    for known in _directions(batch, (batch.fixed.shape[-2], batch.fixed.shape[-1])):
+    for direction in _directions(batch, (batch.fixed.shape[-2], batch.fixed.shape[-1])):
         inner = (..., slice(6, -6), slice(6, -6))
-        mask = known.mask[inner]
-        right = (warp(known.source, known.truth) - known.wanted)[inner]
-        unmoved = (known.source - known.wanted)[inner]
+        mask = direction.mask[inner]
+        right = (warp(direction.source, direction.truth) - direction.aligned)[inner]
+        unmoved = (direction.source - direction.aligned)[inner]
         assert mask.mean() > 0.5
         assert (right.abs() * mask).sum() < 0.3 * (unmoved.abs() * mask).sum()
 
@@ -159,7 +159,7 @@ def test_true_cells_are_averaged_positions() -> None:
     mask = torch.ones(1, 1, 16, 24)
     mask[..., :5] = 0
     truth = base_grid(16, 24, mask) + torch.tensor([2 * 4 / 24, 0.0])  # 4 px = a cell right
-    cells, known = true_cells(truth, mask, (4, 6))
+    cells, valid = true_cells(truth, mask, (4, 6))
     torch.testing.assert_close(cells[0, :, :, 0], torch.arange(1.0, 7).expand(4, 6))
     torch.testing.assert_close(cells[0, :, :, 1], torch.arange(4.0)[:, None].expand(4, 6))
-    assert known[0, 0].tolist() == [False, False, True, True, True, True]
+    assert valid[0, 0].tolist() == [False, False, True, True, True, True]

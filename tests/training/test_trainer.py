@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from napari_busref.metrics.registration import WarpRanges
 from napari_busref.models import load_model
 from napari_busref.runtime.progress import Cancelled
-from napari_busref.training import run
-from napari_busref.training.batches.data import PairStore
-from napari_busref.training.recipe import load_recipe
+from napari_busref.training import STAGES, run
+from napari_busref.training.batches.pair_store import PairStore
+from napari_busref.training.recipe import WarpConfig, load_recipe
 from napari_busref.training.stages import build_stage
 
 
@@ -162,7 +163,7 @@ def test_two_gloo_processes_train_one_model(recipes: dict[str, Path], tmp_path: 
     script.write_text(
         "import sys, torch\n"
         "from napari_busref.training import run\n"
-        "from napari_busref.training.batches.data import PairStore\n"
+        "from napari_busref.training.batches.pair_store import PairStore\n"
         "torch.manual_seed(0)\n"
         "image = torch.nn.functional.interpolate(torch.rand(1, 1, 9, 9), (64, 64))[0]\n"
         "run('bus', sys.argv[1], output=sys.argv[2], store=PairStore([(image, 1 - image)]),\n"
@@ -195,6 +196,7 @@ def test_two_gloo_processes_train_one_model(recipes: dict[str, Path], tmp_path: 
         ("stage = 'bus'\nsteps = 1\n[loss]\nmask = 3", "loss.mask must be bool"),
         ("stage = ", "cannot be read as TOML"),
         ("stage = 'bus'\nsteps = 0", "must be positive"),
+        ("stage = 'bus'\nsteps = 1\ngpu = 2", "gpu must be a table"),
     ],
 )
 def test_wrong_recipes_say_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
@@ -213,11 +215,64 @@ def test_missing_recipes_and_other_stages_are_refused(
         run("gaf", recipes["bus"], output=tmp_path)
 
 
-def test_committed_recipes_are_valid() -> None:
-    folder = Path(__file__).resolve().parents[2] / "training" / "recipes"
-    recipes = sorted(folder.glob("*/*.toml"))
-    assert {path.stem for path in recipes} >= {"bus", "gaf", "registration"}
-    for path in recipes:
-        recipe = load_recipe(path)
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "training" / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("gpu", [False, True], ids=["CPU", "GPU"])
+def test_committed_recipes_are_valid(gpu: bool) -> None:
+    assert {path.stem for path in RECIPES} >= {"bus", "gaf", "registration"}
+    assert {load_recipe(path, gpu=gpu).stage for path in RECIPES} == set(STAGES)
+    for path in RECIPES:
+        recipe = load_recipe(path, gpu=gpu)
         name = recipe.export or recipe.stage
         assert path.stem == name or path.stem.startswith(f"{name}-")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_committed_recipe_trains_longer_on_a_gpu(path: Path) -> None:
+    cpu, gpu = load_recipe(path), load_recipe(path, gpu=True)
+    assert cpu.threads > 0 and gpu.threads == 0
+    assert cpu.steps < gpu.steps and cpu.data.crop_side < gpu.data.crop_side
+    assert (cpu.stage, cpu.seed, cpu.fusion.gains) == (gpu.stage, gpu.seed, gpu.fusion.gains)
+
+
+GPU = """
+stage = "registration"
+steps = 3
+[warp]
+shift = 0.2
+[gpu]
+steps = 9
+warp.beyond = 0.5
+model.affine_sides = [48]
+"""
+
+
+def test_the_gpu_table_is_applied_on_request_and_before_the_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(GPU)
+    cpu, gpu = load_recipe(path), load_recipe(path, gpu=True)
+    assert (cpu.steps, cpu.warp.shift, cpu.warp.beyond, cpu.model) == (3, 0.2, 0.3, {})
+    assert (gpu.steps, gpu.warp.shift, gpu.warp.beyond) == (9, 0.2, 0.5)
+    assert gpu.model == {"affine_sides": [48]}
+    assert load_recipe(path, {"steps": 2}, gpu=True).steps == 2
+
+
+def test_a_run_applies_the_gpu_table_where_it_is_told_to(
+    store: PairStore, recipes: dict[str, Path], tmp_path: Path
+) -> None:
+    text = recipes["bus"].read_text()
+    recipes["bus"].write_text(f"{text}[gpu]\nsteps = 2\n")
+    for gpu, steps in ((None, 6), (True, 2)):
+        weights = run(
+            "bus", recipes["bus"], output=tmp_path / str(gpu), store=store, device="cpu", gpu=gpu
+        )
+        assert weights is not None
+        assert json.loads(weights.with_suffix(".json").read_text())["steps"] == steps
+
+
+def test_warps_are_those_of_the_protocol() -> None:
+    protocol, warp = WarpRanges(), WarpConfig()
+    assert (warp.rotation, warp.shear) == (protocol.rotation_deg, protocol.shear_deg)
+    assert (warp.shift, warp.sigma) == (protocol.translation, protocol.smoothing)
+    assert (warp.scale, warp.elastic) == (protocol.scale, protocol.elastic)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from napari_busref.geometry import base_grid, inside, invert_affine, warp
-from napari_busref.training.batches.data import PairStore
+from napari_busref.training.batches.pair_store import PairStore
 from napari_busref.training.batches.warps import Warps, draw_warps, fixed_to_moving
 from napari_busref.training.recipe import DataConfig, WarpConfig
 

@@ -19,9 +19,7 @@ def finetune(
     ] = None,
     moving: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[MOVING]", help="Folder of moving images, aligned with the fixed ones."
-        ),
+        typer.Argument(metavar="[MOVING]", help="Folder of moving images, aligned with them."),
     ] = None,
     name: Annotated[
         str, typer.Option(help="Name of the result, for --model, and of the training.")
@@ -43,9 +41,7 @@ def finetune(
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(
-            "--max-minutes", help="Stop training after this time, and export the models."
-        ),
+        typer.Option("--max-minutes", help="Stop after this time, and export the models."),
     ] = None,
     held_out: Annotated[
         int | None, typer.Option(help="Number of held-out pairs (default: a fifth, at most 4).")

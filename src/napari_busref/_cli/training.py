@@ -60,7 +60,7 @@ def train(
     settings = parse_settings(override or [])
     if not resume and (output / "checkpoint.ckpt").exists():
         raise FileExistsError(
-            f"--output: {output} holds a checkpoint; continue with --resume, or name another folder"
+            f"--output: {output} holds a checkpoint; use --resume, or name another folder"
         )
     with interruptible() as cancel, _Display(stage) as display:
         weights = training.run(

@@ -1,4 +1,4 @@
-"""Train every shipped weight, stage by stage."""
+"""Train all shipped weights, stage by stage, and fine-tune them."""
 
 import lazy_loader
 

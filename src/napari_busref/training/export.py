@@ -1,4 +1,4 @@
-"""Writing trained weights with their card."""
+"""Write trained weights with their card."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def export(
         name: value.detach().half().cpu().contiguous()
         for name, value in stage.model.state_dict().items()
     }
-    weights.write_bytes(save(state))  # save_file would leave a file that only we can read
+    weights.write_bytes(save(state))  # save_file would make a file that only its owner can read
     card = {
         "name": stage.export_name,
         "kind": stage.kind,
@@ -71,7 +71,7 @@ def _settings(model: torch.nn.Module) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Commit of the checkout that trained, marked when it held changes; empty outside of one."""
+    """Commit of the checkout, marked when it holds changes; empty outside a checkout."""
     here = Path(__file__).resolve().parent
     try:
         result = subprocess.run(

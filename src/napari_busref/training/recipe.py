@@ -9,33 +9,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from napari_busref.metrics.registration import WarpRanges
 from napari_busref.training.stage_names import STAGES
 
 T = TypeVar("T")
 
+_PROTOCOL = WarpRanges()
+
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which aligned pairs are trained on and how they are cropped.
+    """Aligned pairs to train on, and how to crop them.
 
     Attributes
     ----------
     datasets : tuple of str
-        Names that ``datasets.load_pairs`` understands.
+        Names of data sets, see ``data.datasets.load_pairs``.
     root : str
         Folder of the data sets; empty for ``../shared/data`` beside the checkout.
     store_side : int
-        Images are kept in memory with at most this shorter side, in pixels.
+        Largest shorter side of the images in memory, in pixels.
     crop_side : int
-        Crops have the area of a square with this side; their aspect varies.
+        Crops have the area of a square with this side, in pixels; their aspect varies.
     crop_range : tuple of float
-        Smallest and largest share of the picture's side that a crop takes in.
+        Smallest and largest extent of a crop, as a fraction of the largest window of its aspect.
     aspects : tuple of float
-        Width over height of the crops; a batch has one of them.
+        Width over height of the crops; all crops of a batch share one.
     realign : str
-        Weights of a likelihood network, a name or a file, by which the training pairs are laid on
-        each other anew before the first step: pairs aligned by hand are off by one to four
-        pixels. Empty to trust the pairs.
+        Weights of a likelihood network, a name or a file, that realigns the training pairs before
+        the first step: alignment by hand is off by 1 to 4 px. Empty to keep the pairs as they are.
     """
 
     datasets: tuple[str, ...] = ("roadscene", "vis-nir")
@@ -49,40 +51,41 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class WarpConfig:
-    """Ranges of the synthetic warps; the defaults are those of the measuring protocol.
+    """Ranges of the synthetic warps; the defaults are those of the protocol, see `WarpRanges`.
 
     Attributes
     ----------
     rotation, shear : float
-        Degrees, uniform in plus and minus.
+        Largest absolute value in degrees (uniform).
     scale : tuple of float
-        Log-uniform range.
+        Smallest and largest scale (log-uniform).
     shift : float
-        Share of the width and of the height, uniform in plus and minus.
+        Largest absolute shift, as a fraction of the width and of the height (uniform).
     elastic : tuple of float
-        Range of the largest elastic displacement, as a share of the shorter side.
+        Range of the largest elastic displacement, as fractions of the shorter side.
     sigma : float
-        Smoothing of the elastic noise, as a share of the shorter side.
+        Standard deviation that smooths the elastic noise, as a fraction of the shorter side.
     beyond : float
-        Share of the moving images that show what lies beyond the crop instead of an empty border.
+        Fraction of the moving images that show the scene beyond the crop; the others have an
+        empty border there.
     """
 
-    rotation: float = 10.0
-    scale: tuple[float, float] = (0.9, 1.1)
-    shear: float = 5.0
-    shift: float = 0.08
-    elastic: tuple[float, float] = (0.02, 0.04)
-    sigma: float = 0.08
+    rotation: float = _PROTOCOL.rotation_deg
+    scale: tuple[float, float] = _PROTOCOL.scale
+    shear: float = _PROTOCOL.shear_deg
+    shift: float = _PROTOCOL.translation
+    elastic: tuple[float, float] = _PROTOCOL.elastic
+    sigma: float = _PROTOCOL.smoothing
     beyond: float = 0.3
 
 
 START = WarpConfig(rotation=12.0, scale=(0.88, 1.14), shear=0.0, shift=0.25)
-"""Default of where the registration's first look starts while training."""
+"""Default ranges of the initial affine of the registration stage."""
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Photometric augmentation; probabilities and ranges.
+    """Photometric augmentation: probabilities and ranges.
 
     Attributes
     ----------
@@ -91,8 +94,8 @@ class AugmentConfig:
     polarity : float
         Probability of an inverted infrared image.
     remap : float
-        Probability that the visible image under a random intensity curve takes the place of the
-        infrared one (stage matcher): any image is a training pair of a modality not seen yet.
+        Probability that the visible image under a random intensity curve replaces the infrared
+        one (stages matcher and likelihood). Any image then makes a pair of a new modality.
     noise : float
         Standard deviation of additive noise (probability one half).
     blur : float
@@ -109,7 +112,9 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the loss terms and switches of the ablation; a stage reads its own.
+    """Weights of the loss terms and switches of the ablation; each stage reads its own.
+
+    A weight of 0 turns its term off.
 
     Attributes
     ----------
@@ -118,7 +123,7 @@ class LossConfig:
     fuse_gradient : float
         Weight of L_grad of the fusion network.
     fuse_intensity : float
-        Our addition: weight of the distance to the brighter source (0 turns it off).
+        Our addition: weight of the distance to the brighter source.
     gamma : float
         Exponent of the fusion's gradient target.
     mncc : float
@@ -129,27 +134,26 @@ class LossConfig:
         Reconstructible mask in the losses (False: ablation "no mask").
     endpoint, smooth, matching : float
         Our additions: end-point error against the known warp, smoothness of the displacement,
-        cross-entropy of the descriptors' matches (0 turns each off).
+        cross-entropy of the matches of descriptors.
     votes : float
-        Cross-entropy of the votes in a local window (stage matcher).
+        Stage matcher: cross-entropy of the aggregated local correlations.
     photometric : float
         SuperFusion: weight of 0.1 (L1 + L2) + 0.9 gradient, both directions.
     edges : float
-        SuperFusion: how much more the end-point error counts where second-order gradients are
-        strong.
+        SuperFusion: added weight of the end-point error at strong second-order gradients.
     border : float
-        SuperFusion: weight of what is shown where the other image has nothing.
+        SuperFusion: weight of warped content outside the other image.
     fuse, consistency : float
         SuperFusion: weights of the fusion loss on the registered pair and of the distance between
         the two fused images.
     semantic : float
         SuperFusion's fusion network: weight of the Lovász-softmax of a segmentation network on
-        the fused image; needs label maps ``DATA/NAME/labels/PAIR.png`` (0 turns it off).
+        the fused image. Needs label maps ``DATA/NAME/labels/PAIR.png``.
     segmenter : str
         That network: ``"module:function"``, where the function returns it with its weights. It
         maps colours (B, 3, H, W) in [0, 1] to logits (B, K, H, W).
     ignore : int
-        Label that does not count.
+        Label to leave out.
     """
 
     ssim: float = 1.0
@@ -175,40 +179,41 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class FusionLossConfig:
-    """Weights of the loss terms of the fusion networks that are not in :class:`LossConfig`.
+    """Loss weights of the fusion networks, beside those in :class:`LossConfig`.
 
     Attributes
     ----------
     detail : float
-        Weight of the distance to the wanted gradients (``pyramid_gradient_loss``).
+        Weight of the distance to the target gradients (``pyramid_gradient_loss``).
     gains : tuple of float
-        Factor on the wanted gradients at full, half, quarter... resolution.
+        Factor on the target gradients at full, half, quarter... resolution.
     window : int
-        Window in which the sources' energies are compared, odd, in pixels.
+        Window for comparing the energies of the sources, odd, in pixels.
     power : float
-        How decidedly the stronger source is chosen.
+        Exponent on the energies; a large one selects the stronger source.
     noise : float
-        Gradients below this count as none: where both are so weak, their mean is wanted.
+        Gradients below this count as none. Where both sources are this weak, the target is their
+        mean.
     brightness : float
-        Weight of the distance of the local brightness to the wanted one.
+        Weight of the distance of the local brightness to its target.
     decision, contrast : float
-        Which brightness is wanted (``wanted_brightness``): 0 and 0 the mean of both sources.
+        Set the target brightness (``target_brightness``); 0 and 0 give the mean of both sources.
     image : bool
-        Whether detail and brightness are wanted of one image (``target_image``).
+        Take detail and brightness from one target image (``target_image``).
     feature, patch, style : float
         MDA: weights of these terms beside the image level.
     deviation : float
-        MDA: worth of a standard deviation beside a bit of entropy.
+        MDA: weight of a standard deviation relative to a bit of entropy.
     temperature : float
         MDA: of the softmax over both sources.
     gradient : float
-        ReFusion: what the gradient term counts beside the intensity term.
+        ReFusion: weight of the gradient term relative to the intensity term.
     reconstruction : float
-        ReFusion: how much the fused image itself is to serve the reconstruction.
+        ReFusion: weight of the reconstruction loss on the fusion module.
     inner_rate : float
         ReFusion: length of the inner step.
     outer_share : float
-        ReFusion: share of the steps that update the loss-proposal module.
+        ReFusion: fraction of the steps that update the loss-proposal module.
     """
 
     detail: float = 0.0
@@ -233,44 +238,45 @@ class FusionLossConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a training run.
+    """All settings of a training run.
 
     Attributes
     ----------
     stage : str
         One of ``STAGES``.
     steps, batch : int
-        Optimiser steps, and samples a step in each process.
+        Optimiser steps, and samples per step in each process.
     learning_rate, weight_decay, warmup
-        AdamW; ``warmup`` is the share of the steps in which the rate rises, a cosine follows.
+        Of AdamW. The rate rises during the fraction ``warmup`` of the steps; a cosine follows.
+    clip : float
+        Largest norm of the gradients.
     precision : str
         Of Lightning Fabric, such as ``"32-true"`` or ``"bf16-mixed"``.
     threads : int
-        CPU threads of each process (0: as torch chooses).
+        CPU threads of each process (0: torch chooses).
     processes : int
         Processes (DDP when more than one).
     seed : int
-        Every draw of a step follows from this, the step and the process.
-    validate_every, checkpoint_every : int
+        Seed, step and process determine every random draw of a step.
+    log_every, validate_every, checkpoint_every : int
         In steps.
     validation_pairs : int
-        Pairs of each data set's ``val`` split that are measured during the run.
+        Pairs of each data set's ``val`` split to measure during the run.
     requires : str
         Folder with the weights of the earlier stages; empty for the shipped ones.
     train_bus : bool
         Train the bus from scratch with the registration (ablation "no bus").
     start_from : str
-        Model, or path of weights, that training starts from; ``model`` must be its configuration.
-        Empty to start from scratch, on the trained bus where the stage has one.
+        Model, or path of weights, to start from; ``model`` must be its configuration. Empty to
+        start from scratch, on the trained bus where the stage has one.
     start_share : float
-        In [0, 1): share of the weights of ``start_from`` that the trained ones are averaged with
-        in the end, which keeps more of what the start was good at (WiSE-FT, Wortsman et al.,
-        CVPR 2022).
+        In [0, 1): weight of ``start_from`` in the final average with the trained weights. It
+        preserves strengths of the start (WiSE-FT, Wortsman et al., CVPR 2022).
     export : str
-        Name of the weights, for a network that is trained for several tasks; empty for its own.
+        Name of the weights, for a network with several tasks; empty for the stage's own.
     start : WarpConfig
-        Affine from which the registration's first look starts in training, so that descriptors
-        cannot pass by matching everything to its own place.
+        Ranges of the initial affine of the registration stage. Far starts keep descriptors from
+        encoding positions instead of content.
     model : dict
         Arguments of the stage's model configuration.
     """
@@ -304,15 +310,20 @@ class Recipe:
     model: dict[str, Any] = field(default_factory=dict)
 
 
-def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, *, gpu: bool = False
+) -> Recipe:
     """Read a recipe.
 
     Parameters
     ----------
     path : path
-        TOML file whose keys and tables are the fields of :class:`Recipe`.
+        TOML file whose keys and tables are the fields of :class:`Recipe`. Its table ``[gpu]``
+        holds the values that differ on a GPU.
     overrides : mapping, optional
         Replacements by dotted name, such as ``{"steps": 10, "loss.guide": 0}``.
+    gpu : bool
+        Apply the table ``[gpu]``, before the overrides.
 
     Raises
     ------
@@ -323,6 +334,11 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         values = tomllib.loads(Path(path).read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"recipe {str(path)!r} cannot be read as TOML: {error}") from error
+    for_gpu = values.pop("gpu", {})
+    if not isinstance(for_gpu, Mapping):
+        raise ValueError(f"recipe: gpu must be a table, got {for_gpu!r}")
+    if gpu:
+        _merge(values, for_gpu)
     for name, value in (overrides or {}).items():
         table = values
         *parents, key = name.split(".")
@@ -344,8 +360,17 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
 
 def recipe_from_card(values: Mapping[str, Any]) -> Recipe:
-    """The recipe that a card holds; keys of other versions are passed over."""
+    """Build the recipe that a card holds; keys of other versions are ignored."""
     return _build(Recipe, _known(Recipe, values), "")
+
+
+def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Write nested ``changes`` into nested ``values``."""
+    for key, value in changes.items():
+        if isinstance(value, Mapping):
+            _merge(values.setdefault(key, {}), value)
+        else:
+            values[key] = value
 
 
 def _known(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:

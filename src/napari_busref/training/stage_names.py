@@ -1,16 +1,19 @@
-"""Names of the training stages."""
+"""The training stages: their names and the classes behind them. Needs no torch."""
 
 from __future__ import annotations
 
-STAGES = (
-    "bus",
-    "gaf",
-    "registration",
-    "matcher",
-    "superfusion",
-    "likelihood",
-    "superfusion-fusion",
-    "mda",
-    "refusion",
-)
+STAGE_CLASSES = {
+    "bus": "bus:BusStage",
+    "gaf": "gaf:GafStage",
+    "registration": "registration:RegistrationStage",
+    "matcher": "matcher:MatcherStage",
+    "superfusion": "superfusion:SuperFusionStage",
+    "likelihood": "likelihood:LikelihoodStage",
+    "superfusion-fusion": "superfusion_fusion:SuperFusionFusionStage",
+    "mda": "mda:MdaStage",
+    "refusion": "refusion:ReFusionStage",
+}
+"""Name of a stage -> ``"module:Class"`` in ``training/stages/``."""
+
+STAGES = tuple(STAGE_CLASSES)
 """The stages, in the order in which they build on each other."""

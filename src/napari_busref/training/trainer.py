@@ -1,4 +1,4 @@
-"""The training loop: Lightning Fabric, checkpoints that resume, logs, validation."""
+"""The training loop on Lightning Fabric: steps, checkpoints, logs, validation."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ from torch import nn
 
 from napari_busref.runtime.device import resolve_device
 from napari_busref.runtime.progress import Progress, Reporter
-from napari_busref.training.batches.data import PairStore
+from napari_busref.training.batches.pair_store import PairStore
 from napari_busref.training.export import commit, export
 from napari_busref.training.recipe import Recipe, load_recipe
 from napari_busref.training.stages import build_stage
 
 
-class Monitor(Protocol):
-    """What the ``monitor=`` argument of `napari_busref.training.run` accepts."""
+class RunCallback(Protocol):
+    """What the ``callback=`` argument of `napari_busref.training.run` accepts."""
 
     def logged(self, step: int, losses: Mapping[str, float]) -> None:
-        """Take note of the losses of a logged step; raise to stop with a checkpoint."""
+        """Receive the losses of a logged step; raise to stop with a checkpoint."""
 
     def measure(self, model: nn.Module, step: int, reporter: Reporter) -> dict[str, float]:
         """Measure the model, in evaluation mode on the device of the training.
 
-        Called every ``validate_every`` steps and after the last one. `reporter` is asked whether
-        to stop.
+        Called every ``validate_every`` steps and after the last one. `reporter` cancels.
         """
 
 
@@ -49,7 +48,8 @@ def run(
     max_minutes: float | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
-    monitor: Monitor | None = None,
+    callback: RunCallback | None = None,
+    gpu: bool | None = None,
 ) -> Path | None:
     """Train one stage and write its weights.
 
@@ -58,26 +58,26 @@ def run(
     stage : str
         One of ``STAGES``; must be the recipe's.
     recipe : path or Recipe
-        TOML file, see :class:`~napari_busref.training.recipe.Recipe`; or one that is made already
-        (`overrides` are for files).
+        TOML file, see `napari_busref.training.recipe.load_recipe`; or a loaded one, which ignores
+        `overrides` and `gpu`.
     output : path
         Folder for ``checkpoint.ckpt``, ``logs/version_N/metrics.csv`` and the weights.
     resume : bool
-        Go on from the checkpoint in ``output``, when there is one.
+        Continue from the checkpoint in ``output``, if there is one.
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     overrides : mapping, optional
         Replacements in the recipe by dotted name.
     store : PairStore, optional
-        Pairs to train on instead of the recipe's data sets (validation is then left out, but for
-        that of a `monitor`).
+        Pairs to train on instead of the recipe's data sets. Only a `callback` then validates.
     max_minutes : float, optional
-        Stop after this time with a checkpoint; a later call with ``resume`` goes on.
+        Stop after this time with a checkpoint; a later call with ``resume`` continues.
     progress, cancel
-        Told at every logged step; a set ``cancel`` stops with a checkpoint.
-    monitor : Monitor, optional
-        Sees the losses of every logged step, and measures the model instead of the stage's own
-        validation.
+        ``progress`` is called at every logged step; a set ``cancel`` stops with a checkpoint.
+    callback : RunCallback, optional
+        Receives the losses of every logged step, and replaces the validation of the stage.
+    gpu : bool, optional
+        Apply the recipe's ``[gpu]`` table; by default on a CUDA device.
 
     Returns
     -------
@@ -89,14 +89,20 @@ def run(
     ValueError
         For a wrong recipe, stage or data folder.
     Cancelled
-        When ``cancel`` was set; the checkpoint is kept.
+        When ``cancel`` was set; the checkpoint remains.
     """
-    settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    target = resolve_device(device)
+    if isinstance(recipe, Recipe):
+        settings = recipe
+    else:
+        settings = load_recipe(
+            recipe, overrides, gpu=target.type == "cuda" if gpu is None else gpu
+        )
     if settings.stage != stage:
         raise ValueError(
-            f"stage {stage!r} was asked for, but recipe {str(recipe)!r} is for {settings.stage!r}"
+            f"stage {stage!r} was requested, but recipe {str(recipe)!r} is for {settings.stage!r}"
         )
-    return _Run(settings, Path(output), device, store, monitor).train(
+    return _Run(settings, Path(output), target, store, callback).train(
         resume, max_minutes, Reporter(progress, cancel)
     )
 
@@ -108,28 +114,27 @@ class _Run:
         self,
         recipe: Recipe,
         output: Path,
-        device: str,
+        device: torch.device,
         store: PairStore | None,
-        monitor: Monitor | None,
+        callback: RunCallback | None,
     ) -> None:
-        self.recipe, self.output, self.monitor = recipe, output, monitor
-        target = resolve_device(device)
+        self.recipe, self.output, self.callback = recipe, output, callback
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         parallel = recipe.processes > 1
         output.mkdir(parents=True, exist_ok=True)
         self.fabric = Fabric(
-            accelerator=target.type,
-            devices=recipe.processes if parallel or target.index is None else [target.index],
+            accelerator=device.type,
+            devices=recipe.processes if parallel or device.index is None else [device.index],
             strategy=DDPStrategy(find_unused_parameters=True) if parallel else "auto",
             precision=recipe.precision,  # type: ignore[arg-type]
-            loggers=CSVLogger(output, name="logs"),  # a new version_N for every start
+            loggers=CSVLogger(output, name="logs"),  # every start writes a new version_N
         )
         self.fabric.launch()
         torch.manual_seed(recipe.seed)
         with self.fabric.rank_zero_first():
             self.stage = build_stage(recipe)
-            self.validates = store is None or monitor is not None
+            self.validates = store is None or callback is not None
             data = PairStore.from_config(recipe.data) if store is None else store
         self.stage.to(self.fabric.device)
         self.store = self.stage.prepare(data.to(self.fabric.device))
@@ -139,57 +144,64 @@ class _Run:
         )
         self.module, self.optimiser = self.fabric.setup(self.stage, optimiser)
         self.step, self.seconds = 0, 0.0
-        self.commit = commit()  # of now: the checkout may move on while this runs
+        self.commit = commit()  # read first: the checkout may change during the run
 
     @property
     def checkpoint(self) -> Path:
         return self.output / "checkpoint.ckpt"
 
     def train(self, resume: bool, max_minutes: float | None, reporter: Reporter) -> Path | None:
-        recipe, fabric = self.recipe, self.fabric
         if resume and self.checkpoint.is_file():
             self._load()
-        started = time.monotonic()
-        before = self.seconds
+        started = time.monotonic() - self.seconds
+        end = math.inf if max_minutes is None else self.seconds + 60 * max_minutes
         self.module.train()
         try:
-            while self.step < recipe.steps:
-                self.seconds = before + time.monotonic() - started
-                if max_minutes is not None and self.seconds - before > 60 * max_minutes:
+            while self.step < self.recipe.steps:
+                self.seconds = time.monotonic() - started
+                if self.seconds > end:
                     self._save()
                     return None
-                losses = self._one_step()
-                self.step += 1
-                if self.step % recipe.log_every == 0 or self.step == recipe.steps:
-                    values = {name: float(value.detach()) for name, value in losses.items()}
-                    fabric.log_dict(
-                        {**values, "lr": self._rate(), "seconds": self.seconds}, self.step
-                    )
-                    if self.monitor is not None:
-                        self.monitor.logged(self.step, values)
-                    reporter.step(
-                        f"{recipe.stage} {self.step}/{recipe.steps}  loss {values['loss']:.4f}",
-                        self.step / recipe.steps,
-                    )
-                if self.step % recipe.checkpoint_every == 0:
-                    self._save()
-                if self.step % recipe.validate_every == 0 and self.step < recipe.steps:
-                    self._report(reporter)
+                self._advance(reporter)
         except BaseException:
-            # cancelled or interrupted: what was learned so far is not lost
-            if fabric.world_size == 1:
+            # keep what a cancelled or interrupted run has learned
+            if self.fabric.world_size == 1:
                 self._save()
             raise
-        self.seconds = before + time.monotonic() - started
+        self.seconds = time.monotonic() - started
+        return self._finish(reporter)
+
+    def _advance(self, reporter: Reporter) -> None:
+        """Make one step, and log, save and validate when due."""
+        recipe = self.recipe
+        losses = self._one_step()
+        self.step += 1
+        if self.step % recipe.log_every == 0 or self.step == recipe.steps:
+            values = {name: float(value.detach()) for name, value in losses.items()}
+            self.fabric.log_dict(
+                {**values, "lr": self._rate(), "seconds": self.seconds}, self.step
+            )
+            if self.callback is not None:
+                self.callback.logged(self.step, values)
+            reporter.step(
+                f"{recipe.stage} {self.step}/{recipe.steps}  loss {values['loss']:.4f}",
+                self.step / recipe.steps,
+            )
+        if self.step % recipe.checkpoint_every == 0:
+            self._save()
+        if self.step % recipe.validate_every == 0 and self.step < recipe.steps:
+            self._validate(reporter)
+
+    def _finish(self, reporter: Reporter) -> Path:
+        """Measure the trained model and write its weights."""
+        recipe, fabric = self.recipe, self.fabric
         if recipe.steps % recipe.checkpoint_every:
-            self._save()  # measuring may take long, and be cancelled
+            self._save()  # the validation may take long, and be cancelled
         if recipe.start_share:  # not in the checkpoint: resuming must not average twice
             self.stage.blend_start()
-        scores = self._report(reporter)
+        scores = self._validate(reporter)
         if fabric.is_global_zero:
             fabric.logger.save()
-        weights = self.output / f"{self.stage.export_name}.safetensors"
-        if fabric.is_global_zero:
             export(
                 self.stage,
                 recipe,
@@ -201,11 +213,11 @@ class _Run:
                 scores=scores,
             )
         fabric.barrier()
-        return weights
+        return self.output / f"{self.stage.export_name}.safetensors"
 
     def _one_step(self) -> dict[str, torch.Tensor]:
         recipe, fabric = self.recipe, self.fabric
-        # every draw follows from seed, step and process: a resumed run repeats an unbroken one
+        # seed, step and process determine every draw: resuming repeats an unbroken run
         torch.manual_seed(
             recipe.seed + 7919 * (self.step * fabric.world_size + fabric.global_rank) + 1
         )
@@ -226,14 +238,14 @@ class _Run:
         share = (self.step - warm) / max(recipe.steps - warm, 1)
         return recipe.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * min(share, 1))) / 2)
 
-    def _report(self, reporter: Reporter) -> dict[str, float]:
+    def _validate(self, reporter: Reporter) -> dict[str, float]:
         if not (self.validates and self.fabric.is_global_zero):
             return {}
         self.stage.eval()
-        if self.monitor is None:
+        if self.callback is None:
             scores = self.stage.validate(self.fabric.device)
         else:
-            scores = self.monitor.measure(self.stage.model, self.step, reporter)
+            scores = self.callback.measure(self.stage.model, self.step, reporter)
         self.stage.train()
         self.fabric.log_dict({f"val_{name}": value for name, value in scores.items()}, self.step)
         text = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
@@ -250,7 +262,7 @@ class _Run:
             "step": self.step,
             "seconds": self.seconds,
         }
-        # a run that dies while writing must not take the last good checkpoint with it
+        # write beside the last good checkpoint, in case the run dies while writing
         partial = self.checkpoint.with_suffix(".partial")
         self.fabric.save(partial, state)
         if self.fabric.is_global_zero:

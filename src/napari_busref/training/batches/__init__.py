@@ -1,1 +1,1 @@
-"""Batches to train on: pairs, crops, synthetic warps, augmentation."""
+"""Training batches: stored pairs, crops, synthetic warps, augmentation."""

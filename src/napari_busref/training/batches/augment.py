@@ -18,7 +18,7 @@ from napari_busref.training.recipe import AugmentConfig
 class Photometric(nn.Module):
     """Gamma, gain, noise and blur of both images; polarity of the infrared one.
 
-    Draws come from torch's global generator.
+    It draws from torch's global generator.
     """
 
     def __init__(self, config: AugmentConfig) -> None:
@@ -37,12 +37,12 @@ class Photometric(nn.Module):
         self.infrared = chain(config.polarity)
 
     def forward(self, visible: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor]:
-        """Augment (B, 1, H, W) images in [0, 1], each on its own; results stay in [0, 1]."""
+        """Augment (B, 1, H, W) images in [0, 1] independently; results stay in [0, 1]."""
         return self.visible(visible).clamp(0, 1), self.infrared(infrared).clamp(0, 1)
 
 
 def random_curve(image: Tensor, knots: int = 6) -> Tensor:
-    """Pass images (B, 1, H, W) in [0, 1] through a random curve each, often not monotone."""
+    """Map each image (B, 1, H, W) in [0, 1] by its own random curve, often not monotone."""
     values = torch.rand(len(image), knots).to(image.device)
     position = image.clamp(0, 1) * (knots - 1)
     lower = position.floor().clamp(max=knots - 2)

@@ -1,4 +1,4 @@
-"""Synthetic warps of the measuring protocol, drawn on the device for a whole batch."""
+"""Synthetic warps of the measuring protocol, for a whole batch on the device."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from torch import Tensor
 from napari_busref.geometry import base_grid, invert_affine, sample_field, transform_points
 from napari_busref.training.recipe import WarpConfig
 
-# The elastic field is smooth (sigma is 8 % of the side): an eighth of the pixels carries it.
-_COARSE = 4
+_FIELD_STRIDE = 4  # px; the elastic field is smooth, with a sigma of 8 % of the side
 
 
-@dataclass  # not frozen: Fabric converts what a batch holds
+@dataclass  # not frozen: Fabric converts the tensors of a batch in place
 class Warps:
     """Maps ``g``: moving -> aligned, ``g(p) = theta p + elastic(p)``, in normalised coordinates.
 
@@ -33,12 +32,12 @@ class Warps:
     elastic: Tensor
 
     def aligned_points(self, points: Tensor) -> Tensor:
-        """``g`` at moving positions (B, H, W, 2)."""
+        """Evaluate ``g`` at moving positions (B, H, W, 2)."""
         residual = sample_field(self.elastic, points.expand(len(self.theta), -1, -1, -1))
         return transform_points(self.theta, points) + residual.permute(0, 2, 3, 1)
 
     def source_points(self, points: Tensor, iterations: int = 12) -> Tensor:
-        """Inverse of ``g`` by fixed point: the moving positions of aligned ones, (B, H, W, 2)."""
+        """Invert ``g`` by fixed point: the moving positions of aligned ones, (B, H, W, 2)."""
         inverse = invert_affine(self.theta)
         source = transform_points(inverse, points)
         for _ in range(iterations):
@@ -49,7 +48,7 @@ class Warps:
     def approximate_source_points(self, points: Tensor) -> Tensor:
         """The paper's inverse, ``theta^-1`` and ``-phi``.
 
-        Cheaper, and wrong by how much the elastic field varies over its own displacement.
+        Cheaper, with an error of the field's variation over its own displacement.
         """
         points = points.expand(len(self.theta), -1, -1, -1)
         residual = sample_field(self.elastic, transform_points(invert_affine(self.theta), points))
@@ -59,7 +58,7 @@ class Warps:
 def draw_warps(config: WarpConfig, batch: int, shape: tuple[int, int], like: Tensor) -> Warps:
     """Draw ``batch`` warps for images of ``shape`` (H, W) on the device of ``like``.
 
-    Draws come from torch's global generator: seed it to repeat them.
+    They come from torch's global generator.
     """
     height, width = shape
     side = min(height, width)
@@ -75,13 +74,13 @@ def draw_warps(config: WarpConfig, batch: int, shape: tuple[int, int], like: Ten
     one, zero = torch.ones_like(shear), torch.zeros_like(shear)
     shearing = torch.stack([torch.stack([one, shear.tan()], 1), torch.stack([zero, one], 1)], 1)
     linear = scale[:, None, None] * rotation @ shearing
-    # pixels -> normalised coordinates of a picture that is not square
+    # pixels -> normalised coordinates
     extent = torch.tensor([float(width), float(height)], device=like.device)
     linear = linear * extent[None, None, :] / extent[None, :, None]
     shift = 2 * torch.stack([uniform(-config.shift, config.shift) for _ in range(2)], 1)
     theta = torch.cat([linear, shift[:, :, None]], 2)
 
-    rows, cols = max(height // _COARSE, 8), max(width // _COARSE, 8)
+    rows, cols = max(height // _FIELD_STRIDE, 8), max(width // _FIELD_STRIDE, 8)
     sigma = config.sigma * min(rows, cols)
     noise = torch.randn(batch, 2, rows, cols, device=like.device)
     kernel = min(2 * round(4 * sigma) + 1, 2 * (min(rows, cols) // 2) - 1)
@@ -95,9 +94,9 @@ def draw_warps(config: WarpConfig, batch: int, shape: tuple[int, int], like: Ten
 def fixed_to_moving(warps: Warps, shape: tuple[int, int]) -> Tensor:
     """True source positions (B, H, W, 2) of every fixed pixel."""
     height, width = shape
-    coarse = (max(height // _COARSE, 8), max(width // _COARSE, 8))
+    coarse = (max(height // _FIELD_STRIDE, 8), max(width // _FIELD_STRIDE, 8))
     points = base_grid(*coarse, warps.theta)
-    # interpolate the smooth departure from the affine, not the positions: exact at the border
+    # interpolating the smooth residual instead of positions is exact at the border
     inverse = invert_affine(warps.theta)
     residual = warps.source_points(points) - transform_points(inverse, points)
     residual = F.interpolate(

@@ -1,4 +1,4 @@
-"""Going on with the training of shipped weights on a user's own aligned pairs.
+"""Fine-tune shipped weights on a user's own aligned pairs.
 
 Importing this needs no torch; training does.
 """
@@ -36,8 +36,8 @@ from napari_busref.training.finetuning.result import Finetuned, TrainingCallback
 
 __all__ = ["finetune", "resume_finetuning"]
 
-_STORED_SIDE = 512  # px of the shorter side that are kept of a pair
-_SHARE_READING = 0.05  # of the progress
+_STORED_SIDE = 512  # px, largest shorter side of the stored pairs
+_READING_FRACTION = 0.05  # of the progress
 
 
 def finetune(
@@ -56,36 +56,36 @@ def finetune(
     seed: int = 0,
     source: str = "",
     overwrite: bool = False,
-    watcher: TrainingCallback | None = None,
+    callback: TrainingCallback | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> list[Finetuned]:
-    """Fine-tune models on aligned pairs, and keep the results as models of the user.
+    """Fine-tune models on aligned pairs, and keep the results as user models.
 
     Parameters
     ----------
     pairs : sequence of AlignedPair or of (fixed, moving)
-        The moving image of each lies on the grid of the fixed one. See
-        `napari_busref.training.finetuning.pairs.pairs_in_folders`. Images are reduced to 512 px on their
-        shorter side.
+        The moving image of each lies on the grid of the fixed one, see
+        `napari_busref.training.finetuning.pairs.pairs_in_folders`. Images are reduced to 512 px
+        on their shorter side.
     models : str or sequence of str
-        What to go on with, at most one of each kind; of
+        Models to start from, at most one of each kind, see
         `napari_busref.training.finetuning.recipes.base_models`.
     name : str
-        Of the result in ``list_models``; with models of two kinds ``NAME-registration`` and
+        Of the result in ``list_models``. Two kinds give ``NAME-registration`` and
         ``NAME-fusion``.
     output : path, optional
-        Folder of the training, for checkpoints and logs; by default one in
+        Folder for checkpoints and logs; by default one in
         `napari_busref.training.finetuning.plan.trainings_folder`.
     steps : int
         For each model.
     batch, learning_rate : optional
-        Crops a step, and the largest step length; by default a few, and a
-        twentieth of what the model was trained with (7.5e-5 for ``busref``, 2e-4 for ``gaf``).
+        Crops per step (by default 4 or 8), and the largest learning rate. The default is a
+        twentieth of the model's own (7.5e-5 for ``busref``, 2e-4 for ``gaf``).
     max_minutes : float, optional
-        Stop training after this time, all models together, and take what was learned so far.
+        Stop training after this time, all models together, and export the models as they are.
     held_out : int, optional
-        How many pairs, the last ones, are kept back to measure on; see
+        Number of pairs at the end to hold out for measuring, see
         `napari_busref.training.finetuning.pairs.split_pairs`.
     preview_every : int
         Steps between two measurements.
@@ -94,13 +94,14 @@ def finetune(
     seed : int
         Of all random draws.
     source : str
-        Where the pairs come from; stands on the card.
+        Origin of the pairs, for the card.
     overwrite : bool
         Replace an unfinished training in `output`, and models of that name.
-    watcher : Watcher, optional
-        Sees losses and previews.
+    callback : TrainingCallback, optional
+        Receives losses and previews.
     progress, cancel
-        As everywhere; a set ``cancel`` stops with a checkpoint, see `resume_finetuning`.
+        See `napari_busref.register`. A set ``cancel`` stops with a checkpoint, see
+        `resume_finetuning`.
 
     Returns
     -------
@@ -110,7 +111,7 @@ def finetune(
     Raises
     ------
     ValueError
-        For pairs, names or numbers that will not do, and when the loss becomes infinite.
+        For unusable pairs, names or numbers, and when the loss becomes infinite.
     Cancelled
         When ``cancel`` was set.
     ModuleNotFoundError
@@ -136,11 +137,11 @@ def finetune(
     folder = trainings_folder() / name if output is None else Path(output)
     if is_unfinished(folder) and not overwrite:
         raise ValueError(
-            f"output: {folder} holds a training that was stopped; resume or discard it, or choose "
+            f"output: {folder} holds an unfinished training; resume or discard it, or choose "
             "another name"
         )
     reporter = Reporter(progress, cancel)
-    training, kept = _prepare(pairs, held_out, reporter.part(0, _SHARE_READING))
+    training, kept = _prepare(pairs, held_out, reporter.part(0, _READING_FRACTION))
     plan = Plan(
         name=name,
         models=chosen,
@@ -155,7 +156,7 @@ def finetune(
         preview_every=preview_every,
     )
     write_plan(folder, plan, [*training, *kept])
-    return _train(folder, plan, device, max_minutes, watcher, reporter.part(_SHARE_READING, 1))
+    return _train(folder, plan, device, max_minutes, callback, reporter.part(_READING_FRACTION, 1))
 
 
 def resume_finetuning(
@@ -164,31 +165,31 @@ def resume_finetuning(
     finish: bool = False,
     max_minutes: float | None = None,
     device: str = "auto",
-    watcher: TrainingCallback | None = None,
+    callback: TrainingCallback | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> list[Finetuned]:
-    """Go on with a training that was stopped.
+    """Continue an unfinished training.
 
     Parameters
     ----------
     output : path
-        Its folder, as `finetune` was given it, or one of
+        The ``output`` of `finetune`, or one of
         `napari_busref.training.finetuning.plan.unfinished_finetunings`.
     finish : bool
-        Train no further, and make models of what was learned so far.
-    max_minutes, device, watcher, progress, cancel
-        As of `finetune`.
+        Stop training, and export the models as they are.
+    max_minutes, device, callback, progress, cancel
+        See `finetune`.
 
     Returns
     -------
     list of Finetuned
-        Of the models that were not finished yet.
+        One for each unfinished model.
 
     Raises
     ------
     ValueError
-        When there is nothing to go on with, or nothing was learned yet.
+        If the folder holds no unfinished training, or no step was made yet.
     """
     _check_packages()
     folder = Path(output)
@@ -197,12 +198,9 @@ def resume_finetuning(
         raise ValueError(f"output: the training in {folder} is finished")
     if finish:
         if not any((folder / kind / CHECKPOINT).is_file() for kind in open_kinds(folder, plan)):
-            raise ValueError(f"output: nothing was learned yet in {folder}; resume it")
+            raise ValueError(f"output: no training step was made in {folder}; resume it")
         max_minutes = 0.0
-    return _train(folder, plan, device, max_minutes, watcher, Reporter(progress, cancel), finish)
-
-
-# -- before training ----------------------------------------------------------------------------
+    return _train(folder, plan, device, max_minutes, callback, Reporter(progress, cancel), finish)
 
 
 def _by_kind(models: Sequence[str]) -> dict[str, str]:
@@ -255,19 +253,19 @@ def _check_packages() -> None:
 def _prepare(
     pairs: Sequence[AlignedPair | tuple[Any, Any]], held_out: int | None, reporter: Reporter
 ) -> tuple[list[PreparedPair], list[PreparedPair]]:
-    from napari_busref.training.batches.data import shrink
+    from napari_busref.training.batches.pair_store import shrink
 
     prepared = []
     for number, given in enumerate(pairs):
         reporter.step(f"reading pair {number + 1} of {len(pairs)}", number / len(pairs))
-        pair = given if isinstance(given, AlignedPair) else _of_arrays(given, number)
+        pair = given if isinstance(given, AlignedPair) else _from_arrays(given, number)
         full = prepare_pair(pair)
         small = (shrink(image, _STORED_SIDE)[0].numpy() for image in (full.fixed, full.moving))
         prepared.append(PreparedPair(full.name, *small))
     return split_pairs(prepared, held_out)
 
 
-def _of_arrays(given: tuple[Any, Any], number: int) -> AlignedPair:
+def _from_arrays(given: tuple[Any, Any], number: int) -> AlignedPair:
     try:
         fixed, moving = given
     except (TypeError, ValueError):
@@ -275,23 +273,20 @@ def _of_arrays(given: tuple[Any, Any], number: int) -> AlignedPair:
     return AlignedPair(str(number + 1), lambda: (fixed, moving))
 
 
-# -- training -----------------------------------------------------------------------------------
-
-
 def _train(
     folder: Path,
     plan: Plan,
     device: str,
     max_minutes: float | None,
-    watcher: TrainingCallback | None,
+    callback: TrainingCallback | None,
     reporter: Reporter,
-    only_begun: bool = False,
+    only_started: bool = False,
 ) -> list[Finetuned]:
-    from napari_busref.training.finetuning.train_one import OneFinetuning
+    from napari_busref.training.finetuning.train_one import ModelTraining
 
     training, kept = read_pairs(folder, plan)
     kinds = open_kinds(folder, plan)
-    if only_begun:
+    if only_started:
         kinds = [kind for kind in kinds if (folder / kind / CHECKPOINT).is_file()]
     end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
     results = []
@@ -300,6 +295,8 @@ def _train(
         if end is not None:
             minutes = max(end - time.monotonic(), 0.0) / 60 / (len(kinds) - number)
         part = reporter.part(number / len(kinds), (number + 1) / len(kinds))
-        one = OneFinetuning(folder / kind, plan, kind, kept, watcher or TrainingCallback(), part)
-        results.append(one.train(training, device, minutes))
+        training_run = ModelTraining(
+            folder / kind, plan, kind, kept, callback or TrainingCallback(), part
+        )
+        results.append(training_run.train(training, device, minutes))
     return results

@@ -1,4 +1,4 @@
-"""Measuring a model on the pairs that were kept back, and pictures of the first of them."""
+"""Measure a model on held-out pairs, and show the first of them."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from napari_busref.training.stages.synthetic import register_pair, score
 
 Grey = NDArray[np.float32]
 
-_WARPS = 2  # synthetic warps of each pair
+_WARPS_PER_PAIR = 2
 _SCORES = ("epe", "mncc")
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What a model did on the pairs that were kept back.
+    """Scores and a picture of a model on held-out pairs.
 
     Attributes
     ----------
     scores : dict
         Means over the pairs.
     picture : ndarray of float32, shape (H, W)
-        Of the first pair: the fused image; or the infrared image under a synthetic warp, as the
-        model put it back onto the visible one.
+        Of the first pair: the fused image, or the infrared image registered after a synthetic
+        warp.
     """
 
     scores: dict[str, float]
@@ -44,11 +44,11 @@ class HeldOutPairs(Protocol):
     """Measures models of one kind."""
 
     def __call__(self, model: nn.Module, reporter: Reporter) -> Measured:
-        """Measure a model where it lies; `reporter` is asked whether to stop."""
+        """Measure a model on its device; `reporter` cancels."""
 
 
 class HeldOutRegistration:
-    """Mean end-point error and MNCC under synthetic warps of a fixed seed.
+    """Mean end-point error and MNCC under synthetic warps of fixed seeds.
 
     Parameters
     ----------
@@ -57,7 +57,9 @@ class HeldOutRegistration:
 
     def __init__(self, pairs: Sequence[PreparedPair]) -> None:
         self._pairs = [
-            make_pair(pair.moving, pair.fixed, seed) for pair in pairs for seed in range(_WARPS)
+            make_pair(pair.moving, pair.fixed, seed)
+            for pair in pairs
+            for seed in range(_WARPS_PER_PAIR)
         ]
 
     def __call__(self, model: nn.Module, reporter: Reporter) -> Measured:
@@ -94,11 +96,11 @@ class HeldOutFusion:
             reporter.check()
             levels = 255 * pair.fixed.astype(np.float64), 255 * pair.moving.astype(np.float64)
             rows.append(fusion_scores(model, [levels], device))
-        first = (
+        images = (
             torch.from_numpy(image)[None, None].to(device)
             for image in (self._pairs[0].fixed, self._pairs[0].moving)
         )
-        picture: Grey = model(*first).float().clamp(0, 1).cpu().numpy()[0, 0]
+        picture: Grey = model(*images).float().clamp(0, 1).cpu().numpy()[0, 0]
         return Measured(
             {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}, picture
         )

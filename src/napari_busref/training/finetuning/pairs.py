@@ -1,7 +1,4 @@
-"""A user's own aligned pairs: where they come from, and what training can use of them.
-
-Needs no torch.
-"""
+"""A user's own aligned pairs: reading, checking and holding out. Needs no torch."""
 
 from __future__ import annotations
 
@@ -20,15 +17,15 @@ from napari_busref.images.preprocess import fill_invalid, prepare
 __all__ = ["AlignedPair", "PreparedPair", "pairs_in_folders", "prepare_pair", "split_pairs"]
 
 MIN_SIDE = 32
-"""Smallest side, in pixels, of what two aligned images must have in common."""
+"""Smallest side, in pixels, of the common area of two aligned images."""
 
-_MIN_HALVES = 128  # pixels along the side of a single pair that is cut in two
-_MOST_HELD_OUT = 4
+_MIN_SPLIT_SIDE = 128  # px, longer side of a single pair to split
+_MAX_HELD_OUT = 4
 
 
 @dataclass(frozen=True)
 class AlignedPair:
-    """Two images of one size, the moving one lying on the grid of the fixed one.
+    """Two images on one grid.
 
     Attributes
     ----------
@@ -43,7 +40,7 @@ class AlignedPair:
 
 @dataclass(frozen=True, eq=False)
 class PreparedPair:
-    """Grey values in [0, 1] of what both images of a pair show.
+    """Grey values in [0, 1] of the common area of a pair.
 
     Attributes
     ----------
@@ -59,7 +56,7 @@ class PreparedPair:
 def pairs_in_folders(
     fixed: str | Path, moving: str | Path, match: Match = "name"
 ) -> list[AlignedPair]:
-    """Pair the images of two folders; none is read yet.
+    """Pair the images of two folders, without reading them.
 
     Parameters
     ----------
@@ -71,7 +68,7 @@ def pairs_in_folders(
     Raises
     ------
     ValueError, FileNotFoundError
-        When a folder is missing or holds no image, or nothing pairs.
+        If a folder is missing or holds no image, or no two images pair.
     """
     arguments = ("visible folder", "infrared folder")
     for argument, folder in zip(arguments, (fixed, moving), strict=True):
@@ -93,15 +90,14 @@ def _reader(fixed: Path, moving: Path) -> Callable[[], tuple[NDArray[Any], NDArr
 
 
 def prepare_pair(pair: AlignedPair) -> PreparedPair:
-    """Read a pair and bring what both images show to grey values.
+    """Read a pair, crop it to the common valid area and convert it to grey.
 
-    Empty borders, as resampling leaves them, and NaN at the frame are cut off; NaN inside is
-    filled from around it.
+    Invalid pixels inside, such as NaN, are filled from their surroundings.
 
     Raises
     ------
     ValueError
-        When the sizes differ, an image is none or constant, or hardly anything is left.
+        If the sizes differ, an image is unusable or constant, or the common area is too small.
     """
     fixed, moving = pair.read()
     one = prepare(fixed, f"visible image of {pair.name!r}", find_border=True)
@@ -109,8 +105,8 @@ def prepare_pair(pair: AlignedPair) -> PreparedPair:
     if one.grey.shape != other.grey.shape:
         raise ValueError(
             f"pair {pair.name!r}: the visible image has {_size(one.grey)}, the infrared one "
-            f"{_size(other.grey)}; aligned pairs are of one size, pixel on pixel "
-            "(Register and fuse makes them: its warped layer)"
+            f"{_size(other.grey)}; aligned pairs have one size, pixel on pixel "
+            "(use the warped layer of Register and fuse)"
         )
     window = _common_window(one.valid & other.valid)
     images = [fill_invalid(image.grey, image.valid)[window] for image in (one, other)]
@@ -128,14 +124,14 @@ def prepare_pair(pair: AlignedPair) -> PreparedPair:
 def split_pairs(
     pairs: Sequence[PreparedPair], held_out: int | None = None
 ) -> tuple[list[PreparedPair], list[PreparedPair]]:
-    """Keep the last pairs back, to measure on what was not trained on.
+    """Hold out the last pairs for measuring.
 
     Parameters
     ----------
     pairs : sequence of PreparedPair
     held_out : int, optional
-        How many; by default a fifth, at least one and at most four. Of a single pair the last
-        quarter along its longer side is held out.
+        Number of pairs; by default a fifth, at least one and at most four. Of a single pair the
+        last quarter along its longer side is held out.
 
     Returns
     -------
@@ -144,28 +140,28 @@ def split_pairs(
     Raises
     ------
     ValueError
-        When nothing would be left to train on, or there is no pair.
+        If no pair is given, or none would remain to train on.
     """
     if not pairs:
         raise ValueError("pairs: none given, need at least one aligned pair")
     if len(pairs) == 1:
-        return _halves(pairs[0])
-    count = min(max(len(pairs) // 5, 1), _MOST_HELD_OUT) if held_out is None else held_out
+        return _split_one(pairs[0])
+    count = min(max(len(pairs) // 5, 1), _MAX_HELD_OUT) if held_out is None else held_out
     if not 1 <= count < len(pairs):
         raise ValueError(
-            f"held_out: got {count} of {len(pairs)} pairs, need 1 to {len(pairs) - 1}: as many as "
-            "leave something to train on"
+            f"held_out: got {count} of {len(pairs)} pairs, need 1 to {len(pairs) - 1}, so that "
+            "at least one pair remains to train on"
         )
     return list(pairs[:-count]), list(pairs[-count:])
 
 
-def _halves(pair: PreparedPair) -> tuple[list[PreparedPair], list[PreparedPair]]:
+def _split_one(pair: PreparedPair) -> tuple[list[PreparedPair], list[PreparedPair]]:
     axis = int(np.argmax(pair.fixed.shape))
     size = pair.fixed.shape[axis]
-    if size < _MIN_HALVES:
+    if size < _MIN_SPLIT_SIDE:
         raise ValueError(
-            f"pairs: got a single one of {_size(pair.fixed)}; to keep a part back it needs "
-            f"{_MIN_HALVES} px along a side, or give at least two pairs"
+            f"pairs: got a single one of {_size(pair.fixed)}; to hold out a part of it, a side "
+            f"must have {_MIN_SPLIT_SIDE} px; or give at least two pairs"
         )
     parts = []
     for start, stop, word in ((0, size * 3 // 4, "first"), (size * 3 // 4, size, "last")):
@@ -177,24 +173,24 @@ def _halves(pair: PreparedPair) -> tuple[list[PreparedPair], list[PreparedPair]]
 
 
 def _common_window(valid: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Rows and columns in which everything is valid, but for holes that are not at the frame."""
+    """Rows and columns without invalid pixels, except holes inside the valid area."""
     frame = np.ones_like(valid)
     frame[1:-1, 1:-1] = False
     outside = ndimage.binary_propagation(frame & ~valid, mask=~valid)
     sums = np.pad(outside.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
 
-    def share(top: int, bottom: int, left: int, right: int) -> float:
+    def invalid_fraction(top: int, bottom: int, left: int, right: int) -> float:
         count = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
         return float(count) / ((bottom - top) * (right - left))
 
     top, left = 0, 0
     bottom, right = valid.shape
-    while top < bottom and left < right and share(top, bottom, left, right) > 0:
+    while top < bottom and left < right and invalid_fraction(top, bottom, left, right) > 0:
         ends = (
-            share(top, top + 1, left, right),
-            share(bottom - 1, bottom, left, right),
-            share(top, bottom, left, left + 1),
-            share(top, bottom, right - 1, right),
+            invalid_fraction(top, top + 1, left, right),
+            invalid_fraction(bottom - 1, bottom, left, right),
+            invalid_fraction(top, bottom, left, left + 1),
+            invalid_fraction(top, bottom, right - 1, right),
         )
         worst = int(np.argmax(ends))
         top, bottom = top + (worst == 0), bottom - (worst == 1)

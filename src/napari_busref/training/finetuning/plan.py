@@ -1,8 +1,8 @@
-"""The folder of a fine-tuning: what is trained, on which pairs, and how far it has come.
+"""The folder of a fine-tuning: its plan, its pairs and its progress.
 
-``finetune.json`` is the plan, ``pairs.npz`` holds the pairs as they are trained on, and one folder
-for each kind of model the checkpoint, the log and in the end ``result.json``. So a training can be
-gone on with wherever and whenever, without the images that it was started with.
+``finetune.json`` is the plan, and ``pairs.npz`` holds the reduced pairs. One folder for each kind
+of model holds the checkpoint, the log and finally ``result.json``. A training can therefore resume
+anywhere, without the original images.
 
 Needs no torch.
 """
@@ -44,22 +44,22 @@ _PLAN, _PAIRS = "finetune.json", "pairs.npz"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained, as its folder tells.
+    """Settings of a training.
 
     Attributes
     ----------
     name : str
         Of the training.
     models : dict
-        Kind to the model that is gone on with.
+        Kind to base model.
     names : dict
-        Kind to the name that the result gets.
+        Kind to name of the result.
     source : str
-        Where the pairs come from, for people.
+        Origin of the pairs, for the card.
     pairs, held_out : tuple of str
-        Names of the pairs that are trained on and of those that are kept back.
+        Names of the training pairs and of the held-out ones.
     steps, batch, learning_rate
-        Of all kinds; None stands for what suits the kind.
+        Of all kinds; None for the kind's default.
     seed : int
     preview_every : int
         Steps between two measurements.
@@ -79,26 +79,26 @@ class Plan:
 
 
 def trainings_folder() -> Path:
-    """Where trainings are kept that were given no folder."""
+    """Default folder of trainings."""
     return data_folder() / "trainings"
 
 
 def write_plan(folder: Path, plan: Plan, pairs: Sequence[PreparedPair]) -> None:
-    """Begin a training, in place of one that the folder holds.
+    """Write a new training, and discard one that the folder holds.
 
     Parameters
     ----------
     folder : Path
     plan : Plan
     pairs : sequence of PreparedPair
-        Those that are trained on, then those that are kept back.
+        The training pairs, then the held-out ones.
     """
     if (folder / _PLAN).is_file():
         discard_finetuning(folder)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {}
     for number, pair in enumerate(pairs):
-        # half precision is finer than 8 bits here, and half the size
+        # half precision resolves more than 8 bits, in half the size of float32
         arrays[f"fixed_{number}"] = pair.fixed.astype(np.float16)
         arrays[f"moving_{number}"] = pair.moving.astype(np.float16)
     np.savez(folder / _PAIRS, **arrays)  # type: ignore[arg-type]
@@ -106,12 +106,12 @@ def write_plan(folder: Path, plan: Plan, pairs: Sequence[PreparedPair]) -> None:
 
 
 def read_pairs(folder: Path, plan: Plan) -> tuple[list[PreparedPair], list[PreparedPair]]:
-    """The pairs that are trained on, and those that are kept back.
+    """Read the training pairs and the held-out ones.
 
     Raises
     ------
     ValueError
-        When they cannot be read.
+        If they cannot be read.
     """
     names = [*plan.pairs, *plan.held_out]
     try:
@@ -130,17 +130,17 @@ def read_pairs(folder: Path, plan: Plan) -> tuple[list[PreparedPair], list[Prepa
 
 
 def open_kinds(folder: Path, plan: Plan) -> list[str]:
-    """The kinds that are not finished."""
+    """Kinds of model whose training is not finished."""
     return [kind for kind in plan.models if not (folder / kind / RESULT).is_file()]
 
 
 def unfinished_finetunings(folder: str | Path | None = None) -> list[Path]:
-    """Folders of the trainings that can be gone on with, the latest first.
+    """Folders of the trainings that can resume, the latest first.
 
     Parameters
     ----------
     folder : path, optional
-        Where to look; `trainings_folder` by default.
+        Parent folder; `trainings_folder` by default.
     """
     plans = (trainings_folder() if folder is None else Path(folder)).glob(f"*/{_PLAN}")
     found = sorted(plans, key=lambda path: path.stat().st_mtime, reverse=True)
@@ -148,7 +148,7 @@ def unfinished_finetunings(folder: str | Path | None = None) -> list[Path]:
 
 
 def is_unfinished(folder: str | Path) -> bool:
-    """Whether a folder holds a training that can be gone on with."""
+    """Whether a folder holds a training that can resume."""
     try:
         plan = read_plan(folder)
     except ValueError:
@@ -157,12 +157,12 @@ def is_unfinished(folder: str | Path) -> bool:
 
 
 def read_plan(folder: str | Path) -> Plan:
-    """What is trained in a folder.
+    """Read the plan of a training.
 
     Raises
     ------
     ValueError
-        When there is no training in it.
+        If the folder holds no training.
     """
     path = Path(folder) / _PLAN
     try:
@@ -177,7 +177,7 @@ def read_plan(folder: str | Path) -> Plan:
 def discard_finetuning(folder: str | Path) -> None:
     """Delete a training: its checkpoints, its log and its copy of the pairs.
 
-    Nothing else in the folder is touched, nor are the models that came out.
+    Other files in the folder and the resulting models remain.
     """
     plan = read_plan(folder)
     for kind in plan.models:
@@ -189,7 +189,7 @@ def discard_finetuning(folder: str | Path) -> None:
 
 
 def logged_losses(folder: str | Path, kind: str) -> list[tuple[int, float]]:
-    """Step and loss of what has been trained so far, in the order of the steps."""
+    """Step and loss of all logged steps, in order."""
     losses: dict[int, float] = {}
     logs = sorted(
         (Path(folder) / kind / "logs").glob("version_*/metrics.csv"),

@@ -1,4 +1,4 @@
-"""How models are fine-tuned: as they were trained, but gently. Needs no torch."""
+"""Recipes for fine-tuning: those of the base model, at a low rate. Needs no torch."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ HEADLINES = {
     "registration": ("epe", "mean error", "px", False),
     "fusion": ("qabf", "Q_AB/F", "", True),
 }
-"""Of each kind the score that counts: its key, its name, its unit, and whether more is better."""
+"""Headline score of each kind: key, name, unit, and whether more is better."""
 
 KINDS = ("fusion", "registration")
-"""In the order of the training, the quicker one first."""
+"""Kinds in the order of training, the quicker one first."""
 
-_GENTLE = 0.05  # of the learning rate that a model was trained with
+_RATE_FACTOR = 0.05  # times the learning rate of the base model
 
 
 @dataclass(frozen=True)
 class _Stage:
     kind: str
     batch: int
-    side: int  # px of the pairs' shorter side while training
+    side: int  # px, largest shorter side of the pairs
 
 
 _STAGES = {
@@ -38,7 +38,7 @@ _STAGES = {
 
 
 def base_models(kind: str) -> list[str]:
-    """Names of the models of a kind that can be fine-tuned; those of the user too.
+    """Names of the models of a kind that can be fine-tuned, user models included.
 
     Parameters
     ----------
@@ -51,37 +51,37 @@ def base_models(kind: str) -> list[str]:
 
 
 def kind_of(model: str) -> str | None:
-    """What kind a model is fine-tuned as; None when it cannot be."""
+    """Kind of a model that can be fine-tuned, else None."""
     from napari_busref.models.weights import card
 
     try:
         stage = _STAGES.get(_stage_of(card(model)))
-    except ValueError:  # without weights
+    except ValueError:  # it has no weights
         return None
     return None if stage is None else stage.kind
 
 
 def fine_recipe(model: str, content: Mapping[str, Any]) -> Recipe:
-    """The recipe that a model was trained with, made gentle, and starting from the model.
+    """Recipe that fine-tunes a model, from the recipe on its card.
 
     Parameters
     ----------
     model : str
-        Its name, with a `kind_of`.
+        Name of a model for which `kind_of` is not None.
     content : mapping
         Its card.
 
     Returns
     -------
     Recipe
-        The same losses, warps and augmentation; of the learning rate a twentieth, or all of it
-        for a model that was fine-tuned itself; batches for little data and a CPU.
+        The same losses, warps and augmentation, with small batches for few pairs and a CPU. The
+        learning rate is a twentieth, or the same for a model that was itself fine-tuned.
     """
     recipe = recipe_from_card(content["recipe"])
     return replace(
         recipe,
         batch=_STAGES[recipe.stage].batch,
-        learning_rate=recipe.learning_rate * (1 if "base" in content else _GENTLE),
+        learning_rate=recipe.learning_rate * (1 if "base" in content else _RATE_FACTOR),
         start_from=model,
         start_share=0.0,
         model=dict(content["config"]),
@@ -90,13 +90,13 @@ def fine_recipe(model: str, content: Mapping[str, Any]) -> Recipe:
         train_bus=False,
         processes=1,
         threads=0,
-        log_every=1,  # a stop takes at most one step
+        log_every=1,  # cancelling takes at most one step
         checkpoint_every=50,
     )
 
 
 def stored_side(recipe: Recipe) -> int:
-    """To how many pixels, on their shorter side, pairs are reduced while training."""
+    """Largest shorter side of the pairs in training, in pixels."""
     return _STAGES[recipe.stage].side
 
 

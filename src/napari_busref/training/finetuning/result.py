@@ -1,4 +1,4 @@
-"""What fine-tuning returns and reports."""
+"""Results, previews and callbacks of fine-tuning."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ __all__ = ["Finetuned", "Preview", "TrainingCallback"]
 
 @dataclass(frozen=True, eq=False)
 class Preview:
-    """How the model does on the first pair that is kept back.
+    """Output and scores of the model on held-out pairs.
 
     Attributes
     ----------
     kind : str
     step, steps : int
     pair : str
+        Name of the first held-out pair.
     fixed, moving : ndarray of float32, shape (H, W)
-        The aligned images.
+        Its aligned images.
     before, now : ndarray of float32, shape (H, W)
-        The fused image, or the infrared one put back from a synthetic warp, by the model that was
-        started from and by the present one.
+        The fused image, or the infrared image registered after a synthetic warp: by the base
+        model, and by the present one.
     scores_before, scores : dict
-        Means over all pairs that are kept back.
+        Means over all held-out pairs.
     """
 
     kind: str
@@ -44,9 +45,9 @@ class Preview:
 
 
 class TrainingCallback:
-    """Looks on while models are trained; override what is of interest.
+    """Receives losses and previews; override what you need.
 
-    Its methods are called in the thread that trains.
+    The training thread calls the methods.
     """
 
     def logged(self, kind: str, step: int, steps: int, loss: float) -> None:
@@ -63,14 +64,14 @@ class Finetuned:
     Attributes
     ----------
     kind, name : str
-        It is one of ``list_models(kind)`` by that name.
+        Kind and name in ``list_models(kind)``.
     base : str
-        What was gone on with.
+        The model that training started from.
     weights : Path
     steps : int
-        Steps that it was trained for.
+        Training steps made.
     before, after : dict
-        Scores of `base` and of the result on the pairs that were kept back.
+        Scores of `base` and of the result on the held-out pairs.
     """
 
     kind: str
@@ -83,7 +84,7 @@ class Finetuned:
 
     @property
     def better(self) -> bool:
-        """Whether the score that counts did not get worse on the pairs that were kept back."""
+        """Whether the headline score on the held-out pairs is at least as good as before."""
         key, _, _, more = HEADLINES[self.kind]
         gain = self.after[key] - self.before[key]
         return gain >= 0 if more else gain <= 0

@@ -1,4 +1,4 @@
-"""The fine-tuning of one model: the trainer's run, what is measured meanwhile, the result."""
+"""Fine-tune one model: run the trainer, measure on held-out pairs, store the result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from napari_busref.models.user_models import add_user_model
 from napari_busref.models.weights import card
 from napari_busref.runtime.device import resolve_device
 from napari_busref.runtime.progress import Reporter
-from napari_busref.training.batches.data import PairStore, shrink
+from napari_busref.training.batches.pair_store import PairStore, shrink
 from napari_busref.training.finetuning.held_out import (
     HeldOutFusion,
     HeldOutPairs,
@@ -32,11 +32,11 @@ from napari_busref.training.finetuning.result import Finetuned, Preview, Trainin
 from napari_busref.training.recipe import Recipe
 from napari_busref.training.trainer import run
 
-__all__ = ["OneFinetuning"]
+__all__ = ["ModelTraining"]
 
 
-class OneFinetuning:
-    """The training of one model; the trainer's monitor.
+class ModelTraining:
+    """The fine-tuning of one model, and the callback of the trainer's run.
 
     Parameters
     ----------
@@ -44,9 +44,8 @@ class OneFinetuning:
         Of this kind of model.
     plan : Plan
     kind : str
-    kept : list of PreparedPair
-        That are kept back.
-    watcher : Watcher
+    held_out : list of PreparedPair
+    callback : TrainingCallback
     reporter : Reporter
     """
 
@@ -55,68 +54,71 @@ class OneFinetuning:
         folder: Path,
         plan: Plan,
         kind: str,
-        kept: list[PreparedPair],
-        watcher: TrainingCallback,
+        held_out: list[PreparedPair],
+        callback: TrainingCallback,
         reporter: Reporter,
     ) -> None:
         self.folder, self.plan, self.kind = folder, plan, kind
         self.base = plan.models[kind]
         self.card = card(self.base)
         if kind_of(self.base) != kind:
-            raise ValueError(f"models: {self.base!r} is no longer there as a model for {kind}")
+            raise ValueError(f"models: there is no model {self.base!r} for {kind} any more")
         self.recipe = self._recipe()
         self.side = stored_side(self.recipe)
-        self.kept = [_reduced(pair, self.side) for pair in kept]
-        self.watcher, self.reporter = watcher, reporter
-        self.measurer: HeldOutPairs = _measurer(kind, self.kept)
+        self.held_out = [_reduced(pair, self.side) for pair in held_out]
+        self.callback, self.reporter = callback, reporter
+        self.evaluate: HeldOutPairs = (
+            HeldOutRegistration(self.held_out)
+            if kind == "registration"
+            else HeldOutFusion(self.held_out)
+        )
 
     def train(
         self, pairs: list[PreparedPair], device: str, max_minutes: float | None
     ) -> Finetuned:
-        """Train to the last step, or for so long, and keep the model."""
+        """Train to the last step or for `max_minutes`, and store the model."""
         target = resolve_device(device)
         self.reporter.step(f"{self.kind}: measuring {self.base}", 0)
-        before = self.measurer(load_model(self.base, kind=self.kind, device=target), self.reporter)
+        before = self.evaluate(load_model(self.base, kind=self.kind, device=target), self.reporter)
         self.scores_before, self.picture_before = before.scores, before.picture
-        step = _steps_done(self.folder)
-        if step == 0:
-            self._show(0, before.scores, before.picture)
+        if _steps_done(self.folder) == 0:
+            self._report(0, before.scores, before.picture)
         data = [_reduced(pair, self.side) for pair in pairs]
-        recipe = _fitted(self.recipe, self.kind, data, target)
+        recipe = _adapted(self.recipe, self.kind, data, target)
         arguments: dict[str, Any] = {
             "output": self.folder,
             "device": str(target),
             "store": _store(data),
             "resume": True,
-            "monitor": self,
+            "callback": self,
             "progress": self.reporter.step,
         }
         weights = None
         if max_minutes is None or max_minutes > 0:
-            with _divergence_explained():
+            with _explained_divergence():
                 weights = run(recipe.stage, recipe, max_minutes=max_minutes, **arguments)
-        if weights is None:  # out of time: make the model of what there is
+        if weights is None:  # out of time: export the model as it is
             steps = max(_steps_done(self.folder), 1)
             recipe = replace(recipe, steps=steps)
             weights = run(recipe.stage, recipe, **arguments)
             assert weights is not None
-        return self._keep(weights)
+        return self._store_result(weights)
 
     def logged(self, step: int, losses: Mapping[str, float]) -> None:
-        """See `napari_busref.training.trainer.Monitor`."""
-        self.watcher.logged(self.kind, step, self.plan.steps, losses["loss"])
+        """See `napari_busref.training.trainer.RunCallback`."""
+        self.callback.logged(self.kind, step, self.plan.steps, losses["loss"])
 
     def measure(self, model: nn.Module, step: int, reporter: Reporter) -> dict[str, float]:
-        """See `napari_busref.training.trainer.Monitor`."""
-        measured = self.measurer(model, reporter)
+        """See `napari_busref.training.trainer.RunCallback`."""
+        measured = self.evaluate(model, reporter)
         self.scores = measured.scores
         self.steps = step
-        self._show(step, measured.scores, measured.picture)
+        self._report(step, measured.scores, measured.picture)
         return measured.scores
 
-    def _show(self, step: int, scores: dict[str, float], picture: NDArray[np.float32]) -> None:
-        first = self.kept[0]
-        self.watcher.measured(
+    def _report(self, step: int, scores: dict[str, float], picture: NDArray[np.float32]) -> None:
+        first = self.held_out[0]
+        self.callback.measured(
             Preview(
                 kind=self.kind,
                 step=step,
@@ -131,22 +133,21 @@ class OneFinetuning:
             )
         )
 
-    def _keep(self, weights: Path) -> Finetuned:
+    def _store_result(self, weights: Path) -> Finetuned:
         plan, name = self.plan, self.plan.names[self.kind]
-        where = plan.source or "arrays"
         facts = {
-            "data": {where: f"{len(plan.pairs)} aligned pairs"},
+            "data": {plan.source or "arrays": f"{len(plan.pairs)} aligned pairs"},
             "held_out": list(plan.held_out),
             "base": {"name": self.base, "sha256": self.card["sha256"]},
             "scores": {key: round(value, 4) for key, value in self.scores.items()},
             "scores_before": {key: round(value, 4) for key, value in self.scores_before.items()},
         }
-        kept = add_user_model(weights, name, facts=facts, overwrite=True)
+        stored = add_user_model(weights, name, facts=facts, overwrite=True)
         result = Finetuned(
-            self.kind, name, self.base, kept, self.steps, self.scores_before, self.scores
+            self.kind, name, self.base, stored, self.steps, self.scores_before, self.scores
         )
-        # says that this kind is finished, so it comes last
-        text = json.dumps(asdict(result) | {"weights": str(kept)}, indent=1) + "\n"
+        # written last, because this file marks the kind as finished
+        text = json.dumps(asdict(result) | {"weights": str(stored)}, indent=1) + "\n"
         (self.folder / RESULT).write_text(text, "utf-8")
         return result
 
@@ -163,20 +164,16 @@ class OneFinetuning:
 
 
 @contextmanager
-def _divergence_explained() -> Iterator[None]:
+def _explained_divergence() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "non-finite" not in str(error):  # what clipping the gradients says
+        if "non-finite" not in str(error):  # the message of gradient clipping
             raise
         raise ValueError(
             "learning_rate: the training has become unstable; take what was learned so far, or "
-            "start again with a smaller learning rate"
+            "restart with a smaller learning rate"
         ) from error
-
-
-def _measurer(kind: str, kept: list[PreparedPair]) -> HeldOutPairs:
-    return HeldOutRegistration(kept) if kind == "registration" else HeldOutFusion(kept)
 
 
 def _reduced(pair: PreparedPair, side: int) -> PreparedPair:
@@ -194,11 +191,11 @@ def _store(pairs: list[PreparedPair]) -> PairStore:
     )
 
 
-def _fitted(recipe: Recipe, kind: str, pairs: list[PreparedPair], device: torch.device) -> Recipe:
-    """The recipe for these pairs and this device."""
+def _adapted(recipe: Recipe, kind: str, pairs: list[PreparedPair], device: torch.device) -> Recipe:
+    """Adapt the recipe to the size of the pairs and to the device."""
     data = recipe.data
     if kind == "fusion":
-        # crops show pixels of the size that the base was trained on: what is sharp depends on it
+        # crops keep the resolution of the base's training, because sharpness depends on it
         side = float(np.median([min(pair.fixed.shape) for pair in pairs]))
         low, high = (min(share * data.store_side / side, 1.0) for share in data.crop_range)
         data = replace(data, crop_range=(low, high))

@@ -1,1 +1,1 @@
-"""Loss terms, one module a system."""
+"""Loss terms, one module per system."""

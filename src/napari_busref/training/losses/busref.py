@@ -1,4 +1,4 @@
-"""The losses of BusReF (reconstruction, fusion, registration) and the terms we add."""
+"""Losses of BusReF (reconstruction, fusion, registration) and our additions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def similarity_loss(fused: Tensor, visible: Tensor, infrared: Tensor) -> Tensor:
 
 
 def gradient_target(visible: Tensor, infrared: Tensor, gamma: float) -> Tensor:
-    """The stronger Laplacian of both, its magnitude raised to ``gamma`` (< 1: weak edges grow)."""
+    """Stronger Laplacian of both, its magnitude to the power ``gamma`` (< 1: weak edges grow)."""
     gradients = [laplacian(image, 3, normalized=False) for image in (visible, infrared)]
     stronger = torch.where(gradients[0].abs() > gradients[1].abs(), gradients[0], gradients[1])
     return stronger.sign() * (stronger.abs() + _EPS).pow(gamma)
@@ -36,12 +36,12 @@ def fusion_gradient_loss(fused: Tensor, visible: Tensor, infrared: Tensor, gamma
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of (B, 1, H, W) over the mask, averaged over the batch."""
+    """Mean over the mask of (B, 1, H, W), averaged over the batch."""
     return ((values * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp_min(1)).mean()
 
 
 def masked_correlation(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
-    """MNCC: normalised cross correlation over the mask's pixels, mean of the batch."""
+    """MNCC: normalised cross-correlation over the mask, averaged over the batch."""
     total = mask.sum((1, 2, 3), keepdim=True).clamp_min(1)
 
     def centred(image: Tensor) -> Tensor:
@@ -60,14 +60,14 @@ def guide_loss(fused: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def endpoint_loss(estimated: Tensor, mask: Tensor, truth: Tensor, size: tuple[int, int]) -> Tensor:
-    """Mean distance of positions (B, H, W, 2) inside the mask, in cells of 8 pixels."""
+    """Mean distance of positions (B, H, W, 2) over the mask, in cells of 8 pixels."""
     half = torch.tensor([size[1] / 16, size[0] / 16], device=truth.device)
     distance = ((estimated - truth) * half).square().sum(-1).add(_EPS).sqrt()
     return masked_mean(distance[:, None], mask)
 
 
 def smoothness_loss(phi: Tensor) -> Tensor:
-    """Mean squared first differences of a displacement (B, 2, h, w) given in cells."""
+    """Mean squared first differences of a displacement (B, 2, h, w) in cells."""
     return spatial_gradient(phi, normalized=True).square().mean()
 
 
@@ -79,7 +79,7 @@ def matching_loss(
     Parameters
     ----------
     correlation : Tensor
-        (B, h*w, h*w), fixed cells first.
+        (B, h*w, h*w), fixed cells along the first axis of cells.
     temperature : Tensor
         Scalar.
     target : Tensor
@@ -94,15 +94,15 @@ def matching_loss(
     loss = torch.zeros((), device=correlation.device)
     rows, columns = logits.log_softmax(2), logits.log_softmax(1)
     total = torch.zeros((), device=correlation.device)
-    # the true position lies between four cells: they share it as bilinear interpolation would
+    # the four cells around the true position share it by bilinear weights
     for dx in (0, 1):
         for dy in (0, 1):
             x, y = (floor[..., 0] + dx).long(), (floor[..., 1] + dy).long()
             share = (fraction[..., 0] if dx else 1 - fraction[..., 0]) * (
                 fraction[..., 1] if dy else 1 - fraction[..., 1]
             )
-            known = mask & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            share = (share * known).flatten(1)
+            valid = mask & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            share = (share * valid).flatten(1)
             index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(1)[..., None]
             likelihood = rows.gather(2, index) + columns.gather(2, index)
             loss = loss - (share * likelihood.squeeze(2)).sum() / 2
@@ -114,46 +114,46 @@ def contrastive_loss(
     first: Tensor,
     second: Tensor,
     temperature: Tensor,
-    known: Tensor,
-    places: tuple[Tensor, Tensor],
+    valid: Tensor,
+    positions: tuple[Tensor, Tensor],
     *,
-    apart: float = 2.0,
+    min_distance: float = 2.0,
 ) -> Tensor:
-    """Cross-entropy of N corresponding descriptors against each other, both ways (InfoNCE).
+    """Cross-entropy between N corresponding descriptors, in both directions (InfoNCE).
 
     Parameters
     ----------
     first, second : Tensor
-        (B, N, D), unit length; row i of both shows the same place.
+        (B, N, D), unit length; row i of both describes the same position.
     temperature : Tensor
         Scalar.
-    known : Tensor
-        (B, N) bool, which rows count.
-    places : tuple of Tensor
-        (B, N, 2) positions of the rows in either image, in cells.
-    apart : float
-        Rows closer than this to each other are not told apart.
+    valid : Tensor
+        (B, N) bool, rows that count.
+    positions : tuple of Tensor
+        (B, N, 2), of the rows in each image, in cells.
+    min_distance : float
+        Rows closer than this are no negatives of each other.
     """
     logits = first @ second.transpose(1, 2) / temperature
     own = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
-    near = torch.stack([torch.cdist(p, p) < apart for p in places]).any(0)
-    left_out = (near | ~known[:, None] | ~known[:, :, None]) & ~own
-    logits = logits.masked_fill(left_out, -1e4)
+    near = torch.stack([torch.cdist(p, p) < min_distance for p in positions]).any(0)
+    ignored = (near | ~valid[:, None] | ~valid[:, :, None]) & ~own
+    logits = logits.masked_fill(ignored, -1e4)
     loss = -(logits.log_softmax(2) + logits.log_softmax(1)).diagonal(dim1=1, dim2=2) / 2
-    return (loss * known).sum() / known.sum().clamp_min(1)
+    return (loss * valid).sum() / valid.sum().clamp_min(1)
 
 
 def offset_loss(logits: Tensor, shift: Tensor, mask: Tensor, offsets: Tensor) -> Tensor:
-    """Cross-entropy of scores over a window of offsets against the true ones.
+    """Cross-entropy of the scores of a window of offsets against the true offsets.
 
     Parameters
     ----------
     logits : Tensor
-        (B, N, h, w), one score an offset.
+        (B, N, h, w), one score per offset.
     shift : Tensor
-        (B, 2, h, w), true offset (x, y) in cells; between four offsets, these share it.
+        (B, 2, h, w), true offset (x, y) in cells; the four offsets around it share it.
     mask : Tensor
-        (B, 1, h, w); cells whose true offset lies outside the window are left out anyway.
+        (B, 1, h, w), cells that count. A true offset outside the window excludes its cell too.
     offsets : Tensor
         (N, 2), x and y.
     """
@@ -161,13 +161,13 @@ def offset_loss(logits: Tensor, shift: Tensor, mask: Tensor, offsets: Tensor) ->
     for axis in range(2):
         distance = shift[:, axis, None] - offsets[None, :, axis, None, None]
         share = share * (1 - distance.abs()).clamp_min(0)
-    known = mask * (share.sum(1, keepdim=True) > 0.999)
+    valid = mask * (share.sum(1, keepdim=True) > 0.999)
     loss = -(share * logits.log_softmax(1)).sum(1, keepdim=True)
-    return (loss * known).sum() / known.sum().clamp_min(1)
+    return (loss * valid).sum() / valid.sum().clamp_min(1)
 
 
 def intensity_loss(fused: Tensor, visible: Tensor, infrared: Tensor) -> Tensor:
-    """Our addition to the fusion loss: distance to the brighter of both sources."""
+    """Our addition to the fusion loss: mean distance to the brighter source."""
     return F.l1_loss(fused, torch.maximum(visible, infrared))
 
 
@@ -180,15 +180,15 @@ def photometric_loss(registered: Tensor, target: Tensor, mask: Tensor) -> Tensor
 
 
 def edge_weight(image: Tensor, amount: float) -> Tensor:
-    """``1 + amount * second-order gradients``, these brought to mean 1 in each (B, 1, H, W)."""
+    """``1 + amount * g`` for (B, 1, H, W): second-order gradients ``g`` with mean 1 per image."""
     strength = spatial_gradient(image, order=2).abs().sum(2)
     return 1 + amount * strength / strength.mean((1, 2, 3), keepdim=True).clamp_min(1e-4)
 
 
 def bending_loss(phi: Tensor) -> Tensor:
-    """Mean absolute second differences of a displacement (B, 2, h, w) given in cells.
+    """Mean absolute second differences of a displacement (B, 2, h, w) in cells.
 
-    An affine motion bends nothing, so turns and changes of scale cost nothing.
+    The second differences of an affine are 0: rotation and scale cost nothing.
     """
     along_x = phi[..., 2:] - 2 * phi[..., 1:-1] + phi[..., :-2]
     along_y = phi[..., 2:, :] - 2 * phi[..., 1:-1, :] + phi[..., :-2, :]
@@ -199,7 +199,7 @@ def bending_loss(phi: Tensor) -> Tensor:
 def registered_fusion_loss(
     fused: Tensor, visible: Tensor, infrared: Tensor, mask: Tensor
 ) -> Tensor:
-    """SuperFusion's fusion loss over the mask: largest gradient, SSIM, largest intensity."""
+    """SuperFusion's fusion loss over the mask: maximum gradient, SSIM, maximum intensity."""
     gradient = sobel(fused) - torch.maximum(sobel(visible), sobel(infrared))
     intensity = fused - torch.maximum(visible, infrared)
     similarity = (ssim(fused, visible, 11) + ssim(fused, infrared, 11)) / 2

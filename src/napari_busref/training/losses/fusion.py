@@ -1,4 +1,4 @@
-"""Losses of the fusion networks that are not BusReF's own (those are in ``losses``)."""
+"""Our loss terms for all fusion networks: target gradients and target brightness."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from napari_busref.training.recipe import FusionLossConfig
 def energy_weights(
     visible: Tensor, infrared: Tensor, window: int, power: float, noise: float
 ) -> Tensor:
-    """Share of the visible image in the detail, from the local energies of both gradients.
+    """Weight of the visible image in the detail, from the local energies of both gradients.
 
     Parameters
     ----------
     visible, infrared : Tensor
         Gradients (B, 2, H, W).
     window : int
-        Side of the window of the energies, odd, in pixels.
+        Side of the window that averages the energies, odd, in pixels.
     power : float
-        0 is the mean of both, a large number chooses the stronger.
+        0 gives the mean of both, a large number selects the stronger.
     noise : float
-        Gradients well below this, in the images' range a pixel, are as good as none.
+        Gradients well below this, in image range per pixel, count as none.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def energy_weights(
         energy = gradient.square().sum(1, keepdim=True)
         padded = F.pad(energy, [window // 2] * 4, mode="replicate")
         energies.append(F.avg_pool2d(padded, window, stride=1) + noise**2)
-    # the same as e_v^p / (e_v^p + e_r^p), without powers of small numbers
+    # equals e_v^p / (e_v^p + e_r^p), without powers of small numbers
     return torch.sigmoid(power * (energies[0].log() - energies[1].log()))
 
 
@@ -48,30 +48,29 @@ def target_gradient(
     power: float = 2.0,
     noise: float = 1e-4,
 ) -> Tensor:
-    """Gradient (B, 2, H, W) that the fused image should have: signed, of the stronger source.
+    """Target gradient (B, 2, H, W) of the fused image: signed, of the stronger source.
 
-    Both components come from one source, and neighbours from the same one, so that edges keep
-    their direction and sources do not alternate from pixel to pixel. Where both are equally weak
-    it is their mean, which noise does not survive.
+    Both components come from one source, which keeps the direction of edges. Neighbours mostly
+    share a source, so sources do not alternate between pixels. Where both are equally weak, the
+    target is their mean, which suppresses noise.
     """
     first, second = (spatial_gradient(image)[:, 0] for image in (visible, infrared))
     share = energy_weights(first, second, window, power, noise)
     return share * first + (1 - share) * second
 
 
-def target_image(visible: Tensor, infrared: Tensor, wanted: FusionLossConfig) -> Tensor:
-    """Fused image whose detail is the stronger source's and whose large areas are wanted ones.
+def target_image(visible: Tensor, infrared: Tensor, settings: FusionLossConfig) -> Tensor:
+    """Target fused image: detail of the stronger source, target brightness in large areas.
 
-    A Laplacian pyramid of means of squares: in each band both sources are mixed as
-    :func:`energy_weights` says, what is left over is :func:`wanted_brightness`. So detail and
-    brightness are asked for at once and do not contradict each other.
+    A Laplacian pyramid by average pooling: :func:`energy_weights` mixes both sources in each band,
+    and :func:`target_brightness` gives the coarsest level. Detail and brightness then agree.
 
     Parameters
     ----------
     visible, infrared : Tensor
         (B, 1, H, W) in [0, 1].
-    wanted : FusionLossConfig
-        There is a band for each of its ``gains``, the finest first.
+    settings : FusionLossConfig
+        One band for each of its ``gains``, the finest first.
 
     Returns
     -------
@@ -79,11 +78,11 @@ def target_image(visible: Tensor, infrared: Tensor, wanted: FusionLossConfig) ->
         (B, 1, H, W), not clipped.
     """
     height, width = visible.shape[-2:]
-    pair = [pad_to_multiple(image, 1 << len(wanted.gains)) for image in (visible, infrared)]
+    pair = [pad_to_multiple(image, 1 << len(settings.gains)) for image in (visible, infrared)]
     bands = []
-    for gain in wanted.gains:
+    for gain in settings.gains:
         first, second = (spatial_gradient(image)[:, 0] for image in pair)
-        share = energy_weights(first, second, wanted.window, wanted.power, wanted.noise)
+        share = energy_weights(first, second, settings.window, settings.power, settings.noise)
         coarser = [F.avg_pool2d(image, 2) for image in pair]
         band, other = (
             image - upsample(coarse, (image.shape[-2], image.shape[-1]))
@@ -91,36 +90,36 @@ def target_image(visible: Tensor, infrared: Tensor, wanted: FusionLossConfig) ->
         )
         bands.append(gain * torch.lerp(other, band, share))
         pair = coarser
-    image = wanted_brightness(pair[0], pair[1], wanted.decision, wanted.contrast)
+    image = target_brightness(pair[0], pair[1], settings.decision, settings.contrast)
     for band in reversed(bands):
         image = upsample(image, (band.shape[-2], band.shape[-1])) + band
     return image[..., :height, :width]
 
 
 def pyramid_gradient_loss(
-    fused: Tensor, visible: Tensor, infrared: Tensor, wanted: FusionLossConfig
+    fused: Tensor, visible: Tensor, infrared: Tensor, settings: FusionLossConfig
 ) -> Tensor:
-    """Mean absolute distance of the fused gradients to the wanted ones, summed over scales.
+    """Mean absolute distance of the fused gradients to their targets, summed over scales.
 
     Parameters
     ----------
     fused, visible, infrared : Tensor
         (B, 1, H, W) in [0, 1].
-    wanted : FusionLossConfig
-        There is a scale for each of its ``gains``, at full, half, quarter... resolution. With
-        ``image`` the gradients are those of :func:`target_image`. Otherwise each scale asks for
-        the stronger source's: at the border of a bright sky that is cold in the infrared image
-        this makes the sky the darker side, whatever is wanted of large areas.
+    settings : FusionLossConfig
+        One scale for each of its ``gains``, at full, half, quarter... resolution. With ``image``
+        the targets are the gradients of :func:`target_image`. Otherwise each scale takes those of
+        the stronger source. At the border of a bright sky that is cold in the infrared image, this
+        makes the sky the darker side, against the target brightness.
     """
-    target = target_image(visible, infrared, wanted) if wanted.image else None
+    target = target_image(visible, infrared, settings) if settings.image else None
     loss = torch.zeros((), device=fused.device)
-    for level, gain in enumerate(wanted.gains):
+    for level, gain in enumerate(settings.gains):
         if level:
             fused, visible, infrared = (F.avg_pool2d(x, 2) for x in (fused, visible, infrared))
             target = None if target is None else F.avg_pool2d(target, 2)
         if target is None:
             gradient = gain * target_gradient(
-                visible, infrared, wanted.window, wanted.power, wanted.noise
+                visible, infrared, settings.window, settings.power, settings.noise
             )
         else:
             gradient = spatial_gradient(target)[:, 0]
@@ -128,25 +127,25 @@ def pyramid_gradient_loss(
     return loss
 
 
-def wanted_brightness(
+def target_brightness(
     visible: Tensor, infrared: Tensor, decision: float = 0.0, contrast: float = 0.0
 ) -> Tensor:
-    """Brightness that large areas of the fused image should have.
+    """Target brightness of large areas of the fused image.
 
-    The mean of both sources makes a bright sky grey where the infrared one is cold. Here the
-    brighter source has the greater share, the more so the more they differ, so that a sky stays
-    bright and so do warm people at night.
+    The mean of both sources makes a bright sky grey where the infrared image is cold. Here the
+    brighter source has the greater share, and more so the more they differ. A sky stays bright,
+    and so do warm people at night.
 
     Parameters
     ----------
     visible, infrared : Tensor
         (B, 1, H, W) in [0, 1].
     decision : float
-        The share of the visible image is ``sigmoid(decision * (visible - infrared))``: 0 is the
-        mean of both, a large number the maximum.
+        The share of the visible image is ``sigmoid(decision * (visible - infrared))``: 0 gives
+        the mean of both, a large number the maximum.
     contrast : float
-        How much of the departures of both from mid grey is added: a mixture has less contrast
-        than its sources.
+        Factor on the sources' departures from mid grey, which are added. It restores the contrast
+        that mixing loses.
     """
     mixed = torch.lerp(infrared, visible, torch.sigmoid(decision * (visible - infrared)))
     return (mixed + contrast * (visible + infrared - 1)).clamp(0, 1)
@@ -161,11 +160,11 @@ def brightness_loss(
     decision: float = 0.0,
     contrast: float = 0.0,
 ) -> Tensor:
-    """Mean absolute distance of the means of squares of ``side`` to the wanted ones.
+    """Mean absolute distance of the fused image's means to `target_brightness`.
 
-    What is wanted, `wanted_brightness` says, from the means of the sources.
+    All means are over squares of ``side`` pixels.
     """
     fused, visible, infrared = (
         F.avg_pool2d(image, side, ceil_mode=True) for image in (fused, visible, infrared)
     )
-    return (fused - wanted_brightness(visible, infrared, decision, contrast)).abs().mean()
+    return (fused - target_brightness(visible, infrared, decision, contrast)).abs().mean()

@@ -1,6 +1,6 @@
-"""MDA's loss: how much of either source is kept follows from what it has to say.
+"""MDA's losses: the information of each source sets its weight.
 
-The information is measured on two shallow levels of the frozen bus (the paper: of VGG-16).
+Two shallow levels of the frozen bus measure the information (in the paper: of VGG-16).
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from kornia.filters import spatial_gradient
 from kornia.metrics import ssim
 from torch import Tensor
 
-_C2 = 0.03**2
+_C2 = 0.03**2  # constant of SSIM
 
 
 def feature_entropy(features: Tensor, bins: int = 32) -> Tensor:
-    """Mean entropy of the channels of (B, C, H, W) in [0, 1], in bits: (B,)."""
+    """Mean entropy of the channels of (B, C, H, W) in [0, 1]: (B,), in bits."""
     level = (features.clamp(0, 1) * (bins - 1)).round().long().flatten(2)
     counts = torch.zeros(*level.shape[:2], bins, device=features.device)
     counts.scatter_add_(2, level, torch.ones_like(level, dtype=counts.dtype))
@@ -27,25 +27,25 @@ def feature_entropy(features: Tensor, bins: int = 32) -> Tensor:
 def information_weights(
     infrared: list[Tensor], visible: list[Tensor], beta: float, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Weights of the infrared source (those of the visible one are what is missing to 1).
+    """Weights of the infrared source; the weights of the visible one are 1 minus these.
 
     Parameters
     ----------
     infrared, visible : list of Tensor
         Shallow features (B, C, h, w) of both sources, at least 0.
     beta : float
-        Worth of a standard deviation beside a bit of entropy.
+        Weight of a standard deviation relative to a bit of entropy.
     temperature : float
-        Of the softmax over both sources; small decides.
+        Of the softmax over both sources; a small one selects.
 
     Returns
     -------
     intensity, structure : Tensor
-        (B,): from entropy and standard deviation, and from gradient energy.
+        (B,), from entropy and standard deviation, and from gradient energy.
     """
     amounts, energies = [], []
     for ir, vis in zip(infrared, visible, strict=True):
-        # one scale for both sources, else their contrasts could not be compared
+        # one scale for both sources, to compare their contrasts
         largest = torch.cat([ir, vis], 2).amax((1, 2, 3), keepdim=True).clamp_min(1e-6)
         pair = [ir / largest, vis / largest]
         amounts.append(
@@ -66,7 +66,7 @@ def image_loss(
     structure: Tensor,
     scales: int = 3,
 ) -> Tensor:
-    """Image level: weighted squared distance and 1 - SSIM, the latter over scales.
+    """Image level: weighted squared distance, and weighted 1 - SSIM over scales.
 
     ``intensity`` and ``structure`` (B,) are the weights of the infrared image.
     """
@@ -85,7 +85,7 @@ def image_loss(
 
 
 def feature_loss(fused: list[Tensor], infrared: list[Tensor], visible: list[Tensor]) -> Tensor:
-    """Feature level: near the infrared features in value, near the visible ones in gradient."""
+    """Feature level: distance to the infrared features and to the visible ones' gradients."""
     losses = [
         (f - ir).abs().mean() + (spatial_gradient(f) - spatial_gradient(vis)).abs().mean()
         for f, ir, vis in zip(fused, infrared, visible, strict=True)
@@ -98,7 +98,7 @@ def _mean(image: Tensor, window: int) -> Tensor:
 
 
 def contrast_structure(first: Tensor, second: Tensor, window: int = 15) -> Tensor:
-    """``(2 cov + C2) / (var + var + C2)`` of every complete window, (B, 1, h, w)."""
+    """``(2 cov + C2) / (var + var + C2)`` of every complete window: (B, 1, h, w)."""
     mean_a, mean_b = _mean(first, window), _mean(second, window)
     variance = _mean(first * first, window) - mean_a**2 + _mean(second * second, window)
     variance = variance - mean_b**2
@@ -109,10 +109,10 @@ def contrast_structure(first: Tensor, second: Tensor, window: int = 15) -> Tenso
 def patch_loss(
     fused: Tensor, infrared: Tensor, visible: Tensor, temperature: float, window: int = 15
 ) -> Tensor:
-    """Patch level: contrast and structure, and brightness, of windows that overlap.
+    """Patch level: contrast and structure, and brightness, of overlapping windows.
 
-    Structure is weighted by a softmax over the gradient energies of both sources in the window,
-    brightness by one over their means.
+    A softmax over the gradient energies of both sources in the window weights the structure, and
+    a softmax over their means weights the brightness.
     """
     with torch.no_grad():
         energies = torch.cat(
@@ -128,17 +128,17 @@ def patch_loss(
         brightness = (means / temperature).softmax(1)
     loss = torch.zeros((), device=fused.device)
     for index, source in enumerate((infrared, visible)):
-        unlike = 1 - contrast_structure(fused, source, window)
-        apart = (_mean(fused, window) - means[:, index : index + 1]).abs()
-        loss = loss + (structure[:, index : index + 1] * unlike).mean()
-        loss = loss + (brightness[:, index : index + 1] * apart).mean()
+        dissimilarity = 1 - contrast_structure(fused, source, window)
+        distance = (_mean(fused, window) - means[:, index : index + 1]).abs()
+        loss = loss + (structure[:, index : index + 1] * dissimilarity).mean()
+        loss = loss + (brightness[:, index : index + 1] * distance).mean()
     return loss
 
 
 def style_loss(fused: list[Tensor], infrared: list[Tensor]) -> Tensor:
-    """Style: Kullback-Leibler divergence of the Gram matrices, each as a distribution by softmax.
+    """Style: Kullback-Leibler divergence of the Gram matrices, normalised by softmax.
 
-    Zero when the fused image has the infrared one's correlations between features.
+    Zero when the features of the fused and of the infrared image have the same correlations.
     """
     losses = []
     for f, ir in zip(fused, infrared, strict=True):

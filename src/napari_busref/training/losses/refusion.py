@@ -1,4 +1,4 @@
-"""ReFusion: the loss with weights that are learned, and the one they learn from."""
+"""ReFusion: the loss with learned weights, and the loss that trains them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from napari_busref.training.recipe import FusionLossConfig
 
 
 def proposed_loss(
-    fused: Tensor, first: Tensor, second: Tensor, weights: LossWeights, wanted: FusionLossConfig
+    fused: Tensor, first: Tensor, second: Tensor, weights: LossWeights, settings: FusionLossConfig
 ) -> Tensor:
-    """``w_1 |F - I_1| + w_2 |F - I_2| + gradient * w_g |grad F - stronger grad|``, mean.
+    """Mean of ``w_1 |F - I_1| + w_2 |F - I_2| + gradient * w_g |grad F - stronger grad|``.
 
-    The stronger gradient is that of `target_gradient`: signed, and chosen by the surroundings.
+    `target_gradient` gives the stronger gradient: signed, and selected by local energies.
 
     Parameters
     ----------
@@ -25,21 +25,21 @@ def proposed_loss(
         (B, 1, H, W).
     weights : LossWeights
         From the loss-proposal module.
-    wanted : FusionLossConfig
-        ``gradient``, what a gradient of one grey level a pixel counts beside a difference of one;
-        ``window``, ``power``, ``noise`` and the first of ``gains`` decide the stronger one.
+    settings : FusionLossConfig
+        ``gradient`` weights a gradient of one grey level per pixel against a difference of one.
+        ``window``, ``power``, ``noise`` and the first of ``gains`` set the stronger gradient.
     """
     intensity = weights.first * (fused - first).abs() + weights.second * (fused - second).abs()
-    stronger = target_gradient(first, second, wanted.window, wanted.power, wanted.noise)
-    change = (spatial_gradient(fused)[:, 0] - wanted.gains[0] * stronger).abs()
-    return (intensity + wanted.gradient * weights.gradient * change.sum(1, keepdim=True)).mean()
+    stronger = target_gradient(first, second, settings.window, settings.power, settings.noise)
+    change = (spatial_gradient(fused)[:, 0] - settings.gains[0] * stronger).abs()
+    return (intensity + settings.gradient * weights.gradient * change.sum(1, keepdim=True)).mean()
 
 
 def reconstruction_loss(
     reconstructed: tuple[Tensor, Tensor], first: Tensor, second: Tensor
 ) -> Tensor:
-    """How badly both sources are told from the fused image: distance and 1 - SSIM."""
+    """Error of both sources as reconstructed from the fused image: distance and 1 - SSIM."""
     loss = torch.zeros((), device=first.device)
-    for found, source in zip(reconstructed, (first, second), strict=True):
-        loss = loss + (found - source).abs().mean() + 0.2 * (1 - ssim(found, source, 7).mean())
+    for image, source in zip(reconstructed, (first, second), strict=True):
+        loss = loss + (image - source).abs().mean() + 0.2 * (1 - ssim(image, source, 7).mean())
     return loss

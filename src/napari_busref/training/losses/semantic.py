@@ -1,4 +1,4 @@
-"""SuperFusion's semantic constraint: what is fused must still be told apart by a segmentation."""
+"""SuperFusion's semantic constraint: a segmentation network on the fused image."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from napari_busref.data.datasets import default_root, load_pairs
 from napari_busref.geometry import base_grid, transform_points, warp
-from napari_busref.training.batches.data import Crops
+from napari_busref.training.batches.pair_store import Crops
 from napari_busref.training.recipe import DataConfig
 
 
 def fused_colours(fused: Tensor, visible: Tensor) -> Tensor:
-    """The visible image (B, 3, H, W) with ``fused`` (B, 1, H, W) as its Y, Cb and Cr kept."""
+    """The visible image (B, 3, H, W) with its Y replaced by ``fused`` (B, 1, H, W)."""
     chroma = rgb_to_ycbcr(visible)[:, 1:]
     return ycbcr_to_rgb(torch.cat([fused, chroma], 1)).clamp(0, 1)
 
@@ -32,21 +32,21 @@ def lovasz_softmax(probabilities: Tensor, labels: Tensor, ignore: int = -1) -> T
     probabilities : Tensor
         (B, K, H, W), softmax over the K classes.
     labels : Tensor
-        (B, H, W), whole numbers from 0 to K - 1, or ``ignore``.
+        (B, H, W), integers from 0 to K - 1, or ``ignore``.
     ignore : int
-        Label of pixels that do not count.
+        Label to leave out.
 
     Returns
     -------
     Tensor
-        Scalar: mean over the classes that occur, of the whole batch; 0 when nothing is labelled.
+        Scalar: mean over the classes in the batch; 0 when nothing is labelled.
     """
     kept = labels.flatten() != ignore
     flat = probabilities.movedim(1, 3).flatten(0, 2)[kept]
-    known = labels.flatten()[kept]
+    classes = labels.flatten()[kept]
     losses = []
-    for label in known.unique().tolist():
-        of_class = (known == label).to(flat.dtype)
+    for label in classes.unique().tolist():
+        of_class = (classes == label).to(flat.dtype)
         errors, order = (of_class - flat[:, label]).abs().sort(descending=True)
         truth = of_class[order]
         missing = truth.sum() - truth.cumsum(0)
@@ -62,10 +62,10 @@ class SemanticConstraint(nn.Module):
     Parameters
     ----------
     segmenter : torch.nn.Module
-        (B, 3, H, W) in [0, 1] -> logits (B, K, H, W), as a tensor or, as torchvision's do, in a
-        dictionary under ``"out"``. Its parameters are frozen.
+        (B, 3, H, W) in [0, 1] -> logits (B, K, H, W): a tensor, or a dictionary with the key
+        ``"out"`` as in torchvision. The constraint freezes its parameters.
     ignore : int
-        Label that does not count.
+        Label to leave out.
     """
 
     def __init__(self, segmenter: nn.Module, ignore: int = -1) -> None:
@@ -74,16 +74,16 @@ class SemanticConstraint(nn.Module):
         self.ignore = ignore
 
     def train(self, mode: bool = True) -> SemanticConstraint:
-        """Leave the segmentation network in evaluation mode: its statistics are frozen too."""
+        """Keep the segmentation network in evaluation mode, with frozen statistics."""
         super().train(mode)
         self.segmenter.eval()
         return self
 
     def logits(self, fused: Tensor, visible: Tensor) -> Tensor:
-        """What the segmentation network says of the fused colours, (B, K, H, W)."""
-        answer = self.segmenter(fused_colours(fused, visible))
-        result: Tensor = answer["out"] if isinstance(answer, dict) else answer
-        return result
+        """Logits (B, K, H, W) of the segmentation network on the fused colours."""
+        output = self.segmenter(fused_colours(fused, visible))
+        logits: Tensor = output["out"] if isinstance(output, dict) else output
+        return logits
 
     def forward(self, fused: Tensor, visible: Tensor, labels: Tensor) -> Tensor:
         """Loss of ``fused`` (B, 1, H, W) with the colours of ``visible`` (B, 3, H, W)."""
@@ -96,21 +96,21 @@ def load_segmenter(name: str) -> nn.Module:
     Parameters
     ----------
     name : str
-        ``"module:function"``; the function takes nothing and returns the network with its
+        ``"module:function"``; the function takes no argument and returns the network with its
         weights.
 
     Raises
     ------
     ValueError
-        When there is no such function or it returns something else.
+        If there is no such function, or it returns something else.
     """
-    wanted = "need 'module:function', a function in a module that can be imported"
+    need = "need 'module:function', a function in a module that can be imported"
     try:
         make = pkgutil.resolve_name(name)
     except (ValueError, ImportError, AttributeError) as error:
-        raise ValueError(f"loss.segmenter: got {name!r}, {wanted}: {error}") from error
+        raise ValueError(f"loss.segmenter: got {name!r}, {need}: {error}") from error
     if not callable(make):
-        raise ValueError(f"loss.segmenter: got {name!r}, {wanted}")
+        raise ValueError(f"loss.segmenter: got {name!r}, {need}")
     network = make()
     if not isinstance(network, nn.Module):
         raise ValueError(
@@ -125,7 +125,7 @@ class LabelledScenes:
     Parameters
     ----------
     scenes : list of (visible, infrared, labels)
-        (3, H, W) and (1, H, W) in [0, 1], and whole numbers (H, W).
+        (3, H, W) and (1, H, W) in [0, 1], and integers (H, W).
     """
 
     def __init__(self, scenes: list[tuple[Tensor, Tensor, Tensor]]) -> None:
@@ -138,7 +138,7 @@ class LabelledScenes:
         Raises
         ------
         ValueError
-            When one is missing or of another size than its pair.
+            If one is missing or differs in size from its pair.
         """
         root = Path(config.root) if config.root else default_root() or Path()
         scenes = []
@@ -162,7 +162,7 @@ class LabelledScenes:
         return ((v[None], r[None], labels[None]) for v, r, labels in self.scenes)
 
     def crop(self, crops: Crops) -> tuple[Tensor, Tensor]:
-        """Colours (B, 3, h, w) and labels (B, h, w) of what was drawn from the store."""
+        """Colours (B, 3, h, w) and labels (B, h, w) of crops drawn from the store."""
         like = crops.visible
         grids = transform_points(crops.theta, base_grid(like.shape[-2], like.shape[-1], like))
         colours, labels = [], []
@@ -180,7 +180,7 @@ def class_ious(
     fusion: nn.Module,
     samples: Iterable[tuple[Tensor, Tensor, Tensor]],
 ) -> dict[int, float]:
-    """IoU of the segmentation of fused images for every class that occurs, over all pixels.
+    """IoU of the segmentation of fused images, for every class in the labels.
 
     Parameters
     ----------
@@ -194,12 +194,12 @@ def class_ious(
     Returns
     -------
     dict of int to float
-        Label -> intersection over union, in [0, 1].
+        Label -> intersection over union of all pixels, in [0, 1].
 
     Raises
     ------
     ValueError
-        When nothing is labelled, or with a class that the segmentation network does not have.
+        If nothing is labelled, or the segmentation network lacks a labelled class.
     """
     ignored = constraint.ignore
     score: MulticlassJaccardIndex | None = None
@@ -213,8 +213,8 @@ def class_ious(
         here = set(labels.unique().tolist()) - {ignored}
         if not here <= set(range(classes)):
             raise ValueError(
-                f"labels: got classes {sorted(here)}, need numbers below {classes}, as many as "
-                f"the segmentation network has classes, or {ignored} for what does not count"
+                f"labels: got classes {sorted(here)}, need numbers below {classes}, the number "
+                f"of classes of the segmentation network, or {ignored} for pixels to leave out"
             )
         score.update(logits.argmax(1).cpu(), labels.cpu())
         seen |= here
@@ -229,6 +229,6 @@ def mean_iou(
     fusion: nn.Module,
     samples: Iterable[tuple[Tensor, Tensor, Tensor]],
 ) -> float:
-    """Mean of `class_ious` over the classes that occur; the same arguments."""
+    """Mean of `class_ious` over the classes, with the same arguments."""
     found = class_ious(constraint, fusion, samples)
     return sum(found.values()) / len(found)

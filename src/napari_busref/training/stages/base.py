@@ -1,4 +1,4 @@
-"""What the trainer asks of a stage."""
+"""The interface between the trainer and a stage."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from napari_busref.models import load_model
 from napari_busref.training.batches.augment import Photometric
-from napari_busref.training.batches.data import PairStore
+from napari_busref.training.batches.pair_store import PairStore
 from napari_busref.training.recipe import Recipe
 
 
 class Stage(nn.Module, ABC):
-    """A model together with its batches, its loss and its validation.
+    """A model with its batches, its loss and its validation.
 
-    Subclasses set ``kind`` and ``export_name`` and build ``self.model``. ``forward`` takes what
-    ``draw`` returned and gives a dictionary of scalar losses, ``"loss"`` being the one minimised.
+    Subclasses set ``kind`` and ``export_name`` and build ``self.model``. ``forward`` takes a batch
+    from ``draw`` and returns a dictionary of scalar losses; the optimiser minimises ``"loss"``.
     """
 
     kind: str
@@ -32,12 +32,12 @@ class Stage(nn.Module, ABC):
         self.photometric = Photometric(recipe.augment)
 
     def prepare(self, store: PairStore) -> PairStore:
-        """What is trained on, made from what was read; called once, before the first step."""
+        """Turn the pairs as read into those to train on; called once, before the first step."""
         return store
 
     @abstractmethod
     def draw(self, store: PairStore) -> Any:
-        """Draw one batch; all randomness of a step happens here or in ``forward``."""
+        """Draw one batch. Only this and ``forward`` draw random numbers."""
 
     @abstractmethod
     def forward(self, batch: Any) -> dict[str, Tensor]:
@@ -48,13 +48,13 @@ class Stage(nn.Module, ABC):
         """Scores on held-out pairs."""
 
     def load_earlier(self, name: str, kind: str) -> nn.Module:
-        """What an earlier stage trained, from the folder that the recipe names or as shipped."""
+        """Load the model of an earlier stage, from the recipe's folder or as shipped."""
         folder = self.recipe.requires
         source = str(Path(folder) / f"{name}.safetensors") if folder else name
         return load_model(source, device="cpu", kind=kind)
 
     def load_bus(self) -> dict[str, Tensor]:
-        """State of the trained bus that this stage is mounted on."""
+        """State of the trained bus that this stage builds on."""
         if self.recipe.start_from:
             start: Any = load_model(self.recipe.start_from, device="cpu", kind=self.kind)
             state: dict[str, Tensor] = start.bus.state_dict()
@@ -62,26 +62,26 @@ class Stage(nn.Module, ABC):
         return self.load_earlier("bus", "reconstruction").state_dict()
 
     def load_fusion(self) -> nn.Module:
-        """The trained fusion network, frozen, that guides this stage."""
+        """Load and freeze the trained fusion network that guides this stage."""
         fusion = self.load_earlier("gaf", "fusion")
         self.freeze(fusion)
         return fusion
 
     @torch.no_grad()
     def blend_start(self) -> None:
-        """Average the model's weights with those that the recipe starts from."""
+        """Average the model's weights with those of the recipe's start."""
         start = load_model(self.recipe.start_from, device="cpu", kind=self.kind).state_dict()
         for name, value in self.model.state_dict().items():
             if value.is_floating_point():
                 value.lerp_(start[name].to(value), self.recipe.start_share)
 
     def load_start(self) -> None:
-        """Give the model the weights that the recipe starts from.
+        """Load the weights of the recipe's start into the model.
 
         Raises
         ------
         ValueError
-            When they are of another kind or do not fit the configuration in the recipe.
+            If they are of another kind or do not fit the configuration in the recipe.
         """
         name = self.recipe.start_from
         start = load_model(name, device="cpu", kind=self.kind)
@@ -94,7 +94,7 @@ class Stage(nn.Module, ABC):
 
     @torch.no_grad()
     def mean_losses(self, device: torch.device, draws: int = 6) -> dict[str, float]:
-        """The losses on the validation pairs, under warps of a fixed seed."""
+        """Mean losses on the validation pairs, under warps of a fixed seed."""
         store = PairStore.from_config(self.recipe.data, "val").to(device)
         totals: dict[str, float] = {}
         with torch.random.fork_rng(devices=[] if device.type == "cpu" else None):

@@ -1,4 +1,4 @@
-"""Stage 1: the bus learns to reconstruct both modalities."""
+"""Stage 1: the bus, an auto-encoder of both modalities."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torchmetrics.functional.image import (
 )
 
 from napari_busref.models.features.bus import Bus, standardise
-from napari_busref.training.batches.data import Crops, PairStore
+from napari_busref.training.batches.pair_store import Crops, PairStore
 from napari_busref.training.losses.busref import reconstruction_loss
 from napari_busref.training.recipe import Recipe
 from napari_busref.training.stages.base import Stage
 
 
 class BusStage(Stage):
-    """Auto-encoder on visible and infrared crops, as they are or standardised."""
+    """Auto-encoder on visible and infrared crops, half of them standardised."""
 
     kind, export_name = "reconstruction", "bus"
 
@@ -44,9 +44,9 @@ class BusStage(Stage):
         for pair in store.pairs[: self.recipe.validation_pairs]:
             for image in pair:
                 image = image[None]
-                again = self.model(image).float().clamp(0, 1)
-                psnr.append(float(peak_signal_noise_ratio(again, image, data_range=1.0)))
-                value = structural_similarity_index_measure(again, image, data_range=1.0)
+                decoded = self.model(image).float().clamp(0, 1)
+                psnr.append(float(peak_signal_noise_ratio(decoded, image, data_range=1.0)))
+                value = structural_similarity_index_measure(decoded, image, data_range=1.0)
                 assert isinstance(value, Tensor)
                 similarity.append(float(value))
         return {"psnr": sum(psnr) / len(psnr), "ssim": sum(similarity) / len(similarity)}

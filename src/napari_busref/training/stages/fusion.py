@@ -1,4 +1,4 @@
-"""What the stages of the fusion networks share."""
+"""Base class and scores of the fusion stages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from napari_busref.data.datasets import load_pairs
 from napari_busref.metrics.fusion import nabf, qabf, scd, ssim, vif
-from napari_busref.training.batches.data import Crops, PairStore
+from napari_busref.training.batches.pair_store import Crops, PairStore
 from napari_busref.training.losses.fusion import brightness_loss, pyramid_gradient_loss
 from napari_busref.training.recipe import Recipe
 from napari_busref.training.stages.base import Stage
@@ -20,7 +20,7 @@ _SCORES = {"qabf": qabf, "vif": vif, "scd": scd, "ssim": ssim, "nabf": nabf}
 
 
 class FusionStage(Stage):
-    """A fusion network that learns on aligned crops and is measured on the first data set."""
+    """A fusion network that trains on aligned crops; the first data set validates it."""
 
     kind = "fusion"
 
@@ -29,11 +29,11 @@ class FusionStage(Stage):
         return store.draw(self.recipe.batch, self.recipe.data)
 
     def detail_loss(self, fused: Tensor, visible: Tensor, infrared: Tensor) -> Tensor:
-        """`pyramid_gradient_loss` as the recipe sets it."""
+        """`pyramid_gradient_loss` with the recipe's settings."""
         return pyramid_gradient_loss(fused, visible, infrared, self.recipe.fusion)
 
     def brightness_loss(self, fused: Tensor, visible: Tensor, infrared: Tensor) -> Tensor:
-        """`brightness_loss` as the recipe sets it."""
+        """`brightness_loss` with the recipe's settings."""
         weights = self.recipe.fusion
         return brightness_loss(
             fused,

@@ -1,11 +1,11 @@
-"""Stage 2: the gradient-aware fusion network learns on the frozen bus."""
+"""Stage 2: the gradient-aware fusion network on the frozen bus."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from napari_busref.models.fusion.gaf import Gaf, GafConfig
-from napari_busref.training.batches.data import Crops
+from napari_busref.training.batches.pair_store import Crops
 from napari_busref.training.losses.busref import fusion_gradient_loss, similarity_loss
 from napari_busref.training.recipe import Recipe
 from napari_busref.training.stages.fusion import FusionStage
@@ -15,7 +15,7 @@ class GafStage(FusionStage):
     """Fusion of aligned crops: ``L_fuse = sigma L_wsim + L_grad``.
 
     ``L_grad`` is the paper's (``loss.fuse_gradient``), or ours over several scales
-    (``fusion.detail``); a term on the brightness can be added.
+    (``fusion.detail``). ``fusion.brightness`` adds a term on the brightness.
     """
 
     export_name = "gaf"

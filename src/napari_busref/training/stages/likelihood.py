@@ -1,4 +1,4 @@
-"""The likelihood of displacements is learned on the frozen matcher, from known warps."""
+"""Block likelihoods on the frozen matcher, from known warps."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from napari_busref.models.features.matcher import Matcher
 from napari_busref.registration.features import MatchingNetworks, dense_features
 from napari_busref.registration.pyramid import MaskedImage
 from napari_busref.training.batches.augment import random_curve
-from napari_busref.training.batches.data import PairStore, WarpedCrops
+from napari_busref.training.batches.pair_store import PairStore, WarpedCrops
 from napari_busref.training.batches.realign import realigned
 from napari_busref.training.batches.warps import fixed_to_moving
 from napari_busref.training.losses.busref import offset_loss
 from napari_busref.training.recipe import Recipe
 from napari_busref.training.stages.base import Stage
 
-_SIGMA = (0.06, 0.18)
-"""Smoothness of the elastic part, as a share of the crop's side.
+_SIGMA_RANGE = (0.06, 0.18)
+"""Smoothness of the elastic part, as a fraction of the crop's side.
 
-A crop is a part of a picture, so that what is 8 % of the picture is more of the crop.
+The protocol's 8 % refer to the whole image, and are a larger fraction of a crop.
 """
 
 
 class LikelihoodStage(Stage):
-    """Cross-entropy of the displacements of blocks against the true ones.
+    """Cross-entropy of block displacements against the true ones.
 
-    The warps are those that affine refinement leaves: small, with an elastic part.
+    The warps are small and elastic, like the errors after affine refinement.
     """
 
     kind, export_name = "features", "likelihood"
@@ -46,7 +46,7 @@ class LikelihoodStage(Stage):
         self.model: Likelihood = Likelihood(**recipe.model)
 
     def prepare(self, store: PairStore) -> PairStore:
-        """Lay the pairs on each other anew, if the recipe says by what."""
+        """Realign the pairs, if the recipe names a network for it."""
         if not self.recipe.data.realign:
             return store
         device = store.pairs[0][0].device
@@ -55,13 +55,13 @@ class LikelihoodStage(Stage):
         return realigned(store, MatchingNetworks(self.matcher, earlier))
 
     def draw(self, store: PairStore) -> WarpedCrops:
-        """Draw crops whose moving image is warped, all of a batch about as smoothly."""
-        low, high = _SIGMA
-        warping = replace(self.recipe.warp, sigma=low + (high - low) * float(torch.rand(())))
-        return store.draw_warped(self.recipe.batch, self.recipe.data, warping)
+        """Draw crops with a warped moving image; all warps of a batch are equally smooth."""
+        low, high = _SIGMA_RANGE
+        ranges = replace(self.recipe.warp, sigma=low + (high - low) * float(torch.rand(())))
+        return store.draw_warped(self.recipe.batch, self.recipe.data, ranges)
 
     def forward(self, batch: WarpedCrops) -> dict[str, Tensor]:
-        """Cross-entropy in nats, and the share of blocks whose best offset is right."""
+        """Cross-entropy in nats, and the fraction of blocks whose best offset is right."""
         size = (batch.fixed.shape[-2], batch.fixed.shape[-1])
         moving, valid = self._remapped(batch)
         fixed, moving = self.photometric(batch.fixed, moving)
@@ -76,17 +76,17 @@ class LikelihoodStage(Stage):
         shift = F.avg_pool2d(
             ((truth - base_grid(*size, truth)) * pixels).permute(0, 3, 1, 2), block
         )
-        known = (F.avg_pool2d(inside(truth, *size).float(), block) > 0.99).float()
+        inner = (F.avg_pool2d(inside(truth, *size).float(), block) > 0.99).float()
         window = offsets(self.model.radius, likelihood)
         best = window[likelihood.argmax(1)].permute(0, 3, 1, 2)
         right = ((best - shift).square().sum(1, keepdim=True) < 4).float()
         return {
-            "loss": offset_loss(likelihood, shift, known, window),
-            "right": (right * known).sum() / known.sum().clamp_min(1),
+            "loss": offset_loss(likelihood, shift, inner, window),
+            "right": (right * inner).sum() / inner.sum().clamp_min(1),
         }
 
     def _remapped(self, batch: WarpedCrops) -> tuple[Tensor, Tensor]:
-        """Warped moving images and where they are valid; some are the visible one, recoloured."""
+        """Warped moving images and their valid pixels; some show the remapped visible image."""
         size = (batch.fixed.shape[-2], batch.fixed.shape[-1])
         points = batch.warps.aligned_points(base_grid(*size, batch.fixed))
         curved, inner = warp(random_curve(batch.fixed), points), inside(points, *size)

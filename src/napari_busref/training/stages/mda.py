@@ -1,4 +1,4 @@
-"""MDA learns with weights of complementary information, measured on the frozen bus."""
+"""MDA, with weights of complementary information measured on the frozen bus."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from napari_busref.models.features.bus import Bus
 from napari_busref.models.fusion.mda import Mda, MdaConfig
-from napari_busref.training.batches.data import Crops
+from napari_busref.training.batches.pair_store import Crops
 from napari_busref.training.losses.mda import (
     feature_loss,
     image_loss,
@@ -19,7 +19,7 @@ from napari_busref.training.stages.fusion import FusionStage
 
 
 class MdaStage(FusionStage):
-    """Image, feature and patch level, and style."""
+    """Losses on the image, feature and patch levels, and on style."""
 
     export_name = "mda"
 
@@ -31,7 +31,7 @@ class MdaStage(FusionStage):
         self.freeze(self.bus)
 
     def shallow(self, image: Tensor) -> list[Tensor]:
-        """The bus at half and at quarter resolution: deeper levels say little about detail."""
+        """Bus features at 1/2 and 1/4 resolution; deeper levels hold little detail."""
         return self.bus.pyramid(image)[:2]
 
     def forward(self, batch: Crops) -> dict[str, Tensor]:
@@ -39,16 +39,17 @@ class MdaStage(FusionStage):
         visible, infrared = self.photometric(batch.visible, batch.infrared)
         fused = self.model(visible, infrared).float()
         weights = self.recipe.fusion
-        of_ir, of_vis = self.shallow(infrared), self.shallow(visible)
-        of_fused = self.shallow(fused)
+        infrared_features, visible_features, fused_features = (
+            self.shallow(image) for image in (infrared, visible, fused)
+        )
         intensity, structure = information_weights(
-            of_ir, of_vis, weights.deviation, weights.temperature
+            infrared_features, visible_features, weights.deviation, weights.temperature
         )
         parts = {
             "image": image_loss(fused, infrared, visible, intensity, structure),
-            "feature": feature_loss(of_fused, of_ir, of_vis),
+            "feature": feature_loss(fused_features, infrared_features, visible_features),
             "patch": patch_loss(fused, infrared, visible, weights.temperature),
-            "style": style_loss(of_fused, of_ir),
+            "style": style_loss(fused_features, infrared_features),
         }
         loss = (
             parts["image"]

@@ -1,4 +1,4 @@
-"""ReFusion: three alternating updates, the loss being learned by looking one step ahead."""
+"""ReFusion: a network learns the fusion loss by meta-learning, with three updates a step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from napari_busref.models.fusion.refusion import ReFusion, ReFusionConfig
-from napari_busref.training.batches.data import Crops
+from napari_busref.training.batches.pair_store import Crops
 from napari_busref.training.losses.refusion import proposed_loss, reconstruction_loss
 from napari_busref.training.recipe import Recipe
 from napari_busref.training.stages.fusion import FusionStage
@@ -16,11 +16,10 @@ from napari_busref.training.stages.fusion import FusionStage
 class ReFusionStage(FusionStage):
     """Inner, outer and fusion update.
 
-    Inner: a step of the fusion module under the proposed loss, on one half of the batch, with the
-    graph kept. Outer: the loss-proposal module is told, through that step, how well the stepped
-    fusion module's output of the other half gives both sources back. Fusion: the fusion and the
-    reconstruction module under the loss as it is now. The trainer's optimiser applies the
-    gradients of all three; they meet in no parameter.
+    Inner: one differentiable step of the fusion module under the proposed loss, on one half of the
+    batch. Outer: the reconstruction loss of the stepped module on the other half; its gradient
+    reaches the loss-proposal module through that step. Fusion: the fusion and the reconstruction
+    module under the present loss. The optimiser applies all gradients; no parameter gets two.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -29,36 +28,35 @@ class ReFusionStage(FusionStage):
         self.model: ReFusion = ReFusion(ReFusionConfig.from_plain(recipe.model))
 
     def forward(self, batch: Crops) -> dict[str, Tensor]:
-        """Losses of one batch; every ``fusion.outer_every``-th of them updates the proposal."""
+        """Losses of one batch; the fraction ``fusion.outer_share`` updates the proposal."""
         visible, infrared = self.photometric(batch.visible, batch.infrared)
-        wanted = self.recipe.fusion
+        settings = self.recipe.fusion
         fused = self.model.fusion(visible, infrared)
         weights = self.model.loss_weights(visible, infrared)
-        # the loss as it is now: its weights must not learn to make it small
+        # detached: the loss weights must not learn to make the loss small
         fixed = type(weights)(*(w.detach() for w in weights))
         parts = {
-            "fusion": proposed_loss(fused, visible, infrared, fixed, wanted),
+            "fusion": proposed_loss(fused, visible, infrared, fixed, settings),
             "reconstruction": reconstruction_loss(
                 self.model.reconstruct(fused), visible, infrared
             ),
         }
-        # the fused image keeps what the proposed loss asks for; only the reconstruction module,
-        # and weakly the fusion module, learn from the second term
-        loss = parts["fusion"] + wanted.reconstruction * parts["reconstruction"]
-        if wanted.brightness:
+        # the reconstruction term trains its own module, and the fusion module only weakly
+        loss = parts["fusion"] + settings.reconstruction * parts["reconstruction"]
+        if settings.brightness:
             parts["brightness"] = self.brightness_loss(fused, visible, infrared)
-            loss = loss + wanted.brightness * parts["brightness"]
-        if self.looks_ahead():
+            loss = loss + settings.brightness * parts["brightness"]
+        if self.updates_proposal():
             parts["outer"] = self.outer(visible, infrared)
             loss = loss + parts["outer"]
         return {"loss": loss, **parts}
 
-    def looks_ahead(self) -> bool:
-        """Whether this step updates the proposal; drawn, so that a resumed run does the same."""
+    def updates_proposal(self) -> bool:
+        """Whether this step updates the loss proposal; drawn, so a resumed run agrees."""
         return bool(torch.rand(()) < self.recipe.fusion.outer_share)
 
     def outer(self, visible: Tensor, infrared: Tensor) -> Tensor:
-        """Reconstruction loss after one functional step; only the proposal gets its gradient."""
+        """Reconstruction loss after one functional step; only the proposal gets a gradient."""
         model, settings = self.model, self.recipe.fusion
         half = max(len(visible) // 2, 1)
         inner_v, inner_r = visible[:half], infrared[:half]
@@ -78,5 +76,5 @@ class ReFusionStage(FusionStage):
         }
         fused = functional_call(model.fusion, stepped, (outer_v, outer_r))
         frozen = {name: value.detach() for name, value in model.reconstruction.named_parameters()}
-        found = functional_call(model.reconstruction, frozen, (fused,)).chunk(2, 1)
-        return reconstruction_loss((found[0], found[1]), outer_v, outer_r)
+        first, second = functional_call(model.reconstruction, frozen, (fused,)).chunk(2, 1)
+        return reconstruction_loss((first, second), outer_v, outer_r)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from napari_busref.models.fusion.superfusion import SuperFusionNet, SuperFusionNetConfig
-from napari_busref.training.batches.data import Crops
+from napari_busref.training.batches.pair_store import Crops
 from napari_busref.training.losses.busref import intensity_loss, similarity_loss
 from napari_busref.training.losses.semantic import (
     LabelledScenes,
@@ -19,7 +19,7 @@ from napari_busref.training.stages.fusion import FusionStage
 
 
 class SuperFusionFusionStage(FusionStage):
-    """Fusion of aligned crops, with the semantic constraint where a recipe gives it a weight."""
+    """Fusion of aligned crops, with the semantic constraint if ``loss.semantic`` is positive."""
 
     export_name = "superfusion-fusion"
 
@@ -55,7 +55,7 @@ class SuperFusionFusionStage(FusionStage):
         return {"loss": loss, **parts}
 
     def validate(self, device: torch.device) -> dict[str, float]:
-        """As every fusion network; with the semantic constraint also the mean IoU."""
+        """Scores of every fusion stage; with the semantic constraint also the mean IoU."""
         scores = super().validate(device)
         if self.constraint is not None:
             scenes = LabelledScenes.from_config(self.recipe.data, "val")

@@ -1,4 +1,4 @@
-"""What the stages that learn from known warps share."""
+"""Validation and targets of the stages that learn from known warps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def validate_registration(
 
 @torch.no_grad()
 def register_pair(model: nn.Module, pair: SyntheticPair, device: torch.device) -> Transform:
-    """Let a registration model register a synthetic pair of grey images in [0, 1]."""
+    """Register a synthetic pair of grey images in [0, 1] with a model."""
     fixed, moving = (
         torch.from_numpy(np.ascontiguousarray(image)).float()[None, None].to(device)
         for image in (pair.fixed, pair.moving)
@@ -47,13 +47,26 @@ def register_pair(model: nn.Module, pair: SyntheticPair, device: torch.device) -
 
 
 def score(pair: SyntheticPair, transform: Transform) -> dict[str, float]:
-    """What `Scorer` says of a transform found for a synthetic pair."""
+    """Score a transform estimated for a synthetic pair, see `Scorer`."""
     rows, cols = transform.fixed_shape
     return Scorer(pair)(np.mgrid[:rows, :cols] + transform.flow())
 
 
+def grey_borders(moving: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Empty the invalid pixels of augmented images, except of a random 30 % of them.
+
+    In those the border keeps the augmented grey level and counts as valid, as grey borders do in
+    practice.
+    """
+    grey = torch.rand(len(moving), 1, 1, 1).to(moving.device) < 0.3
+    return (
+        torch.where(grey, moving, moving * valid),
+        torch.where(grey, torch.ones_like(valid), valid),
+    )
+
+
 def true_cells(truth: Tensor, mask: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """True positions in cells, and which are known, for the cells of a grid of ``shape``.
+    """True positions in cells, and which cells have one, for a grid of ``shape``.
 
     Parameters
     ----------
@@ -62,14 +75,14 @@ def true_cells(truth: Tensor, mask: Tensor, shape: tuple[int, int]) -> tuple[Ten
     mask : Tensor
         (B, 1, H, W).
     shape : tuple of int
-        (h, w), H and W divided by one whole number.
+        (h, w): H and W divided by one integer.
 
     Returns
     -------
     cells : Tensor
         (B, h, w, 2), (x, y).
-    known : Tensor of bool
-        (B, h, w).
+    valid : Tensor of bool
+        (B, h, w), cells inside the mask.
     """
     step = truth.shape[1] // shape[0]
     # cell centres lie between the middle pixels of a cell

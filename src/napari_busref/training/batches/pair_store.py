@@ -1,4 +1,4 @@
-"""Aligned pairs in memory and the crops drawn from them."""
+"""Aligned pairs in memory, and random crops of them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from napari_busref.training.batches.warps import Warps, draw_warps
 from napari_busref.training.recipe import DataConfig, WarpConfig
 
 
-@dataclass  # not frozen: Fabric converts what a batch holds
+@dataclass  # not frozen: Fabric converts the tensors of a batch in place
 class Crops:
-    """A batch of aligned crops, and where they came from.
+    """A batch of aligned crops, with their origin.
 
     Attributes
     ----------
     visible, infrared : Tensor
         (B, 1, h, w) in [0, 1].
     index : Tensor
-        (B,), which pair of the store.
+        (B,), index of the pair in the store.
     theta : Tensor
-        (B, 2, 3), crop -> picture, normalised coordinates.
+        (B, 2, 3), crop -> image, normalised coordinates.
     """
 
     visible: Tensor
@@ -38,14 +38,14 @@ class Crops:
 
 @dataclass
 class WarpedCrops:
-    """Crops with a moving image made by a known warp.
+    """Crops with a moving image from a known warp.
 
     Attributes
     ----------
     fixed, moving, aligned : Tensor
-        (B, 1, h, w) in [0, 1]: visible, warped infrared, and infrared as it lies on ``fixed``.
+        (B, 1, h, w) in [0, 1]: visible, warped infrared, and infrared on the grid of ``fixed``.
     valid : Tensor
-        (B, 1, h, w), 1 where ``moving`` holds a picture.
+        (B, 1, h, w), 1 where ``moving`` is valid.
     warps : Warps
         moving -> aligned.
     """
@@ -58,7 +58,7 @@ class WarpedCrops:
 
 
 class PairStore:
-    """Aligned pairs kept as tensors, each at its own size.
+    """Aligned pairs as tensors, each at its own size.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class PairStore:
 
     @classmethod
     def from_config(cls, config: DataConfig, split: str = "train") -> PairStore:
-        """Read the data sets of a recipe, reduced to ``store_side``."""
+        """Read the data sets of a recipe, and reduce the images to ``store_side``."""
         pairs = []
         for dataset in config.datasets:
             for _, infrared, visible in load_pairs(dataset, config.root or None, split):
@@ -90,7 +90,7 @@ class PairStore:
         return PairStore([(ir.to(device), vis.to(device)) for ir, vis in self.pairs])
 
     def draw(self, batch: int, config: DataConfig) -> Crops:
-        """Draw aligned crops; positions, sizes, flips and the batch's aspect are random."""
+        """Draw aligned crops with random positions, sizes, flips and a common aspect."""
         device = self.pairs[0][0].device
         aspect = config.aspects[int(torch.randint(len(config.aspects), ()))]
         shape = crop_shape(config.crop_side, aspect)
@@ -110,7 +110,7 @@ class PairStore:
         return Crops(torch.cat(visible), torch.cat(infrared), index, torch.cat(thetas))
 
     def draw_warped(self, batch: int, config: DataConfig, warping: WarpConfig) -> WarpedCrops:
-        """Draw crops and resample the infrared image of each by a warp of its own."""
+        """Draw crops, and resample the infrared image of each by its own random warp."""
         crops = self.draw(batch, config)
         shape = (crops.visible.shape[-2], crops.visible.shape[-1])
         warps = draw_warps(warping, batch, shape, crops.visible)
@@ -121,10 +121,10 @@ class PairStore:
         for i, number in enumerate(crops.index.tolist()):
             ir = self.pairs[number][0][None]
             grid = transform_points(crops.theta[i : i + 1], aligned_points[i : i + 1])
-            known = inside(grid, ir.shape[-2], ir.shape[-1])
-            known = known & (in_crop[i : i + 1] | beyond[i : i + 1])
-            moving.append(warp(ir, grid) * known)
-            valid.append(known)
+            shown = inside(grid, ir.shape[-2], ir.shape[-1])
+            shown = shown & (in_crop[i : i + 1] | beyond[i : i + 1])
+            moving.append(warp(ir, grid) * shown)
+            valid.append(shown)
         return WarpedCrops(
             crops.visible,
             torch.cat(moving),
@@ -135,15 +135,15 @@ class PairStore:
 
 
 def crop_shape(side: int, aspect: float) -> tuple[int, int]:
-    """Multiples of 8 with about the area of a square of ``side`` pixels."""
+    """Height and width in multiples of 8, with about the area of a square of ``side``."""
     return max(round(side / aspect**0.5 / 8), 2) * 8, max(round(side * aspect**0.5 / 8), 2) * 8
 
 
 def _crop_theta(
-    picture: tuple[int, int], crop: tuple[int, int], extent: tuple[float, float], draw: list[float]
+    image: tuple[int, int], crop: tuple[int, int], extent: tuple[float, float], draw: list[float]
 ) -> Tensor:
-    """Crop -> picture: the largest window of the crop's aspect, reduced and placed at random."""
-    height, width = picture
+    """Crop -> image: the largest window of the crop's aspect, randomly reduced and placed."""
+    height, width = image
     share = (extent[0] + (extent[1] - extent[0]) * draw[0]) * min(
         height / crop[0], width / crop[1]
     )
@@ -160,7 +160,7 @@ def _crop_theta(
 
 
 def shrink(image: np.ndarray, side: int) -> Tensor:
-    """An image (H, W) as a tensor (1, H, W), reduced to at most ``side`` on its shorter side."""
+    """Convert (H, W) to a tensor (1, H, W), its shorter side reduced to at most ``side``."""
     tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None]
     factor = side / min(tensor.shape[1:])
     if factor >= 1:

@@ -1,4 +1,4 @@
-"""Local correlation of feature maps, and what neighbouring cells make of it together."""
+"""Local correlation of feature maps, and its aggregation over neighbouring cells."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def local_correlation(fixed: Tensor, moving: Tensor, radius: int) -> Tensor:
-    """Correlate each fixed cell with the moving cells around the same place.
+    """Correlate each fixed cell with the moving cells in a window around its position.
 
     Parameters
     ----------
@@ -30,26 +30,25 @@ def local_correlation(fixed: Tensor, moving: Tensor, radius: int) -> Tensor:
         for row in span
         for col in span
     ]
-    # the offsets last in memory: pooling is ten times as fast so
+    # the offsets last in memory: pooling is ten times as fast
     return torch.stack(products, -1).permute(0, 3, 1, 2)
 
 
-def aggregate_costs(window: Tensor, weight: Tensor, reach: int) -> Tensor:
-    """Average correlations over the cells around each one.
+def aggregate_costs(window: Tensor, weight: Tensor, side: int) -> Tensor:
+    """Average correlations over a square of cells.
 
-    One cell's correlations have many peaks; the offset that neighbours share remains.
+    The correlations of one cell have many peaks; averaging keeps the peak that neighbours share.
 
     Parameters
     ----------
     window : Tensor
-        (B, N, h, w).
+        (B, N, h, w), from `local_correlation`.
     weight : Tensor
-        (B, 1, h, w), how much each fixed cell counts.
-    reach : int
-        Odd side of the square of cells.
+        (B, 1, h, w), weight of each fixed cell.
+    side : int
+        Of the square, odd, in cells.
     """
-    if reach == 1:
+    if side == 1:
         return window
-    votes = F.avg_pool2d(window * weight, reach, 1, reach // 2)
-    voters = F.avg_pool2d(weight, reach, 1, reach // 2)
-    return votes / voters.clamp_min(1e-3)
+    total = F.avg_pool2d(window * weight, side, 1, side // 2)
+    return total / F.avg_pool2d(weight, side, 1, side // 2).clamp_min(1e-3)
