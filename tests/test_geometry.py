@@ -29,7 +29,7 @@ def _estimate() -> Estimate:
 
 
 def test_pixels_and_grid_sample_agree() -> None:
-    """scipy, with the pixel form, resamples to what grid_sample gives with the normalised one."""
+    """scipy with the pixel form equals grid_sample with the normalised form."""
     image = torch.rand(1, 1, *SHAPE)
     estimate = _estimate()
     by_torch = warp(image, sampling_grid(estimate, *SHAPE), padding="border")[0, 0]

@@ -134,7 +134,7 @@ def test_vif_of_a_copy_is_complete_and_of_noise_is_lost(visible, infrared):
     flat = np.full(SHAPE, 9.0)
     assert fusion.vif(flat, visible, infrared) == pytest.approx(0.0)
     assert np.isfinite(fusion.vif(visible, flat, infrared))
-    # a known property: more contrast than the reference counts as more than complete
+    # a known property: more contrast than the reference scores above 1
     stretched = 128 + 1.5 * (visible - 128)
     assert fusion.vif(stretched, visible, visible) > 2
 
@@ -163,7 +163,7 @@ def slow_edges(image: np.ndarray) -> list[list[tuple[float, float]]]:
 
 
 def slow_edge_scores(fused, visible, infrared) -> tuple[float, float]:
-    """Q_AB/F and modified N_AB/F as the papers print them."""
+    """Q_AB/F and modified N_AB/F as printed in the papers."""
     edges = [slow_edges(image) for image in (fused, visible, infrared)]
     kept = weights = lost = artefact_weights = 0.0
     for row in range(fused.shape[0]):
@@ -223,7 +223,7 @@ def test_all_scores_together(visible, infrared, average):
 
 
 def slow_fmi(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean score of all windows of two feature images, as Fast-FMI describes it."""
+    """Mean score of all windows of two feature images, by Fast-FMI."""
     scores = []
     for row in range(first.shape[0] - 2):
         for col in range(first.shape[1] - 2):
@@ -280,7 +280,7 @@ def test_fmi_against_the_written_method(kind):
     }[kind]
     got = [features._features(image) for image in (fused, visible)]
     assert got[0].shape == (2 * ((18 + 61) // 2), 2 * ((16 + 61) // 2))
-    small = [image[26:40, 28:42] for image in got]  # some of every band
+    small = [image[26:40, 28:42] for image in got]  # includes every band
     assert features._mean_score(*small) == pytest.approx(slow_fmi(*small), abs=1e-9)
     both = [features._features(infrared), got[1]]
     expected = sum(features._mean_score(got[0], other) for other in both) / 2
@@ -311,7 +311,7 @@ def test_wavelet_against_pywavelets(visible):
     pywt = pytest.importorskip("pywt", reason="needs PyWavelets")
     smooth, (lying, standing, corners) = pywt.dwt2(visible, "dmey", mode="symmetric")
     expected = np.block([[smooth, lying], [standing, corners]])
-    # its taps are of another origin and add up to 1.1 per mille more
+    # its taps have another origin, and their sum is 0.11 % larger
     np.testing.assert_allclose(features._features(visible), expected, rtol=3e-3, atol=3)
 
 
@@ -363,7 +363,7 @@ def test_q_cv_of_the_extremes(visible, infrared):
     assert fusion.q_cv(visible, visible, visible) == pytest.approx(0)
     flat = np.full(SHAPE, 9.0)
     assert fusion.q_cv(flat, flat, flat) == 0
-    assert fusion.q_cv(visible, flat, flat) == 0  # nothing in the sources is worth keeping
+    assert fusion.q_cv(visible, flat, flat) == 0  # constant sources have no saliency
     inverted = 255 - visible
     better, worse = (fusion.q_cv(image, visible, visible) for image in (infrared, inverted))
     assert 0 < better < worse
@@ -393,7 +393,7 @@ def test_against_torchmetrics(visible, infrared, average):
     assert ours[1] == pytest.approx(float(nats) / math.log(2), abs=1e-5)
     vif = sum(visual_information_fidelity(a, b) for a, b in pairs)
     assert ours[2] == pytest.approx(float(vif), rel=1e-4)
-    # it also averages windows that reach over the edge; ours, like the paper's, do not
+    # it also averages windows across the border; ours, like the paper's, does not
     maps = [
         structural_similarity_index_measure(a, b, data_range=255.0, return_full_image=True)[1]
         for a, b in pairs

@@ -28,7 +28,7 @@ def scene() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def reference():
-    """The shared reference implementation of the protocol, where it is present."""
+    """The shared reference implementation of the protocol, if present."""
     path = Path(__file__).resolve().parents[3] / "shared" / "bench" / "protocol.py"
     if not path.is_file():
         pytest.skip("no ../shared/bench/protocol.py beside the checkout")
@@ -122,7 +122,7 @@ def test_draws_stay_in_the_protocol_ranges_and_do_not_fold():
 def test_affine_only_warp_is_its_own_affine_fit():
     warp = draw_warp(SHAPE, 4, elastic=(0.0, 0.0))
     np.testing.assert_allclose(warp.residual, 0, atol=1e-9)
-    # the linear part has determinant scale^2, whatever the rotation and the shear
+    # rotation and shear do not change the determinant scale^2 of the linear part
     linear = warp.affine[:2, :2]
     assert np.linalg.det(linear) == pytest.approx(warp.params["scale"] ** 2)
     centre = np.array([(SHAPE[0] - 1) / 2, (SHAPE[1] - 1) / 2])

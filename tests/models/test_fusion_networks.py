@@ -1,4 +1,4 @@
-"""The fusion networks: sizes, ranges, gradients, and what their parts are to do."""
+"""The fusion networks: sizes, ranges, gradients, and the effect of their parts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_any_size_comes_back_in_the_unit_range(network: nn.Module, size: tuple[i
 
 
 def test_every_parameter_learns(network: nn.Module) -> None:
-    """All of what fuses is reached by the gradient; ReFusion's other modules make the loss."""
+    """Gradients reach every parameter; ReFusion's other modules only define the loss."""
     used = network.fusion if isinstance(network, ReFusion) else network
     visible, infrared = 0.3 + 0.4 * torch.rand(2, 2, 1, 40, 40)
     network(visible, infrared).square().sum().backward()
@@ -104,7 +104,7 @@ def test_bfloat16_is_near_and_without_a_parameter_of_its_own_type(network: nn.Mo
 
 
 def test_gsam_hears_from_the_far_end_of_the_row() -> None:
-    """A change at one end of a row reaches the attention at the other one."""
+    """A change at one end of a row changes the attention at the other end."""
     attention = GlobalSpatialAttention(4, SuperFusionNetConfig(attention_width=16))
     features = torch.zeros(2, 1, 4, 64, 96)
     with torch.no_grad():
@@ -117,7 +117,7 @@ def test_gsam_hears_from_the_far_end_of_the_row() -> None:
 
 @torch.no_grad()
 def test_dual_attention_weighs_each_modality_on_its_own() -> None:
-    """Without visible features, what comes out is the infrared ones times a weight in (0, 1)."""
+    """Without visible features, the output is infrared times a weight in (0, 1)."""
     infrared = torch.rand(1, 8, 6, 10) + 0.1
     fused = DualAttention(8)(infrared, torch.zeros_like(infrared), torch.rand(1, 16))
     share = fused / infrared
@@ -169,13 +169,13 @@ def test_each_prior_of_refusion_prefers_what_it_says() -> None:
 
 @torch.no_grad()
 def test_refusion_keeps_black_black() -> None:
-    """As around a head: less than half a grey level of 255."""
+    """Black background, as around a head, stays below half a grey level of 255."""
     nothing = torch.zeros(1, 1, 24, 24)
     assert float(NETWORKS["refusion"]()(nothing, nothing).max()) < 0.5 / 255
 
 
 def _scene() -> tuple[Tensor, Tensor]:
-    """Stripes that only the visible image shows, a bright disc that only the infrared one does."""
+    """Stripes in the visible image only, a bright disc in the infrared one only."""
     y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     disc = ((x - 16) ** 2 + (y - 16) ** 2 < 64).float()
     return (0.5 + 0.3 * torch.sin(x))[None, None], (0.2 + 0.6 * disc)[None, None]

@@ -1,4 +1,4 @@
-"""What registration and fusion share when they run a network."""
+"""Cancellation of a running network."""
 
 from threading import Thread
 
@@ -11,7 +11,7 @@ from napari_busref.runtime.progress import Cancelled
 
 
 class Layers(nn.Module):
-    """Three layers that write down when they run."""
+    """Three layers that count their runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ def test_a_network_stops_between_its_layers():
     with pytest.raises(Cancelled), cancellable([network], check):
         network(torch.zeros(1))
     assert network.ran == 2
-    network(torch.zeros(1))  # as it was before
+    network(torch.zeros(1))  # the hooks are gone
     assert network.ran == 5
 
 

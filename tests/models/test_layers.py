@@ -1,4 +1,4 @@
-"""Steps of networks that are written for speed, beside what torch says they are."""
+"""Operations written for speed give the same as torch's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network from local correlations to the likelihood of displacements."""
+"""The network from local correlations to block likelihoods."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_bands_are_the_whole(net: Likelihood, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_learns_where_the_content_went(net: Likelihood) -> None:
-    """Some steps on random pictures, shifted by many pixels, find shifts that were never shown."""
+    """After a few steps on shifted random images, the network finds unseen shifts."""
     optimiser = torch.optim.Adam(net.parameters(), 1e-2)
 
     def shifted(seed: int, row: int, col: int) -> torch.Tensor:

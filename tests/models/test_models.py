@@ -1,4 +1,4 @@
-"""The networks: shapes, sizes, identities, gradients where they are expected."""
+"""The networks: shapes, sizes, identities and gradients."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def test_bus_returns_the_exact_size(size: tuple[int, int]) -> None:
 
 
 def test_bus_has_no_position_of_its_own() -> None:
-    """Features of a constant image are constant: no zero padding tells where the border is."""
+    """Features of a constant image are constant: no zero padding reveals the border."""
     deepest = Bus(16).encode(torch.full((1, 1, 48, 48), 0.3))[-1]
     torch.testing.assert_close(deepest, deepest[:, :, :1, :1].expand_as(deepest))
 
 
 def test_dynamic_convolution_mixes_its_kernels() -> None:
-    """With one kernel chosen by the attention it is that kernel's convolution."""
+    """When the attention selects one kernel, the result is that kernel's convolution."""
     layer = DynamicConv2d(8, kernels=3, temperature=1e-4)
     x = torch.randn(4, 8, 6, 5)
     chosen = (layer.attention(x.mean((2, 3)))).argmax(1)
@@ -64,7 +64,7 @@ def test_affine_net_starts_at_the_identity() -> None:
 
 
 def test_affine_net_with_matching_starts_at_the_fit() -> None:
-    """Descriptors that agree two cells to the right: the untrained network says just that."""
+    """Descriptors match two cells to the right: the untrained network returns that shift."""
     fixed = torch.nn.functional.normalize(torch.randn(1, 4, 8, 10, 14), dim=2)
     moving = fixed.roll(2, 4)
     features = [torch.zeros(1, 16, 10, 14) for _ in range(8)]
@@ -75,7 +75,7 @@ def test_affine_net_with_matching_starts_at_the_fit() -> None:
 
 
 def test_deformable_net_keeps_the_levels_apart() -> None:
-    """A change of F2 alone reaches only the second of the four two-channel proposals."""
+    """A change of F2 alone changes only the second of the four two-channel proposals."""
     net = DeformableNet(16, width=8, matching=False).eval()
     features = [torch.randn(1, 16, 6, 7) for _ in range(8)]
     seen: list[Tensor] = []
@@ -105,7 +105,7 @@ def test_local_window_is_cut_from_the_correlation() -> None:
 
 
 def test_voted_match_finds_a_shift_that_single_cells_do_not() -> None:
-    """Correlations drowned in noise: one cell is wrong more often than nine together."""
+    """With noisy correlations, one cell is wrong more often than 25 together."""
     height, width, radius = 12, 14, 3
     fixed = torch.nn.functional.normalize(torch.randn(1, 1, 32, height, width), dim=2)
     moving = fixed.roll((1, 2), (3, 4))
@@ -155,14 +155,14 @@ def test_busref_batch_elements_do_not_mix() -> None:
     fixed, moving = torch.rand(2, 1, 48, 48), torch.rand(2, 1, 48, 48)
     with torch.no_grad():
         both, one = model(fixed, moving), model(fixed[1:], moving[1:])
-    # rounding differs with the size of the batch and is passed on from look to look
+    # rounding depends on the size of the batch and propagates from pass to pass
     torch.testing.assert_close(both.theta[1:], one.theta, rtol=0, atol=1e-3)
     torch.testing.assert_close(both.phi[1:], one.phi, rtol=0, atol=1e-3)
     assert (both.theta[0] - both.theta[1]).abs().max() > 1e-2
 
 
 def test_bfloat16_autocast_stays_near_float32() -> None:
-    """One look at a smooth pair: the estimates differ by what rounding explains, not more."""
+    """After one pass on a smooth pair, the estimates differ only by rounding."""
     coarse = torch.rand(1, 1, 8, 8)
     image = torch.nn.functional.interpolate(coarse, (64, 64), mode="bicubic").clamp(0, 1)
     register = BusRef(BusRefConfig(16, affine_sides=(64,), deformable_sides=())).eval()

@@ -1,4 +1,4 @@
-"""The recurrent pass in chunks gives what the plain loop gives."""
+"""The recurrence in chunks equals the plain loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from napari_busref.models.fusion.scan import four_directions, recurrent_scan
 
 
 def naive(x: Tensor, weight: Tensor) -> Tensor:
-    """The recurrence, pixel by pixel along the line."""
+    """Run the recurrence pixel by pixel."""
     lines = [x[..., 0].relu()]
     for t in range(1, x.shape[-1]):
         lines.append((weight[:, None] * lines[-1] + x[..., t]).relu())
@@ -39,7 +39,7 @@ def test_gradients_of_the_scan_are_those_of_the_loop() -> None:
 
 
 def test_long_lines_with_small_weights_stay_exact() -> None:
-    """No power of a weight over the whole line is taken: it would be 0 or infinite."""
+    """The scan needs no power of a weight over the whole line, which would under- or overflow."""
     x, weight = torch.randn(1, 1, 1, 700), torch.tensor([0.01])
     torch.testing.assert_close(recurrent_scan(x, weight), naive(x, weight))
 

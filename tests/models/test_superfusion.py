@@ -1,4 +1,4 @@
-"""SuperFusion's matcher: sizes, both directions, geometry, what is learned and what is not."""
+"""SuperFusion's matcher: sizes, both directions, geometry and learning."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_registers_any_size(size: tuple[int, int], expectation: bool) -> None:
     assert estimate.phi is not None
     assert estimate.phi.shape == forward.shape == backward.shape == (2, 2, rows, cols)
     assert torch.isfinite(estimate.phi).all()
-    # the estimate is the forward field, written as an affine and a rest
+    # the estimate is the forward field, split into an affine and a remainder
     positions = base_grid(rows, cols, forward) + forward.permute(0, 2, 3, 1)
     torch.testing.assert_close(sampling_grid(estimate, rows, cols), positions, atol=1e-5, rtol=0)
 
@@ -68,7 +68,7 @@ def test_each_element_of_a_batch_is_on_its_own() -> None:
 
 
 def test_empty_border_is_no_content() -> None:
-    """What stands in the pixels that hold no picture does not matter."""
+    """Values of invalid pixels do not matter."""
     model = SuperFusionMatcher(SMALL).eval()
     fixed, moving = picture((64, 64)), picture((64, 64))
     valid = torch.ones_like(moving)
@@ -77,7 +77,7 @@ def test_empty_border_is_no_content() -> None:
         black = model.match(fixed, moving * valid, valid)[0]
         white = model.match(fixed, torch.where(valid > 0, moving, 1.0), valid)[0]
         unknown = model.match(fixed, torch.where(valid > 0, moving, 1.0))[0]
-    # resizing and resampling mix the border's own pixels with their neighbours
+    # resizing and resampling mix the pixels of the border with their neighbours
     assert (black - white).abs().mean() < 0.3 * (unknown - white).abs().mean()
 
 
@@ -90,13 +90,13 @@ def test_autocast_rounds_no_positions() -> None:
             rounded = model.match(fixed, moving)
     for field, other in zip(exact, rounded, strict=True):
         assert other.dtype == torch.float32
-        # bfloat16 has 8 bits: positions themselves would come in steps of 1/128
+        # bfloat16 has 8 bits: positions would have steps of 1/128
         assert len(other.unique()) > 0.9 * other.numel()
         assert (field - other).abs().mean() < 0.05
 
 
 def test_a_constant_image_has_constant_features() -> None:
-    """No padding tells where the border is."""
+    """No padding reveals the border."""
     model = SuperFusionMatcher(SMALL)
     pyramid = model.features(
         torch.full((1, 1, 64, 64), 0.3), torch.ones(1, 1, 64, 64), visible=True
@@ -110,7 +110,7 @@ def test_every_weight_learns(expectation: bool) -> None:
     model = SuperFusionMatcher(SuperFusionConfig(sides=(48,), expectation=expectation))
     forward, backward = model.match(torch.rand(1, 1, 48, 48), torch.rand(1, 1, 48, 48))
     (forward.square().mean() + backward.square().mean()).backward()
-    # what precedes an instance norm has a bias that it takes away
+    # an instance norm removes the bias of the layer before it
     silent = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
     assert not {name for name in silent if "temperature" not in name or expectation}
 
@@ -137,7 +137,7 @@ def test_cost_volume_is_the_squared_difference() -> None:
 
 
 def test_expected_offset_points_to_the_match() -> None:
-    """Source content lies four columns to the right and eight rows up: x 4, y -8."""
+    """The source's content is four columns to the right and eight rows up: x 4, y -8."""
     estimator = FlowEstimator(32, SuperFusionConfig(sigma=0.5))
     target = torch.randn(1, 32, 32, 32)
     source = target.roll((-8, 4), (2, 3))
@@ -147,7 +147,7 @@ def test_expected_offset_points_to_the_match() -> None:
 
 
 def test_without_any_match_nothing_moves() -> None:
-    """Also at the border, where half of the offsets lead out of the picture."""
+    """Also at the border, where half of the offsets are outside the image."""
     estimator = FlowEstimator(8, SuperFusionConfig())
     blank = torch.zeros(1, 8, 10, 12)
     cost = estimator.costs(blank, blank, torch.ones(1, 1, 10, 12))
@@ -172,14 +172,14 @@ def test_split_affine_takes_the_affine_out() -> None:
 
 
 def test_split_affine_survives_a_collapse() -> None:
-    """A field that sends everything to one point has no affine to divide by."""
+    """A field that maps everything to one point has no invertible affine."""
     estimate = split_affine(-base_grid(12, 12, torch.zeros(1)).permute(0, 3, 1, 2))
     torch.testing.assert_close(estimate.theta, torch.eye(2, 3)[None])
     assert estimate.phi is not None and torch.isfinite(estimate.phi).all()
 
 
 def test_passes_compose_to_one_interpolation() -> None:
-    """A second pass that is right about what the first one left makes the whole right."""
+    """The composition equals two resamplings in turn."""
     image, ones = picture((48, 64)), torch.ones(1, 1, 48, 64)
     first = linear([[0.0, 0.2, 0.1], [-0.2, 0.0, 0.05]], (48, 64))
     second = linear([[0.0, 0.02, -0.15], [0.01, 0.0, 0.2]], (48, 64))
@@ -193,12 +193,12 @@ def test_passes_compose_to_one_interpolation() -> None:
 
 
 def test_learns_to_undo_shifts_both_ways() -> None:
-    """A few dozen steps on four shifted pictures of inverted contrast: fields become the truth."""
+    """40 steps on four shifted images of inverted contrast: the fields approach the truth."""
     model = SuperFusionMatcher(SuperFusionConfig(sides=(64,), radius=2, dilation=1, sigma=1.0))
     optimiser = torch.optim.Adam(model.parameters(), 4e-3)
     wide, shifts = picture((96, 96), 4), [(12, -6), (-9, 8), (5, 12), (-12, -10)]
     fixed = wide[..., 16:80, 16:80]
-    # content of fixed at p lies at p + shift in moving
+    # the content of fixed at p is at p + shift in moving
     moving = 1 - torch.cat(
         [wide[i, :, 16 - y : 80 - y, 16 - x : 80 - x][None] for i, (x, y) in enumerate(shifts)]
     )

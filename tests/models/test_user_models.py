@@ -1,4 +1,4 @@
-"""A user's own models: offered, loaded, removed, and what is refused."""
+"""A user's own models: listed, loaded, removed and rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names, cards, hashes, and files that are not what they seem."""
+"""Names, cards, hashes, and invalid files."""
 
 from __future__ import annotations
 

@@ -355,7 +355,7 @@ def _colour_change(
     ICCV 2017).
     """
     first, second = (
-        _chroma(picture, ready) for picture, ready in ((image, visible), (other, thermal))
+        _chroma(source, ready) for source, ready in ((image, visible), (other, thermal))
     )
     second[~thermal.valid] = 0
     weights = np.abs(first), np.abs(second)

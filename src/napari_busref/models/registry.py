@@ -217,9 +217,9 @@ def load_model(
     return model.to(target).eval()
 
 
-def _check_kind(name: str, found: str, wanted: str | None) -> None:
-    if wanted is not None and found != wanted:
+def _check_kind(name: str, found: str, required: str | None) -> None:
+    if required is not None and found != required:
         raise ValueError(
-            f"model {name!r} is for {found}; one for {wanted} is needed: "
-            + ", ".join(list_models(wanted))
+            f"model {name!r} is for {found}; one for {required} is needed: "
+            + ", ".join(list_models(required))
         )

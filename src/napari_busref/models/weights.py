@@ -88,7 +88,7 @@ def read_weights(name_or_path: str | Path, content: dict[str, Any]) -> dict[str,
     if found != content["sha256"]:
         raise ValueError(
             f"model {str(name_or_path)!r}: weights {path} are damaged or do not match their card "
-            f"(sha256 {found[:12]}..., the card says {str(content['sha256'])[:12]}...)"
+            f"(sha256 {found[:12]}..., the card has {str(content['sha256'])[:12]}...)"
         )
     try:
         return {name: tensor.float() for name, tensor in load(data).items()}

@@ -101,11 +101,11 @@ def _scores(first: FloatArray, second: FloatArray) -> FloatArray:
     bound = np.where(correlation >= 0, upper, np.maximum(above + below - 1, 0))
     covariance = (bound - above * below).sum((0, 1))  # Hoeffding
     spread = np.sqrt(_variance_of_index(p) * _variance_of_index(q))
-    share = _ratio(correlation * spread, covariance)
+    weight = _ratio(correlation * spread, covariance)
     joint = bound
     joint[1:] -= bound[:-1].copy()
     joint[:, 1:] -= bound[:, :-1].copy()
-    joint = share * joint + (1 - share) * p[:, None] * q
+    joint = weight * joint + (1 - weight) * p[:, None] * q
     separate = _entropy(p) + _entropy(q)
     scores = _ratio(2 * (separate - _entropy(joint)), separate)
     scores[(first == second).all(0)] = 1

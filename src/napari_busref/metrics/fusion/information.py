@@ -11,10 +11,10 @@ from napari_busref.metrics.fusion._images import FloatArray, histogram, images, 
 def entropy(fused: ArrayLike) -> float:
     """Entropy (EN) of the 256 grey levels, in bits: in [0, 8]."""
     (image,) = images(fused=fused)
-    share = histogram(image)
-    share = share[share > 0]
+    p = histogram(image)
+    p = p[p > 0]
     # 0 - x, not -x: a constant image has entropy 0.0, not -0.0
-    return float(0.0 - np.sum(share * np.log2(share)))
+    return float(0.0 - np.sum(p * np.log2(p)))
 
 
 def cross_entropy(fused: ArrayLike, visible: ArrayLike, infrared: ArrayLike) -> float:
@@ -24,21 +24,21 @@ def cross_entropy(fused: ArrayLike, visible: ArrayLike, infrared: ArrayLike) -> 
     the fused image does not use are left out; the result may be negative. Lower is better.
     """
     image, *sources = images(fused=fused, visible=visible, infrared=infrared)
-    share = histogram(image)
+    p = histogram(image)
     total = 0.0
     for source in sources:
         other = histogram(source)
-        both = (share > 0) & (other > 0)
-        total += float(np.sum(other[both] * np.log2(other[both] / share[both])))
+        both = (p > 0) & (other > 0)
+        total += float(np.sum(other[both] * np.log2(other[both] / p[both])))
     return total / 2
 
 
 def _mutual_information(first: FloatArray, second: FloatArray) -> float:
     joint = np.bincount((levels(first) * 256 + levels(second)).ravel(), minlength=256 * 256)
-    share = joint.reshape(256, 256) / first.size
-    independent = share.sum(axis=1, keepdims=True) * share.sum(axis=0, keepdims=True)
-    used = share > 0
-    return float(np.sum(share[used] * np.log2(share[used] / independent[used])))
+    p = joint.reshape(256, 256) / first.size
+    independent = p.sum(axis=1, keepdims=True) * p.sum(axis=0, keepdims=True)
+    used = p > 0
+    return float(np.sum(p[used] * np.log2(p[used] / independent[used])))
 
 
 def mutual_information(fused: ArrayLike, visible: ArrayLike, infrared: ArrayLike) -> float:

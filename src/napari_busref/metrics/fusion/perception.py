@@ -101,10 +101,10 @@ def q_cv(
         own extremes, rounds it and pads it with 0: the frame then counts as an edge, and cut
         regions as partly correct. Use it only to compare with figures of that script.
     """
-    pictures = images(fused=fused, visible=visible, infrared=infrared)
+    greys = images(fused=fused, visible=visible, infrared=infrared)
     if vifb:
-        pictures = [_stretched(picture) for picture in pictures]
-    image, *sources = pictures
+        greys = [_stretched(grey) for grey in greys]
+    image, *sources = greys
     height, width = image.shape
     rows, cols = fft.fftfreq(height) * height / 4, fft.rfftfreq(width) * width / 4
     radius = 0.144 * np.hypot(rows[:, None], cols)

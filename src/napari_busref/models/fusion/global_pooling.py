@@ -199,22 +199,24 @@ class TileAccumulator:
         )
         if self._calls <= len(self._completed):
             return self._completed[self._calls - 1][0][..., rows, cols]
-        place = (
+        position = (
             slice(rows.start + core[0].start, rows.start + core[0].stop),
             slice(cols.start + core[1].start, cols.start + core[1].stop),
         )
-        self._pieces.append((place, features[(..., *core)].clone()))
+        self._pieces.append((position, features[(..., *core)].clone()))
         self._compute = compute
         raise PassIncomplete
 
     def end_pass(self) -> bool:
         """End a pass; True when it collected values, which another pass must use."""
         if self._pieces and self._compute is not None:
-            height, width = (max(place[axis].stop for place, _ in self._pieces) for axis in (0, 1))
+            height, width = (
+                max(position[axis].stop for position, _ in self._pieces) for axis in (0, 1)
+            )
             first = self._pieces[0][1]
             whole = first.new_empty(*first.shape[:2], height, width)
-            for place, piece in self._pieces:
-                whole[(..., *place)] = piece
+            for position, piece in self._pieces:
+                whole[(..., *position)] = piece
             self._pieces = []
             self._completed.append([self._compute(whole)])
             return True
