@@ -1,7 +1,9 @@
-"""Register two image files; keep the transform and the pixel size of the fixed image.
+"""Register two image files and keep the pixel size.
 
-Run it as it stands: python examples/02_two_files.py
-The same from the shell: napari-busref run visible.tif infrared.tif -o results
+    python examples/02_two_files.py
+
+The script saves the warped image with the pixel size of the fixed one, and the transform. The
+shell does the same with `napari-busref run visible.tif infrared.tif -o results`.
 """
 
 from pathlib import Path
@@ -13,7 +15,7 @@ from napari_busref import Transform, load_sample, read_image, register, write_im
 out = Path("example-output/02_two_files")
 out.mkdir(parents=True, exist_ok=True)
 
-# Two files as a camera might leave them; 4 pixels per centimetre is 2.5 mm a pixel.
+# Stand-ins for two camera files. 4 pixels per centimetre are 2.5 mm a pixel.
 sample = load_sample("thermal")
 resolution = {"resolution": (4, 4), "resolutionunit": "CENTIMETER"}
 tifffile.imwrite(out / "visible.tif", sample.fixed, photometric="rgb", **resolution)
@@ -23,7 +25,7 @@ fixed = read_image(out / "visible.tif")
 moving = read_image(out / "infrared.tif")
 result = register(fixed.data, moving.data)
 
-# the warped image lies on the grid of the fixed one, so it has its pixel size
+# The warped image lies on the grid of the fixed one and has its pixel size.
 write_image(out / "infrared_warped.tif", result.warped, metadata=fixed.metadata)
 result.transform.save(out / "infrared.busref.h5", metadata={"fixed": "visible.tif"})
 

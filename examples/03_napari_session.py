@@ -1,10 +1,10 @@
-"""A scripted napari session: open a sample, register and fuse it, look at the result.
+"""Run the panel in a scripted napari session.
 
     python examples/03_napari_session.py [screenshot.png] [--stay]
 
-Runs the panel "Register and fuse" on the built-in infrared-visible scene exactly as a click on its
-button would, and saves a picture of the window (example-output/napari.png unless told otherwise).
-With --stay the window stays open. On a machine without a screen, run it under xvfb-run:
+The script opens the built-in scene, runs the panel *Register and fuse* as a click would, and saves
+a screenshot, by default `example-output/napari.png`. `--stay` keeps the window open. On a machine
+without a screen, run it under xvfb-run:
 
     xvfb-run -a -s "-screen 0 1600x1200x24" python examples/03_napari_session.py
 """
@@ -31,7 +31,7 @@ viewer = napari.Viewer(show=True)
 viewer.window.resize(1400, 900)
 fixed, moving = viewer.open_sample("napari-busref", arguments.sample)
 
-# The panel is found by the names that the menus show; its choosers are set like any widget.
+# The menus show these two names. The choosers are set like any widget.
 _, panel = viewer.window.add_plugin_dock_widget("napari-busref", "Register and fuse")
 panel.fixed.value, panel.moving.value = fixed, moving
 panel.model.value = arguments.model
@@ -40,11 +40,11 @@ panel.device.value = arguments.device
 
 if not panel.run():
     raise SystemExit("the run could not be started")
-panel.wait()  # the window stays alive meanwhile
+panel.wait()  # keeps the window responsive
 if panel.result is None:
     raise SystemExit("the run failed; its message is in the panel")
 
-# Everything that was found is in the layers ...
+# The layers hold the whole result ...
 warped = viewer.layers[f"{moving.name} warped"]
 known = warped.metadata["napari-busref"]
 print("quality:", known["quality"])

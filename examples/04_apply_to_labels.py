@@ -1,6 +1,8 @@
-"""Carry labels and points through a transform that was found on the images.
+"""Apply a transform to labels and points.
 
-Run it as it stands: python examples/04_apply_to_labels.py
+    python examples/04_apply_to_labels.py
+
+The transform comes from registering the images. Labels keep their values, and points go both ways.
 """
 
 from pathlib import Path
@@ -17,14 +19,14 @@ out.mkdir(parents=True, exist_ok=True)
 sample = load_sample("thermal")
 transform = register(sample.fixed, sample.moving).transform
 
-# What is warm, outlined in the infrared image ...
+# Label the warm regions of the infrared image ...
 warm = label(sample.moving > threshold_otsu(sample.moving)).astype(np.uint16)
-# ... on the pixels of the visible image. order=0 keeps every label a label.
+# ... and warp them to the visible one. order=0 interpolates no label values.
 warm_on_visible = transform.apply(warm, order=0)
 write_image(out / "labels_on_visible.tif", warm_on_visible)
 print(f"{warm.max()} warm regions, {len(np.unique(warm_on_visible)) - 1} of them in view")
 
-# Points go both ways: infrared to visible is the inverse.
+# The transform maps visible to infrared points, so infrared to visible is its inverse.
 centres = np.array([region.centroid for region in regionprops(warm)])
 on_visible = transform.points(centres, inverse=True)
 back = transform.points(on_visible)

@@ -1,7 +1,9 @@
-"""Train a tiny model on built-in samples and use it: the two stages that registration needs.
+"""Train a tiny model on built-in samples and use it.
 
-Run it as it stands: python examples/05_train_tiny_model.py (needs napari-busref[train])
-A useful model needs real pairs and the recipes in training/recipes, see training/README.md.
+    python examples/05_train_tiny_model.py
+
+The script needs `napari-busref[train]`. It trains the two stages of BusReF registration for
+seconds. A useful model needs real pairs and the recipes of `training/README.md`.
 """
 
 from pathlib import Path
@@ -45,7 +47,7 @@ def tensor(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None]
 
 
-# Aligned pairs: (infrared, visible), (1, H, W) in [0, 1]. Warps are drawn while training.
+# Aligned pairs (infrared, visible), each (1, H, W) in [0, 1]. Training draws the warps.
 scenes = [thermal_scene(seed=seed, shape=(128, 160)) for seed in (1, 2, 3)]
 store = PairStore(
     [(tensor(scene.aligned / 255), tensor(rgb2gray(scene.fixed))) for scene in scenes]
@@ -62,7 +64,7 @@ for stage, recipe in (("bus", BUS), ("registration", REGISTRATION)):
         progress=lambda message, done: print(f"{done:4.0%} {message}"),
     )
 
-# A file of your own weights is used like a model's name.
+# `model` takes the path of a weights file in place of a name.
 sample = load_sample("thermal")
 result = register(sample.fixed, sample.moving, model=str(weights), device="cpu")
 print(f"quality with these weights: {result.quality.score:.2f} (they were trained for seconds)")

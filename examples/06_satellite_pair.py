@@ -1,12 +1,11 @@
-"""Register two GeoTIFFs of different pixel size that the map puts near each other.
+"""Register two GeoTIFFs of different pixel size.
 
     python examples/06_satellite_pair.py [--napari]
 
 A drawn landscape stands in for your files: a visible image of 0.5 m and a thermal image of 1.5 m
-a pixel, whose place on the map is off by some 11 m and 2 degrees. The start of the registration
-comes from the map, the result is a thermal GeoTIFF on the grid of the visible one. With --napari
-the two files are opened as layers, placed by their map coordinates: docs/tutorials/satellite.md
-goes on from there.
+a pixel. Their map positions disagree by about 11 m and 2 degrees. The map gives the initial
+transform, and the result is a thermal GeoTIFF on the grid of the visible one. `--napari` opens
+both files as layers at their map coordinates, where docs/tutorials/satellite.md continues.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from skimage.draw import line, polygon
 from napari_busref import ImageGrid, Transform, register, write_transform
 
 OUT = Path("example-output/06_satellite_pair")
-# TIFF tags of GeoTIFF: size of a pixel, where pixel (0, 0) is, and which map that is about
+# TIFF tags of GeoTIFF: pixel size, position of pixel (0, 0), and map projection
 PIXEL_SCALE, TIEPOINT, GEO_KEYS = 33550, 33922, 34735
 UTM_33N = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32633)
 
@@ -40,18 +39,18 @@ def main(napari_too: bool) -> None:
         return
 
     # Pixel of the visible image -> map -> pixel of the thermal image.
-    start = Transform(
+    initial = Transform(
         np.linalg.inv(moving_grid.matrix) @ fixed_grid.matrix,
         fixed_shape=fixed_grid.shape,
         moving_shape=moving_grid.shape,
     )
-    result = register(fixed, moving, initial=start)
+    result = register(fixed, moving, initial=initial)
     print(f"quality {result.quality.score:.2f}, reliable: {result.quality.reliable}")
-    for words, transform in (("map", start), ("registration", result.transform)):
+    for words, transform in (("map", initial), ("registration", result.transform)):
         print(f"off by the {words}: {metres_off(transform):.1f} m")
 
     write_geotiff(OUT / "thermal_on_visible.tif", result.warped, fixed_grid)
-    # in metres of the map, for SimpleITK, ANTs or 3D Slicer
+    # In metres of the map, for SimpleITK, ANTs or 3D Slicer.
     write_transform(
         OUT / "thermal_to_visible.nrrd", result.transform, fixed=fixed_grid, moving=moving_grid
     )
@@ -61,7 +60,7 @@ def main(napari_too: bool) -> None:
 def open_in_napari(
     fixed: np.ndarray, fixed_grid: ImageGrid, moving: np.ndarray, moving_grid: ImageGrid
 ) -> None:
-    """Open both images where the map has them; world coordinates count from the visible corner."""
+    """Open both images at their map positions, relative to the corner of the visible one."""
     import napari
 
     viewer = napari.Viewer()
@@ -71,7 +70,7 @@ def open_in_napari(
 
 
 def add_layers(viewer, fixed, fixed_grid, moving, moving_grid) -> None:
-    # graphics cards compute with 7 digits: too few for metres from the equator
+    # Graphics cards compute with 7 digits, too few for metres from the equator.
     corner = np.asarray(fixed_grid.origin)
     for image, grid, name in ((fixed, fixed_grid, "visible"), (moving, moving_grid, "thermal")):
         place = {
@@ -87,19 +86,19 @@ def add_layers(viewer, fixed, fixed_grid, moving, moving_grid) -> None:
 
 
 def read_geotiff(path: Path) -> tuple[np.ndarray, ImageGrid]:
-    """The image and its place on the map. Rows go south, so northings are counted negative."""
+    """Read an image and its map position. Rows go south, so northings are negative."""
     with tifffile.TiffFile(path) as file:
         tags = file.pages[0].tags
         width, height = tags[PIXEL_SCALE].value[:2]
         col, row, _, east, north = tags[TIEPOINT].value[:5]
         image = file.asarray()
-    # the tie point is a corner, the origin of a grid the middle of pixel (0, 0)
+    # The tie point is a corner. The origin of a grid is the centre of pixel (0, 0).
     origin = ((0.5 - row) * height - north, (0.5 - col) * width + east)
     return image, ImageGrid(image.shape[:2], spacing=(height, width), origin=origin, unit="m")
 
 
 def write_geotiff(path: Path, image: np.ndarray, grid: ImageGrid) -> None:
-    """Write an image at its place on the map."""
+    """Write an image with its map position."""
     height, width = grid.spacing
     corner = (grid.origin[1] - width / 2, -grid.origin[0] + height / 2)
     tifffile.imwrite(
@@ -120,11 +119,11 @@ PIXEL, THERMAL_PIXEL = 0.5, 1.5  # metres
 MARGIN = 80  # of the drawn landscape around the visible image, in its pixels
 VISIBLE, THERMAL = (560, 720), (220, 274)  # rows and columns
 CORNER = (5_400_000.0, 455_000.0)  # northing, easting of the visible image
-TURN, MISPLACED = np.deg2rad(2.0), (6.0, -9.0)  # what the map does not know, in metres
+TURN, MISPLACED = np.deg2rad(2.0), (6.0, -9.0)  # errors of the map; metres
 
 
 def metres_off(transform: Transform) -> float:
-    """Mean distance from where thermal pixels belong, on a grid of places."""
+    """Mean error of a transform over a grid of positions, in metres."""
     rows, cols = np.mgrid[40:520:9j, 40:680:9j]
     places = np.stack([rows.ravel(), cols.ravel()], axis=1)
     found = transform.points(places)
@@ -132,7 +131,7 @@ def metres_off(transform: Transform) -> float:
 
 
 def landscape_pixel(thermal_pixel: np.ndarray) -> np.ndarray:
-    """Where in the drawn landscape a thermal pixel looks, (N, 2) to (N, 2)."""
+    """Map thermal pixels to pixels of the drawn landscape, (N, 2) to (N, 2)."""
     centred = (thermal_pixel - (np.asarray(THERMAL) - 1) / 2) * THERMAL_PIXEL / PIXEL
     turn = np.array([[np.cos(TURN), -np.sin(TURN)], [np.sin(TURN), np.cos(TURN)]])
     turned = centred @ turn.T
@@ -142,7 +141,7 @@ def landscape_pixel(thermal_pixel: np.ndarray) -> np.ndarray:
 
 
 def write_pair(visible_path: Path, thermal_path: Path) -> None:
-    """Draw the landscape and write what the two sensors see of it, where they think it is."""
+    """Draw the landscape, and write both images of it with their inexact map positions."""
     colour, heat = draw_landscape(tuple(n + 2 * MARGIN for n in VISIBLE))
     inside = slice(MARGIN, -MARGIN)
     origin = (-CORNER[0] + PIXEL / 2, CORNER[1] + PIXEL / 2)
@@ -153,7 +152,7 @@ def write_pair(visible_path: Path, thermal_path: Path) -> None:
     seen = ndi.map_coordinates(blurred, landscape_pixel(pixels).T, order=1, mode="nearest")
     noise = np.random.default_rng(2).normal(0, 1.5, THERMAL)
     thermal = np.clip(255 * seen.reshape(THERMAL) + noise, 0, 255).astype(np.uint8)
-    # both centred on the same place, as far as the map knows
+    # On the map, both have the same centre.
     size = np.asarray(THERMAL) - 1
     middle = np.asarray(origin) + (np.asarray(VISIBLE) - 1) / 2 * PIXEL
     origin = tuple(middle - size / 2 * THERMAL_PIXEL)
@@ -171,7 +170,7 @@ def draw_landscape(shape: tuple[int, int], seed: int = 4) -> tuple[np.ndarray, n
     seeds = rng.uniform(0, 1, (45, 2)) * shape
     distance, field = cKDTree(seeds).query(bent, k=2)
     which = field[..., 0]
-    # what grows on a field decides its colour, how wet it is its heat
+    # The crop sets the colour of a field, its moisture the heat.
     crops = np.array(
         [[92, 120, 58], [126, 138, 74], [150, 128, 92], [70, 100, 52], [172, 158, 104]]
     )
@@ -182,9 +181,9 @@ def draw_landscape(shape: tuple[int, int], seed: int = 4) -> tuple[np.ndarray, n
     colour += 6 * furrows[..., None] + 25 * grain[..., None]
     heat += 0.03 * grain
 
-    def lay(where: np.ndarray, rgb: tuple[float, float, float], warmth: float) -> None:
+    def lay(where: np.ndarray, rgb: tuple[float, float, float], temperature: float) -> None:
         colour[where] = rgb + 18 * grain[where][:, None]
-        heat[where] = warmth + 0.03 * grain[where]
+        heat[where] = temperature + 0.03 * grain[where]
 
     lay(distance[..., 1] - distance[..., 0] < 5, (60, 84, 46), 0.30)  # hedges
     river = cols - shape[1] * 0.3 - 60 * np.sin(rows / 130) - 30 * np.sin(rows / 47)

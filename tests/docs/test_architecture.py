@@ -45,13 +45,20 @@ def test_every_room_of_the_package_is_drawn() -> None:
 
 
 def test_the_drawing_has_the_rooms_in_the_order_of_the_contract() -> None:
-    # `_napari` and `_cli`, and `registration` and `fusion`, are drawn as one group each
-    groups = {"interfaces": "_napari", "core": "registration"}
-    chain = re.findall(r"^    (\w+(?: --> \w+)+)$", PAGE.split("## The way")[0], re.MULTILINE)
-    names = [groups.get(name, name) for line in chain for name in line.split(" --> ")]
-    order = list(dict.fromkeys(names))
+    drawing = PAGE.split("```mermaid\n")[1]
+    groups = {
+        name: re.findall(r"^        (\w+(?: --> \w+)+)$", body, re.MULTILINE)
+        or [re.findall(r'^\s+(\w+)\["', body, re.MULTILINE)[0]]
+        for name, body in re.findall(r"subgraph (\w+) .*\n((?:        .*\n)+)    end", drawing)
+    }
+    ((chain,),) = [re.findall(r"^    (\w+(?: --> \w+)+)$", drawing.split("```")[0], re.MULTILINE)]
+    order = [
+        room
+        for name in chain.split(" --> ")
+        for room in groups.get(name, [name])[0].split(" --> ")
+    ]
     assert len(order) == len(layers())
-    assert all(name in layer for name, layer in zip(order, layers(), strict=True))
+    assert all(room in layer for room, layer in zip(order, layers(), strict=True))
 
 
 def test_every_file_named_in_the_way_of_a_pair_exists() -> None:
