@@ -44,7 +44,7 @@ def test_what_would_lie_on_other_numbers_is_left_out(pairs):
     pairs.thin_labels(zoom=30)
     assert shown(pairs, "fixed") == ["1", "2", "3", "4"]
     assert pairs.numbers("fixed") == [1, 2, 3, 4]
-    # what is hidden is in nobody's way
+    # hidden numbers do not count
     pairs.points["moving"].add([[40, 52]])
     fixed.visible = False
     pairs.thin_labels(zoom=3)

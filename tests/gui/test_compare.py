@@ -27,7 +27,7 @@ def panel(viewer):
 
 @pytest.fixture
 def layers(viewer):
-    """A reference, a moving layer and what 'Register and fuse' would have made of it."""
+    """A fixed and a moving layer, and the warped layer that 'Register and fuse' would add."""
     displacement = np.empty((2, *SHAPE), np.float32)
     displacement[0], displacement[1] = 3, -2
     transform = Transform(np.eye(3), displacement, fixed_shape=SHAPE, moving_shape=SHAPE)

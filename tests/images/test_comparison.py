@@ -234,7 +234,7 @@ def test_the_scores_of_equal_images_are_known():
 
 
 def test_the_error_against_the_truth_is_on_the_scale_of_the_truth():
-    # 12 bits in 16: both are brought to 0..1 by the truth's range, not each by its own
+    # 12 bits in 16: the range of the truth scales both images to [0, 1]
     truth = np.linspace(0, 4000, SHAPE[0] * SHAPE[1]).reshape(SHAPE).astype(np.uint16)
     darker = (truth // 2).astype(np.uint16)
     scores = alignment_scores(truth, darker, truth=truth)
@@ -315,7 +315,7 @@ def viewer_of(*layers):
 
 
 def registered(shift=(2.0, -3.0), **placed):
-    """A viewer with a reference, a moving layer and the warped one of a known transform."""
+    """A viewer with a fixed, a moving and a warped layer, of a known transform."""
     napari_layers = pytest.importorskip("napari.layers")
     moving = noise(seed=1)[..., 0]
     displacement = np.empty((2, *SHAPE), np.float32)
@@ -392,7 +392,7 @@ def test_a_moving_layer_is_brought_over_through_the_world():
     fine = np.repeat(np.repeat(noise()[..., 0], 2, 0), 2, 1)
     viewer = viewer_of(
         napari_layers.Image(noise(), rgb=True, name="vis", scale=(2, 2), units=("um", "um")),
-        # half the pixel size, in other units, and one reference pixel further down
+        # half the pixel size, in other units, and one fixed pixel further down
         napari_layers.Image(
             fine, name="ir", scale=(1e-3, 1e-3), translate=(1.5e-3, -0.5e-3), units=("mm", "mm")
         ),
@@ -449,7 +449,7 @@ def test_large_planes_are_read_coarsely_or_in_part():
     first = read(comparison.fixed, region).image
     np.testing.assert_array_equal(first, np.add.outer(np.arange(512, 640), np.arange(256, 320)))
     np.testing.assert_array_equal(read(comparison.after, region).image, first)
-    assert len(reads) == 2 * 2  # nothing beside the window, of either layer
+    assert len(reads) == 2 * 2  # only chunks inside the window, of both layers
     _, spatial = layer_on_region(np.zeros((128, 64, 3), np.uint8), plane, region)
     np.testing.assert_allclose(spatial["translate"], (512, 256))
     _, spatial = layer_on_region(np.zeros((256, 256, 3), np.uint8), plane, coarse)
@@ -532,7 +532,7 @@ def test_sides_that_cannot_be_compared_are_refused():
     layers["ir"].translate = (1000, 0)
     with pytest.raises(ValueError, match="do not overlap"):
         find_comparison(viewer, layers["vis"], layers["ir"])
-    assert find(viewer).before is not None  # where it started is known, wherever it is now
+    assert find(viewer).before is not None  # the initial transform is kept, wherever the layer lies now
     layers.remove("ir")
     comparison = find(viewer)
     assert comparison.before is None
@@ -575,7 +575,7 @@ def test_measuring_before_and_after(tmp_path):
 
 @pytest.mark.parametrize("fits", [True, False])
 def test_the_error_of_transforms_that_are_kept_coarse(fits, monkeypatch):
-    """Of large images, where neither need have a field in full resolution."""
+    """Of large images, without a displacement field at full resolution."""
     pytest.importorskip("napari")
     from napari_busref._napari.compare import metrics as compare_metrics
     from napari_busref._napari.layers import grids
@@ -598,7 +598,7 @@ def test_the_error_of_transforms_that_are_kept_coarse(fits, monkeypatch):
             find(viewer, carrier), progress=lambda *_: None, cancel=threading.Event()
         )
 
-    # without the grids that it belongs to, it says nothing of these images
+    # without its grids, the transform does not apply to these images
     found = numbers()
     assert "epe" not in found.after
     assert found.note == (
@@ -610,7 +610,7 @@ def test_the_error_of_transforms_that_are_kept_coarse(fits, monkeypatch):
     assert found.note == ""
     assert found.after["epe"] == pytest.approx(np.hypot(3, 3), rel=0.02)
     assert found.before["epe"] == pytest.approx(5, rel=0.02)
-    # the moving layer is not needed for it
+    # the error needs no moving layer
     viewer.layers.remove("ir")
     assert numbers().after["epe"] == pytest.approx(np.hypot(3, 3), rel=0.02)
 
@@ -654,7 +654,7 @@ def test_the_view_is_one_layer_and_leaves_no_trace():
     view.show(noise(seed=9), comparison.fixed.plane, region)
     assert view.layer is shown
     np.testing.assert_array_equal(shown.data, noise(seed=9))
-    layers["ir"].visible = True  # by the user, and so it stays
+    layers["ir"].visible = True  # the user shows it, so it stays visible
     view.clear()
     view.clear()
     assert [(layer.name, layer.visible) for layer in layers] == [
@@ -714,7 +714,7 @@ def test_the_edge_is_dragged_in_the_canvas(placed, axis):
     assert list(steps) == []
     np.testing.assert_array_equal(view.layer.data, first)
     view.show(second, comparison.fixed.plane, whole(viewer, comparison))
-    assert list(drag(viewer, event(size / 2, "mouse_press"))) == []  # nothing to drag any more
+    assert list(drag(viewer, event(size / 2, "mouse_press"))) == []  # the divider is gone
 
 
 @pytest.mark.parametrize("ndim", [3, 4])

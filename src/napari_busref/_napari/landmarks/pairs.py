@@ -345,7 +345,7 @@ def colour_of(number: int) -> str:
 def without_overlap(
     boxes: NDArray[np.float64], order: Sequence[int] | NDArray[np.intp]
 ) -> NDArray[np.bool_]:
-    """Choose boxes greedily so that no two of them overlap.
+    """Choose non-overlapping boxes, greedily.
 
     Parameters
     ----------
