@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_busref.transforms.landmarks import NEEDED, fit_landmarks
+from napari_busref.transforms.landmarks import MIN_PAIRS, fit_landmarks
 from napari_busref.transforms.transform import Transform
 
 SHAPES = {"fixed_shape": (60, 80), "moving_shape": (50, 90)}
@@ -140,7 +140,7 @@ def test_leave_one_out_is_a_fit_to_the_others():
 
 @pytest.mark.parametrize("model", ["affine", "homography", "thin-plate"])
 def test_with_just_enough_pairs_nothing_is_said_about_the_worst(model):
-    fixed = np.array([[3, 3], [3, 76], [56, 3], [50, 70]], float)[: NEEDED[model]]
+    fixed = np.array([[3, 3], [3, 76], [56, 3], [50, 70]], float)[: MIN_PAIRS[model]]
     fit = fit_landmarks(fixed, bend(fixed), model=model, **SHAPES)
     np.testing.assert_allclose(fit.residuals, 0, atol=1e-6)
     assert np.isnan(fit.leave_one_out).all()
@@ -213,7 +213,7 @@ def test_bad_input_is_named():
 def test_what_was_given_stays_as_it_is():
     fixed, moving = places(6), bend(places(6))
     before = fixed.copy(), moving.copy()
-    for model in NEEDED:
+    for model in MIN_PAIRS:
         fit_landmarks(fixed, moving, model=model, **SHAPES).transform.flow()
     np.testing.assert_array_equal(fixed, before[0])
     np.testing.assert_array_equal(moving, before[1])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from napari_busref.transforms import transform as module
+from napari_busref.transforms import resampling
 from napari_busref.transforms.transform import Transform, read_metadata
 
 
@@ -95,7 +95,7 @@ def test_blocks_make_no_difference(monkeypatch):
     valid = image > -0.2
     displaced, mask, flow = WARP.apply(image, 3), WARP.mask(valid), WARP.flow()
     inverse, composed = WARP.inverse(), WARP.compose(WARP.inverse())
-    monkeypatch.setattr(module, "_BLOCK", 500)
+    monkeypatch.setattr(resampling, "_BLOCK", 500)
     assert np.array_equal(WARP.apply(image, 3), displaced)
     assert np.array_equal(WARP.mask(valid), mask)
     assert np.array_equal(WARP.flow(), flow)

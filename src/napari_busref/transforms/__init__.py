@@ -1,1 +1,1 @@
-"""Transforms between two images: apply, compose, invert, resample, read and write."""
+"""`Transform` between two images: apply, compose, invert, fit to landmarks, read and write."""

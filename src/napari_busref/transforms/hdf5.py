@@ -1,4 +1,4 @@
-"""The HDF5 layout of ``.busref.h5`` (docs/reference/formats.md), as arrays and JSON."""
+"""The HDF5 layout of ``.busref.h5`` (docs/reference/formats.md)."""
 
 from __future__ import annotations
 
@@ -20,25 +20,29 @@ __all__ = ["EXTENSION", "Stored", "open_file", "read", "read_json", "read_planes
 
 EXTENSION = ".busref.h5"
 _FORMAT = "napari-busref transform"
-_ONE, _SEVERAL = 1, 2  # format versions: of one transform, and of those of a stack
-_METADATA_LIMIT = 60_000  # bytes; HDF5 attributes end at 64 KiB
+_VERSION_SINGLE, _VERSION_STACK = 1, 2  # of one transform, and of the planes of a stack
+_MAX_METADATA = 60_000  # bytes; an HDF5 attribute holds at most 64 KiB
 _PLANES = "planes"
 
 
 class Stored(Protocol):
-    """What is stored of a transform."""
+    """The contents of a transform, as `napari_busref.Transform` holds them."""
 
     @property
-    def affine(self) -> NDArray[np.float64]: ...
+    def affine(self) -> NDArray[np.float64]:
+        """Shape (3, 3), on (row, col, 1)."""
 
     @property
-    def displacement(self) -> NDArray[np.float32] | None: ...
+    def displacement(self) -> NDArray[np.float32] | None:
+        """Shape (2, H, W)."""
 
     @property
-    def fixed_shape(self) -> tuple[int, int]: ...
+    def fixed_shape(self) -> tuple[int, int]:
+        """(H, W)."""
 
     @property
-    def moving_shape(self) -> tuple[int, int]: ...
+    def moving_shape(self) -> tuple[int, int]:
+        """(h, w)."""
 
 
 def save(
@@ -47,7 +51,7 @@ def save(
     metadata: Mapping[str, Any],
     planes: Mapping[tuple[int, ...], tuple[Stored, Mapping[str, Any]]] | None = None,
 ) -> None:
-    """Write a file beside its destination, and put it there once it is complete.
+    """Write a file, and replace an existing one once the new one is complete.
 
     Parameters
     ----------
@@ -55,10 +59,10 @@ def save(
         Must end in `EXTENSION`.
     transform : Stored
     metadata : mapping
-        What JSON can hold.
+        Serialisable as JSON.
     planes : mapping, optional
-        From the position in a stack to the transform there and its own metadata. With it the
-        format version is 2, which earlier versions of this package refuse.
+        From the position in a stack to the transform there and its metadata. They make the
+        format version 2.
 
     Raises
     ------
@@ -70,19 +74,19 @@ def save(
     text = _json(metadata)
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["format"] = _FORMAT
-        file.attrs["format_version"] = _SEVERAL if planes else _ONE
+        file.attrs["format_version"] = _VERSION_STACK if planes else _VERSION_SINGLE
         file.attrs["package_version"] = package_version()
         file.attrs["convention"] = "q = affine(p + displacement(p)); (row, col) pixels"
         _write(file, transform, text)
-        for number, (position, (one, known)) in enumerate((planes or {}).items()):
+        for number, (position, (plane, known)) in enumerate((planes or {}).items()):
             group = file.create_group(f"{_PLANES}/{number}")
             group.attrs["position"] = position
-            _write(group, one, _json(known))
+            _write(group, plane, _json(known))
 
 
 @contextmanager
 def open_file(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    """Open a file after checking that it is a transform file; what is damaged in it says so.
+    """Open a transform file; errors of the body name the file as damaged.
 
     Raises
     ------
@@ -107,10 +111,10 @@ def open_file(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
                 f"path: {str(path)!r} is an HDF5 file of another program, need a transform saved "
                 f"by napari-busref ({EXTENSION})"
             )
-        if version not in (_ONE, _SEVERAL):
+        if version not in (_VERSION_SINGLE, _VERSION_STACK):
             raise ValueError(
                 f"path: {str(path)!r} has format version {version}, this version of "
-                f"napari-busref reads {_ONE} and {_SEVERAL}"
+                f"napari-busref reads {_VERSION_SINGLE} and {_VERSION_STACK}"
             )
         try:
             yield file
@@ -119,7 +123,7 @@ def open_file(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
 
 
 def read(group: h5py.Group) -> dict[str, Any]:
-    """What makes the transform of a group: of the file, or of one of its planes."""
+    """Read the arguments of `Transform` from a group: the file, or one of its planes."""
     return {
         "affine": group["affine"][...],
         "displacement": group["displacement"][...] if "displacement" in group else None,
@@ -129,7 +133,7 @@ def read(group: h5py.Group) -> dict[str, Any]:
 
 
 def read_json(group: h5py.Group) -> dict[str, Any]:
-    """The metadata of a group."""
+    """Read the metadata of a group."""
     try:
         metadata = json.loads(group.attrs.get("metadata", "{}"))
     except (TypeError, ValueError) as error:
@@ -140,11 +144,11 @@ def read_json(group: h5py.Group) -> dict[str, Any]:
 
 
 def read_planes(file: h5py.File) -> Iterator[tuple[tuple[int, ...], h5py.Group]]:
-    """Positions in a stack, as they were given to `save`, each with its group."""
+    """Iterate over the planes of a stack: their positions, as in `save`, and their groups."""
     planes = file.get(_PLANES, {})
     for number in range(len(planes)):
         group = planes[str(number)]
-        yield tuple(int(one) for one in group.attrs["position"]), group
+        yield tuple(int(index) for index in group.attrs["position"]), group
 
 
 def _write(group: h5py.Group, transform: Stored, metadata: str) -> None:
@@ -163,6 +167,6 @@ def _json(metadata: Mapping[str, Any]) -> str:
         text = json.dumps(dict(metadata), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"metadata: cannot be written as JSON: {error}") from None
-    if len(text.encode()) > _METADATA_LIMIT:
-        raise ValueError(f"metadata: got {len(text)} bytes, at most {_METADATA_LIMIT} fit")
+    if len(text.encode()) > _MAX_METADATA:
+        raise ValueError(f"metadata: got {len(text)} bytes, at most {_MAX_METADATA} fit")
     return text

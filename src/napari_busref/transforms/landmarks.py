@@ -1,4 +1,4 @@
-"""`fit_landmarks`: a transform from places that were marked in both images."""
+"""`fit_landmarks`: fit a transform to pairs of landmarks."""
 
 from __future__ import annotations
 
@@ -12,48 +12,47 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import RBFInterpolator
 from scipy.optimize import least_squares
 
+from napari_busref.transforms.resampling import row_blocks
 from napari_busref.transforms.transform import Transform
 
-__all__ = ["NEEDED", "LandmarkFit", "LandmarkModel", "fit_landmarks"]
+__all__ = ["MIN_PAIRS", "LandmarkFit", "LandmarkModel", "fit_landmarks"]
 
 Array = NDArray[np.float64]
 LandmarkModel = Literal["affine", "homography", "thin-plate"]
 
-#: The least number of pairs that determine each model.
-NEEDED: dict[LandmarkModel, int] = {"affine": 3, "homography": 4, "thin-plate": 3}
+#: Smallest number of pairs that determines each model.
+MIN_PAIRS: dict[LandmarkModel, int] = {"affine": 3, "homography": 4, "thin-plate": 3}
 
-_NEEDED_TEXT: dict[LandmarkModel, str] = {
+_REQUIREMENTS: dict[LandmarkModel, str] = {
     "affine": "at least 3 pairs that do not lie on one line",
     "homography": "at least 4 pairs of which no 3 lie on one line",
     "thin-plate": "at least 3 pairs that do not lie on one line",
 }
-_SAME_PLACE = 1e-3  # pixels
-_FLAT = 1e-4  # width of points over their length, below which they lie on one line
-_BLOCK = 1 << 18  # pixels of the fixed grid worked on at a time
+_MIN_DISTANCE = 1e-3  # pixels; nearer points coincide
+_MIN_ASPECT = 1e-4  # width over length of a point set; below it lies on one line
 
 
 @dataclass(frozen=True, eq=False)
 class LandmarkFit:
-    """What `fit_landmarks` returns.
+    """The result of `fit_landmarks`.
 
     Attributes
     ----------
     model : str
         ``"affine"``, ``"homography"`` or ``"thin-plate"``.
     residuals : ndarray of float64, shape (N,)
-        Distance between each marked place and where the fit puts it, in pixels of the fixed
-        image: the error in the moving image, taken back by the affine part. A thin plate goes
-        through every landmark, so there they are 0.
+        Distance between each moving landmark and its fitted position, in fixed pixels: the error
+        in the moving image, mapped back by the affine part. 0 for a thin plate, which
+        interpolates every landmark.
     leave_one_out : ndarray of float64, shape (N,)
-        The same for a fit to all the other pairs: how far each pair is from what the others say.
-        NaN where the others are too few or lie on one line.
+        The residual of each pair for a fit to all other pairs. NaN where the others are too few
+        or lie on one line.
     worst : int or None
-        Index of the pair that disagrees most with the others: without it the remaining misfit,
-        for a thin plate the bending, becomes least. None where no pair can be told from the
-        others, and where all agree.
+        Index of the pair whose removal reduces the misfit most, for a thin plate the bending.
+        None where the pairs do not tell, or all agree.
     transform : Transform
-        From the fixed to the moving image. Computed when first asked for: what an affine cannot
-        say is a displacement on the whole fixed grid.
+        From the fixed to the moving image, computed at first access. What an affine cannot
+        represent is a displacement on the whole fixed grid.
     """
 
     model: LandmarkModel
@@ -64,16 +63,14 @@ class LandmarkFit:
     _shapes: tuple[tuple[int, int], tuple[int, int]] = field(repr=False)
 
     @cached_property
-    def transform(self) -> Transform:  # noqa: D102 - described above
+    def transform(self) -> Transform:  # noqa: D102 - an attribute above
         fixed_shape, moving_shape = self._shapes
         affine = self._map.affine
         start = Transform(affine, fixed_shape=fixed_shape, moving_shape=moving_shape)
         if self._map.exact is None:
             return start
         displacement = np.empty((2, *fixed_shape), np.float32)
-        step = max(1, _BLOCK // fixed_shape[1])
-        for first in range(0, fixed_shape[0], step):
-            rows = slice(first, min(first + step, fixed_shape[0]))
+        for rows in row_blocks(fixed_shape):
             grid = np.mgrid[rows, : fixed_shape[1]].reshape(2, -1).T.astype(float)
             beyond = start.points(self._map.exact(grid), inverse=True) - grid
             displacement[:, rows] = beyond.T.reshape(2, -1, fixed_shape[1])
@@ -87,7 +84,7 @@ class LandmarkFit:
 
     @property
     def folded(self) -> float:
-        """Fraction of the fixed image where the transform folds over itself; 0 is right."""
+        """Fraction of the fixed image where the transform folds; 0 for a valid one."""
         determinant = self.transform.jacobian_determinant()
         sign = np.sign(np.linalg.det(self.transform.affine[:2, :2]))
         return float(np.mean(determinant * sign <= 0))
@@ -102,20 +99,20 @@ def fit_landmarks(
     model: LandmarkModel = "affine",
     numbers: Sequence[int] | None = None,
 ) -> LandmarkFit:
-    """Fit a transform to places that were marked in both images.
+    """Fit a transform to landmarks in both images.
 
     Parameters
     ----------
     fixed_points, moving_points : array_like, shape (N, 2)
-        (row, col) positions of the same N places, in pixels of their image.
+        (row, col) positions of the same N points, in pixels of their image.
     fixed_shape, moving_shape : tuple of int
         ``(rows, cols)`` of both images.
     model : str
-        ``"affine"`` (3 pairs or more, least squares), ``"homography"`` (4 or more: a flat scene
-        seen from two places; least squares in the moving image) or ``"thin-plate"`` (3 or more:
-        through every pair, bent as little as possible between them [1]_).
+        ``"affine"`` (3 pairs or more, least squares), ``"homography"`` (4 or more, least squares
+        in the moving image; for a flat scene from two viewpoints) or ``"thin-plate"`` (3 or
+        more, interpolates every pair with the least bending [1]_).
     numbers : sequence of int, optional
-        What messages call the pairs; 1 to N by default.
+        Names of the pairs in messages; 1 to N by default.
 
     Returns
     -------
@@ -125,8 +122,8 @@ def fit_landmarks(
     Raises
     ------
     ValueError
-        When the points do not fit together or do not determine the model: too few, two at the
-        same place, on one line, or a homography whose horizon crosses the fixed image.
+        When the points do not determine the model: too few, two that coincide, or all on one
+        line. Also when a homography's horizon crosses the fixed image.
 
     References
     ----------
@@ -135,13 +132,13 @@ def fit_landmarks(
 
     Examples
     --------
-    >>> places = [[0, 0], [0, 9], [9, 0], [9, 9]]
-    >>> there = [[1, 2], [1, 11], [10, 2], [10, 11]]
-    >>> fit = fit_landmarks(places, there, fixed_shape=(10, 10), moving_shape=(12, 12))
+    >>> points = [[0, 0], [0, 9], [9, 0], [9, 9]]
+    >>> moved = [[1, 2], [1, 11], [10, 2], [10, 11]]
+    >>> fit = fit_landmarks(points, moved, fixed_shape=(10, 10), moving_shape=(12, 12))
     >>> fit.transform.points([[4, 4]]).round(6)
     array([[5., 6.]])
     """
-    if model not in NEEDED:
+    if model not in MIN_PAIRS:
         raise ValueError(f"model: got {model!r}, need one of {', '.join(get_args(LandmarkModel))}")
     fixed, moving = (
         _as_points(points, name)
@@ -155,12 +152,12 @@ def fit_landmarks(
         numbers = range(1, len(fixed) + 1)
     elif len(numbers) != len(fixed):
         raise ValueError(f"numbers: got {len(numbers)} for {len(fixed)} pairs, need as many")
-    _check_places(fixed, "fixed", model, numbers)
-    _check_places(moving, "moving", model, numbers)
+    _check_points(fixed, "fixed", model, numbers)
+    _check_points(moving, "moving", model, numbers)
     shapes = (fixed_shape, moving_shape)
     fitted = _FITS[model](fixed, moving, shapes)
     residuals = _errors(fitted, fixed, moving)
-    left_out = _left_out(model, fixed, moving, shapes)
+    left_out = _leave_one_out(model, fixed, moving, shapes)
     return LandmarkFit(
         model,
         residuals=residuals,
@@ -173,7 +170,7 @@ def fit_landmarks(
 
 @dataclass(frozen=True, eq=False)
 class _Map:
-    """A fitted map: its nearest affine and, when it is more than that, the map itself."""
+    """A fitted map: its nearest affine and, unless that is exact, the map."""
 
     affine: Array
     exact: Callable[[Array], Array] | None = None
@@ -193,7 +190,7 @@ def _affine(fixed: Array, moving: Array, shapes: _Shapes) -> _Map:
 
 
 def _homography(fixed: Array, moving: Array, shapes: _Shapes) -> _Map:
-    """Direct linear transform, then least squares of the distances in the moving image."""
+    """Fit by the direct linear transform, then by least squares in the moving image."""
     to_fixed, to_moving = _normalisation(fixed), _normalisation(moving)
     source, target = _project(to_fixed, fixed), _project(to_moving, moving)
     ones = np.column_stack([source, np.ones(len(source))])
@@ -202,8 +199,8 @@ def _homography(fixed: Array, moving: Array, shapes: _Shapes) -> _Map:
     rows[::2, 6:] = -target[:, :1] * ones
     rows[1::2, 6:] = -target[:, 1:] * ones
     _, values, directions = np.linalg.svd(rows)
-    # nine unknowns up to a factor: eight independent rows, or more than one solution
-    if len(values) < 8 or values[7] < _FLAT * values[0]:
+    # nine unknowns up to a factor: fewer than eight independent rows leave several solutions
+    if len(values) < 8 or values[7] < _MIN_ASPECT * values[0]:
         raise ValueError(_undetermined("homography", len(fixed)))
     matrix = directions[8].reshape(3, 3)
     _check_horizon(matrix, source, "the landmarks")
@@ -231,18 +228,18 @@ _FITS: dict[LandmarkModel, Callable[[Array, Array, _Shapes], _Map]] = {
 
 
 def _errors(fitted: _Map, fixed: Array, moving: Array) -> Array:
-    """Distances in fixed pixels."""
+    """Residuals in fixed pixels."""
     apart = np.linalg.solve(fitted.affine[:2, :2], (moving - fitted(fixed)).T)
     return np.asarray(np.hypot(*apart))
 
 
-def _left_out(model: LandmarkModel, fixed: Array, moving: Array, shapes: _Shapes) -> Array:
+def _leave_one_out(model: LandmarkModel, fixed: Array, moving: Array, shapes: _Shapes) -> Array:
     errors = np.full(len(fixed), np.nan)
     for index in range(len(fixed)):
         others = np.arange(len(fixed)) != index
         try:
-            _check_places(fixed[others], "fixed", model, range(len(fixed)))
-            _check_places(moving[others], "moving", model, range(len(fixed)))
+            _check_points(fixed[others], "fixed", model, range(len(fixed)))
+            _check_points(moving[others], "moving", model, range(len(fixed)))
             fitted = _FITS[model](fixed[others], moving[others], shapes)
         except ValueError:
             continue
@@ -251,29 +248,29 @@ def _left_out(model: LandmarkModel, fixed: Array, moving: Array, shapes: _Shapes
 
 
 def _worst(model: LandmarkModel, fixed: Array, residuals: Array, left_out: Array) -> int | None:
-    """The pair without which the misfit of the others, or the bending, is least.
+    """Find the pair whose removal reduces the misfit, or the bending energy, most.
 
-    Not simply the largest error: leaving out a pair at the border lets a thin plate swing far.
-    Without pair i a sum of squares loses residual_i * left_out_i and a thin plate's bending
-    energy left_out_i² * B_ii, with B as in `_bending`.
+    The largest leave-one-out error would blame pairs at the border, where a thin plate
+    extrapolates far. Removing pair i reduces a sum of squares by residual_i * left_out_i, and
+    the bending energy by left_out_i² * B_ii, with B as in `_bending`.
     """
     known = np.isfinite(left_out)
-    if not known.any() or np.max(left_out, where=known, initial=0) < _SAME_PLACE:
+    if not known.any() or np.max(left_out, where=known, initial=0) < _MIN_DISTANCE:
         return None
-    relief = left_out * (
+    reduction = left_out * (
         left_out * np.diag(_bending(fixed)) if model == "thin-plate" else residuals
     )
-    return int(np.argmax(np.where(known, relief, -np.inf)))
+    return int(np.argmax(np.where(known, reduction, -np.inf)))
 
 
 def _bending(points: Array) -> Array:
-    """The matrix B of the thin plate's bending energy v' B v (Bookstein, equation 9)."""
-    places = _project(_normalisation(points), points)
-    squared = ((places[:, None] - places[None]) ** 2).sum(-1)
+    """Compute the matrix B of the bending energy v' B v (Bookstein, equation 9)."""
+    normalised = _project(_normalisation(points), points)
+    squared = ((normalised[:, None] - normalised[None]) ** 2).sum(-1)
     kernel = squared * np.log(np.where(squared > 0, squared, 1)) / 2
-    plane = np.column_stack([np.ones(len(places)), places])
+    plane = np.column_stack([np.ones(len(normalised)), normalised])
     system = np.block([[kernel, plane], [plane.T, np.zeros((3, 3))]])
-    return np.asarray(np.linalg.inv(system)[: len(places), : len(places)])
+    return np.asarray(np.linalg.inv(system)[: len(points), : len(points)])
 
 
 def _as_points(points: ArrayLike, name: str) -> Array:
@@ -285,18 +282,18 @@ def _as_points(points: ArrayLike, name: str) -> Array:
     return array
 
 
-def _check_places(points: Array, image: str, model: LandmarkModel, numbers: Sequence[int]) -> None:
-    if len(points) < NEEDED[model]:
+def _check_points(points: Array, image: str, model: LandmarkModel, numbers: Sequence[int]) -> None:
+    if len(points) < MIN_PAIRS[model]:
         raise ValueError(_undetermined(model, len(points)))
     distance = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1))
-    first, second = np.nonzero(np.triu(distance < _SAME_PLACE, 1))
+    first, second = np.nonzero(np.triu(distance < _MIN_DISTANCE, 1))
     if len(first):
         raise ValueError(
             f"pairs {numbers[first[0]]} and {numbers[second[0]]} lie at the same place in the "
             f"{image} image; {_undetermined(model, len(points))}"
         )
     length, width = np.linalg.svd(points - points.mean(0), compute_uv=False)
-    if width < _FLAT * length:
+    if width < _MIN_ASPECT * length:
         raise ValueError(
             f"all points lie on one line in the {image} image; {_undetermined(model, len(points))}"
         )
@@ -304,11 +301,11 @@ def _check_places(points: Array, image: str, model: LandmarkModel, numbers: Sequ
 
 def _undetermined(model: LandmarkModel, count: int) -> str:
     article = "an" if model == "affine" else "a"
-    return f"{article} {model} fit needs {_NEEDED_TEXT[model]}, got {count}"
+    return f"{article} {model} fit needs {_REQUIREMENTS[model]}, got {count}"
 
 
 def _normalisation(points: Array) -> Array:
-    """The matrix that centres points and makes their mean distance √2."""
+    """Compute the matrix that centres points and scales their mean distance to √2."""
     centre = points.mean(0)
     scale = np.sqrt(2) / np.hypot(*(points - centre).T).mean()
     return np.array([[scale, 0, -scale * centre[0]], [0, scale, -scale * centre[1]], [0, 0, 1]])

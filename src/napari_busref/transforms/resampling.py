@@ -1,7 +1,8 @@
-"""Interpolation of one channel at any positions, where some pixels are not finite."""
+"""Interpolate one channel at any positions; some of its pixels may not be finite."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -11,13 +12,14 @@ from scipy import ndimage
 from napari_busref.images.preprocess import fill_invalid
 
 EDGE = 1e-4
-"""A source this far outside an image still counts as inside, and a bilinear weight this small as
-none: displacements are float32, so 1000 px are known to no better than 6e-5 px."""
-_INTERPOLATED = {2: np.float32, 4: np.float32}  # bytes of a float: type scipy can interpolate
+"""Tolerance in pixels: a source this far outside an image is still inside, and a bilinear weight
+this small is 0. Displacements are float32, which rounds 1000 px by up to 6e-5 px."""
+_BLOCK = 1 << 18  # pixels computed at a time
+_WORKING_TYPES = {2: np.float32, 4: np.float32}  # by item size; scipy interpolates no float16
 
 
 class Plane:
-    """One channel, made ready to be interpolated block by block."""
+    """One channel, prepared for interpolation block by block."""
 
     def __init__(self, image: NDArray[Any], order: int) -> None:
         self.order = order
@@ -25,18 +27,18 @@ class Plane:
         if image.dtype.kind == "b":
             image = image.astype(np.uint8)
         elif image.dtype.kind == "f":
-            image = image.astype(_INTERPOLATED.get(image.dtype.itemsize, np.float64))
+            image = image.astype(_WORKING_TYPES.get(image.dtype.itemsize, np.float64))
             finite = np.isfinite(image)
             if not finite.all():
                 self.lost = (~finite).astype(np.uint8)
-                # so that splines do not ring
+                # filled, because splines would ring at a step
                 image = fill_invalid(image, finite) if finite.any() else np.zeros_like(image)
         if order > 1:
             image = ndimage.spline_filter(np.asarray(image, np.float64), order, mode="mirror")
         self.image = image
 
     def sample(self, source: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Values at (2, rows, W) positions; NaN where a pixel that is not finite is needed."""
+        """Interpolate at (2, rows, W) positions; NaN where a neighbour is not finite."""
         values = ndimage.map_coordinates(
             self.image,
             source,
@@ -51,6 +53,13 @@ class Plane:
 
 
 def touches(lost: NDArray[np.uint8], source: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Where bilinear interpolation at `source` would use a lost pixel."""
+    """Find where bilinear interpolation at `source` uses a lost pixel."""
     weight = ndimage.map_coordinates(lost, source, np.float32, order=1, mode="nearest")
     return cast(NDArray[np.bool_], weight > EDGE)
+
+
+def row_blocks(shape: tuple[int, int]) -> Iterator[slice]:
+    """Cut an image into blocks of rows that are small enough for temporary arrays."""
+    step = max(1, _BLOCK // shape[1])
+    for start in range(0, shape[0], step):
+        yield slice(start, min(start + step, shape[0]))

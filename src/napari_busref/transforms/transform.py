@@ -1,9 +1,9 @@
-"""`Transform`: where every pixel of the fixed image is found in the moving image."""
+"""`Transform`: the position in the moving image of every pixel of the fixed image."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,23 +17,17 @@ from napari_busref.images.dtypes import cast as cast_dtype
 from napari_busref.images.dtypes import frozen, native
 from napari_busref.transforms import hdf5
 from napari_busref.transforms.hdf5 import EXTENSION
-from napari_busref.transforms.resampling import EDGE, Plane, touches
+from napari_busref.transforms.resampling import EDGE, Plane, row_blocks, touches
 
 __all__ = ["EXTENSION", "Transform", "read_metadata"]
-
-_BLOCK = 1 << 18  # pixels worked on at a time
-
-
-def _identity() -> NDArray[np.float64]:
-    return np.eye(3)
 
 
 @dataclass(frozen=True, eq=False)
 class Transform:
     """A map from the pixels of the fixed image to those of the moving image.
 
-    A fixed pixel ``p = (row, col)`` is found at ``q = A(p + u(p))`` in the moving image: first
-    the displacement, then the affine. Pixel centres are at integers.
+    It maps a fixed pixel ``p = (row, col)`` to ``q = A(p + u(p))`` in the moving image: first the
+    displacement, then the affine. Pixel centres are at integers.
 
     Parameters
     ----------
@@ -41,8 +35,8 @@ class Transform:
         Homogeneous matrix ``A`` acting on ``(row, col, 1)``, in pixels. Invertible, last row
         ``(0, 0, 1)``.
     displacement : array_like, shape (2, H, W), optional
-        ``u``, in fixed pixels, ``(Δrow, Δcol)`` at every fixed pixel. Kept as float32. Bilinear
-        between pixels; outside the grid the value of the nearest border pixel holds.
+        ``u``, in fixed pixels, ``(Δrow, Δcol)`` at every fixed pixel, stored as float32. Bilinear
+        between pixels, constant outside the grid.
     fixed_shape : tuple of int
         ``(H, W)`` of the fixed image.
     moving_shape : tuple of int
@@ -51,12 +45,12 @@ class Transform:
     Raises
     ------
     ValueError
-        When a shape does not fit, a value is not finite or the affine cannot be inverted.
+        When a shape does not fit, a value is not finite or the affine is singular.
 
     Notes
     -----
-    Objects are never changed: the arrays are read-only copies, and two transforms are equal when
-    their contents are. `fixed_shape` and `moving_shape` are given by keyword.
+    Objects are immutable: the arrays are read-only copies, and two transforms are equal when
+    their contents are. `fixed_shape` and `moving_shape` are keyword-only.
 
     Examples
     --------
@@ -66,7 +60,7 @@ class Transform:
     array([[3., 1.]])
     """
 
-    affine: NDArray[np.float64] = field(default_factory=_identity)
+    affine: NDArray[np.float64] = field(default_factory=lambda: np.eye(3))
     displacement: NDArray[np.float32] | None = None
     fixed_shape: tuple[int, int] = field(kw_only=True)
     moving_shape: tuple[int, int] = field(kw_only=True)
@@ -99,18 +93,18 @@ class Transform:
             raise ValueError("displacement: got NaN or infinite values, need finite ones")
         object.__setattr__(self, "displacement", displacement)
 
-    # -- making one ---------------------------------------------------------------------------
+    # -- construction -------------------------------------------------------------------------
 
     @classmethod
     def identity(
         cls, fixed_shape: tuple[int, int], moving_shape: tuple[int, int] | None = None
     ) -> Transform:
-        """Pixel ``(r, c)`` of the fixed image is pixel ``(r, c)`` of the moving image.
+        """Map pixel ``(r, c)`` of the fixed image to pixel ``(r, c)`` of the moving image.
 
         Parameters
         ----------
         fixed_shape, moving_shape : tuple of int
-            ``(rows, cols)``; `moving_shape` is `fixed_shape` when left out.
+            ``(rows, cols)``; `moving_shape` is `fixed_shape` by default.
         """
         return cls(fixed_shape=fixed_shape, moving_shape=moving_shape or fixed_shape)
 
@@ -123,12 +117,12 @@ class Transform:
         fixed_shape: tuple[int, int],
         moving_shape: tuple[int, int],
     ) -> Transform:
-        """The affine nearest to corresponding points, by least squares.
+        """Fit an affine to corresponding points by least squares.
 
         Parameters
         ----------
         fixed_points, moving_points : array_like, shape (N, 2)
-            (row, col) positions of the same N >= 3 places, not all on one line.
+            (row, col) positions of the same N >= 3 points, not all on one line.
         fixed_shape, moving_shape : tuple of int
             Shapes of both images.
 
@@ -157,10 +151,10 @@ class Transform:
     def equal_field_of_view(
         cls, fixed_shape: tuple[int, int], moving_shape: tuple[int, int]
     ) -> Transform:
-        """Both images show the same field, sampled by different numbers of pixels.
+        """Map two images of the same field of view, sampled by different numbers of pixels.
 
-        The images are centred on each other and one scale is used for both axes: exact when
-        their aspect ratios agree, else the geometric mean of the two ratios of sizes.
+        Their centres coincide. One scale serves both axes: the geometric mean of the ratios of
+        sizes, which is exact when the aspect ratios agree.
 
         Parameters
         ----------
@@ -174,12 +168,12 @@ class Transform:
         affine[:2, 2] = (moving - 1) / 2 - scale * (fixed - 1) / 2
         return cls(affine, fixed_shape=fixed_shape, moving_shape=moving_shape)
 
-    # -- using it -----------------------------------------------------------------------------
+    # -- application --------------------------------------------------------------------------
 
     def points(
         self, points: ArrayLike, inverse: bool = False, *, tolerance: float = 0.05
     ) -> NDArray[np.float64]:
-        """Carry points from the fixed image to the moving image, or back.
+        """Map points from the fixed image to the moving image, or back.
 
         Parameters
         ----------
@@ -188,8 +182,8 @@ class Transform:
         inverse : bool
             False: fixed to moving. True: moving to fixed.
         tolerance : float
-            Largest accepted error of the inverse, in fixed pixels. It is found by iteration and
-            is normally exact to 1e-5 px.
+            Largest accepted error of the inverse, in fixed pixels. The iteration normally ends
+            at 1e-5 px.
 
         Returns
         -------
@@ -198,8 +192,8 @@ class Transform:
         Raises
         ------
         ValueError
-            When the shape is wrong, a value is not finite, or the displacement folds over itself
-            so that a point has no definite inverse.
+            When the shape is wrong, a value is not finite, or the displacement folds and a point
+            has no unique inverse.
         """
         given = np.asarray(points, dtype=np.float64)
         if given.ndim == 0 or given.shape[-1] != 2:
@@ -211,7 +205,7 @@ class Transform:
         return np.ascontiguousarray(mapped.T).reshape(given.shape)
 
     def flow(self) -> NDArray[np.float32]:
-        """Displacement from each fixed pixel to its source in the moving image.
+        """Compute the displacement from each fixed pixel to its source in the moving image.
 
         Returns
         -------
@@ -229,18 +223,18 @@ class Transform:
         return flow
 
     def mask(self, valid: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
-        """The reconstructible area: fixed pixels whose content is in the moving image.
+        """Compute the reconstructible mask: fixed pixels whose content the moving image holds.
 
         Parameters
         ----------
         valid : ndarray of bool, shape (h, w), optional
-            Pixels of the moving image that hold content. All of them when left out.
+            Valid pixels of the moving image; all by default.
 
         Returns
         -------
         ndarray of bool, shape (H, W)
-            True where the source lies inside the moving image and every moving pixel that
-            bilinear interpolation would use there is valid.
+            True where the source lies inside the moving image and bilinear interpolation there
+            uses only valid pixels.
         """
         lost = None
         if valid is not None:
@@ -262,30 +256,30 @@ class Transform:
     def apply(self, image: NDArray[Any], order: int = 1, cval: float = 0.0) -> NDArray[Any]:
         """Resample a moving image, channel or label image onto the fixed grid.
 
-        Everything that was composed is applied by this one interpolation.
+        One interpolation, whatever was composed.
 
         Parameters
         ----------
         image : ndarray, shape (h, w) or (h, w, C)
             Any real number type or bool, any byte order. Not changed.
         order : int
-            Spline order, 0 to 5. 0 (nearest pixel) keeps labels as they are, 1 is bilinear.
+            Spline order, 0 to 5. 0 (nearest pixel) preserves labels, 1 is bilinear.
         cval : float
-            Value of the fixed pixels that lie outside the moving image.
+            Value of fixed pixels whose source lies outside the moving image.
 
         Returns
         -------
         ndarray, shape (H, W) or (H, W, C)
-            The type of `image` in native byte order; integers rounded and clipped, bool decided
-            at one half. Where interpolation would use a NaN or infinite pixel the result is NaN
-            (with ``order=0``: the pixel itself).
+            The type of `image` in native byte order; integers rounded and clipped, bool cut at
+            one half. NaN where interpolation uses a NaN or infinite pixel (with ``order=0``: the
+            pixel itself).
 
         Raises
         ------
         ValueError
-            When the image is not of the transform's `moving_shape`, or `order` is none of 0..5.
+            When the image does not have the transform's `moving_shape`, or `order` is not 0..5.
         TypeError
-            When the image holds no real numbers.
+            When the image does not hold real numbers.
         """
         image = np.asarray(image)
         if image.ndim not in (2, 3) or image.shape[:2] != self.moving_shape:
@@ -315,13 +309,13 @@ class Transform:
         return warped[..., 0] if image.ndim == 2 else warped
 
     def jacobian_determinant(self) -> NDArray[np.float32]:
-        """Local change of area of the map from the fixed to the moving image.
+        """Compute the local change of area from the fixed to the moving image.
 
         Returns
         -------
         ndarray of float32, shape (H, W)
-            Moving pixels for one fixed pixel; a value that is zero or has the other sign than
-            most marks a fold.
+            Moving pixels per fixed pixel. Zero, or a sign that differs from the affine's, marks
+            a fold.
         """
         determinant = np.float32(np.linalg.det(self.affine[:2, :2]))
         if self.displacement is None:
@@ -334,7 +328,7 @@ class Transform:
     # -- algebra ------------------------------------------------------------------------------
 
     def inverse(self, *, tolerance: float = 0.05) -> Transform:
-        """The transform from the moving to the fixed image.
+        """Return the transform from the moving to the fixed image.
 
         Parameters
         ----------
@@ -345,18 +339,18 @@ class Transform:
         -------
         Transform
             Exact without a displacement. Otherwise the displacement is inverted numerically at
-            each moving pixel and is bilinear between them.
+            each moving pixel and bilinear between them.
 
         Raises
         ------
         ValueError
-            When the displacement folds over itself and has no inverse.
+            When the displacement folds and has no inverse.
         """
         affine = self._inverse_affine()
         if self.displacement is None:
             return Transform(affine, fixed_shape=self.moving_shape, moving_shape=self.fixed_shape)
         displacement = np.empty((2, *self.moving_shape), np.float32)
-        for rows in _blocks(self.moving_shape):
+        for rows in row_blocks(self.moving_shape):
             grid = _grid(self.moving_shape, rows)
             back = self._backward(grid.reshape(2, -1), tolerance)
             displacement[:, rows] = _affine(self.affine, back).reshape(grid.shape) - grid
@@ -366,7 +360,7 @@ class Transform:
         )
 
     def compose(self, other: Transform) -> Transform:
-        """First this transform, then `other`, as one transform.
+        """Return this transform followed by `other`, as one transform.
 
         Parameters
         ----------
@@ -382,7 +376,7 @@ class Transform:
         Raises
         ------
         ValueError
-            When `other` does not start on the grid where this transform ends.
+            When the fixed grid of `other` is not this transform's moving grid.
         """
         if not isinstance(other, Transform):
             raise TypeError(f"other: got {type(other).__name__}, need a Transform")
@@ -436,11 +430,11 @@ class Transform:
         Parameters
         ----------
         path : path-like
-            Must end in ``.busref.h5``. A file of that name is replaced, and only once the new
-            one is complete.
+            Must end in ``.busref.h5``. An existing file is replaced once the new one is
+            complete.
         metadata : mapping, optional
-            Anything that JSON can hold, for example spacing, units and quality; read back by
-            `read_metadata`.
+            Serialisable as JSON, for example spacing, units and quality; `read_metadata` reads
+            it.
 
         Returns
         -------
@@ -469,13 +463,13 @@ class Transform:
 
         Notes
         -----
-        Of a stack it is the transform of the plane that was shown; `napari_busref.read_transform`
-        reads all.
+        From the file of a stack it reads the transform of the displayed plane;
+        `napari_busref.read_transform` reads all.
         """
         with hdf5.open_file(path) as file:
             return cls(**hdf5.read(file))
 
-    # -- inside -------------------------------------------------------------------------------
+    # -- internals ----------------------------------------------------------------------------
 
     def _ticks(self, rows: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Row (rows, 1) and column (1, W) of fixed pixels."""
@@ -483,7 +477,7 @@ class Transform:
         return row.astype(np.float64), col.astype(np.float64)
 
     def _in_blocks(self, work: Callable[[slice, NDArray[np.float64]], None]) -> None:
-        """Call `work` with blocks of rows and their sources, (2, rows, W), side by side."""
+        """Call `work` for blocks of rows and their sources, (2, rows, W), in parallel."""
 
         def one(rows: slice) -> None:
             row, col = self._ticks(rows)
@@ -491,15 +485,15 @@ class Transform:
                 row, col = row + self.displacement[0, rows], col + self.displacement[1, rows]
             work(rows, _affine(self.affine, (row, col)))
 
-        blocks = list(_blocks(self.fixed_shape))
+        blocks = list(row_blocks(self.fixed_shape))
         if len(blocks) == 1:
             one(blocks[0])
             return
         with ThreadPoolExecutor(min(len(blocks), os.cpu_count() or 1)) as pool:
-            list(pool.map(one, blocks))  # raises what one of them raised
+            list(pool.map(one, blocks))  # `list` raises the errors
 
     def _displacement_at(self, coords: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Displacement at (2, ...) positions."""
+        """Interpolate the displacement at (2, ...) positions."""
         if self.displacement is None:
             return np.zeros_like(coords)
         return np.stack(
@@ -533,7 +527,7 @@ class Transform:
             active = active[moving]
             if not active.size:
                 break
-            # Half steps also converge where the field stretches more than twofold.
+            # half steps also converge where the field stretches more than twofold
             step = 1.0 if iteration < 20 else 0.5
             solution[:, active] -= step * error[:, moving]
         lost = residual > tolerance
@@ -554,8 +548,7 @@ class Transform:
         )
 
     def _nearest(self, image: NDArray[Any], cval: float) -> NDArray[Any]:
-        # By index and not by map_coordinates, which passes through float64 and so would change
-        # large 64-bit labels.
+        # by index, because map_coordinates computes in float64 and would change 64-bit labels
         warped = np.empty(self.fixed_shape + image.shape[2:], image.dtype)
         outside_value = cast_dtype(np.array([cval], float), image.dtype)[0]
         height, width = self.moving_shape
@@ -580,7 +573,7 @@ def _affine(
     affine: NDArray[np.float64],
     coords: NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.float64]],
 ) -> NDArray[np.float64]:
-    """Apply a (3, 3) matrix to (2, ...) positions, or to rows and columns that broadcast so."""
+    """Apply a (3, 3) matrix to (2, ...) positions, or to rows and columns that broadcast."""
     row, col = coords
     there = np.empty((2, *np.broadcast_shapes(row.shape, col.shape)))
     for out, (a, b, c) in zip(there, affine[:2], strict=True):
@@ -591,12 +584,6 @@ def _affine(
 
 def _grid(shape: tuple[int, int], rows: slice) -> NDArray[np.float64]:
     return np.mgrid[rows, : shape[1]].astype(np.float64)
-
-
-def _blocks(shape: tuple[int, int]) -> Iterator[slice]:
-    step = max(1, _BLOCK // shape[1])
-    for start in range(0, shape[0], step):
-        yield slice(start, min(start + step, shape[0]))
 
 
 def _shape(shape: Any, name: str) -> tuple[int, int]:
@@ -611,7 +598,7 @@ def _shape(shape: Any, name: str) -> tuple[int, int]:
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What was given to `Transform.save` as `metadata`.
+    """Read the `metadata` that `Transform.save` stored.
 
     Parameters
     ----------
@@ -621,7 +608,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     Returns
     -------
     dict
-        Empty when nothing was stored.
+        Empty without metadata.
 
     Raises
     ------

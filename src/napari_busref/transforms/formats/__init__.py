@@ -1,4 +1,4 @@
-"""Transform files of this and other programs: one module a format, `files` chooses among them."""
+"""Transform files of this and other programs: one module per format, chosen by `files`."""
 
 from napari_busref.transforms.formats.files import TransformFile, read_transform, write_transform
 from napari_busref.transforms.formats.grid import ImageGrid

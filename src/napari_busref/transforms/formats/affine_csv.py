@@ -1,4 +1,4 @@
-"""The affine part as a table of numbers that any spreadsheet and `numpy.loadtxt` read."""
+"""The affine part as a CSV table, which spreadsheets and `numpy.loadtxt` read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_csv(
     *,
     affine_only: bool = False,
 ) -> Path:
-    """Write the affine part as three lines of three numbers, with the direction and units above.
+    """Write the affine part as three lines of three numbers, below its direction and units.
 
     Parameters
     ----------
@@ -42,14 +42,14 @@ def write_csv(
     transform : Transform
         Without a displacement, unless `affine_only`.
     fixed, moving : ImageGrid
-        Of its images; the matrix is between their physical spaces, in their units.
+        Grids of its images. The matrix maps between their physical spaces, in their units.
     affine_only : bool
-        Leave the displacement out; a line of the file says so.
+        Omit the displacement, and note that in a comment line.
 
     Raises
     ------
     ValueError
-        When there is a displacement that would be lost.
+        When the transform has a displacement and `affine_only` is False.
     """
     check_grids(transform, fixed, moving)
     lines = [
@@ -78,13 +78,13 @@ def read_csv(path: Path, fixed: ImageGrid, moving: ImageGrid) -> Transform:
     ----------
     path : Path
     fixed, moving : ImageGrid
-        Of the two images. Where the file names units they are converted; else it is taken to be
-        in those of the grids.
+        Grids of the two images. Units that the file names are converted; a file without them
+        is in the units of the grids.
 
     Raises
     ------
     ValueError
-        When it is no such matrix, or the units cannot be converted.
+        When the matrix is of another shape, or the units cannot be converted.
     """
     try:
         text = path.read_text("utf-8")

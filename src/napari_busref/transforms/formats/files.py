@@ -1,4 +1,4 @@
-"""`read_transform` and `write_transform`: every format, chosen by the name of the file."""
+"""`read_transform` and `write_transform`: the file name selects the format."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_busref.transforms import hdf5
-from napari_busref.transforms.formats import affine_csv as table
-from napari_busref.transforms.formats import itk, ngff
+from napari_busref.transforms.formats import affine_csv, itk, ngff
 from napari_busref.transforms.formats.grid import ImageGrid
 from napari_busref.transforms.formats.physical import check_grids, inverted
 from napari_busref.transforms.transform import EXTENSION, Transform
@@ -25,14 +24,14 @@ __all__ = [
     "write_transform",
 ]
 
-#: Extensions of files that know the grids of their images.
+#: Extensions of files that hold the grids of their images.
 COMPLETE = (EXTENSION, ngff.SUFFIX)
-#: Extensions that can be read. All but those of `COMPLETE` need to be told both grids.
+#: Extensions that can be read. All but those of `COMPLETE` need both grids as arguments.
 READABLE = (*COMPLETE, *itk.TRANSFORMS, *itk.FIELDS, ".csv")
 #: Extensions that can be written.
 WRITABLE = READABLE
 
-#: Metadata with the grids of the images, where the transform is kept on coarser ones.
+#: Metadata keys for the grids of the images, where the transform has coarser ones.
 FULL = {"fixed": "fixed_full", "moving": "moving_full"}
 
 _GRIDS = {"fixed": "fixed_grid", "moving": "moving_grid"}
@@ -41,21 +40,21 @@ _Grids = Mapping[str, ImageGrid | None]
 
 @dataclass(frozen=True)
 class TransformFile:
-    """A transform and what its file says about it.
+    """A transform and the metadata of its file.
 
     Attributes
     ----------
     transform : Transform
     fixed, moving : ImageGrid
-        Where the pixels of the two images lie, and their units; the unit is ``pixel`` where
-        nothing is known.
+        Pixel positions and units of the two images; the unit is ``pixel`` if the file holds
+        none.
     metadata : dict
-        What else was stored, as JSON holds it. This package writes ``quality``, ``parameters``
-        (with the versions that computed it), ``timings``, and the names ``fixed`` and ``moving``.
+        Other stored values, as JSON. This package writes ``quality``, ``parameters`` (with the
+        package versions), ``timings``, and the file names ``fixed`` and ``moving``.
     planes : dict
-        Of a stack that was registered plane by plane: from the position along the other
-        dimensions to the transform there, with grids and metadata of its own; `transform` is that
-        of the plane that was shown. Else empty.
+        For a stack that was registered plane by plane: from the position along the other
+        dimensions to the transform there, with its grids and metadata. `transform` is then that
+        of the displayed plane. Otherwise empty.
     """
 
     transform: Transform
@@ -80,10 +79,10 @@ def read_transform(
         transforms), in ``.nrrd``, ``.nii``, ``.nii.gz``, ``.mha`` (displacement fields), in
         ``.ome.zarr`` (a folder, OME-NGFF 0.6), or in ``.csv``.
     fixed, moving : ImageGrid or tuple of int
-        The two images, or their ``(rows, cols)`` where pixels are the unit. Needed for all but
-        ``.busref.h5`` and ``.ome.zarr`` as this package writes them, which know them; given
-        there, they replace what the file says. Of a transform that is kept on coarser pixels than
-        those of its images, the grids of the images may be given.
+        Grids of the two images, or their ``(rows, cols)`` in pixels. The ``.busref.h5`` and
+        ``.ome.zarr`` of this package hold them; there, arguments replace the stored grids. All
+        other files need them. A transform on coarser pixels than its images also accepts the
+        grids of the images.
 
     Returns
     -------
@@ -92,10 +91,10 @@ def read_transform(
     Raises
     ------
     ValueError
-        When the extension is not accepted, the file is damaged, of another program or of another
-        dimension, or a grid is missing or does not fit.
+        When the extension is not accepted, the file is damaged, of another program or not
+        two-dimensional, or a grid is missing or does not fit.
     OSError
-        When it cannot be read.
+        When the file cannot be read.
     ModuleNotFoundError
         When the format needs a package that is not installed.
 
@@ -124,7 +123,7 @@ def read_transform(
         )
     first, second = given["fixed"], given["moving"]
     assert first is not None and second is not None
-    read = {".csv": table.read_csv, ngff.SUFFIX: ngff.read_ngff}.get(suffix, itk.read_itk)
+    read = {".csv": affine_csv.read_csv, ngff.SUFFIX: ngff.read_ngff}.get(suffix, itk.read_itk)
     known = {key: value for key, value in metadata.items() if key not in _GRIDS.values()}
     return TransformFile(read(file, first, second), first, second, known)
 
@@ -139,7 +138,7 @@ def write_transform(
     affine_only: bool = False,
     planes: Mapping[tuple[int, ...], TransformFile] | None = None,
 ) -> Path:
-    """Write a transform in the format that the name of the file stands for.
+    """Write a transform in the format that the file name selects.
 
     Parameters
     ----------
@@ -147,17 +146,17 @@ def write_transform(
         ``.busref.h5``: everything. ``.tfm``, ``.txt``, ``.h5``, ``.hdf5``: an ITK transform,
         affine or composite (``.mat``: affine only). ``.nrrd``, ``.nii``, ``.nii.gz``, ``.mha``:
         the whole map as an ITK displacement field. ``.ome.zarr``: coordinate transformations of
-        OME-NGFF 0.6. ``.csv``: the affine. A file of that name is replaced once the new one is
+        OME-NGFF 0.6. ``.csv``: the affine. An existing file is replaced once the new one is
         complete.
     transform : Transform
     fixed, moving : ImageGrid, optional
-        Where the pixels of the two images lie; left out, in pixels from the first one on.
+        Grids of the two images; by default, the unit is the pixel.
     metadata : mapping, optional
-        What JSON can hold, see `TransformFile`; kept by ``.busref.h5`` and ``.ome.zarr``.
+        Serialisable as JSON, see `TransformFile`; only ``.busref.h5`` and ``.ome.zarr`` hold it.
     affine_only : bool
-        Write the affine part of a transform that also has a displacement.
+        Omit the displacement.
     planes : mapping, optional
-        Of a stack: see `TransformFile`. Only ``.busref.h5`` holds them.
+        For a stack, see `TransformFile`; only ``.busref.h5`` holds them.
 
     Returns
     -------
@@ -170,7 +169,7 @@ def write_transform(
         When the extension is not accepted, a grid is of another shape, or the format cannot hold
         the displacement or the planes.
     OSError
-        When it cannot be written.
+        When the file cannot be written.
     ModuleNotFoundError
         When the format needs a package that is not installed.
     """
@@ -180,10 +179,10 @@ def write_transform(
     moving = ImageGrid(transform.moving_shape) if moving is None else moving
     if planes and suffix != EXTENSION:
         raise ValueError(f"planes: {file.name} holds one transform, need a name in {EXTENSION}")
-    own = _with_grids(TransformFile(transform, fixed, moving, dict(metadata or {})))
+    own = _grids_in_metadata(TransformFile(transform, fixed, moving, dict(metadata or {})))
     if suffix == EXTENSION:
         several = {
-            position: (_affine(one.transform, affine_only), _with_grids(one))
+            position: (_affine(one.transform, affine_only), _grids_in_metadata(one))
             for position, one in (planes or {}).items()
         }
         hdf5.save(file, _affine(transform, affine_only), own, several)
@@ -193,7 +192,7 @@ def write_transform(
             file, transform, fixed, moving, affine_only=affine_only, metadata=own
         )
     if suffix == ".csv":
-        return table.write_csv(file, transform, fixed, moving, affine_only=affine_only)
+        return affine_csv.write_csv(file, transform, fixed, moving, affine_only=affine_only)
     if suffix in itk.FIELDS:
         if affine_only:
             raise ValueError(
@@ -206,9 +205,11 @@ def write_transform(
 def _read_own(file: Path, given: _Grids) -> TransformFile:
     with hdf5.open_file(file) as opened:
         transform, metadata = Transform(**hdf5.read(opened)), hdf5.read_json(opened)
-        stored = _one(transform, metadata, file, {})
+        stored = _with_stored_grids(transform, metadata, file, {})
         planes = {
-            position: _one(Transform(**hdf5.read(group)), hdf5.read_json(group), file, {})
+            position: _with_stored_grids(
+                Transform(**hdf5.read(group)), hdf5.read_json(group), file, {}
+            )
             for position, group in hdf5.read_planes(opened)
         }
     grids = {}
@@ -230,11 +231,11 @@ def _read_own(file: Path, given: _Grids) -> TransformFile:
             )
             for position, one in planes.items()
         }
-    return _one(transform, metadata, file, grids, planes)
+    return _with_stored_grids(transform, metadata, file, grids, planes)
 
 
 def _moved(own: ImageGrid, before: ImageGrid, now: ImageGrid) -> ImageGrid:
-    """A grid over an image, once the image's own grid is another."""
+    """Adapt a grid over an image to a change of the image's grid."""
     if before.shape != now.shape:
         return own  # the caller refuses it
     return ImageGrid.from_matrix(
@@ -242,18 +243,18 @@ def _moved(own: ImageGrid, before: ImageGrid, now: ImageGrid) -> ImageGrid:
     )
 
 
-def _one(
+def _with_stored_grids(
     transform: Transform,
     metadata: dict[str, Any],
     file: Path,
     given: _Grids,
     planes: dict[tuple[int, ...], TransformFile] | None = None,
 ) -> TransformFile:
-    """A transform with the grids that were given, or else are stored in its metadata."""
+    """Combine a transform with the given grids, or those of its metadata."""
     grids = {}
     for name, shape in (("fixed", transform.fixed_shape), ("moving", transform.moving_shape)):
         grid = given.get(name) or _stored_grid(metadata, name, file)
-        if grid is None:  # the command line stores what the image files said
+        if grid is None:  # the command line stores the metadata of the image files
             grid = ImageGrid.from_metadata(shape, metadata.get(f"{name}_image"))
         grids[name] = grid
     check_grids(transform, grids["fixed"], grids["moving"])
@@ -271,7 +272,7 @@ def _stored_grid(metadata: Mapping[str, Any], name: str, file: Path) -> ImageGri
         raise ValueError(f"path: {str(file)!r} is damaged: metadata: {error}") from None
 
 
-def _with_grids(one: TransformFile) -> dict[str, Any]:
+def _grids_in_metadata(one: TransformFile) -> dict[str, Any]:
     check_grids(one.transform, one.fixed, one.moving)
     return {
         **one.metadata,
@@ -281,7 +282,7 @@ def _with_grids(one: TransformFile) -> dict[str, Any]:
 
 
 def _affine(transform: Transform, affine_only: bool) -> Transform:
-    """The transform, or its affine part alone."""
+    """Return the transform, or only its affine part."""
     if not affine_only:
         return transform
     return replace(transform, displacement=None)

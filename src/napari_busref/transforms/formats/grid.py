@@ -1,4 +1,4 @@
-"""`ImageGrid`: where the pixels of an image lie in physical space, and in which unit."""
+"""`ImageGrid`: the positions of an image's pixels in physical space, and their unit."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ _ALIASES = {
 
 
 def unit_name(unit: Any) -> str:
-    """The long name of a unit: ``um`` and ``micrometre`` are ``micrometer``.
+    """Return the long name of a unit: ``um`` and ``micrometre`` are ``micrometer``.
 
     Parameters
     ----------
     unit : object
-        A name, a symbol or what prints as one, such as a pint unit. None is ``pixel``.
+        A name, a symbol or an object that prints as one, such as a pint unit. None is ``pixel``.
 
     Returns
     -------
     str
-        A name of `METRES`, ``pixel``, or the text as it came where it is none of these.
+        A name of `METRES`, ``pixel``, or any other text unchanged.
     """
     text = "" if unit is None else str(unit).strip()
     return _ALIASES.get(text, text.replace("metre", "meter"))
@@ -75,7 +75,7 @@ class ImageGrid:
     """The pixels of a two-dimensional image in physical space.
 
     The centre of pixel ``(row, col)`` lies at ``origin + direction @ (spacing * (row, col))``.
-    Everything is in the order (row, col), as napari's ``scale``, ``translate`` and ``rotate``.
+    All values are in the order (row, col), as napari's ``scale``, ``translate`` and ``rotate``.
 
     Parameters
     ----------
@@ -84,16 +84,16 @@ class ImageGrid:
     spacing : tuple of float
         Size of a pixel along rows and columns, positive.
     origin : tuple of float
-        Where the centre of pixel ``(0, 0)`` is.
+        Position of the centre of pixel ``(0, 0)``.
     direction : tuple of tuple of float
-        Its columns are the unit vectors along which rows and columns are counted.
+        Its columns are the unit vectors along rows and columns.
     unit : str
         Of `spacing` and `origin`, see `unit_name`.
 
     Raises
     ------
     ValueError
-        When a value is not finite, a spacing is not positive, or the direction cannot be inverted.
+        When a value is not finite, a spacing is not positive, or the direction is singular.
 
     Examples
     --------
@@ -136,7 +136,7 @@ class ImageGrid:
     def from_matrix(
         cls, shape: Sequence[int], matrix: ArrayLike, unit: Any = "pixel"
     ) -> ImageGrid:
-        """The grid whose pixels a matrix takes to physical space.
+        """Make the grid of a matrix from pixels to physical space.
 
         Parameters
         ----------
@@ -145,7 +145,7 @@ class ImageGrid:
         matrix : array_like, shape (2, 3) or (3, 3)
             Acts on ``(row, col, 1)``.
         unit : str
-            Of the result.
+            Unit of physical space.
         """
         given = np.asarray(matrix, float)
         linear = given[:2, :2]
@@ -164,12 +164,12 @@ class ImageGrid:
 
     @classmethod
     def from_image(cls, image: ImageFile) -> ImageGrid:
-        """The grid of an image file: its pixel size where the file says one, else pixels."""
+        """Make the grid of an image file; without a pixel size, the unit is the pixel."""
         return cls.from_metadata(image.data.shape[:2], image.metadata)
 
     @classmethod
     def from_metadata(cls, shape: Sequence[int], metadata: Mapping[str, Any] | None) -> ImageGrid:
-        """The grid that `ImageFile.metadata` describes, for an image of that shape."""
+        """Make the grid of an image of that shape from `ImageFile.metadata`."""
         rows, cols = (int(size) for size in shape)
         known = metadata or {}
         spacing, unit = known.get("spacing"), known.get("unit")
@@ -180,7 +180,7 @@ class ImageGrid:
 
     @property
     def matrix(self) -> NDArray[np.float64]:
-        """``(row, col, 1)`` in pixels to physical space, shape (3, 3)."""
+        """Matrix from ``(row, col, 1)`` in pixels to physical space, shape (3, 3)."""
         matrix = np.eye(3)
         matrix[:2, :2] = np.array(self.direction) * self.spacing
         matrix[:2, 2] = self.origin
@@ -188,27 +188,27 @@ class ImageGrid:
 
     @property
     def is_rectangular(self) -> bool:
-        """Whether rows and columns are at right angles: no shear."""
+        """Whether rows and columns are at right angles (no shear)."""
         direction = np.array(self.direction)
         return bool(np.allclose(direction.T @ direction, np.eye(2), atol=1e-6))
 
     @property
     def is_upright(self) -> bool:
-        """Whether rows and columns run along the axes of physical space: no rotation either."""
+        """Whether rows and columns run along the axes of physical space (no shear or rotation)."""
         return bool(np.allclose(self.direction, np.eye(2), atol=1e-12))
 
     @property
     def has_length(self) -> bool:
-        """Whether the unit is a length that can be converted."""
+        """Whether the unit is a length, which can be converted."""
         return self.unit in METRES
 
     def to(self, unit: str) -> ImageGrid:
-        """The same grid in another unit.
+        """Return the same grid in another unit.
 
         Raises
         ------
         ValueError
-            When the units are different and one of them is no length, such as pixels.
+            When the units differ and one of them is not a length.
         """
         wanted = unit_name(unit)
         if wanted == self.unit:
@@ -230,7 +230,7 @@ class ImageGrid:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """What JSON can hold; `from_dict` makes an equal grid of it."""
+        """Return a dictionary for JSON, from which `from_dict` makes an equal grid."""
         return {
             "shape": list(self.shape),
             "spacing": list(self.spacing),
@@ -241,12 +241,12 @@ class ImageGrid:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> ImageGrid:
-        """The grid that `as_dict` described.
+        """Make a grid from the dictionary of `as_dict`.
 
         Raises
         ------
         ValueError
-            When something is missing or makes no sense.
+            When a value is missing or invalid.
         """
         try:
             return cls(**{name: stored[name] for name in cls.__dataclass_fields__})
@@ -255,5 +255,5 @@ class ImageGrid:
 
 
 def _rounded(value: float) -> float:
-    """Without the last digit, so that 0.5 µm is 0.0005 mm and not 0.0004999999999999999 mm."""
+    """Round to 15 digits: 0.5 µm is then 0.0005 mm, and not 0.0004999999999999999 mm."""
     return float(f"{value:.15g}") if math.isfinite(value) else value

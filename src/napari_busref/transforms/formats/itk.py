@@ -1,8 +1,8 @@
-"""Transforms of ITK, as SimpleITK, ANTs, elastix (since 5.1) and 3D Slicer read and write them.
+"""Transforms of ITK, for SimpleITK, ANTs, elastix (since 5.1) and 3D Slicer.
 
 An ITK transform maps points of the fixed image to points of the moving image, as ours does, but
-in physical coordinates ``(x, y)``: columns first. Lengths are given in millimetres, which is what
-ITK takes the pixel sizes of image files for; other units, such as pixels, stay as they are.
+in physical coordinates ``(x, y)``: columns first. Lengths are in millimetres, ITK's unit for the
+pixel size of image files; other units, such as pixels, stay unchanged.
 """
 
 from __future__ import annotations
@@ -55,19 +55,19 @@ def write_itk_transform(
     Parameters
     ----------
     path : Path
-        Ends in ``.tfm`` or ``.txt`` (text), ``.h5`` or ``.hdf5`` (the affine part can also be a
-        ``.mat``).
+        Ends in ``.tfm`` or ``.txt`` (text), ``.h5`` or ``.hdf5``; for an affine also in
+        ``.mat``.
     transform : Transform
     fixed, moving : ImageGrid
-        Of its images.
+        Grids of its images.
     affine_only : bool
-        Leave the displacement out.
+        Omit the displacement.
 
     Returns
     -------
     Path
-        One ``AffineTransform``, or a ``CompositeTransform`` that displaces first and then does
-        the affine, as ours. Text without a displacement is written without SimpleITK.
+        The file, with an ``AffineTransform``, or a ``CompositeTransform`` that applies the
+        displacement before the affine, as ours. An affine as text needs no SimpleITK.
     """
     check_grids(transform, fixed, moving)
     fixed, moving = _in_mm(fixed), _in_mm(moving)
@@ -93,7 +93,7 @@ def write_itk_transform(
         linear = fixed.matrix[:2, :2]
         field = np.tensordot(linear, transform.displacement.astype(np.float64), 1)
         displacement = sitk.DisplacementFieldTransform(_image(sitk, field, fixed))
-        whole = sitk.CompositeTransform(2)  # what is added last is done first
+        whole = sitk.CompositeTransform(2)  # it applies the last one first
         whole.AddTransform(affine)
         whole.AddTransform(displacement)
     with replacing(path) as temporary:
@@ -110,13 +110,13 @@ def write_itk_field(path: Path, transform: Transform, fixed: ImageGrid, moving: 
         Ends in one of `FIELDS`.
     transform : Transform
     fixed, moving : ImageGrid
-        Of its images. The fixed one gives the field its spacing, origin and direction.
+        Grids of its images. The fixed one is the grid of the field.
 
     Returns
     -------
     Path
-        An image of vectors ``(x, y)``, float64: from the physical position of each fixed pixel
-        to that of its source in the moving image, the affine part included.
+        The file: an image of vectors ``(x, y)``, float64, from the physical position of each
+        fixed pixel to that of its source in the moving image, including the affine part.
     """
     check_grids(transform, fixed, moving)
     fixed, moving = _in_mm(fixed), _in_mm(moving)
@@ -139,18 +139,18 @@ def read_itk(path: Path, fixed: ImageGrid, moving: ImageGrid) -> Transform:
     path : Path
         Ends in one of `TRANSFORMS` or `FIELDS`.
     fixed, moving : ImageGrid
-        ITK files do not say which images they belong to.
+        Grids of the two images, which ITK files do not hold.
 
     Returns
     -------
     Transform
-        An affine for translations, rigid, similarity and affine transforms and what is composed
-        of them; other transforms are sampled at every fixed pixel.
+        An affine for translations, rigid, similarity and affine transforms and compositions of
+        these; other transforms are sampled at every fixed pixel.
 
     Raises
     ------
     ValueError
-        When the file is damaged, is no ITK transform, or is three-dimensional.
+        When the file is damaged, not an ITK transform, or three-dimensional.
     ModuleNotFoundError
         When SimpleITK is needed and not installed.
     """
@@ -193,7 +193,7 @@ def _text(matrix: NDArray[np.float64], fixed: ImageGrid, moving: ImageGrid) -> s
 
 
 def _parse(path: Path) -> NDArray[np.float64] | None:
-    """The matrix on ``(x, y, 1)`` of a text file; None when it takes SimpleITK to tell."""
+    """Read the matrix on ``(x, y, 1)`` of a text file; None where only SimpleITK can."""
     try:
         text = path.read_text("utf-8")
     except UnicodeDecodeError:
@@ -237,7 +237,7 @@ def _parse(path: Path) -> NDArray[np.float64] | None:
 def _matrix(
     kind: str, parameters: NDArray[np.float64], center: NDArray[np.float64]
 ) -> NDArray[np.float64] | None:
-    """The matrix of ITK's linear transforms in two dimensions: M (p - center) + center + t."""
+    """Compute the matrix of ITK's 2-D linear transforms: M (p - center) + center + t."""
     if kind in ("AffineTransform", "MatrixOffsetTransformBase"):
         a, b, c, d, x, y = parameters
         linear = np.array([[a, b], [c, d]])
@@ -277,7 +277,7 @@ def _simpleitk(path: Path) -> Any:
 
 
 def _image(sitk: Any, field: NDArray[np.float64], fixed: ImageGrid) -> SimpleITK.Image:
-    """A field (2, H, W) of (row, col) vectors as an ITK image of (x, y) vectors."""
+    """Convert a field (2, H, W) of (row, col) vectors to an ITK image of (x, y) vectors."""
     if not fixed.is_rectangular:
         raise ValueError(
             "fixed: got a sheared grid, need rows and columns at right angles; an ITK image "
@@ -292,7 +292,7 @@ def _image(sitk: Any, field: NDArray[np.float64], fixed: ImageGrid) -> SimpleITK
 
 def _direction(grid: ImageGrid) -> tuple[float, ...]:
     (a, b), (c, d) = grid.direction
-    return d, c, b, a  # axes swapped on both sides, by rows
+    return d, c, b, a  # both axes swapped, row by row
 
 
 def _load(path: Path, *, field: bool) -> Any:
@@ -314,7 +314,7 @@ def _load(path: Path, *, field: bool) -> Any:
 
 
 def _matrix_of(transform: Any) -> NDArray[np.float64]:
-    """The matrix of a linear transform, from where it takes three points."""
+    """Compute the matrix of a linear transform from three mapped points."""
     origin, along_x, along_y = (
         np.array(transform.TransformPoint(point)) for point in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
     )
@@ -324,7 +324,7 @@ def _matrix_of(transform: Any) -> NDArray[np.float64]:
 
 
 def _sample(path: Path, transform: Any, fixed: ImageGrid) -> NDArray[np.float64]:
-    """Where a transform takes all fixed pixels, (2, H, W) in (row, col)."""
+    """Compute the mapped positions of all fixed pixels, (2, H, W) in (row, col)."""
     sitk = _simpleitk(path)
     if not fixed.is_rectangular:
         raise ValueError("fixed: got a sheared grid, need rows and columns at right angles")
@@ -341,7 +341,7 @@ def _sample(path: Path, transform: Any, fixed: ImageGrid) -> NDArray[np.float64]
 
 
 def _quietly(path: Path, function: Any, *arguments: Any) -> Any:
-    """Call SimpleITK, whose errors are RuntimeErrors of many lines, about a file."""
+    """Call SimpleITK for a file, and turn its long RuntimeErrors into one line."""
     try:
         return function(*arguments)
     except RuntimeError as error:

@@ -1,8 +1,8 @@
-"""OME-NGFF (OME-Zarr) 0.6: the coordinate transformations of RFC-5, in a scene of their own.
+"""OME-NGFF (OME-Zarr) 0.6: the coordinate transformations of RFC-5, in a scene.
 
-Written from the specification 0.6 as released (https://ngff.openmicroscopy.org/0.6): "scene"
-metadata that joins two coordinate systems by a ``sequence`` of ``displacements`` and ``affine``,
-and the displacements as a multiscale image whose first axis is of the type ``displacement``.
+It follows the released specification 0.6 (https://ngff.openmicroscopy.org/0.6). The "scene"
+metadata joins two coordinate systems by a ``sequence`` of ``displacements`` and ``affine``. The
+displacements are a multiscale image whose first axis has the type ``displacement``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def write_ngff(
     affine_only: bool = False,
     metadata: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a folder with a scene: its coordinate systems ``fixed`` and ``moving``, joined.
+    """Write a scene, which joins the coordinate systems ``fixed`` and ``moving``.
 
     Parameters
     ----------
@@ -61,22 +61,22 @@ def write_ngff(
         Ends in ``.ome.zarr``.
     transform : Transform
     fixed, moving : ImageGrid
-        Of its images. Each coordinate system has axes ``y`` and ``x`` in the grid's unit.
+        Grids of its images. Each coordinate system has axes ``y`` and ``x`` in the grid's unit.
     affine_only : bool
-        Leave the displacement out.
+        Omit the displacement.
     metadata : mapping, optional
-        Kept under ``attributes["napari-busref"]``, outside the specified metadata.
+        Stored under ``attributes["napari-busref"]``, outside the specified metadata.
 
     Returns
     -------
     Path
-        The folder. The affine is in its ``zarr.json``; a displacement is an array beside, for
-        which zarr is needed.
+        The folder. Its ``zarr.json`` holds the affine. A displacement is an array beside it,
+        which needs zarr.
 
     Raises
     ------
-    ValueError
-        When the folder exists and is not of this program.
+    FileExistsError
+        When the folder exists and this program did not write it.
     ModuleNotFoundError
         When zarr is needed and not installed.
     """
@@ -99,7 +99,7 @@ def write_ngff(
 
 
 def is_scene(path: Path) -> bool:
-    """Whether a folder holds transformations between coordinate systems, and not an image."""
+    """Whether a folder holds transformations between coordinate systems, rather than an image."""
     try:
         return "coordinateTransformations" in _attributes(path)["ome"]["scene"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -107,12 +107,12 @@ def is_scene(path: Path) -> bool:
 
 
 def own_metadata(path: Path) -> dict[str, Any]:
-    """What `write_ngff` was given as `metadata`; empty for the folder of another program.
+    """Read the `metadata` of `write_ngff`; empty for the folder of another program.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        When there is no such folder, or it is no scene.
+        When there is no such folder, or it does not hold a scene.
     """
     if not path.is_dir():
         raise FileNotFoundError(f"path: there is no folder {str(path)!r}")
@@ -130,21 +130,21 @@ def read_ngff(path: Path, fixed: ImageGrid, moving: ImageGrid) -> Transform:
     Parameters
     ----------
     path : Path
-        A folder that `write_ngff` or another program wrote. Of several transformations the one
-        from ``fixed`` to ``moving`` is taken.
+        A folder that `write_ngff` or another program wrote. Among several transformations it
+        takes the one from ``fixed`` to ``moving``.
     fixed, moving : ImageGrid
-        Of the two images. Where the axes name units they are converted.
+        Grids of the two images. Units that the axes name are converted.
 
     Returns
     -------
     Transform
-        ``identity``, ``scale``, ``translation``, ``rotation``, ``affine`` and sequences of them
-        give an affine; with ``displacements`` the map is sampled at every fixed pixel.
+        An affine for ``identity``, ``scale``, ``translation``, ``rotation``, ``affine`` and
+        sequences of them; with ``displacements`` the map is sampled at every fixed pixel.
 
     Raises
     ------
     ValueError
-        When it is damaged, not two-dimensional, or of another type of transformation.
+        When the scene is damaged, not two-dimensional, or has another type of transformation.
     ModuleNotFoundError
         When there is a displacement field and zarr is not installed.
     """
@@ -186,8 +186,8 @@ def _scene(
     steps: list[dict[str, Any]] = []
     if has_field:
         if before is not None:
-            # the specification lets a field's grid be scaled and shifted, but not turned: so the
-            # field is in a frame along the pixels, and the affine comes from there
+            # a field's grid may be scaled and translated, but not rotated: the field is in a
+            # frame along the pixels, and the affine starts there
             steps.append(_affine(before))
             affine = affine @ inverted(before)
         steps.append({"type": "displacements", "path": _FIELD, "interpolation": "linear"})
@@ -252,12 +252,12 @@ def _affine(matrix: NDArray[np.float64]) -> dict[str, Any]:
 
 
 def _space(grid: ImageGrid) -> list[dict[str, Any]]:
-    unit = {"unit": grid.unit} if grid.unit in METRES else {}  # pixels are no unit there
+    unit = {"unit": grid.unit} if grid.unit in METRES else {}  # NGFF has no unit for pixels
     return [{"name": name, "type": "space", **unit} for name in ("y", "x")]
 
 
 def _frame(grid: ImageGrid) -> NDArray[np.float64]:
-    """From the frame of a turned grid, pixels times their size, to physical space."""
+    """Matrix from the frame of a rotated grid, pixels times their size, to physical space."""
     matrix = np.eye(3)
     matrix[:2, :2] = grid.direction
     matrix[:2, 2] = grid.origin
@@ -272,7 +272,7 @@ def _attributes(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """Say of what is missing or makes no sense that the folder is damaged."""
+    """Report missing or invalid values as a damaged folder."""
     try:
         yield
     except (KeyError, IndexError, TypeError, AttributeError, OSError) as error:
@@ -286,7 +286,7 @@ def _damage(path: Path) -> Iterator[None]:
 
 
 def _between(offered: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The transformation from the fixed to the moving image."""
+    """Choose the transformation from the fixed to the moving image."""
     ways = {(one["input"]["name"], one["output"]["name"]): one for one in offered}
     if len(ways) == 1:
         return next(iter(ways.values()))
@@ -297,7 +297,7 @@ def _between(offered: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def _units(axes: Sequence[Mapping[str, Any]]) -> str:
-    """The unit of two axes y and x; empty where they name none."""
+    """Return the unit of two axes y and x; empty if they name none."""
     names = [axis["name"] for axis in axes]
     if names != ["y", "x"]:
         raise ValueError(f"has axes {', '.join(names)}, need y, x")
@@ -308,7 +308,7 @@ def _units(axes: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _steps(step: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The steps of a sequence, however nested, in the order in which they are made."""
+    """Iterate over the steps of a nested sequence, in the order of application."""
     if step["type"] == "sequence":
         for one in step["transformations"]:
             yield from _steps(one)
@@ -317,7 +317,7 @@ def _steps(step: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _matrix(step: Mapping[str, Any], axes: Sequence[str]) -> NDArray[np.float64]:
-    """The homogeneous matrix of a linear step between spaces of these axes."""
+    """Compute the homogeneous matrix of a linear step between spaces of these axes."""
     kind, ndim = step["type"], len(axes)
     matrix = np.eye(ndim + 1)
     if kind == "sequence":
@@ -349,7 +349,7 @@ def _matrix(step: Mapping[str, Any], axes: Sequence[str]) -> NDArray[np.float64]
 def _displaced(
     path: Path, step: Mapping[str, Any], where: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The vectors of a displacement field at positions, (2, H, W)."""
+    """Interpolate a displacement field at positions, (2, H, W)."""
     if step.get("interpolation", "linear") != "linear":
         raise ValueError(f"interpolates {step['interpolation']!r}, need linear")
     group = path / step["path"]
@@ -383,7 +383,7 @@ def _zarr(path: Path) -> Any:
 
 
 def _check_ours(path: Path) -> None:
-    """Refuse to replace a folder that may hold somebody's images."""
+    """Refuse to replace a folder that may hold images."""
     if not path.exists():
         return
     if is_scene(path) and _OWN in _attributes(path):

@@ -1,4 +1,4 @@
-"""A `Transform` between pixels, as a map between the physical spaces of two grids, and back."""
+"""Convert a `Transform` between pixels to a map between physical spaces, and back."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = [
     "swapped",
 ]
 
-_FIT = 65  # points along each side that the affine part of a field is fitted to
+_FIT_POINTS = 65  # along each side, to fit the affine part of a field
 
 
 def check_grids(transform: Transform, fixed: ImageGrid, moving: ImageGrid) -> None:
-    """Raise when the grids are not of the transform's images.
+    """Check that the grids have the shapes of the transform's images.
 
     Raises
     ------
     ValueError
-        Names the grid and both shapes.
+        Naming the grid and both shapes.
     """
     for name, grid, shape in (
         ("fixed", fixed, transform.fixed_shape),
@@ -46,19 +46,19 @@ def check_grids(transform: Transform, fixed: ImageGrid, moving: ImageGrid) -> No
 def affine_to_physical(
     transform: Transform, fixed: ImageGrid, moving: ImageGrid
 ) -> NDArray[np.float64]:
-    """The affine part between physical spaces, (3, 3), acting on ``(row, col, 1)``."""
+    """Compute the affine part between physical spaces, (3, 3) on ``(row, col, 1)``."""
     return _tidy(moving.matrix @ transform.affine @ inverted(fixed.matrix))
 
 
 def affine_from_physical(
     matrix: NDArray[np.float64], fixed: ImageGrid, moving: ImageGrid
 ) -> NDArray[np.float64]:
-    """The pixel affine of a physical one; the opposite of `affine_to_physical`."""
+    """Compute the pixel affine of a physical one: the inverse of `affine_to_physical`."""
     return _tidy(inverted(moving.matrix) @ matrix @ fixed.matrix)
 
 
 def positions(grid: ImageGrid) -> NDArray[np.float64]:
-    """Physical positions of all pixel centres, (2, H, W)."""
+    """Compute the physical positions of all pixel centres, (2, H, W)."""
     pixels = np.mgrid[: grid.shape[0], : grid.shape[1]].astype(np.float64)
     return apply_to(grid.matrix, pixels)
 
@@ -69,12 +69,12 @@ def from_positions(
     moving: ImageGrid,
     affine: NDArray[np.float64] | None = None,
 ) -> Transform:
-    """The transform that takes each fixed pixel to a physical position of the moving image.
+    """Make the transform that maps each fixed pixel to a physical position of the moving image.
 
     Parameters
     ----------
     mapped : ndarray of float64, shape (2, H, W)
-        One position in the moving image's space for every fixed pixel.
+        A position in the moving image's space for every fixed pixel.
     fixed, moving : ImageGrid
     affine : ndarray of float64, shape (3, 3), optional
         The affine part of the result, in pixels.
@@ -82,15 +82,15 @@ def from_positions(
     Returns
     -------
     Transform
-        Its affine is `affine` or else the one nearest to the field, the displacement is what is
-        left.
+        Its affine is `affine`, or a least-squares fit to the field. Its displacement is the
+        rest.
     """
     pixels = np.mgrid[: fixed.shape[0], : fixed.shape[1]].astype(np.float64)
     target = apply_to(inverted(moving.matrix), mapped)
     if affine is None:
         sample = np.ix_(
             *(
-                np.unique(np.linspace(0, size - 1, _FIT).round().astype(int))
+                np.unique(np.linspace(0, size - 1, _FIT_POINTS).round().astype(int))
                 for size in fixed.shape
             )
         )
@@ -110,23 +110,23 @@ def from_positions(
 
 
 def inverted(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The inverse of an affine matrix, (3, 3)."""
+    """Invert an affine matrix (3, 3)."""
     return _tidy(np.asarray(np.linalg.inv(matrix), np.float64))
 
 
 def swapped(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A (3, 3) matrix on ``(row, col, 1)`` as one on ``(x, y, 1)``, and the other way round."""
+    """Convert a (3, 3) matrix on ``(row, col, 1)`` to one on ``(x, y, 1)``, or back."""
     order = [1, 0, 2]
     return matrix[np.ix_(order, order)]
 
 
 def in_unit(grid: ImageGrid, unit: str, path: Path) -> ImageGrid:
-    """A grid in the unit that a file names.
+    """Convert a grid to the unit that a file names.
 
     Raises
     ------
     ValueError
-        When that cannot be converted to the unit of the grid.
+        When the units cannot be converted.
     """
     try:
         return grid.to(unit)
@@ -137,7 +137,7 @@ def in_unit(grid: ImageGrid, unit: str, path: Path) -> ImageGrid:
 
 
 def apply_to(matrix: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A (3, 3) matrix applied to positions (2, ...)."""
+    """Apply a (3, 3) matrix to positions (2, ...)."""
     offset = matrix[:2, 2].reshape(2, *[1] * (points.ndim - 1))
     return np.tensordot(matrix[:2, :2], points, 1) + offset
 
