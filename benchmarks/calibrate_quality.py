@@ -1,14 +1,13 @@
-"""Fit the quality score to registration errors, and say how well it separates good from bad.
+"""Fit the quality score to registration errors, and measure how well it separates good from bad.
 
-Aligned pairs under synthetic warps, registered by ``register`` as it is, are good where the mean
-error is below 5 px. As many pairs that do not belong together (the visible image of one scene, the
-infrared image of another) are bad. The score's three weights are fitted on the ``train`` split by
-logistic regression; the ``val`` split shows what they are worth. With ``--train 0`` it shows what
-the shipped ones are worth.
+Aligned pairs under synthetic warps are good where the mean error is below 5 px. As many mismatched
+pairs (the visible image of one scene, the infrared image of another) are bad. Logistic regression
+fits the score's three weights on the ``train`` split; the ``val`` split measures them. With
+``--train 0`` it measures the shipped weights.
 
     python benchmarks/calibrate_quality.py --out runs/quality
 
-Rows are appended to OUT/rows.csv; a second run goes on where the first one stopped.
+A run appends rows to OUT/rows.csv and continues where an earlier one stopped.
 """
 
 from __future__ import annotations
@@ -27,18 +26,30 @@ from scipy.optimize import minimize
 from scipy.stats import rankdata
 from skimage.color import rgb2gray
 
-import napari_busref.registration._register as registration
-from napari_busref import register
 from napari_busref.data.datasets import load_pairs
 from napari_busref.metrics.registration import Scorer, make_pair, pixel_grid
 from napari_busref.models import load_model
-from napari_busref.registration.quality import _BIAS, _WEIGHTS, Evidence, confidence_features
+from napari_busref.models.inference import inference_session
+from napari_busref.registration.estimate import (
+    Method,
+    NotRegistered,
+    assess_estimate,
+    estimate_transform,
+)
+from napari_busref.registration.prepare import prepare_pair
+from napari_busref.registration.quality import (
+    SCORE_BIAS,
+    SCORE_WEIGHTS,
+    Evidence,
+    confidence_features,
+    unregistered,
+)
 
 SETS = ("roadscene", "vis-nir")
 FIELDS = ("split", "set", "pair", "seed", "mate", "side", "epe", "score", "reliable")
-EVIDENCE = ("local", "inverse_consistency_px", "excess")
+EVIDENCE = ("block_confidence", "inverse_consistency_px", "excess")
 GOOD = 5.0  # px
-SHIPPED = np.array((_BIAS, *_WEIGHTS))
+SHIPPED = np.array((SCORE_BIAS, *SCORE_WEIGHTS))
 
 
 def main(
@@ -54,8 +65,6 @@ def main(
     known = {_key(row) for row in done}
     jobs = [job for job in _jobs(train, val) if job[:5] not in known]
     model = load_model("auto")
-    # the attempt is wanted here, also where register would rather return the start
-    registration.rejects = lambda quality: False
     for job in track(jobs, "registering", console=Console(stderr=True)):
         row = _measure(model, *job)
         new = not path.exists()
@@ -68,7 +77,7 @@ def main(
 
 
 def _jobs(train: int, val: int):
-    """(split, set, pair, seed, mate, visible, infrared); mate is the scene of the infrared."""
+    """(split, set, pair, seed, mate, visible, infrared); mate is the infrared image's scene."""
     for split, count in (("val", val), ("train", train)):
         for name in SETS if count else ():
             pairs = load_pairs(name, None, split)
@@ -90,8 +99,14 @@ def _jobs(train: int, val: int):
 
 def _measure(model, split, name, pair, seed, mate, visible, infrared) -> dict[str, object]:
     drawn = make_pair(infrared / 255.0, rgb2gray(visible), int(seed))
-    result = register(drawn.fixed, drawn.moving.astype(np.float32), model=model, device="cpu")
-    evidence = result.quality.evidence or Evidence(0.0, float("inf"))
+    images = prepare_pair(drawn.fixed, drawn.moving.astype(np.float32))
+    try:  # also an estimate that `register` would reject
+        with inference_session(model, "registration", "cpu") as session:
+            found = estimate_transform(images, Method.of(session))
+        transform, quality = found.transform, assess_estimate(images, found)
+    except NotRegistered as failure:
+        transform, quality = images.initial, unregistered(images.warped_mask, str(failure))
+    evidence = quality.evidence or Evidence(0.0, float("inf"))
     return {
         "split": split,
         "set": name,
@@ -99,12 +114,12 @@ def _measure(model, split, name, pair, seed, mate, visible, infrared) -> dict[st
         "seed": seed,
         "mate": mate,
         "side": min(infrared.shape),
-        "epe": Scorer(drawn)(pixel_grid(infrared.shape) + result.flow)["epe"],
-        "score": result.quality.score,
-        "reliable": result.quality.reliable,
-        "local": evidence.local,
+        "epe": Scorer(drawn)(pixel_grid(infrared.shape) + transform.flow())["epe"],
+        "score": quality.score,
+        "reliable": quality.reliable,
+        "block_confidence": evidence.block_confidence,
         "inverse_consistency_px": evidence.inverse_consistency_px,
-        "excess": result.quality.edge_excess,
+        "excess": quality.edge_excess,
     }
 
 
@@ -120,11 +135,11 @@ def _key(row: dict[str, str]) -> tuple[str, ...]:
 
 
 def _report(rows: list[dict[str, str]]) -> None:
-    signs, good, mates = _design(rows)
+    features, good, mates = _design(rows)
     training = np.array([row["split"] == "train" for row in rows])
-    weights = _fit(signs[training], good[training]) if training.any() else SHIPPED
+    weights = _fit(features[training], good[training]) if training.any() else SHIPPED
     console = Console(width=120)
-    names = ("bias", "logit(local)", "sqrt(excess)", "log(round trip)")
+    names = ("bias", "logit(block confidence)", "sqrt(edge excess)", "log(inverse consistency)")
     console.print(
         "weights:", ", ".join(f"{n} {w:.3f}" for n, w in zip(names, weights, strict=True))
     )
@@ -139,7 +154,7 @@ def _report(rows: list[dict[str, str]]) -> None:
         "calibration",
     ):
         table.add_column(heading)
-    probability = 1 / (1 + np.exp(-(signs @ weights)))
+    probability = 1 / (1 + np.exp(-(features @ weights)))
     for split in ("train", "val"):
         of = training if split == "train" else ~training
         if not of.any():
@@ -157,12 +172,12 @@ def _report(rows: list[dict[str, str]]) -> None:
 
 
 def _design(rows: list[dict[str, str]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    signs = np.array(
+    features = np.array(
         [
             (
                 1.0,
                 *confidence_features(
-                    Evidence(float(row["local"]), float(row["inverse_consistency_px"])),
+                    Evidence(float(row["block_confidence"]), float(row["inverse_consistency_px"])),
                     float(row["excess"]),
                     int(row["side"]),
                 ),
@@ -172,24 +187,24 @@ def _design(rows: list[dict[str, str]]) -> tuple[np.ndarray, np.ndarray, np.ndar
     )
     mates = np.array([row["pair"] != row["mate"] for row in rows])
     good = np.array([float(row["epe"]) < GOOD for row in rows]) & ~mates
-    return signs, good, mates
+    return features, good, mates
 
 
-def _fit(signs: np.ndarray, good: np.ndarray) -> np.ndarray:
-    """Logistic regression with a weak pull to 0, on standardised signs."""
-    spread = signs.std(0) + (signs.std(0) == 0)
+def _fit(features: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """Ridge logistic regression on standardised features."""
+    spread = features.std(0) + (features.std(0) == 0)
 
     def loss(weights: np.ndarray) -> float:
-        logit = (signs / spread) @ weights
+        logit = (features / spread) @ weights
         return float(
             np.logaddexp(0, np.where(good, -logit, logit)).sum() + 0.5 * weights[1:] @ weights[1:]
         )
 
-    return minimize(loss, np.zeros(signs.shape[1])).x / spread
+    return minimize(loss, np.zeros(features.shape[1])).x / spread
 
 
 def _auc(score: np.ndarray, good: np.ndarray) -> float:
-    """Area under the ROC curve: how often a good one scores above a bad one."""
+    """Area under the ROC curve: how often a good pair scores above a bad one."""
     count = int(good.sum())
     if count in (0, len(good)):
         return float("nan")
@@ -198,7 +213,7 @@ def _auc(score: np.ndarray, good: np.ndarray) -> float:
 
 
 def _calibration(score: np.ndarray, good: np.ndarray) -> str:
-    """Predicted and true share of good ones, in four bins."""
+    """Predicted and true fraction of good pairs, in four bins."""
     parts = []
     for low, high in ((0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.001)):
         inside = (score >= low) & (score < high)

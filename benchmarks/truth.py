@@ -1,29 +1,27 @@
-"""How far off the truth itself is, and what that does to the measured errors.
+"""How far off the ground truth itself is, and what that does to the measured errors.
 
     python benchmarks/truth.py --out FOLDER [--dataset vis-nir] [--model auto] [--seeds 0,1,2]
         [--split val] [--limit 4]
 
-The protocol takes aligned pairs for true, and these were aligned by hand or by a program. What is
-checked, for every pair:
+The protocol takes aligned pairs as the truth, and these were aligned by hand or by a program. Four
+checks of every pair:
 
-*SIFT* (scikit-image) matches the aligned infrared with the visible image; matches further than 15
-px apart, or more than 1.5 px off their neighbours' median, are left out. Their mean length is how
-far off the pair is. Where there are 30 or more, the registration of the warped pairs is scored at
-these points twice: against the pair as given, and against where SIFT sees the point. SIFT and
-our models share nothing.
+*SIFT* (scikit-image) matches the aligned infrared with the visible image. Matches longer than
+15 px, or more than 1.5 px off their neighbours' median, are outliers. The mean length of the others
+is how far off the pair is. With 30 or more, the registration of the warped pairs is scored at these
+points against the pair as given, and against SIFT's positions. SIFT shares nothing with our models.
 
 *Common error*: every pair is warped several times and registered each time. Errors of the
-registration differ from warp to warp; an error of the pair is there every time. So the mean of
-the products of two warps' error vectors is the mean square of the common part.
+registration differ between warps, an error of the pair does not. So the mean product of two warps'
+error vectors is the mean square of the common part.
 
-*Told the truth*: pairs are registered once more, and in the last look, which fits the field, every
-block of the image is told where its content lies, off by as much as it holds possible (drawn from
-its own covariance). What is left of the error is what the image does not show. The rest is that
-blocks of the two images as they are given see something else than the truth.
+*With the truth*: pairs are registered once more, with the true displacement in the E-step of the
+last fit. Each block's displacement is drawn around it, from the block's own covariance. The
+remaining error is what the image does not show. The rest is the difference between the two images
+as given and the truth.
 
-*Looked at*: every pair is registered as it is given, too. ``FOLDER/SET/PAIR.png`` shows the edges
-of both images (visible red, infrared green, yellow where they coincide) as given, left, and as
-registered, right.
+*Pictures*: every pair is also registered as given. ``FOLDER/SET/PAIR.png`` shows the edges of both
+images (visible red, infrared green, yellow where they coincide), as given and as registered.
 
 ``FOLDER`` gets ``rows.csv``, with a row for each pair, and ``table.md``.
 """
@@ -31,8 +29,7 @@ registered, right.
 # Only what does not load numpy is imported here: threads are set before anything else.
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,19 +46,19 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 Row = dict[str, Any]
-FARTHEST = 15.0
-"""Longest match, in pixels; no pair is that far off."""
-AGREED = 1.5
+MAX_LENGTH = 15.0
+"""Longest match in pixels. No pair is that far off."""
+MAX_DEVIATION = 1.5
 NEIGHBOURS = 15
-FEWEST = 30
+MIN_MATCHES = 30
 COLUMNS = {
     "n": "pairs",
     "epe": "EPE",
     "rms": "RMS error",
     "common": "common to all warps, RMS",
-    "told": "EPE when told the truth",
+    "told": "EPE with the truth in the last fit",
     "moved": "pairs as given moved by",
-    "sifted": f"pairs with {FEWEST} matches",
+    "sifted": f"pairs with {MIN_MATCHES} matches",
     "off": "truth off by (SIFT)",
     "given": "error at the matches, truth as given",
     "seen": "truth as SIFT sees it",
@@ -69,7 +66,7 @@ COLUMNS = {
 
 
 def sift_matches(fixed: Array, aligned: Array) -> tuple[Array, Array]:
-    """Places (N, 2) in the fixed image and where their content lies from there, (N, 2), rc."""
+    """Matched (row, col) positions (N, 2) in the fixed image, and their displacements (N, 2)."""
     import numpy as np
     from scipy.spatial import cKDTree
     from skimage.feature import SIFT, match_descriptors
@@ -82,67 +79,60 @@ def sift_matches(fixed: Array, aligned: Array) -> tuple[Array, Array]:
     (place, described), (other, other_described) = found
     pairs = match_descriptors(described, other_described, max_ratio=0.85, cross_check=True)
     place, offset = place[pairs[:, 0]], other[pairs[:, 1]] - place[pairs[:, 0]]
-    near = np.hypot(*offset.T) < FARTHEST
+    near = np.hypot(*offset.T) < MAX_LENGTH
     place, offset = place[near], offset[near]
     if len(place) < NEIGHBOURS:
         return place[:0], offset[:0]
     beside = cKDTree(place).query(place, NEIGHBOURS)[1]
-    agreed = np.hypot(*(offset - np.median(offset[beside], 1)).T) < AGREED
+    agreed = np.hypot(*(offset - np.median(offset[beside], 1)).T) < MAX_DEVIATION
     return place[agreed], offset[agreed]
 
 
-@contextmanager
-def told(pair: SyntheticPair, seed: int) -> Iterator[None]:
-    """Registrations of the pair in this block see the truth where they fit the field."""
-    from unittest.mock import patch
-
+def register_with_truth(pair: SyntheticPair, seed: int, model: nn.Module, device: str) -> Array:
+    """Register a pair with the true displacements in the E-step of the last fit; its flow."""
     import numpy as np
     from scipy.ndimage import map_coordinates
 
     from napari_busref.geometry import estimate_to_pixels
-    from napari_busref.registration import em_fit as posterior
-    from napari_busref.registration import refine
+    from napari_busref.models.inference import inference_session
+    from napari_busref.registration.estimate import Method, estimate_transform
+    from napari_busref.registration.prepare import prepare_pair
 
     random = np.random.default_rng(seed)
     source, shape = pair.warp.true_source(), pair.warp.shape
-    last: list[Array] = []
-    fitted, fit_bspline_field, read = (
-        refine._fitted,
-        refine.fit_bspline_field,
-        posterior.BlockLikelihoods.read,
-    )
+    drawn: dict[int, tuple[Array, Array]] = {}
 
-    def note_affine(fixed: Any, moving: Any, estimate: Any, *rest: Any) -> Any:
-        last[:] = [estimate_to_pixels(estimate, shape)[0][0]]
-        return fitted(fixed, moving, estimate, *rest)
-
-    def field(data: Any, half: Any, **options: Any) -> Any:
-        if options.get("earlier") is not None:
-            raise ValueError("told: only for images that are looked at once for the field")
+    def target(data: Any, estimate: Any) -> tuple[Array, Array]:
+        """True displacements of the blocks from the estimate, and a normal sample for each."""
+        if estimate.phi is not None:
+            raise ValueError("only for images whose field is fitted at one pyramid level")
         pixels = min(shape) / 2
         place = data.position[:, ::-1] * pixels + (np.array(shape) - 1) / 2
         goal = np.stack([map_coordinates(s, place.T, order=1, mode="nearest") for s in source])
-        back = np.linalg.inv(last[0])
-        wanted = (back[:2, :2] @ goal + back[:2, 2:]).T - place
-        wanted = wanted[:, ::-1] / pixels
-        spread = random.standard_normal((*data.position.shape, 1))
+        back = np.linalg.inv(estimate_to_pixels(estimate, shape)[0][0])
+        true = (back[:2, :2] @ goal + back[:2, 2:]).T - place
+        return true[:, ::-1] / pixels, random.standard_normal((*data.position.shape, 1))
 
-        def reading(self: Any, around: Array, width: float) -> tuple[Array, Array]:
-            information = read(self, wanted, width)[0]
-            least = 1e-12 * np.trace(information.sum(0)) * np.eye(2)
-            drawn = np.linalg.cholesky(information + least) @ spread
-            return information, (information @ wanted[..., None] + drawn)[..., 0]
+    def e_step(data: Any, estimate: Any, around: Array, bandwidth: float) -> tuple[Array, Array]:
+        if id(data) not in drawn:  # one sample for all rounds of a fit
+            drawn[id(data)] = target(data, estimate)
+        true, sample = drawn[id(data)]
+        information = data.e_step(true, bandwidth)[0]
+        least = 1e-12 * np.trace(information.sum(0)) * np.eye(2)
+        noise = np.linalg.cholesky(information + least) @ sample
+        return information, (information @ true[..., None] + noise)[..., 0]
 
-        with patch.object(posterior.BlockLikelihoods, "read", reading):
-            return fit_bspline_field(data, half, **options)
-
-    # nothing is refused: where a pair is off, the truth makes its edges agree less
-    with patch.multiple(refine, _fitted=note_affine, fit_bspline_field=field, _TOLERATED=2.0):
-        yield
+    images = prepare_pair(pair.fixed, pair.moving.astype(np.float32))
+    with inference_session(model, "registration", device) as session:
+        method = Method.of(session)
+        # No fit is rejected: where a pair is off, the truth makes its edges agree less.
+        options = replace(method.options, e_step=e_step, score_tolerance=2.0)
+        found = estimate_transform(images, replace(method, options=options))
+    return found.transform.flow()
 
 
 def look(infrared: Array, visible: Array, model: nn.Module, device: str, path: Path) -> float:
-    """Register a pair as it is given and draw both; how far it moved, mean, in pixels."""
+    """Register a pair as given and draw both; the mean displacement in pixels."""
     import numpy as np
     from imageio.v3 import imwrite
 
@@ -162,7 +152,7 @@ def look(infrared: Array, visible: Array, model: nn.Module, device: str, path: P
 def measure(
     infrared: Array, visible: Array, seeds: list[int], model: nn.Module, device: str
 ) -> Row:
-    """The checks of one pair that count, images in [0, 1]."""
+    """The checks of one pair, images in [0, 1]."""
     import numpy as np
 
     from napari_busref import register
@@ -175,9 +165,8 @@ def measure(
         pair = make_pair(infrared, visible, seed)
         images, grid = (pair.fixed, pair.moving.astype(np.float32)), pixel_grid(visible.shape)
         found = register(*images, model=model, device=device)
-        with told(pair, seed):
-            best = register(*images, model=model, device=device)
-        error, told_error = (pair.warp.points(grid + r.flow) - grid for r in (found, best))
+        best = register_with_truth(pair, seed, model, device)
+        error, told_error = (pair.warp.points(grid + flow) - grid for flow in (found.flow, best))
         left.append(np.hypot(*told_error)[pair.mask].mean())
         errors.append(error)
         masks.append(pair.mask)
@@ -205,7 +194,7 @@ def summary(rows: list[Row]) -> Row:
     """Means over the pairs; those of SIFT over the pairs with enough matches."""
     import numpy as np
 
-    sifted = [row for row in rows if row["matches"] >= FEWEST]
+    sifted = [row for row in rows if row["matches"] >= MIN_MATCHES]
     mean: Row = {"n": len(rows), "sifted": len(sifted)}
     for key in ("epe", "told", "moved"):
         mean[key] = float(np.mean([row[key] for row in rows]))
@@ -254,9 +243,7 @@ def main(
 
     drawn = [int(seed) for seed in seeds.split(",")]
     if len(drawn) < 2:
-        raise typer.BadParameter(
-            "two or more are needed to see what is common", param_hint="seeds"
-        )
+        raise typer.BadParameter("needs two or more, for the common error", param_hint="seeds")
     out.mkdir(parents=True, exist_ok=True)
     network = load_model(model, kind="registration", device=device)
     rows: list[Row] = []

@@ -39,7 +39,7 @@ def moved(row=0.0, col=0.0, angle=0.0, scale=1.0, displacement=None, shape=SHAPE
     return Transform(matrix, displacement, fixed_shape=shape, moving_shape=shape)
 
 
-GOOD = Evidence(local=0.9, inverse_consistency_px=0.3)
+GOOD = Evidence(0.9, 0.3)
 
 
 def judge(estimate, fixed=None, moving=None, evidence=GOOD, **keywords):
