@@ -1,4 +1,4 @@
-"""A tiny store of textured pairs, so that training tests need no data."""
+"""A tiny store of textured pairs and recipes of tiny models: training tests need no data."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ deformable_sides = [48]
 
 @pytest.fixture
 def store() -> PairStore:
-    """Four smooth random pictures, the infrared one with inverted contrast and less detail."""
+    """Four smooth random pairs, the infrared image with inverted contrast and less detail."""
     generator = torch.Generator().manual_seed(0)
     pairs = []
     for size in ((72, 96), (80, 80), (64, 112), (90, 70)):

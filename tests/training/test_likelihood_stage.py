@@ -60,7 +60,7 @@ def test_the_matcher_stays_as_it_is(recipe: Path, store: PairStore) -> None:
 
 
 def test_the_shipped_weights_know_better_than_chance(recipe: Path, store: PairStore) -> None:
-    """Pictures that no network has seen, under warps of the recipe."""
+    """New random images, under warps of the recipe."""
     stage = LikelihoodStage(load_recipe(recipe, {"model": {}}))
     chance = torch.log(torch.tensor(float((2 * stage.model.radius + 1) ** 2)))
     stage.model.load_state_dict(load_model("likelihood").state_dict())

@@ -1,4 +1,4 @@
-"""The stage that trains the matching head: its losses and what they reward."""
+"""The stage that trains the matching head, and its losses."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_the_window_finds_a_shift():
     features = normalize(torch.randn(1, 16, 20, 24, generator=rng), dim=1)
     moved_features = torch.roll(features, (2, -1), (2, 3))
     window = local_correlation(features, moved_features, 3)
-    votes = aggregate_costs(window, torch.ones(1, 1, 20, 24), 5)
-    found = offsets(3, votes)[votes.argmax(1)][0, 5:-5, 5:-5]
+    aggregated = aggregate_costs(window, torch.ones(1, 1, 20, 24), 5)
+    found = offsets(3, aggregated)[aggregated.argmax(1)][0, 5:-5, 5:-5]
     assert (found == torch.tensor([-1.0, 2.0])).all()
 
 
@@ -87,7 +87,7 @@ def test_trains_on_the_bus(
 def test_losses_are_small_for_features_that_know(
     bus: Path, recipe: Path, store: PairStore
 ) -> None:
-    """Features that are a picture of their own, warped as the image is, leave little unclear."""
+    """Random features, warped like the image, give small losses."""
     stage = MatcherStage(load_recipe(recipe, {"requires": str(bus), "batch": 4}))
     torch.manual_seed(0)
     batch = stage.draw(store)
@@ -115,18 +115,20 @@ def test_losses_are_small_for_features_that_know(
 
 def test_contrast_tells_places_apart_but_not_neighbours() -> None:
     descriptors = torch.eye(6)[None]
-    places = torch.tensor([[[0.0, 0], [9, 0], [18, 0], [27, 0], [36, 0], [45, 0]]])
-    known = torch.ones(1, 6, dtype=torch.bool)
+    positions = torch.tensor([[[0.0, 0], [9, 0], [18, 0], [27, 0], [36, 0], [45, 0]]])
+    valid = torch.ones(1, 6, dtype=torch.bool)
     sharp = torch.tensor(0.05)
-    right = contrastive_loss(descriptors, descriptors, sharp, known, (places, places))
-    wrong = contrastive_loss(descriptors, descriptors.roll(1, 1), sharp, known, (places, places))
+    right = contrastive_loss(descriptors, descriptors, sharp, valid, (positions, positions))
+    wrong = contrastive_loss(
+        descriptors, descriptors.roll(1, 1), sharp, valid, (positions, positions)
+    )
     assert right < 1e-3 < 5 < wrong
-    # the same descriptor twice is no mistake where both lie within two cells
+    # equal descriptors less than two cells apart are no error
     twin = descriptors.clone()
     twin[:, 1] = twin[:, 0]
-    far = contrastive_loss(twin, twin, sharp, known, (places, places))
-    places[0, 1] = torch.tensor([1.0, 0])
-    near = contrastive_loss(twin, twin, sharp, known, (places, places))
+    far = contrastive_loss(twin, twin, sharp, valid, (positions, positions))
+    positions[0, 1] = torch.tensor([1.0, 0])
+    near = contrastive_loss(twin, twin, sharp, valid, (positions, positions))
     assert near < 1e-3 < 0.1 < far
 
 

@@ -1,4 +1,4 @@
-"""Training pairs that are laid on each other anew."""
+"""Realignment of training pairs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OFF = 3  # columns
 
 @pytest.fixture(scope="module")
 def sloppy() -> tuple[PairStore, torch.Tensor]:
-    """A pair whose infrared image lies some pixels beside, and where that belongs."""
+    """A pair with an infrared image some pixels off, and that image aligned."""
     sample = thermal_scene(2, (200, 256))
     assert sample.aligned is not None
     aligned = torch.tensor(np.float32(sample.aligned / 255))[None]

@@ -1,4 +1,4 @@
-"""Semantic constraint on drawn scenes: Lovász-softmax, mean IoU, and what it teaches."""
+"""Semantic constraint on drawn scenes: Lovász-softmax, mean IoU, and training."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_lovasz_of_hard_answers_is_one_minus_iou() -> None:
 
 
 def test_lovasz_is_the_extension_written_out() -> None:
-    """The sum over sorted errors of what each next error costs in Jaccard distance."""
+    """Sum over the sorted errors, each times the Jaccard distance that it adds."""
     labels = torch.tensor([[[0, 1, 1, 0, 1]]])
     foreground = torch.tensor([[[0.4, 0.8, 0.3, 0.1, 0.6]]])
     probabilities = torch.stack([1 - foreground, foreground], 1)
@@ -141,7 +141,7 @@ def test_mean_iou_leaves_out_classes_that_do_not_occur() -> None:
 
 
 def test_iou_of_each_class_is_counted_over_all_pixels() -> None:
-    """Half of the disc is cold: what is missed counts for both classes."""
+    """Half of the disc is cold: missed pixels count for both classes."""
     visible, infrared, labels = scenes(2)
     infrared[:, :, :24] = 0.1  # rows 0..23 of the discs, whose middle is row 24
     constraint = SemanticConstraint(Brightness())
@@ -238,7 +238,7 @@ def test_labels_are_cropped_with_their_pair(street: Path) -> None:
     crops = PairStore.from_config(config).draw(6, config)
     colours, labels = LabelledScenes.from_config(config).crop(crops)
     assert colours.shape[1:] == (3, *crops.visible.shape[2:])
-    # the disc is what the infrared image shows bright
+    # the disc is bright in the infrared image
     assert ((crops.infrared[:, 0] > 0.5) == (labels == 1)).float().mean() > 0.98
     torch.testing.assert_close(colours.mean(1), crops.visible[:, 0], atol=0.02, rtol=0)
 

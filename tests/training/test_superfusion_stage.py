@@ -1,4 +1,4 @@
-"""The stage that trains SuperFusion's matcher: losses, what they reward, resuming."""
+"""The stage that trains SuperFusion's matcher: losses, gradients, resuming."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_trains_resumes_and_loads(store: PairStore, recipe: Path, tmp_path: Path
 def test_all_terms_reach_the_matcher(
     store: PairStore, recipes: dict[str, Path], recipe: Path, tmp_path: Path
 ) -> None:
-    """With the frozen fusion network, under bfloat16: finite losses, gradients where wanted."""
+    """With the frozen fusion network, in bfloat16: finite losses, gradients only in the matcher."""
     folder = tmp_path / "weights"
     run("bus", recipes["bus"], output=folder, store=store, device="cpu", overrides={"steps": 1})
     requires = {"requires": str(folder), "steps": 1}
@@ -108,7 +108,7 @@ def test_all_terms_reach_the_matcher(
 
 
 def test_the_true_fields_show_what_is_wanted(store: PairStore, recipe: Path) -> None:
-    """The truth of either direction carries the source onto the target's picture of it."""
+    """The true positions of each direction warp the source onto the aligned image."""
     stage = build_stage(load_recipe(recipe))
     torch.manual_seed(1)
     batch = stage.draw(store)

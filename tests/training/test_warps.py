@@ -89,7 +89,7 @@ def test_valid_marks_the_empty_border(store: PairStore) -> None:
 
 
 def test_positions_carry_no_information(store: PairStore) -> None:
-    """Fixed and moving crops are displaced against each other: no pair lies at the identity."""
+    """Fixed and moving crops are displaced against each other: no pair is aligned."""
     torch.manual_seed(5)
     crops = store.draw_warped(16, DataConfig(crop_side=64), WarpConfig())
     size = (crops.fixed.shape[-2], crops.fixed.shape[-1])
