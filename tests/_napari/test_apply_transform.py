@@ -1,4 +1,4 @@
-"""Layers of every type carried along a transform, and placed by it, without Qt."""
+"""Transforms applied to layers of every type, and layers placed by them, without Qt."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PLACED = {
 
 
 def elastic():
-    """A transform that is not affine, smooth and without folds."""
+    """A smooth transform with a displacement field and without folds."""
     row, col = np.mgrid[: FIXED[0], : FIXED[1]]
     displacement = np.stack([2.5 * np.sin(col / 12), 2 * np.cos(row / 10)]).astype(np.float32)
     return Transform(AFFINE, displacement, fixed_shape=FIXED, moving_shape=MOVING)
@@ -74,12 +74,12 @@ def same_place(layer, other, points=((0, 0), (5, 11), (30, 2))):
     assert layer.axis_labels == other.axis_labels
 
 
-# -- the right direction ----------------------------------------------------------------------
+# -- direction of the transform ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("transform", [affine_only(), elastic()], ids=["affine", "elastic"])
 def test_all_types_go_to_the_same_place(transform):
-    """One thing, in every type of layer of the moving image, is one thing on the fixed one."""
+    """An object in layers of every type on the moving image stays one object on the fixed one."""
     (place,) = transform.points(np.array([[20.0, 30.0]]))  # of fixed pixel (20, 30)
     row, col = np.mgrid[: MOVING[0], : MOVING[1]]
     blob = np.exp(-((row - place[0]) ** 2 + (col - place[1]) ** 2) / 8)
@@ -159,7 +159,7 @@ def test_the_inverse_brings_things_to_the_moving_image(transform):
     np.testing.assert_allclose(data.sum(0), transform.points(there[0] + (2, -1)), atol=1e-5)
 
 
-# -- where things are -------------------------------------------------------------------------
+# -- positions in the world -------------------------------------------------------------------
 
 
 def test_results_lie_where_the_fixed_layer_does():
@@ -179,13 +179,13 @@ def test_results_lie_where_the_fixed_layer_does():
 
 
 def test_other_pixel_grids_go_through_the_world():
-    """A channel of half the pixels, and points in nanometres, of a moving layer in micrometres."""
+    """A channel of half the pixels, and points in nm, of a moving layer in µm."""
     transform = affine_only()
     units = ("um", "um")
     moving = moving_layer(scale=(2, 2), translate=(7, 9), units=units)
     fixed = fixed_layer(units=units)
     row, col = np.mgrid[: MOVING[0] // 2, : MOVING[1] // 2].astype(float)
-    # its pixel (0, 0) covers the moving pixels (0, 0) to (1, 1), so it lies at (0.5, 0.5) of them
+    # its pixel (0, 0) covers moving pixels (0, 0) to (1, 1), so its centre is at (0.5, 0.5)
     half = Image(row + 100 * col, name="half", scale=(4, 4), translate=(8, 10), units=units)
     new = applied(half, transform, fixed, moving)
     source = (transform.points(np.argwhere(np.ones(FIXED))) - 0.5) / 2
@@ -205,7 +205,7 @@ def test_other_pixel_grids_go_through_the_world():
 
 
 def test_an_unplaced_layer_of_the_same_pixels_is_taken_pixel_by_pixel():
-    """A second channel opened beside a moving layer that was dragged."""
+    """A second channel stays at the default position when the moving layer is dragged."""
     transform = elastic()
     data = np.random.default_rng(2).integers(0, 9, MOVING)
     moving = moving_layer(scale=(2, 2), translate=(100, 50))
@@ -213,7 +213,7 @@ def test_an_unplaced_layer_of_the_same_pixels_is_taken_pixel_by_pixel():
     np.testing.assert_array_equal(new.data, transform.apply(data, order=0))
     placed = Labels(data, name="elsewhere", translate=(2, 4))
     new = applied(placed, transform, fixed_layer(), moving)
-    assert not new.data.any()  # it is seen far away from the moving layer
+    assert not new.data.any()  # its position is far from the moving layer
 
 
 def test_without_the_moving_layer_pixels_are_counted():
@@ -305,13 +305,13 @@ def test_a_stack_registered_plane_by_plane_takes_the_transform_of_each_plane():
 
 
 def test_a_field_too_large_for_all_pixels_is_used_as_it_was_found(monkeypatch):
-    """Layers of more than 4096 x 4096 pixels keep the transform at which they were looked at."""
+    """Layers of more than 4096 x 4096 pixels keep the transform on the registration grid."""
     monkeypatch.setattr("napari_busref._napari.apply_transform.pixel_mapping.FIELD_BUDGET", 1000)
     found = elastic()
     fixed_shape, moving_shape = (96, 192), (120, 50)
     grids = Grid.over(FIXED, fixed_shape), Grid.over(MOVING, moving_shape)
     rescaled = Rescaled(found, *grids, fixed_shape, moving_shape)
-    dense = rescaled.full()  # what would not be made of large layers
+    dense = rescaled.full()  # too large a field for large layers
     known = {"transform": found, "rescaled": rescaled, "axes": (0, 1)}
     result = Image(np.zeros(fixed_shape), name="vis", metadata={KEY: known})
     mask = Labels(np.zeros(FIXED, int), scale=grids[0].step, metadata={KEY: known})
@@ -332,7 +332,7 @@ def test_a_field_too_large_for_all_pixels_is_used_as_it_was_found(monkeypatch):
     np.testing.assert_allclose(np.asarray(new[0].data), dense.apply(image.data), atol=1e-6)
     np.testing.assert_array_equal(np.asarray(new[1].data), dense.apply(labels.data, order=0))
     np.testing.assert_allclose(dense.points(new[2].data), places, atol=0.1)
-    assert not isinstance(new[0].data, np.ndarray)  # computed where it is looked at
+    assert not isinstance(new[0].data, np.ndarray)  # computed on demand
     back = apply_transform([new[0], new[2]], one.transform, result, moving, inverse=True)
     np.testing.assert_allclose(back[1].data, places, atol=0.1)
     middle = (slice(30, 90), slice(15, 35))
@@ -345,7 +345,7 @@ def test_a_field_too_large_for_all_pixels_is_used_as_it_was_found(monkeypatch):
 
 
 def test_a_fixed_stack_gives_its_plane():
-    """Results of a run on plane 2 of a stack are (1, H, W); flat layers lie on all planes."""
+    """Results of plane 2 of a stack are (1, H, W); flat layers lie on all planes."""
     fixed = Image(np.zeros((1, *FIXED)), name="vis", scale=(5, 2, 3), translate=(10, 1, 1))
     new = applied(Labels(np.ones(MOVING, int), name="flat"), affine_only(), fixed)
     assert new.data.shape == FIXED
@@ -419,7 +419,7 @@ def test_how_an_image_looks_is_kept():
     assert new.metadata["mine"] == 1
     known = new.metadata[KEY]
     assert (known["role"], known["source"], known["fixed"]) == ("transformed", "look", "vis")
-    assert "transform" not in known  # it would be the one of another pair
+    assert "transform" not in known  # the source's belongs to another pair
     assert layer.metadata[KEY]["role"] == "warped"
 
 
@@ -442,7 +442,7 @@ def test_points_keep_all_but_their_place():
     np.testing.assert_array_equal(new.border_color, layer.border_color)
     np.testing.assert_array_equal(new.shown, [True, False, True])
     assert list(new.text.values) == ["a", "b", "c"]
-    # as many fixed pixels as cover the same area
+    # fixed pixels of equal area
     larger = np.sqrt(1 / np.linalg.det(AFFINE[:2, :2]))
     np.testing.assert_allclose(new.size, np.array([4, 6, 8]) * larger, rtol=1e-5)
     new.features.loc[0, "cell"] = "changed"
@@ -481,7 +481,7 @@ def test_shapes_are_bent_where_the_map_is():
     new = applied(layer, transform)
     assert list(new.shape_type) == ["polygon", "polygon", "polygon", "path", "path"]
     np.testing.assert_array_equal(new.face_color, layer.face_color)
-    # wherever one goes along a new outline, one is on the old one
+    # every point of the new outline lies on the old one
     ellipse = along(new.data[1], closed=True)
     middle, radii = box.mean(0), np.array([11, 14])
     off = np.hypot(*((transform.points(ellipse) - middle) / radii).T) - 1
@@ -494,7 +494,7 @@ def test_shapes_are_bent_where_the_map_is():
     assert border.max() * 14 < 0.2
     straight_line = along(transform.points(box[[0, 2]], inverse=True), closed=False)
     direct = transform.points(straight_line) - box[0]
-    assert np.abs(direct @ (-direction[1], direction[0])).max() > 0.5  # it had to be elastic
+    assert np.abs(direct @ (-direction[1], direction[0])).max() > 0.5  # it bends
     assert max(map(len, new.data)) < 120
 
 
@@ -562,7 +562,7 @@ def test_place_on_makes_a_layer_lie_on_the_fixed_one(spatial):
         viewer.add_layer(layer)
     data = moving.data
     assert place_on([moving, points, labels, stack], transform, fixed, moving) == 0
-    factor = 1000.0 if spatial else 1.0  # world numbers of a layer in nm
+    factor = 1000.0 if spatial else 1.0  # world coordinates of a layer in nm
     for pixel in inside(4, 10):
         world = np.array(fixed.data_to_world(pixel))
         source = transform.points(pixel)
@@ -587,7 +587,7 @@ def test_placing_twice_is_placing_once():
     np.testing.assert_allclose(other.affine.affine_matrix, once)
     new = applied(Image(np.ones(MOVING), name="x"), transform, fixed, moving)
     np.testing.assert_array_equal(new.data, transform.apply(np.ones(MOVING)))
-    # carried over after it was placed: still the same pixels
+    # pixels map the same way after `place_on`
     data = np.random.default_rng(1).integers(0, 9, MOVING)
     other.data, other.scale = data, (1, 1)
     np.testing.assert_array_equal(

@@ -1,4 +1,4 @@
-"""What napari's open and save call, on layers without a viewer."""
+"""Readers and writers of napari, on layers without a viewer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from napari_busref._napari.layers.result import PlaneResult
 
 FIXED, MOVING = (20, 30), (12, 18)
 AFFINE = np.array([[0.5, 0.1, 3.0], [-0.1, 0.6, -2.0], [0.0, 0.0, 1.0]])
-PLACES = [
+POSITIONS = [
     {},
     {"scale": (2, 3), "translate": (5, -7), "units": ("um", "um")},
     {"scale": (2, 3), "rotate": 30, "shear": [0.2], "affine": [[0, 1, 4], [-2, 0, 1], [0, 0, 1]]},
@@ -52,13 +52,13 @@ def save(layer, path, writer=transform_io.write_transform):
     return writer(str(path), data, meta)
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_grid_is_where_the_layer_draws_its_pixels(place):
-    layer = Points(np.zeros((1, 2)), **place)
+@pytest.mark.parametrize("position", POSITIONS)
+def test_grid_is_where_the_layer_draws_its_pixels(position):
+    layer = Points(np.zeros((1, 2)), **position)
     grid = grid_of_layer(FIXED, layer.as_layer_data_tuple()[1], (0, 1))
     for pixel in [(0, 0), (3, 4), (19, 29)]:
         np.testing.assert_allclose((grid.matrix @ (*pixel, 1))[:2], layer.data_to_world(pixel))
-    assert grid.unit == ("micrometer" if "units" in place else "pixel")
+    assert grid.unit == ("micrometer" if "units" in position else "pixel")
     again = Points(np.zeros((1, 2)), **spatial_of_grid(grid))
     np.testing.assert_allclose(again.data_to_world((3, 4)), layer.data_to_world((3, 4)))
 
@@ -69,17 +69,17 @@ def test_grid_of_two_axes_of_a_stack():
     )
     grid = grid_of_layer(FIXED, layer.as_layer_data_tuple()[1], (-2, -1))
     assert grid == ImageGrid(FIXED, (2.0, 0.004), (5.0, 0.006), unit="um")
-    layer.units = ("s", "um", "pixel")  # drawn as plain numbers
+    layer.units = ("s", "um", "pixel")  # napari draws plain numbers
     grid = grid_of_layer(FIXED, layer.as_layer_data_tuple()[1], (1, 2))
     assert grid == ImageGrid(FIXED, (2.0, 4.0), (5.0, 6.0))
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_a_layer_is_saved_with_its_grids_and_comes_back(tmp_path, transform, place):
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_layer_is_saved_with_its_grids_and_comes_back(tmp_path, transform, position):
     quality = Quality(0.9, True, (), 0.8, 0.9, 0.5, 0.2, 3.0, 1.0, 1.0)
     moving = ImageGrid(MOVING, (4.0, 5.0), unit="mm")
     layer = layer_of(
-        transform, **place, known={"quality": quality, "moving_grid": moving.as_dict()}
+        transform, **position, known={"quality": quality, "moving_grid": moving.as_dict()}
     )
     path = tmp_path / "a.busref.h5"
     assert save(layer, path) == [str(path)]
@@ -134,7 +134,7 @@ def test_a_table_warns_of_what_it_leaves_out(tmp_path, transform, monkeypatch):
 
 
 def test_a_transform_kept_coarse_is_saved_on_its_coarse_grids(tmp_path, transform):
-    """What is too large at full resolution is kept as it was found, two pixels to one here."""
+    """A field too large at full resolution stays on its coarse grid, here of step 2."""
     full = tuple(2 * size for size in FIXED), tuple(3 * size for size in MOVING)
     rescaled = Rescaled(transform, Grid.over(FIXED, full[0]), Grid.over(MOVING, full[1]), *full)
     moving = ImageGrid(full[1], (4.0, 5.0), unit="mm")
@@ -165,7 +165,7 @@ def test_a_transform_kept_coarse_is_saved_on_its_coarse_grids(tmp_path, transfor
     transform_io.write_transform(str(tmp_path / "b.busref.h5"), data, meta)
     again = read_transform(tmp_path / "b.busref.h5")
     assert (again.transform, again.fixed, again.moving) == (transform, found.fixed, found.moving)
-    # the grid of the image may be given for that of the coarser pixels
+    # the full grid of the image also fits the coarser pixels
     given = ImageGrid(full[0], (20.0, 30.0), unit="nm")
     other = read_transform(tmp_path / "b.busref.h5", fixed=given)
     assert other.fixed == ImageGrid(FIXED, (40.0, 60.0), (10.0, 15.0), unit="nm")
@@ -174,7 +174,7 @@ def test_a_transform_kept_coarse_is_saved_on_its_coarse_grids(tmp_path, transfor
 
 
 def stack_of(transform):
-    """A stack whose planes have transforms of their own, one of them on coarser pixels."""
+    """A stack with a transform for each plane, one of them on coarser pixels."""
     whole = Rescaled.of(transform)
     other = Rescaled.of(Transform(AFFINE, fixed_shape=FIXED, moving_shape=MOVING))
     quality = Quality(0.9, True, (), 0.8, 0.9, 0.5, 0.2, 3.0, 1.0, 1.0)
@@ -218,7 +218,7 @@ def test_a_stack_is_saved_with_a_transform_for_each_plane(tmp_path, transform):
                     planes[position].transform.points(np.array(point)),
                     atol=1e-6,
                 )
-    # which carries a stack over plane by plane
+    # each plane of a stack uses its transform
     opened = Layer.create(data, meta, kind)
     (one,) = known_transforms([opened])
     assert (one.axes, one.label) == ((-2, -1), "ir → vis")
@@ -229,7 +229,7 @@ def test_a_stack_is_saved_with_a_transform_for_each_plane(tmp_path, transform):
         there = (transform if found is None else found.transform).points(row[1:])
         np.testing.assert_allclose(there, (3, 4), atol=1e-3)
     assert np.abs(new.data[1, 1:] - new.data[2, 1:]).max() > 0.1
-    # onto layers of other pixel sizes
+    # for layers of other pixel sizes
     given = ImageGrid(FIXED, (0.1, 0.1), unit="mm")
     found = read_transform(path, fixed=given)
     assert found.planes[1,].fixed == given
@@ -256,7 +256,7 @@ def test_a_fused_layer_of_coarser_pixels_does_not_say_where_the_fixed_one_is(tmp
 
 
 def test_layers_without_a_transform_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="'plain' carries no transform"):
+    with pytest.raises(ValueError, match="'plain' has no transform"):
         save(Image(np.zeros(FIXED), name="plain"), tmp_path / "a.busref.h5")
     assert transform_io.get_reader("a.tif") is None
 
@@ -293,7 +293,7 @@ def test_ome_tiff_keeps_values_and_pixel_size(tmp_path, layer):
     ("name", "spacing"), [("a.png", None), ("a.tif", None), ("a.ome.tif", (0.5, 0.5))]
 )
 def test_pictures_are_saved_beside_naparis_own_writers(npe2pm, tmp_path, name, spacing):
-    """As File › Save Selected Layers does, which asks all plugins."""
+    """As File › Save Selected Layers, which tries all plugins."""
     import napari_builtins
     from napari.plugins.io import save_layers
     from npe2 import PluginManifest

@@ -1,4 +1,4 @@
-"""Grids of other resolution over one picture, and transforms carried between them."""
+"""Grids of other resolution over one image, and transforms converted between them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TURN = [[0.9, 0.2, 3.0], [-0.1, 1.1, -2.0], [0, 0, 1]]
 
 
 def smooth(shape, seed=0):
-    """A displacement that is linear in row and column, so that bilinear sampling is exact."""
+    """A displacement linear in row and column, which bilinear sampling reproduces exactly."""
     rows, cols = np.indices(shape) / 10
     return np.stack([0.3 * rows - 0.1 * cols + seed, 0.2 * cols + 0.1 * rows]).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Layers to arrays and results to layers, without Qt."""
+"""Planes of layers, and layers of results, without Qt."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def planes(*layers):
 
 
 def run_result(fixed, moving, shift=(2.0, -1.0), warped=None, fused=None):
-    """What a run on two planes gives, with a constant displacement."""
+    """Result of a run on two planes, with a constant displacement."""
     displacement = np.empty((2, *fixed.shape), np.float32)
     displacement[0], displacement[1] = shift
     start = world_transform(fixed, moving) or Transform.equal_field_of_view(
@@ -115,7 +115,7 @@ def test_the_shown_plane_of_a_stack_is_taken():
 def test_the_shown_plane_follows_the_order_of_the_dimensions():
     layer = image((4, 20, 30))
     viewer = viewer_of(layer)
-    viewer.dims.order = (1, 2, 0)  # columns left to right are axis 0 now
+    viewer.dims.order = (1, 2, 0)  # columns are axis 0
     viewer.dims.set_point(1, 6)
     plane = shown_plane(layer, viewer)
     assert plane.axes == (0, 2)
@@ -184,7 +184,7 @@ def test_what_cannot_be_a_plane_is_refused():
         shown_plane(stack, viewer)
 
 
-# -- where to start ---------------------------------------------------------------------------
+# -- initial transform ------------------------------------------------------------------------
 
 
 def test_untouched_layers_of_one_size_start_at_the_identity():
@@ -465,7 +465,7 @@ def test_no_half_of_the_layers_stays_after_an_error():
     viewer = viewer_of(first, second)
     fixed, moving = shown_plane(first, viewer), shown_plane(second, viewer)
     new = result_layers(run_result(fixed, moving), fixed, moving)
-    viewer.add_layer(new[3])  # a layer cannot be added twice
+    viewer.add_layer(new[3])  # napari adds a layer only once
     viewer.layers.remove(new[3])
     layers = BrokenList(viewer.layers)
     with pytest.raises(OSError, match="third"):
@@ -474,7 +474,7 @@ def test_no_half_of_the_layers_stays_after_an_error():
 
 
 class BrokenList(list):
-    """Takes two layers and then fails."""
+    """Accepts two layers, then fails."""
 
     added = 0
 
@@ -522,7 +522,7 @@ def test_a_saved_displacement_comes_back_where_it_was(tmp_path, dims):
     assert back.axis_labels == layer.axis_labels
     point = (0,) * (dims - 2) + (3, 4)
     np.testing.assert_allclose(back.data_to_world(point), layer.data_to_world(point))
-    # and once more, from what was read
+    # and again from the layer that was read
     again = str(tmp_path / "again.busref.h5")
     write_transform(again, read_data, back.as_layer_data_tuple()[1])
     assert Transform.load(again) == result.registration.transform
@@ -577,7 +577,7 @@ def test_a_quality_comes_back_as_a_quality(tmp_path):
 
 def test_what_cannot_be_saved_or_read_is_refused(tmp_path):
     meta = image(name="plain").as_layer_data_tuple()[1]
-    with pytest.raises(ValueError, match="'plain' carries no transform"):
+    with pytest.raises(ValueError, match="'plain' has no transform"):
         write_transform(str(tmp_path / "p.busref.h5"), None, meta)
     assert not list(tmp_path.iterdir())
     other = tmp_path / "other.busref.h5"

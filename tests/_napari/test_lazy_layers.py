@@ -1,4 +1,4 @@
-"""Reading within a budget and warping on demand, counted by the chunks that are read."""
+"""Reading within a budget and warping on demand, with a count of the chunks read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from napari_busref.transforms.transform import Transform
 
 
 class Counted:
-    """An array in chunks on some disk, of which every read is noted."""
+    """A chunked array that records every read."""
 
     def __init__(self, data, chunk=64):
         self.data, self.shape, self.dtype, self.ndim = data, data.shape, data.dtype, data.ndim
@@ -110,7 +110,7 @@ def test_a_large_lazy_plane_is_read_once_in_small_pieces(monkeypatch):
     found = chosen.read()
     np.testing.assert_array_equal(found, np.rint(means(stored.data, chosen.step)))
     assert chosen.step == 5
-    # chunks of 64 do not end where blocks of 5 do: none is read more than four times
+    # chunks of 64 and blocks of 5 share no edges: no chunk is read more than four times
     assert sum(stored.reads) < 4 * stored.data.size
     assert max(stored.reads) <= 64 * 64
 
@@ -167,7 +167,7 @@ def test_block_by_block_is_the_same_as_at_once(dtype, order):
             Source(plane), Rescaled.of(transform), Grid((60, 50)), window, order=order
         )
         assert found.dtype == expected.dtype
-        # a window turns coordinates of float32 differently in the last digits
+        # a window rounds float32 coordinates differently in the last digits
         part = expected[window].astype(float)
         assert np.abs(found.astype(float) - part).max() <= (1 if found.dtype.kind != "f" else 0.05)
         assert (found.astype(float) == part).mean() > 0.99 or found.dtype.kind == "f"
@@ -236,7 +236,7 @@ def test_a_copy_in_memory_saves_reading():
     found = warp_window(Source(plane, ((grid, copy),)), transform, grid, window)
     np.testing.assert_array_equal(found, copy)
     assert not stored.reads
-    # and without it the mean is taken, not every fourth pixel
+    # without the copy: the mean, not every fourth pixel
     found = warp_window(Source(plane), transform, grid, window)
     np.testing.assert_array_equal(found, copy)
 

@@ -1,4 +1,4 @@
-"""Layers anywhere in the world: a run starts at their places and ends on the fixed layer.
+"""Layers at any position in the world: a run starts there, and its results lie on the fixed one.
 
 With the real pipeline, as the panel calls it.
 """
@@ -25,7 +25,7 @@ TURN = [[0.9, 0.2, 3.0], [-0.15, 1.1, 5.0], [0, 0, 1]]
 NM = ("nm", "nm")
 UM = ("um", "um")
 
-#: What is said of the fixed and of the moving layer; the world of both is in µm where it is given.
+#: Positions of the fixed and of the moving layer; with units, the world is in µm.
 CASES = {
     "pixel size": ({"scale": (1, 1)}, {"scale": (0.8, 1.25)}),
     "offset": ({"translate": (5, -3)}, {"translate": (9, 2)}),
@@ -61,28 +61,28 @@ CASES = {
 
 
 def scene(world: np.ndarray, size: float) -> np.ndarray:
-    """Brightness of places in the world (..., 2), the same nowhere twice; `size`: of its waves."""
+    """Brightness at world points (..., 2), in waves of `size` that do not repeat."""
     y, x = np.moveaxis(world / size, -1, 0)
     waves = np.sin(y / 3 + 2 * np.sin(x / 7)) * np.cos(x / 2.5 - y / 9) + np.sin((x + 2 * y) / 17)
     return (0.5 + waves / 4).astype(np.float32)
 
 
 def photographed(
-    name: str, shape: tuple[int, int], said: dict, *, off=(0.0, 0.0), wave=1.0
+    name: str, shape: tuple[int, int], position: dict, *, off=(0.0, 0.0), wave=1.0
 ) -> Image:
-    """A layer of what lies where the layer does, except `off` pixels beside it."""
-    layer = Image(np.zeros(shape, np.float32), name=name, **said)
+    """Image the scene at the layer's position, shifted by `off` pixels."""
+    layer = Image(np.zeros(shape, np.float32), name=name, **position)
     pixels = np.stack(np.mgrid[: shape[0], : shape[1]], axis=-1).reshape(-1, 2) + off
     origin, down, right = (np.array(layer.data_to_world(p)) for p in ((0, 0), (1, 0), (0, 1)))
     world = origin + pixels @ [down - origin, right - origin]
-    thousandth = 1000 if said.get("units") == NM else 1  # of µm: the world of the scene
-    scale = 0.5 if "units" in said else 1.0  # µm in a pixel
+    thousandth = 1000 if position.get("units") == NM else 1  # the scene is in µm
+    scale = 0.5 if "units" in position else 1.0  # µm in a pixel
     layer.data = scene(world / thousandth, scale * wave).reshape(shape)
     return layer
 
 
 def outcome(fixed: Image, moving: Image, **settings):
-    """What a press of the button gives, without the button."""
+    """Run as the button does."""
     viewer = ViewerModel()
     for layer in (fixed, moving):
         viewer.add_layer(layer)
@@ -92,7 +92,7 @@ def outcome(fixed: Image, moving: Image, **settings):
 
 
 def lies_on(layer, fixed: Image) -> None:
-    """The pixels of an image layer are where those of the fixed layer are, and say so."""
+    """The image layer has the pixels, position, units and axis labels of the fixed layer."""
     corners = [(0, 0), (0, FIXED[1] - 1), (FIXED[0] - 1, 0), (FIXED[0] - 1, FIXED[1] - 1)]
     np.testing.assert_allclose(
         [layer.data_to_world(corner) for corner in corners],
@@ -107,17 +107,17 @@ def lies_on(layer, fixed: Image) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_start_is_where_the_layers_are_and_results_lie_on_the_fixed_one(case):
-    """Layers that lie right: what starts there and is not refined shows the same everywhere."""
-    said = CASES[case]
-    fixed = photographed("vis", FIXED, said[0], wave=3)
-    moving = photographed("ir", MOVING, said[1], wave=3)
+    """Layers at the right positions agree everywhere without refinement."""
+    positions = CASES[case]
+    fixed = photographed("vis", FIXED, positions[0], wave=3)
+    moving = photographed("ir", MOVING, positions[1], wave=3)
     found = outcome(fixed, moving, refine="none")
     warped, mask, arrows = found.layers
     for layer in (warped, mask):
         lies_on(layer, fixed)
     inside = mask.data.astype(bool)
     assert inside.mean() > 0.3
-    # one interpolation of a smooth scene; beside the place it is many times that
+    # the error of one interpolation; a shift of one pixel gives many times that
     assert np.abs(warped.data - fixed.data)[inside].max() < 0.02
     assert np.abs(np.roll(warped.data, 1, 1) - fixed.data)[inside].max() > 0.1
     assert arrows.units == fixed.units and arrows.axis_labels == fixed.axis_labels
@@ -126,11 +126,11 @@ def test_the_start_is_where_the_layers_are_and_results_lie_on_the_fixed_one(case
 
 @pytest.mark.parametrize("case", ["pixel size", "shear", "affine", "all at once"])
 def test_a_registration_goes_on_from_there(case):
-    """Layers that lie some pixels beside each other: what is found brings them together."""
-    said = CASES[case]
+    """Registration corrects positions that are some pixels off."""
+    positions = CASES[case]
     off = (1.5, -2.0)  # pixels of the moving layer
-    fixed = photographed("vis", FIXED, said[0])
-    moving = photographed("ir", MOVING, said[1], off=off)
+    fixed = photographed("vis", FIXED, positions[0])
+    moving = photographed("ir", MOVING, positions[1], off=off)
     found = outcome(fixed, moving, refine="affine")
     lies_on(found.layers[0], fixed)
     start, transform = found.result.initial, found.result.transform.full()
@@ -147,17 +147,17 @@ def test_a_registration_goes_on_from_there(case):
 
 
 def test_a_script_makes_one_call_of_it():
-    """Of a film, a transform for each picture."""
-    said = {"units": ("s", "um", "um"), "axis_labels": ("t", "y", "x")}
+    """A film, with a transform for each image."""
+    position = {"units": ("s", "um", "um"), "axis_labels": ("t", "y", "x")}
     picture = photographed("vis", FIXED, {"units": UM})
     viewer = ViewerModel()
-    fixed = viewer.add_image(np.stack([picture.data] * 2), name="vis", **said)
-    moving = viewer.add_image(np.stack([picture.data[::2, ::2]] * 2), name="ir", **said)
+    fixed = viewer.add_image(np.stack([picture.data] * 2), name="vis", **position)
+    moving = viewer.add_image(np.stack([picture.data[::2, ::2]] * 2), name="ir", **position)
     moving.scale, moving.translate = (1, 2, 2), (0, 0.5, 0.5)
     part = viewer.add_labels(np.ones(FIXED, int), name="part", units=UM)
-    asked = {"model": "identity", "fusion_model": "average", "device": "cpu"}
+    options = {"model": "identity", "fusion_model": "average", "device": "cpu"}
     layers = napari_busref.register_layers(
-        viewer, fixed, moving, fixed_mask=part, planes="each", displacement="lengths", **asked
+        viewer, fixed, moving, fixed_mask=part, planes="each", displacement="lengths", **options
     )
     assert list(viewer.layers) == [fixed, moving, part]
     roles = [layer.metadata["napari-busref"]["role"] for layer in layers]

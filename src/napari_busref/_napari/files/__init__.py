@@ -1,1 +1,1 @@
-"""What napari's menus open and save: readers, writers, samples, the import panel."""
+"""Readers, writers and sample data for napari's menus, and the import panel."""

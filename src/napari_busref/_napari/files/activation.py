@@ -1,4 +1,4 @@
-"""What is done when napari uses this plugin for the first time in a session."""
+"""Set-up when napari first uses this plugin in a session."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any
 
 __all__ = ["OWN_FILES", "prefer_own_reader"]
 
-#: Names of files that nobody else writes. napari's own reader takes ``*.h5`` and ``*.zarr``, too.
+#: Names of files that only this plugin writes; napari's reader, too, accepts the extensions.
 OWN_FILES = ("*.busref.h5", "*.busref.ome.zarr")
 
 
 def prefer_own_reader(context: Any = None) -> None:
-    """Let napari open the files of this plugin without asking which reader to take.
+    """Make napari open this plugin's files without a choice of reader.
 
-    It stands in File › Preferences › Plugins, and what the user has chosen there is kept.
+    A choice that the user made in File › Preferences › Plugins stays.
 
     Parameters
     ----------
     context : object
-        Given by npe2, not used.
+        Given by npe2, unused.
     """
-    if "napari" not in sys.modules:  # npe2 is also used without it
+    if "napari" not in sys.modules:  # npe2 also runs without napari
         return
     from napari.settings import get_settings
 
     plugins = get_settings().plugins
-    # napari looks up folders with a separator at the end
+    # napari appends a separator to the names of folders
     patterns = [f"{name}*" if name.endswith("zarr") else name for name in OWN_FILES]
     missing = {name: "napari-busref" for name in patterns if name not in plugins.extension2reader}
     if missing:

@@ -1,4 +1,4 @@
-"""The built-in image pairs as sample data of napari (File > Open Sample > BusReF)."""
+"""The built-in image pairs as napari sample data (File > Open Sample > BusReF)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LayerData = tuple[Any, dict[str, Any], str]
 
 
 def thermal_scene() -> list[LayerData]:
-    """Open the infrared and visible scene, whose infrared image is warped.
+    """Open the visible and the warped infrared image of the thermal scene.
 
     Returns
     -------
@@ -30,7 +30,7 @@ def stain_pair() -> list[LayerData]:
     Returns
     -------
     list of LayerData
-        As `thermal_scene`: the fixed layer below the moving one.
+        As `thermal_scene`: fixed below moving.
     """
     return _layers(samples.stain_pair(), "nuclei", "protein", colormap="magma")
 

@@ -1,4 +1,4 @@
-"""Transforms in napari's open and save: readers, writers, and how a transform becomes a layer."""
+"""Read transforms into napari layers, and write transforms of layers to files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ENDING = re.compile(r"(\.busref)?\.(h5|ome\.zarr)$", re.IGNORECASE)
 def get_reader(
     path: str | Sequence[str],
 ) -> Callable[[str | Sequence[str]], list[tuple[Any, dict[str, Any], str]]] | None:
-    """Return `read_transform` if every path is a transform file, or a scene of OME-NGFF.
+    """Return `read_transform` if every path is a transform file or an OME-NGFF scene.
 
     Parameters
     ----------
@@ -46,47 +46,46 @@ def get_reader(
 
 
 def read_transform(path: str | Sequence[str]) -> list[tuple[Any, dict[str, Any], str]]:
-    """Read transform files, each as a Vectors layer that knows its transform.
+    """Read transform files as Vectors layers with the transform in their metadata.
 
     Parameters
     ----------
     path : str or sequence of str
-        Files of the extension ``.busref.h5``, folders ``.ome.zarr`` that this package wrote.
+        Files ``.busref.h5``, and folders ``.ome.zarr`` that this package wrote.
 
     Returns
     -------
     list of LayerData
-        Arrows of the displacement, where the fixed layer was when the file was saved from napari,
-        else where the file says that the fixed image lies.
-        ``metadata["napari-busref"]["transform"]`` is the `Transform`; what else was known is there
-        too (``quality``, ``parameters``, ``timings``, ``initial``, ``fixed``, ``moving``,
-        ``fixed_grid``, ``moving_grid``, and of a stack ``mode`` and ``planes``).
+        Arrows of the displacement. They have the position of the fixed layer that napari saved,
+        else of the fixed grid in the file. ``metadata["napari-busref"]`` holds the ``transform``
+        and, where stored, ``quality``, ``parameters``, ``timings``, ``initial``, ``fixed``,
+        ``moving``, ``fixed_grid``, ``moving_grid``, and ``mode`` and ``planes`` of a stack.
 
     Raises
     ------
     ValueError, OSError
         When a file is missing, damaged or of another program.
     """
-    found = []
+    layers = []
     for one in _paths(path):
         try:
             layer = transform_layer(files.read_transform(one), _ENDING.sub("", Path(one).name))
         except (ValueError, OSError, ModuleNotFoundError) as error:
-            show_error(error_text(error))  # napari says only that the plugin has failed
+            show_error(error_text(error))  # napari reports only that the plugin failed
             raise
-        found.append(layer.as_layer_data_tuple())
-    return found
+        layers.append(layer.as_layer_data_tuple())
+    return layers
 
 
 def write_transform(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
-    """Save the transform that a layer of this plugin carries.
+    """Save the transform of a layer.
 
     Parameters
     ----------
     path : str
-        Its extension chooses the format, see `napari_busref.write_transform`.
+        The extension selects the format, see `napari_busref.write_transform`.
     data : array_like
-        Of the layer. The dense field is in its metadata.
+        Data of the layer; the transform is in its metadata.
     meta : dict
         As from `Layer.as_layer_data_tuple`.
 
@@ -98,11 +97,11 @@ def write_transform(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     Raises
     ------
     ValueError
-        When the layer carries no transform, or the name has none of the extensions.
+        When the layer has no transform, or the path has none of the extensions.
 
     Notes
     -----
-    A table (``.csv``) holds the affine part only; napari warns when a displacement is left out.
+    A table (``.csv``) holds only the affine part; a warning reports an omitted displacement.
     """
     file = transform_file(meta, data)
     transform = file.transform
@@ -124,37 +123,36 @@ def write_transform(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
         )
     if len(file.planes) > 1 and not own:
         show_warning(
-            f"{written.name} holds the transform of the plane that was shown; the layers of the "
-            f"stack were made by {len(file.planes)} transforms, one a plane. Save as {EXTENSION} "
-            "to keep them all."
+            f"{written.name} holds the transform of the shown plane; the layers of the stack were "
+            f"made by {len(file.planes)} transforms, one a plane. Save as {EXTENSION} to keep all."
         )
     return [str(written)]
 
 
 def import_transform(path: str | os.PathLike[str], fixed: Plane, moving: Plane) -> Vectors:
-    """Read a transform of any format as the transform between two planes.
+    """Read a transform of any format as a layer on the fixed of two planes.
 
     Parameters
     ----------
     path : path-like
         See `napari_busref.read_transform`.
     fixed, moving : Plane
-        What it maps; physical coordinates in the file are those of the viewer's world.
+        The planes that it maps. Physical coordinates in the file are world coordinates.
 
     Returns
     -------
     Vectors
-        Arrows on the fixed plane that know the transform, in no viewer yet.
+        Arrows on the fixed plane with the transform in their metadata, in no viewer yet.
 
     Raises
     ------
     ValueError, OSError, ModuleNotFoundError
         As `napari_busref.read_transform`.
     """
-    found = files.read_transform(path, fixed=grid_of_plane(fixed), moving=grid_of_plane(moving))
-    metadata = found.metadata | {"fixed": fixed.name, "moving": moving.name}
+    file = files.read_transform(path, fixed=grid_of_plane(fixed), moving=grid_of_plane(moving))
+    metadata = file.metadata | {"fixed": fixed.name, "moving": moving.name}
     layer = transform_layer(
-        replace(found, metadata=metadata),
+        replace(file, metadata=metadata),
         f"{moving.name} displacement",
         axes=fixed.axes,
         **fixed.spatial,
@@ -164,7 +162,7 @@ def import_transform(path: str | os.PathLike[str], fixed: Plane, moving: Plane) 
 
 
 def _is_ours(path: str) -> bool:
-    # images are in folders of that name, too
+    # a folder .ome.zarr may also hold an image
     name = path.lower().rstrip("/\\")
     return name.endswith(EXTENSION) or (name.endswith(ngff.SUFFIX) and ngff.is_scene(Path(path)))
 

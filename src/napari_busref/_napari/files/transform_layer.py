@@ -1,4 +1,4 @@
-"""A layer that carries a transform, as the content of a transform file, and back.
+"""Convert between a layer with a transform and the content of a transform file.
 
 Needs `napari.layers` but neither Qt nor a viewer.
 """
@@ -28,14 +28,15 @@ _Grids = tuple[ImageGrid, ImageGrid]
 
 
 def transform_file(meta: Mapping[str, Any], data: Any = None) -> TransformFile:
-    """What a file holds of the transform that a layer carries.
+    """Return the content of a file for the transform of a layer.
 
     Parameters
     ----------
     meta : mapping
         As from `Layer.as_layer_data_tuple`.
     data : array_like, optional
-        Of the layer. One that has other pixels than the fixed image does not say where that lies.
+        Data of the layer. The position of a layer is saved only if its pixels are those of the
+        fixed image.
 
     Returns
     -------
@@ -45,14 +46,14 @@ def transform_file(meta: Mapping[str, Any], data: Any = None) -> TransformFile:
     Raises
     ------
     ValueError
-        When the layer carries no transform.
+        When the layer has no transform.
     """
     known = meta.get("metadata", {}).get(METADATA_KEY, {})
     transform = known.get("transform") if isinstance(known, Mapping) else None
     if not isinstance(transform, Transform):
         raise ValueError(
-            f"layer {meta.get('name', '')!r} carries no transform; save a displacement, warped or "
-            "fused layer that 'Register and fuse' has made"
+            f"layer {meta.get('name', '')!r} has no transform; save a displacement, warped or "
+            "fused layer from 'Register and fuse'"
         )
     stored = {key: known[key] for key in ("quality", *_KEPT) if known.get(key) is not None}
     if isinstance(initial := known.get("initial"), Transform):
@@ -63,7 +64,7 @@ def transform_file(meta: Mapping[str, Any], data: Any = None) -> TransformFile:
         spatial["units"] = [str(unit) for unit in spatial.get("units", ())]
     found = known.get("rescaled")
     whole = found if isinstance(found, Rescaled) else Rescaled.of(transform)
-    # the transform itself may be one at full resolution, which `rescaled` was before
+    # `transform` is already at full resolution where its shape is that of the image
     coarse = whole if transform.fixed_shape != whole.fixed_shape else Rescaled.of(transform)
     full = _full_grids(known, whole, spatial, axes)
     planes = known.get("planes") or {}
@@ -85,23 +86,22 @@ def transform_file(meta: Mapping[str, Any], data: Any = None) -> TransformFile:
 
 
 def transform_layer(file: TransformFile, name: str, **kwargs: Any) -> Vectors:
-    """A transform as arrows that know it, in no viewer yet.
+    """Return arrows with a transform in their metadata, in no viewer yet.
 
     Parameters
     ----------
     file : TransformFile
-        The transform and what is known of it.
     name : str
         Of the layer.
     **kwargs
-        Where it lies and what its metadata says, instead of what the file says: ``scale``,
-        ``translate``, ``rotate``, ``shear``, ``affine``, ``units``, ``axis_labels``, and ``axes``
-        (the layer's axes that are the rows and the columns).
+        Position of the layer instead of the one in the file: ``scale``, ``translate``,
+        ``rotate``, ``shear``, ``affine``, ``units``, ``axis_labels``, and ``axes``, the layer's
+        axes of rows and columns.
 
     Returns
     -------
     Vectors
-        As `read_transform` says.
+        As from `read_transform`.
     """
     transform, stored = file.transform, file.metadata
     known: dict[str, Any] = {key: stored[key] for key in _KEPT if key in stored}
@@ -155,7 +155,7 @@ def transform_layer(file: TransformFile, name: str, **kwargs: Any) -> Vectors:
 def _has_pixels(
     data: Any, known: Mapping[str, Any], axes: Sequence[int], shape: tuple[int, int]
 ) -> bool:
-    """Whether a layer has the pixels of the fixed image; of a large one, a fused one has not."""
+    """Whether a layer has the pixels of the fixed image; those made of a large image may not."""
     if known.get("role") not in ("fused", "mask", "magnitude") or data is None:
         return True
     sizes = np.shape(data[0] if isinstance(data, list | tuple) else data)
@@ -165,7 +165,7 @@ def _has_pixels(
 def _full_grids(
     known: Mapping[str, Any], whole: Rescaled, spatial: Mapping[str, Any], axes: Any
 ) -> _Grids:
-    """The grids of both images at full resolution."""
+    """Grids of both images at full resolution, from a layer's metadata."""
     fixed = _stored_grid(known.get("fixed_grid"), whole.fixed_shape)
     if fixed is None:
         fixed = grid_of_layer(whole.fixed_shape, spatial, axes)
@@ -174,7 +174,7 @@ def _full_grids(
 
 
 def _own_grids(found: Rescaled, full: _Grids) -> _Grids:
-    """The grids that a transform was found on."""
+    """Grids of both images at the resolution of a transform."""
     fixed, moving = (
         image
         if grid.full and grid.shape == image.shape
@@ -185,7 +185,7 @@ def _own_grids(found: Rescaled, full: _Grids) -> _Grids:
 
 
 def _stored_full(file: TransformFile) -> _Grids:
-    """The grids of both images at full resolution, of a file."""
+    """Grids of both images at full resolution, from a file."""
     fixed, moving = (
         ImageGrid.from_dict(file.metadata[key]) if key in file.metadata else own
         for key, own in zip(files.FULL.values(), (file.fixed, file.moving), strict=True)
@@ -194,20 +194,20 @@ def _stored_full(file: TransformFile) -> _Grids:
 
 
 def _rescaled(file: TransformFile, full: _Grids) -> Rescaled:
-    """The transform of a file between images of these grids."""
+    """Wrap the transform of a file for images on the `full` grids."""
     grids: list[Grid] = []
     for name, own, image in zip(("fixed", "moving"), (file.fixed, file.moving), full, strict=True):
         matrix = np.linalg.solve(image.matrix, own.matrix)
         grid = Grid(own.shape, (round(matrix[0, 0], 9), round(matrix[1, 1], 9)))
         if not np.allclose(grid.matrix, matrix, atol=1e-6):
-            raise ValueError(f"{name}: the grid of the transform is not one over its image")
+            raise ValueError(f"{name}: the grid of the transform does not cover its image")
         grids.append(grid)
     fixed, moving = grids
     return Rescaled(file.transform, fixed, moving, full[0].shape, full[1].shape)
 
 
 def _stored_grid(stored: Any, shape: tuple[int, int]) -> ImageGrid | None:
-    """The grid in a layer's metadata, if it is of the transform's image."""
+    """Grid in a layer's metadata, if it has the shape of the transform's image."""
     if not isinstance(stored, Mapping):
         return None
     grid = ImageGrid.from_dict(stored)
@@ -215,19 +215,19 @@ def _stored_grid(stored: Any, shape: tuple[int, int]) -> ImageGrid | None:
 
 
 def _quality(stored: Any) -> Any:
-    """Return a `Quality` if that is what was stored, else what was stored."""
+    """Rebuild a `Quality`; return other content unchanged."""
     from napari_busref.registration.quality import Quality
 
     if not isinstance(stored, Mapping):
         return stored
     try:
         return Quality.from_dict(stored)
-    except TypeError:  # of another version
+    except TypeError:  # another version stored other fields
         return dict(stored)
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold; NaN and infinity become null."""
+    """Convert to what JSON can hold; NaN and infinity become null."""
     if is_dataclass(value) and not isinstance(value, type):
         if isinstance(value, Transform):
             return {"affine": _plain(value.affine)}
