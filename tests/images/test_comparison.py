@@ -532,7 +532,7 @@ def test_sides_that_cannot_be_compared_are_refused():
     layers["ir"].translate = (1000, 0)
     with pytest.raises(ValueError, match="do not overlap"):
         find_comparison(viewer, layers["vis"], layers["ir"])
-    assert find(viewer).before is not None  # the initial transform is kept, wherever the layer lies now
+    assert find(viewer).before is not None  # wherever the layer lies now
     layers.remove("ir")
     comparison = find(viewer)
     assert comparison.before is None
