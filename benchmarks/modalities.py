@@ -347,6 +347,9 @@ def main(
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds of the warps, with commas.")] = "0,1,2",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
+    proposals: Annotated[
+        bool, typer.Option(help="Whether the networks of auto propose candidates.")
+    ] = True,
     threads: Annotated[int, typer.Option(min=1, help="Threads of every library.")] = 2,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "cpu",
     data_root: Annotated[
@@ -389,6 +392,9 @@ def main(
             f"commit {where['commit']}" + (f". Left out: {absent}" if absent else "")
         )
         loaded = load_model(model, kind="registration", device=device)
+        if not proposals:
+            heading = f"without proposal networks: {heading}"
+            loaded.proposal_networks.clear()
         out.mkdir(parents=True, exist_ok=True)
         for name, group in images.items():
             for aligned, seed in product(group, drawn):
