@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from napari_busref._napari.layers.grids import FIELD_BUDGET, Grid, Rescaled
 from napari_busref._napari.layers.pair import METADATA_KEY
-from napari_busref._napari.layers.planes import factor, is_positioned, linear_of, spatial_of
+from napari_busref._napari.layers.planes import is_positioned, linear_of, spatial_of, unit_factor
 from napari_busref._napari.layers.result import PlaneResult
 from napari_busref.transforms.transform import Transform
 
@@ -209,7 +209,7 @@ class PixelMapping:
         if before is not None:  # compare both positions from before `place_on`
             source = _to_world(self.source_layer, self.axes, affine_before(self.source_layer))
         given = (layer.units[self.axes[0]], layer.units[self.axes[1]])
-        units = np.diag([*map(factor, given, self.source.units), 1.0])
+        units = np.diag([*map(unit_factor, given, self.source.units), 1.0])
         matrix = inverted(source) @ units @ own
         return np.eye(3) if np.allclose(matrix, np.eye(3), rtol=0, atol=1e-9) else matrix
 

@@ -20,7 +20,7 @@ from napari_busref._napari.apply_transform.pixel_mapping import (
     inverted,
 )
 from napari_busref._napari.layers.grids import Rescaled
-from napari_busref._napari.layers.planes import comparable, factor, linear_of, spatial_of
+from napari_busref._napari.layers.planes import comparable, linear_of, spatial_of, unit_factor
 from napari_busref.transforms.transform import Transform
 
 __all__ = ["place_on"]
@@ -78,11 +78,11 @@ def _affine_and_units(
     """Affine and units that place a layer on the target; `to_target` maps source pixels."""
     plane = [axis + layer.ndim for axis in mapping.axes]
     units = list(layer.units)
-    wanted = mapping.target.units
-    if not all(comparable(units[axis], unit) for axis, unit in zip(plane, wanted, strict=True)):
-        for axis, unit in zip(plane, wanted, strict=True):
+    target_units = list(zip(plane, mapping.target.units, strict=True))
+    if not all(comparable(units[axis], unit) for axis, unit in target_units):
+        for axis, unit in target_units:
             units[axis] = unit
-    scale = np.diag([*(factor(wanted[i], units[plane[i]]) for i in (0, 1)), 1.0])
+    scale = np.diag([*(unit_factor(unit, units[axis]) for axis, unit in target_units), 1.0])
     world = scale @ mapping.target.matrix @ to_target @ mapping.to_source(layer)
     spatial = spatial_of(layer)
     local = np.eye(3)

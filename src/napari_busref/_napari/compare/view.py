@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from napari_busref._napari.compare.pixels import Region, layer_on_region
 from napari_busref._napari.layers.pair import METADATA_KEY
-from napari_busref._napari.layers.planes import Plane, factor
+from napari_busref._napari.layers.planes import Plane, unit_factor
 from napari_busref._napari.widgets.camera import camera_of
 from napari_busref.images.comparison import Swipe
 
@@ -211,7 +211,7 @@ class ComparisonView:
         to_layer_units = np.ones(layer.ndim)
         if (units := self._viewer.layers.units) is not None:  # None: napari ignores all units
             to_layer_units = np.array(
-                [factor(a, b) for a, b in zip(units[-layer.ndim :], layer.units, strict=True)]
+                [unit_factor(a, b) for a, b in zip(units[-layer.ndim :], layer.units, strict=True)]
             )
         world = np.asarray(point, dtype=float)[-layer.ndim :] * to_layer_units
         pixel = np.asarray(layer.world_to_data(world), dtype=float)

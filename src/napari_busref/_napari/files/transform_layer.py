@@ -16,13 +16,13 @@ from napari_busref._napari.layers.field_layers import displacement_layer
 from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.image_grids import grid_of_layer, spatial_of_grid
 from napari_busref._napari.layers.pair import METADATA_KEY
+from napari_busref._napari.layers.planes import SPATIAL_KEYS
 from napari_busref._napari.layers.result import PlaneResult
 from napari_busref.transforms.formats import ImageGrid, TransformFile, files
 from napari_busref.transforms.transform import Transform
 
 __all__ = ["transform_file", "transform_layer"]
 
-_SPATIAL = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 _KEPT = ("parameters", "timings", "versions", "fixed", "moving")
 _Grids = tuple[ImageGrid, ImageGrid]
 
@@ -48,27 +48,27 @@ def transform_file(meta: Mapping[str, Any], data: Any = None) -> TransformFile:
     ValueError
         When the layer has no transform.
     """
-    known = meta.get("metadata", {}).get(METADATA_KEY, {})
-    transform = known.get("transform") if isinstance(known, Mapping) else None
+    record = meta.get("metadata", {}).get(METADATA_KEY, {})
+    transform = record.get("transform") if isinstance(record, Mapping) else None
     if not isinstance(transform, Transform):
         raise ValueError(
             f"layer {meta.get('name', '')!r} has no transform; save a displacement, warped or "
             "fused layer from 'Register and fuse'"
         )
-    stored = {key: known[key] for key in ("quality", *_KEPT) if known.get(key) is not None}
-    if isinstance(initial := known.get("initial"), Transform):
+    stored = {key: record[key] for key in ("quality", *_KEPT) if record.get(key) is not None}
+    if isinstance(initial := record.get("initial"), Transform):
         stored["initial"] = initial.affine
-    axes = known.get("axes", (0, 1))
-    spatial = {key: meta[key] for key in _SPATIAL if meta.get(key) is not None}
+    axes = record.get("axes", (0, 1))
+    spatial = {key: meta[key] for key in SPATIAL_KEYS if meta.get(key) is not None}
     if spatial:
         spatial["units"] = [str(unit) for unit in spatial.get("units", ())]
-    found = known.get("rescaled")
-    whole = found if isinstance(found, Rescaled) else Rescaled.of(transform)
+    rescaled = record.get("rescaled")
+    whole = rescaled if isinstance(rescaled, Rescaled) else Rescaled.of(transform)
     # `transform` is already at full resolution where its shape is that of the image
     coarse = whole if transform.fixed_shape != whole.fixed_shape else Rescaled.of(transform)
-    full = _full_grids(known, whole, spatial, axes)
-    planes = known.get("planes") or {}
-    if spatial and _has_pixels(data, known, axes, whole.fixed_shape):
+    full = _full_grids(record, whole, spatial, axes)
+    planes = record.get("planes") or {}
+    if spatial and _has_pixels(data, record, axes, whole.fixed_shape):
         stored["napari"] = spatial | {"axes": axes, "position": next(iter(planes), ())}
     if coarse.transform.fixed_shape != coarse.fixed_shape:
         stored |= {
@@ -76,11 +76,11 @@ def transform_file(meta: Mapping[str, Any], data: Any = None) -> TransformFile:
         }
     several = {
         position: TransformFile(
-            found.transform.transform,
-            *_own_grids(found.transform, full),
-            _plain({"quality": found.quality}),
+            plane.transform.transform,
+            *_own_grids(plane.transform, full),
+            _plain({"quality": plane.quality}),
         )
-        for position, found in (planes if known.get("mode") == "each" else {}).items()
+        for position, plane in (planes if record.get("mode") == "each" else {}).items()
     }
     return TransformFile(transform, *_own_grids(coarse, full), _plain(stored), several)
 
@@ -104,7 +104,7 @@ def transform_layer(file: TransformFile, name: str, **kwargs: Any) -> Vectors:
         As from `read_transform`.
     """
     transform, stored = file.transform, file.metadata
-    known: dict[str, Any] = {key: stored[key] for key in _KEPT if key in stored}
+    record: dict[str, Any] = {key: stored[key] for key in _KEPT if key in stored}
     full = _stored_full(file)
     whole = _rescaled(file, full)
     initial = None
@@ -125,7 +125,7 @@ def transform_layer(file: TransformFile, name: str, **kwargs: Any) -> Vectors:
         )
         for where, one in file.planes.items()
     }
-    known |= {
+    record |= {
         "transform": transform,
         "quality": _quality(stored.get("quality")),
         "initial": initial,
@@ -134,9 +134,9 @@ def transform_layer(file: TransformFile, name: str, **kwargs: Any) -> Vectors:
         "moving_grid": full[1].as_dict(),
     }
     if transform.fixed_shape != whole.fixed_shape:
-        known["rescaled"] = whole
+        record["rescaled"] = whole
     if planes:
-        known |= {"mode": "each", "planes": planes}
+        record |= {"mode": "each", "planes": planes}
     return displacement_layer(
         whole,
         initial,
@@ -147,39 +147,39 @@ def transform_layer(file: TransformFile, name: str, **kwargs: Any) -> Vectors:
             (where, one.transform, one.mask) for where, one in planes.items() if where != position
         ],
         name=name,
-        metadata={METADATA_KEY: known},
+        metadata={METADATA_KEY: record},
         **spatial,
     )
 
 
 def _has_pixels(
-    data: Any, known: Mapping[str, Any], axes: Sequence[int], shape: tuple[int, int]
+    data: Any, record: Mapping[str, Any], axes: Sequence[int], shape: tuple[int, int]
 ) -> bool:
     """Whether a layer has the pixels of the fixed image; those made of a large image may not."""
-    if known.get("role") not in ("fused", "mask", "magnitude") or data is None:
+    if record.get("role") not in ("fused", "mask", "magnitude") or data is None:
         return True
     sizes = np.shape(data[0] if isinstance(data, list | tuple) else data)
     return tuple(sizes[axis] for axis in axes) == shape
 
 
 def _full_grids(
-    known: Mapping[str, Any], whole: Rescaled, spatial: Mapping[str, Any], axes: Any
+    record: Mapping[str, Any], whole: Rescaled, spatial: Mapping[str, Any], axes: Any
 ) -> _Grids:
     """Grids of both images at full resolution, from a layer's metadata."""
-    fixed = _stored_grid(known.get("fixed_grid"), whole.fixed_shape)
+    fixed = _stored_grid(record.get("fixed_grid"), whole.fixed_shape)
     if fixed is None:
         fixed = grid_of_layer(whole.fixed_shape, spatial, axes)
-    moving = _stored_grid(known.get("moving_grid"), whole.moving_shape)
+    moving = _stored_grid(record.get("moving_grid"), whole.moving_shape)
     return fixed, moving or ImageGrid(whole.moving_shape)
 
 
-def _own_grids(found: Rescaled, full: _Grids) -> _Grids:
+def _own_grids(transform: Rescaled, full: _Grids) -> _Grids:
     """Grids of both images at the resolution of a transform."""
     fixed, moving = (
         image
         if grid.full and grid.shape == image.shape
         else ImageGrid.from_matrix(grid.shape, image.matrix @ grid.matrix, image.unit)
-        for image, grid in zip(full, (found.fixed, found.moving), strict=True)
+        for image, grid in zip(full, (transform.fixed, transform.moving), strict=True)
     )
     return fixed, moving
 

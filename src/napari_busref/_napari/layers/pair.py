@@ -13,7 +13,7 @@ import numpy as np
 from napari.layers import Image
 from numpy.typing import NDArray
 
-from napari_busref._napari.layers.planes import Plane, comparable, factor, shown_plane
+from napari_busref._napari.layers.planes import Plane, comparable, shown_plane, unit_factor
 from napari_busref.transforms.transform import Transform
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def world_affine(one: Plane, other: Plane) -> NDArray[np.float64]:
         Maps ``(row, col, 1)``, in pixels at full resolution. Compatible units are converted.
     """
     to_other_units = np.diag(
-        [factor(given, wanted) for given, wanted in zip(one.units, other.units, strict=True)]
+        [unit_factor(unit, target) for unit, target in zip(one.units, other.units, strict=True)]
     )
     start = to_other_units @ one.matrix
     affine = np.eye(3)

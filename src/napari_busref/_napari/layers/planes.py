@@ -18,14 +18,18 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 __all__ = [
+    "SPATIAL_KEYS",
     "Plane",
     "comparable",
-    "factor",
     "is_positioned",
     "linear_of",
     "shown_plane",
     "spatial_of",
+    "unit_factor",
 ]
+
+#: Attributes and keyword arguments of a layer that position it in the world.
+SPATIAL_KEYS = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +57,7 @@ class Plane:
     positioned : bool
         Whether the layer's position differs from napari's default.
     layer_spatial : dict
-        ``scale``, ``translate``, ``rotate``, ``shear``, ``affine``, ``units`` and ``axis_labels``
-        of the layer.
+        `SPATIAL_KEYS` of the layer.
     display : dict
         Keyword arguments that display an image layer like this one.
     """
@@ -181,7 +184,7 @@ class Plane:
         common = min(self.ndim, len(point))
         own[self.ndim - common :] = point[len(point) - common :]
         for axis in range(self.ndim - common, self.ndim):
-            factors[axis] = factor(units[axis - self.ndim], self.world_units[axis])
+            factors[axis] = unit_factor(units[axis - self.ndim], self.world_units[axis])
         own = np.where(np.isnan(own), self.centre(), own * factors)
         pixel = np.linalg.solve(self.world[:, :-1], own - self.world[:, -1])
         numbers = []
@@ -242,7 +245,7 @@ def shown_plane(layer: Image | Labels, viewer: ViewerModel) -> Plane:
     world = np.asarray(dims.point, dtype=float)[missing:]
     if (shown_units := viewer.layers.units) is not None:  # for None napari ignores units
         world = world * [
-            factor(shown, own)
+            unit_factor(shown, own)
             for shown, own in zip(shown_units[-layer.ndim :], layer.units, strict=True)
         ]
     point = np.asarray(layer.world_to_data(world), dtype=float)
@@ -285,11 +288,11 @@ def comparable(one: Any, other: Any) -> bool:
     return bool(one == other or one.is_compatible_with(other))
 
 
-def factor(given: Any, wanted: Any) -> float:
-    """Return how many `wanted` one `given` is; 1 for units that cannot be compared."""
-    if given == wanted or not comparable(given, wanted):
+def unit_factor(unit: Any, target: Any) -> float:
+    """Return the length of one `unit` in `target` units; 1 for units that cannot be compared."""
+    if unit == target or not comparable(unit, target):
         return 1.0
-    return float((1 * given).to(wanted).magnitude)
+    return float((1 * unit).to(target).magnitude)
 
 
 def _to_world(layer: Image | Labels) -> NDArray[np.float64]:
@@ -332,10 +335,10 @@ def is_positioned(spatial: Mapping[str, Any]) -> bool:
 
 
 def _display(layer: Image) -> dict[str, Any]:
-    shared = {"gamma": layer.gamma, "interpolation2d": str(layer.interpolation2d)}
+    display = {"gamma": layer.gamma, "interpolation2d": str(layer.interpolation2d)}
     if layer.rgb:
-        return shared
-    return shared | {
+        return display
+    return display | {
         "colormap": layer.colormap,
         "contrast_limits": tuple(float(limit) for limit in layer.contrast_limits),
     }

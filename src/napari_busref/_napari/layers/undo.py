@@ -10,14 +10,14 @@ from typing import Any
 from napari.layers import Image, Labels, Layer, Vectors
 
 from napari_busref._napari.layers.pair import METADATA_KEY
+from napari_busref._napari.layers.planes import SPATIAL_KEYS
 
 __all__ = ["Undo"]
 
-_SPATIAL = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 _CONTENT = {
-    Image: (*_SPATIAL, "contrast_limits_range", "contrast_limits"),
-    Labels: _SPATIAL,
-    Vectors: (*_SPATIAL, "features", "edge_contrast_limits", "edge_width"),
+    Image: (*SPATIAL_KEYS, "contrast_limits_range", "contrast_limits"),
+    Labels: SPATIAL_KEYS,
+    Vectors: (*SPATIAL_KEYS, "features", "edge_contrast_limits", "edge_width"),
 }
 
 
@@ -54,8 +54,8 @@ class Undo:
 
     def also(self, layers: Sequence[Layer]) -> None:
         """Record layers that the same run added later."""
-        known = self._before + self._added
-        self._added += [layer for layer in layers if layer not in known]
+        recorded = self._before + self._added
+        self._added += [layer for layer in layers if layer not in recorded]
 
     def restore(self, layers: MutableSequence[Layer]) -> None:
         """Remove added layers, put removed ones back, and restore the content of the others.
