@@ -1,7 +1,7 @@
 """Draw a displacement field: as arrows, as a deformed grid, as an image of lengths.
 
-The displacement is measured from the initial transform. Imports `napari.layers`, but neither Qt
-nor a viewer.
+The displacement is measured from the initial transform. Needs `napari.layers` but neither Qt nor
+a viewer.
 """
 
 from __future__ import annotations
