@@ -1,1 +1,1 @@
-"""Image pairs to try, train and measure on: samples, data sets, generated pairs."""
+"""Image pairs for trials, training and measurements: samples, data sets, generated pairs."""

@@ -1,4 +1,4 @@
-"""Reading the aligned pairs of the development data (``../shared/data``)."""
+"""Read the aligned pairs of the development data (``../shared/data``)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from skimage.transform import downscale_local_mean
 from napari_busref.data.task_pairs import exposure_pairs, focus_pairs, medical_pairs
 
 DATASETS: dict[str, int] = {"roadscene": 1, "vis-nir": 2}
-"""Known data sets and by how much each is reduced before use (protocol: near infrared, halved)."""
+"""Known data sets and their reduction factor; the protocol halves near-infrared images."""
 
 TASK_DATASETS = ("mri-pet", "mri-ct", "multi-focus", "multi-exposure")
-"""Pairs of other tasks; ``visible`` is the one whose colours a fused image keeps."""
+"""Data sets of other tasks; ``visible`` is the image whose colours fusion keeps."""
 
 
 def default_root() -> Path | None:
-    """The data folder beside a development checkout, or None."""
+    """Find the data folder beside a development checkout, or None."""
     root = Path(__file__).resolve().parents[3] / "shared" / "data"
     return root if root.is_dir() else None
 
@@ -36,15 +36,15 @@ def load_pairs(
     Parameters
     ----------
     dataset : str
-        A key of ``DATASETS``, one of ``TASK_DATASETS``, or the name of a folder under
-        ``data_root`` with folders ``infrared`` and ``visible`` that hold files of the same names,
-        and ``split.json`` (``{"train": [...], "val": [...]}``).
+        A key of ``DATASETS``, one of ``TASK_DATASETS``, or a folder under ``data_root``. It has
+        folders ``infrared`` and ``visible`` with files of the same names, and ``split.json``
+        (``{"train": [...], "val": [...]}``).
     data_root : path, optional
         Folder of the data sets; by default ``../shared/data`` beside the checkout.
     split : str
         ``"train"`` or ``"val"``.
     reduce : int, optional
-        Average blocks of this many pixels a side; by default what the protocol says.
+        Average blocks of this side in pixels; by default as in ``DATASETS``.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Which image files of two folders belong together."""
+"""Pair the image files of two folders."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Literal, get_args
 __all__ = ["Match", "Pair", "find_pairs", "image_files"]
 
 Match = Literal["name", "order"]
-"""How the files of two folders are paired."""
+"""Rule that pairs the files of two folders."""
 
-_WARPED = re.compile(r"_warped$")  # what `register` calls its output; still pairs with the input
+_WARPED = re.compile(r"_warped$")  # output of `register`, which pairs with its input
 _BY_PRODUCT = re.compile(r"_(mask|fused)$")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A fixed and a moving image file, and the name their outputs start with."""
+    """A fixed and a moving image file, and the name that their outputs start with."""
 
     name: str
     fixed: Path
@@ -26,12 +26,12 @@ class Pair:
 
 
 def image_files(folder: Path, argument: str) -> dict[str, Path]:
-    """The readable images of a folder (not of its subfolders) by stem.
+    """Find the readable images of a folder, without subfolders, by stem.
 
     Raises
     ------
     ValueError
-        When there are none, or two of them have the same stem.
+        When there are none, or two have the same stem.
     """
     from napari_busref.images.io import READABLE
 
@@ -63,26 +63,25 @@ def find_pairs(
     ----------
     fixed, moving : Path
     match : str
-        Of folders, ``"name"`` pairs the files of the same stem. A moving file may also be called
-        ``<stem>_warped``, as `register` names its output; files that end in ``_mask`` or
-        ``_fused`` are then left alone. ``"order"`` pairs the first with the first and so on,
-        sorted by name, numbers by their value.
+        For folders. ``"name"`` pairs files of the same stem. A moving file may also be called
+        ``<stem>_warped``, the output of `register`; names in ``_mask`` or ``_fused`` are ignored.
+        ``"order"`` pairs the files in the order of their names, with numbers by value.
     arguments : tuple of str
-        How error messages call the two.
+        Names of the two in error messages.
 
     Returns
     -------
     pairs : list of Pair
     alone : list of Path
-        Images of the folders that have no partner.
+        Images without a partner.
 
     Raises
     ------
     ValueError
-        When one is a file and the other a folder, nothing pairs, or by order the numbers of files
-        differ.
+        When one is a file and the other a folder, no files pair, or their numbers differ with
+        ``"order"``.
     FileNotFoundError
-        When one does not exist.
+        When a path does not exist.
     """
     first, second = arguments
     if match not in get_args(Match):
@@ -131,6 +130,6 @@ def _in_order(left: dict[str, Path], right: dict[str, Path], arguments: str) -> 
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """For sorting: runs of digits count by their value."""
+    """Sort key in which digits count by their value."""
     parts = re.findall(r"\d+|\D+", path.stem.lower())
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]

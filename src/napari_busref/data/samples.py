@@ -1,7 +1,4 @@
-"""Built-in image pairs with a known warp: made by code, or from the scikit-image wheel.
-
-Nothing is downloaded.
-"""
+"""Built-in image pairs with a known warp: rendered, or from the scikit-image wheel."""
 
 from __future__ import annotations
 
@@ -32,14 +29,13 @@ class Sample:
     fixed : numpy.ndarray
         The reference image, uint8 ``(H, W)`` or ``(H, W, 3)``.
     moving : numpy.ndarray
-        The other modality, warped; uint8 ``(H, W)``, 0 where nothing is seen.
+        The other modality, warped; uint8 ``(H, W)``, 0 outside the warped image.
     truth : Transform
         The true transform, fixed to moving.
     aligned : numpy.ndarray
-        The moving modality as it would be without the warp, on the fixed grid, uint8
-        ``(H, W)``.
+        The moving modality without the warp, on the fixed grid, uint8 ``(H, W)``.
     name, title : str
-        Short name for `load_sample`, and words for people.
+        Name for `load_sample`, and a title for display.
     """
 
     fixed: NDArray[np.uint8]
@@ -51,28 +47,28 @@ class Sample:
 
 
 def thermal_scene(seed: int = 0, shape: tuple[int, int] = (384, 512)) -> Sample:
-    """Render a street at dusk, seen by a visible and by a thermal camera.
+    """Render a street at dusk for a visible and a thermal camera.
 
-    Houses, trees, cars and people are placed by the seed. Both cameras see their outlines;
-    road markings, lettering and lamplight are visible only, warmth of bodies, engines,
-    chimneys and tyres is thermal only, and a window may be warmer or colder than its wall.
+    The seed places houses, trees, cars and people. Both images show their outlines. Only the
+    visible image shows road markings, lettering and lamplight. Only the thermal one shows the
+    heat of bodies, engines, chimneys and tyres. A window may be warmer or colder than its wall.
 
     Parameters
     ----------
     seed : int
-        Seed of the street and of the warp, which is drawn as the measuring protocol says.
+        Seed of the street and of the warp, which follows the measurement protocol.
     shape : tuple of int
-        (H, W), sides of at least 64 pixels.
+        (H, W), at least 64 pixels each.
 
     Returns
     -------
     Sample
-        ``fixed`` is the visible image (RGB), ``moving`` the thermal one (warm is bright).
+        ``fixed`` is the visible image (RGB), ``moving`` the thermal one (brighter where warmer).
 
     Raises
     ------
     ValueError
-        If the shape is not two sides of at least 64 pixels or the seed is negative.
+        If a side is below 64 pixels or the seed is negative.
     """
     if len(shape) != 2 or min(shape) < _MIN_SIDE:
         raise ValueError(f"shape: got {shape!r}, need (H, W) of at least {_MIN_SIDE} pixels each")
@@ -88,19 +84,19 @@ def stain_pair(seed: int = 0) -> Sample:
     """Separate the two stains of an immunohistochemistry section and warp one of them.
 
     The image is `skimage.data.immunohistochemistry` (colon, 512 x 512), a file of the
-    scikit-image wheel; the stains are unmixed by `skimage.color.rgb2hed` (Ruifrok and
-    Johnston 2001). Nuclei and membranes hardly correlate: only their outlines agree.
+    scikit-image wheel. `skimage.color.rgb2hed` unmixes the stains (Ruifrok and Johnston 2001).
+    Nuclei and membranes hardly correlate: only their outlines agree.
 
     Parameters
     ----------
     seed : int
-        Seed of the warp, which is drawn as the measuring protocol says.
+        Seed of the warp, which follows the measurement protocol.
 
     Returns
     -------
     Sample
-        ``fixed`` is haematoxylin (nuclei), ``moving`` DAB (the labelled protein); more stain
-        is brighter.
+        ``fixed`` is haematoxylin (nuclei), ``moving`` DAB (the labelled protein), both brighter
+        with more stain.
 
     Raises
     ------
@@ -124,7 +120,7 @@ _SAMPLES: dict[str, Callable[[int], Sample]] = {"thermal": thermal_scene, "stain
 
 
 def list_samples() -> list[str]:
-    """Return the names that `load_sample` accepts."""
+    """List the names that `load_sample` accepts."""
     return list(_SAMPLES)
 
 
@@ -170,13 +166,13 @@ def _warped(
 
 
 def _sensor_noise(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Noise of a thermal sensor: grain, and columns of slightly different offset."""
+    """Draw thermal sensor noise: grain, and an offset for each column."""
     return 0.008 * rng.standard_normal(shape) + 0.004 * rng.standard_normal(shape[1])
 
 
 def _truth(warp: SyntheticWarp) -> Transform:
     """Return the inverse of the warp: q = A(p + u(p)) with A the inverse of its affine."""
-    # (row, col) of the source, carried by the warp's affine, is p + u
+    # the warp's affine maps the source position to p + u
     source = warp.true_source()
     flat = warp.affine[:2, :2] @ source.reshape(2, -1) + warp.affine[:2, 2:]
     displacement = flat.reshape(source.shape) - np.mgrid[: warp.shape[0], : warp.shape[1]]

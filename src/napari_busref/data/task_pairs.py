@@ -1,7 +1,7 @@
-"""Pairs for the tasks beside infrared-visible: medical slices, and photographs taken twice.
+"""Pairs for the other fusion tasks: medical slices, and synthetic multi-focus and -exposure pairs.
 
-Multi-focus and multi-exposure pairs are made from the photographs that scikit-image brings along:
-no one of these networks has seen a real pair of either kind.
+The synthetic pairs are made from the photographs of scikit-image. No real pair of either kind
+serves for training.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from scipy import ndimage as ndi
 from skimage import data as photographs
 from skimage.transform import resize
 
-Pair = tuple[str, NDArray[np.uint8], NDArray[np.uint8]]
+TaskPair = tuple[str, NDArray[np.uint8], NDArray[np.uint8]]
 
 _TRAIN = ("astronaut", "chelsea", "camera", "coins", "retina", "gravel", "brick", "grass")
 _VAL = ("coffee", "rocket", "page", "moon")
 _DRAWS = {"train": 6, "val": 3}
-_SIDE = 320  # the shorter side of a photograph, in pixels
-_HELD_OUT = 4  # every fourth medical slice is for measuring
+_SIDE = 320  # pixels, the shorter side of a photograph
+_HELD_OUT = 4  # every fourth medical slice is held out
 
 
-def medical_pairs(root: Path, dataset: str, split: str) -> list[Pair]:
-    """MRI slices with PET (colour) or CT ones; ``visible`` is the latter, ``infrared`` the MRI.
+def medical_pairs(root: Path, dataset: str, split: str) -> list[TaskPair]:
+    """Read MRI slices as ``infrared``, with PET (colour) or CT slices as ``visible``.
 
-    Every fourth slice is ``val``. The slices of one head resemble each other: this is no measure
-    of what happens on another one.
+    Every fourth slice is ``val``. Slices of one head resemble each other, so ``val`` does not
+    measure how well a model generalises to another head.
     """
     folder = root / "medical" / dataset
     names = sorted(path.name for path in (folder / "mri").glob("*.png"))
@@ -45,8 +45,8 @@ def medical_pairs(root: Path, dataset: str, split: str) -> list[Pair]:
     return pairs
 
 
-def focus_pairs(split: str) -> list[Pair]:
-    """Photographs with either the near or the far part out of focus, along a depth-like mask."""
+def focus_pairs(split: str) -> list[TaskPair]:
+    """Blur the near or the far part of photographs, along a depth-like mask."""
     pairs = []
     for name, image, rng in _photographs(split):
         near = _depth_mask(image.shape[:2], rng)[..., None]
@@ -58,8 +58,8 @@ def focus_pairs(split: str) -> list[Pair]:
     return pairs
 
 
-def exposure_pairs(split: str) -> list[Pair]:
-    """Photographs exposed too long and too short: stops up and down, clipped, with noise."""
+def exposure_pairs(split: str) -> list[TaskPair]:
+    """Over- and underexpose photographs by stops, with clipping and noise."""
     pairs = []
     for name, image, rng in _photographs(split):
         linear = (image / 255) ** 2.2
@@ -72,7 +72,7 @@ def exposure_pairs(split: str) -> list[Pair]:
 
 
 def originals(split: str) -> dict[str, NDArray[np.uint8]]:
-    """Brightness of the photograph behind each made pair, by the pair's name."""
+    """Return the brightness of the photograph behind each synthetic pair, by its name."""
     return {name: _levels(image @ _BT601) for name, image, _ in _photographs(split)}
 
 
@@ -88,14 +88,14 @@ def _photographs(split: str) -> list[tuple[str, NDArray[np.float64], np.random.G
             size = (round(image.shape[0] * factor), round(image.shape[1] * factor))
             image = resize(image, size, anti_aliasing=True)
         for draw in range(_DRAWS[split]):
-            # the same pairs in every session, others for every photograph
+            # the same pairs in every session, and other ones for every photograph
             rng = np.random.default_rng([zlib.crc32(name.encode()), draw])
             found.append((f"{name}-{draw}", image, rng))
     return found
 
 
 def _depth_mask(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Smooth noise on a slope, cut at its median with a soft edge: near is 1, far 0."""
+    """Threshold smooth noise on a slope at its median, with a soft edge: near is 1, far 0."""
     height, width = shape[:2]
     noise = ndi.gaussian_filter(rng.standard_normal((height, width)), 0.12 * min(height, width))
     y, x = np.mgrid[:height, :width]

@@ -1,1 +1,1 @@
-"""A street at dusk, seen by a visible and a thermal camera: a small procedural renderer."""
+"""A procedural renderer of a street at dusk for a visible and a thermal camera."""

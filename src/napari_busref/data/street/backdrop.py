@@ -9,6 +9,7 @@ from napari_busref.data.street.houses import facade
 
 
 def sky(canvas: Canvas, rng: np.random.Generator) -> None:
+    """Paint the sky at dusk, with clouds."""
     up = np.clip(canvas.y / 0.62, 0, 1)[..., None]
     low = np.array([0.95, 0.52, 0.28], np.float32)
     mid = np.array([0.52, 0.38, 0.46], np.float32)
@@ -16,7 +17,7 @@ def sky(canvas: Canvas, rng: np.random.Generator) -> None:
     colour = np.where(
         up < 0.3, low + (mid - low) * (up / 0.3), mid + (top - mid) * ((up - 0.3) / 0.7)
     )
-    distance = 1 / np.maximum(canvas.y + 0.08, 0.02)  # clouds lie flat and thin out far away
+    distance = 1 / np.maximum(canvas.y + 0.08, 0.02)  # flat clouds, thinner far away
     clouds = canvas.at(canvas.noise, distance, canvas.x * distance * 0.6, 9)
     clouds = np.clip((clouds - 0.52) * 3, 0, 1) * np.clip(canvas.y * 6, 0, 1)
     colour = colour + (clouds * 0.30)[..., None] * (
@@ -28,18 +29,18 @@ def sky(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def skyline(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Hills and blocks where the street ends."""
+    """Paint hills and buildings at the end of the street."""
     cols = canvas.x[0]
     ridge = 0.02 + 0.045 * canvas.at(canvas.noise, 3.1, cols + 5, 2.2)
     hills = canvas.y < ridge[None]
     tone = canvas.at(canvas.fine, canvas.y * 40, canvas.x * 40, 9)
-    place = np.stack([canvas.x * 250, canvas.y * 250, np.full_like(canvas.x, 250)], axis=-1)
+    position = np.stack([canvas.x * 250, canvas.y * 250, np.full_like(canvas.x, 250)], axis=-1)
     canvas.paint(
         WHOLE,
         hills,
         colour=np.array([0.10, 0.13, 0.12]) * (0.5 + tone[..., None]),
         heat=0.26 + 0.08 * tone,
-        position=place,
+        position=position,
     )
     left = -0.9
     while left < 0.9:
@@ -53,21 +54,24 @@ def skyline(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def ground(canvas: Canvas, rng: np.random.Generator) -> None:
+    """Paint the road, its markings and the pavements."""
     below = canvas.y < -1e-3
     z = np.where(below, CAMERA / np.maximum(-canvas.y, 1e-3), FAR).astype(np.float32)
     z = np.minimum(z, FAR - 1)
     x = canvas.x * z
-    place = np.stack([x, np.zeros_like(x), z], axis=-1)
-    # fine detail fades where it is smaller than a pixel, as it would through a lens
+    position = np.stack([x, np.zeros_like(x), z], axis=-1)
+    # detail finer than a pixel fades
     near = np.clip(28 / z, 0, 1)
     rough = 0.5 + near * (canvas.at(canvas.fine, x, z, 3.5) - 0.5)
     patches = canvas.at(canvas.noise, x, z * 0.35, 14)
     grey = (0.13 + 0.09 * patches + 0.11 * (rough - 0.5))[..., None]
     wheel = np.exp(-(((np.abs(np.abs(x) - ROAD / 2) - 0.75) / 0.28) ** 2))
     heat = 0.42 + 0.06 * patches + 0.03 * (rough - 0.5) + 0.05 * wheel
-    canvas.paint(WHOLE, below, colour=grey * np.array([1.0, 1.0, 1.06]), heat=heat, position=place)
+    canvas.paint(
+        WHOLE, below, colour=grey * np.array([1.0, 1.0, 1.06]), heat=heat, position=position
+    )
 
-    # repaired asphalt: another age, another warmth
+    # repaired asphalt has another temperature
     for _ in range(5):
         at_x, at_z = rng.uniform(-ROAD, ROAD), rng.uniform(5, 40)
         wide, long = rng.uniform(0.5, 1.2), rng.uniform(1.0, 4.0)
@@ -86,7 +90,7 @@ def ground(canvas: Canvas, rng: np.random.Generator) -> None:
     kerb = below & (np.abs(np.abs(x) - ROAD) < 0.16)
     canvas.paint(WHOLE, kerb, colour=np.array([0.40, 0.38, 0.36]), heat=0.31)
 
-    # paint on the road has the road's temperature: the thermal camera does not see it
+    # paint has the road's temperature, so the thermal image does not show it
     worn = 0.55 + 0.45 * (canvas.at(canvas.fine, z, x, 5) > 0.28)
     dashes = (np.abs(x) < 0.09) & (z % 6.0 < 3.2)
     borders = np.abs(np.abs(x) - (ROAD - 0.45)) < 0.07

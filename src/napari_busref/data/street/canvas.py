@@ -1,4 +1,4 @@
-"""What both cameras need of every pixel: albedo, emitted light, position and heat.
+"""The canvas of both cameras: albedo, emitted light, position and heat of every sample.
 
 Positions are in metres: ``x`` to the right, ``y`` up, ``z`` away from the camera.
 """
@@ -19,15 +19,16 @@ WALL = 8.4  # from the middle of the road to the facades
 CAMERA = 1.65  # height of the cameras
 FAR = 400.0
 WHOLE = (slice(None), slice(None))
-_SAMPLES = 2  # rendered at this many samples a pixel side, then averaged: smooth edges
+_SAMPLES = 2  # per pixel side, averaged for smooth edges
 
 
 def point(x: float, y: float, z: float) -> Floats:
+    """Make a position in metres."""
     return np.array([x, y, z], np.float32)
 
 
 class Canvas:
-    """What both cameras see, at the sampling resolution."""
+    """The scene in front of both cameras, at the sampling resolution."""
 
     def __init__(self, shape: tuple[int, int], rng: np.random.Generator) -> None:
         height, width = (n * _SAMPLES for n in shape)
@@ -39,8 +40,7 @@ class Canvas:
         self.x = (cols - self.middle) / self.focal  # of the ray at z = 1
         self.y = (self.horizon - rows) / self.focal
         self.albedo = np.zeros((height, width, 3), np.float32)
-        # emitted, not reflected
-        self.light = np.zeros((height, width, 3), np.float32)
+        self.light = np.zeros((height, width, 3), np.float32)  # emitted
         self.position = np.zeros((height, width, 3), np.float32)
         self.position[..., 2] = FAR
         self.ambient = np.ones((height, width), np.float32)
@@ -50,7 +50,7 @@ class Canvas:
         self.fine = _noise_tile(rng, octaves=3, start=32)
 
     def window(self, z: float, x: Sequence[float], y: Sequence[float]) -> Window | None:
-        """Return the part of the picture that shows a rectangle at distance `z`, or None."""
+        """Find the part of the picture with a rectangle at distance `z`; None outside it."""
         cols = [int(self.middle + self.focal * v / z) for v in x]
         rows = [int(self.horizon - self.focal * (v - CAMERA) / z) for v in y]
         part = (
@@ -71,7 +71,7 @@ class Canvas:
         position: ArrayLike | None = None,
         ambient: float | None = None,
     ) -> None:
-        """Lay a surface over what is there, where and as far as `cover` says (bool or 0..1)."""
+        """Paint a surface with the opacity `cover`, bool or 0..1."""
         cover = cover.astype(np.float32)
         wide = cover[..., None]
         if colour is not None:
@@ -90,7 +90,7 @@ class Canvas:
             np.copyto(self.ambient[part], np.float32(ambient), where=cover > 0.5)
 
     def at(self, tile: Floats, u: ArrayLike, v: ArrayLike, size: float) -> Floats:
-        """Noise in [0, 1] at surface positions, one tile every `size` metres."""
+        """Sample noise in [0, 1] at surface positions, with a tile of `size` metres."""
         n = tile.shape[0]
         u, v = np.broadcast_arrays(np.asarray(u), np.asarray(v))
         values: Floats = ndi.map_coordinates(
@@ -99,10 +99,11 @@ class Canvas:
         return values
 
     def visible(self, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Render the visible image, uint8 RGB (H, W, 3)."""
         lit = self.ambient[..., None] * np.array([0.44, 0.47, 0.60], np.float32)
         x, y, z = (np.ascontiguousarray(self.position[..., axis]) for axis in range(3))
-        for place, colour, reach in self.lamps:
-            distance = (x - place[0]) ** 2 + (y - place[1]) ** 2 + (z - place[2]) ** 2
+        for (lamp_x, lamp_y, lamp_z), colour, reach in self.lamps:
+            distance = (x - lamp_x) ** 2 + (y - lamp_y) ** 2 + (z - lamp_z) ** 2
             fall = 1 + distance * np.float32(1 / reach**2)
             lit += colour * (1 / (fall * np.sqrt(fall)))[..., None]
         picture = self.albedo * lit + self.light
@@ -120,19 +121,20 @@ class Canvas:
         return np.clip(np.rint(picture * 255), 0, 255).astype(np.uint8)
 
     def infrared(self) -> Floats:
+        """Render the infrared image, float32 (H, W) in [0, 1]."""
         haze = np.exp(-self.position[..., 2] / 500)
         haze[self.position[..., 2] >= FAR] = 1
         heat = _reduce(self.heat * haze + (1 - haze) * 0.34)
         # a thermal lens is softer than a visible one
         heat = ndi.gaussian_filter(heat, 0.0022 * heat.shape[0])
-        # automatic gain, as thermal cameras have it
+        # automatic gain of a thermal camera
         low, high = np.quantile(heat, (0.002, 0.998))
-        # a camera's black level: 0 is left for what lies outside the warped picture
+        # the black level is above 0, the value outside a warped picture
         return np.clip((heat - low) / max(high - low, 1e-6), 0.02, 1).astype(np.float32)
 
 
 class Window:
-    """A rectangle of the canvas on which things at one distance are painted."""
+    """A rectangle of the canvas, to paint objects at one distance."""
 
     def __init__(self, canvas: Canvas, part: tuple[slice, slice], z: float) -> None:
         self.canvas, self.part, self.z = canvas, part, z
@@ -141,14 +143,16 @@ class Window:
         self.soft = 1.2 * z / canvas.focal  # metres of one sample, for smooth edges
 
     def paint(self, cover: NDArray[Any], **what: Any) -> None:
-        place = np.stack([self.x, self.y, np.full_like(self.x, self.z)], axis=-1)
-        self.canvas.paint(self.part, cover, position=place, **what)
+        """Paint a surface at this distance, see `Canvas.paint`."""
+        position = np.stack([self.x, self.y, np.full_like(self.x, self.z)], axis=-1)
+        self.canvas.paint(self.part, cover, position=position, **what)
 
     def edge(self, distance: Floats) -> Floats:
-        """Turn a signed distance in metres (negative inside) into a cover 0..1."""
+        """Convert a signed distance in metres (negative inside) to a cover 0..1."""
         return np.clip(0.5 - distance / self.soft, 0, 1)
 
     def capsule(self, a: Sequence[float], b: Sequence[float], r0: float, r1: float) -> Floats:
+        """Cover of a line from `a` to `b` with half widths `r0` and `r1` at its ends."""
         dx, dy = b[0] - a[0], b[1] - a[1]
         along = ((self.x - a[0]) * dx + (self.y - a[1]) * dy) / max(dx * dx + dy * dy, 1e-9)
         along = np.clip(along, 0, 1)
@@ -156,17 +160,19 @@ class Window:
         return self.edge(gap - r0 - along * (r1 - r0))
 
     def ellipse(self, x: float, y: float, rx: float, ry: float) -> Floats:
+        """Cover of an ellipse with half axes `rx` and `ry`."""
         gap = np.hypot((self.x - x) / rx, (self.y - y) / ry) - 1
         return self.edge(gap * min(rx, ry))
 
     def box(self, x: float, y: float, half: float, high: float, corner: float = 0.0) -> Floats:
+        """Cover of a rectangle with half sides `half` and `high`, and round corners."""
         qx = np.abs(self.x - x) - (half - corner)
         qy = np.abs(self.y - y) - (high - corner)
         outside = np.hypot(np.maximum(qx, 0), np.maximum(qy, 0))
         return self.edge(outside + np.minimum(np.maximum(qx, qy), 0) - corner)
 
     def trapezium(self, x: float, low: float, high: float, below: float, above: float) -> Floats:
-        """Upright trapezium with half widths `below` at height `low` and `above` at `high`."""
+        """Cover of a trapezium with half widths `below` at height `low` and `above` at `high`."""
         along = (self.y - low) / (high - low)
         half = below + np.clip(along, -0.2, 1.2) * (above - below)
         gap = np.maximum(np.abs(self.x - x) - half, np.maximum(low - self.y, self.y - high))
@@ -176,7 +182,7 @@ class Window:
 def _noise_tile(
     rng: np.random.Generator, size: int = 256, octaves: int = 6, start: int = 4
 ) -> Floats:
-    """Fractal noise in [0, 1] that repeats without a seam."""
+    """Make fractal noise in [0, 1] that tiles without a seam."""
     total = np.zeros((size, size), np.float32)
     for octave in range(octaves):
         cells = start * 2**octave

@@ -1,4 +1,4 @@
-"""The buildings along both sides of the street."""
+"""Buildings along both sides of the street."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from napari_busref.data.street.things import tree
 
 
 def street_side(canvas: Canvas, rng: np.random.Generator, side: int) -> None:
-    """Buildings along one side, painted from far to near."""
+    """Paint the buildings along one side from far to near."""
     plots = []
     z = rng.uniform(9.0, 13.0)
     while z < 105:
@@ -20,7 +20,7 @@ def street_side(canvas: Canvas, rng: np.random.Generator, side: int) -> None:
         height = rng.uniform(6.5, 10.5) if z < 30 else rng.uniform(8, 21)
         plots.append((z, z + length, height))
         z += length + (rng.uniform(3.5, 7) if rng.random() < 0.45 else 0.0)
-    ambient = 0.95 if side < 0 else 0.62  # one side still sees the bright part of the sky
+    ambient = 0.95 if side < 0 else 0.62  # the bright part of the sky lights one side
     for near, far, height in reversed(plots):
         _wall(canvas, rng, side, near, far, height, ambient)
         if rng.random() < 0.75:
@@ -39,7 +39,7 @@ def _wall(
     height: float,
     ambient: float,
 ) -> None:
-    """One building: the facade along the street and the end wall that faces the camera."""
+    """Paint a building: its facade along the street and the end wall towards the camera."""
     style = _Style(rng)
     with np.errstate(divide="ignore"):
         z = side * WALL / np.where(side * canvas.x > 1e-4, canvas.x, side * 1e-4)
@@ -50,14 +50,14 @@ def _wall(
         depth = z[box]
         y = canvas.y[box] * depth + CAMERA
         cover = part[box] & (y >= 0) & (y <= height)
-        place = np.stack([np.full_like(y, side * WALL), y, depth], axis=-1)
+        position = np.stack([np.full_like(y, side * WALL), y, depth], axis=-1)
         blur = np.clip(30 / depth, 0.25, 1)
         if style.shop:
             glow = np.array([0.75, 0.58, 0.36], np.float32)
             for at in np.arange(near + 2, min(far, 60), 4.0):
                 canvas.lamps.append((point(side * (WALL - 0.8), 1.0, at), glow, 1.3))
         what = style.surface(canvas, depth - near, y, far - near, height, blur)
-        canvas.paint(box, cover, position=place, ambient=ambient, **what)
+        canvas.paint(box, cover, position=position, ambient=ambient, **what)
     window = canvas.window(near, (side * WALL, side * (WALL + 9)), (0, height))
     if window is not None:
         inside = side * window.x >= WALL
@@ -76,6 +76,7 @@ def facade(
     height: float,
     ambient: float,
 ) -> None:
+    """Paint a distant building from the front."""
     style = _Style(rng)
     cover = (window.x >= left) & (window.x <= right) & (window.y >= 0) & (window.y <= height)
     what = style.surface(
@@ -97,7 +98,7 @@ _LAMPLIGHT = ((1.0, 0.74, 0.38), (1.0, 0.84, 0.58), (0.86, 0.90, 1.0), (1.0, 0.6
 
 
 class _Style:
-    """How one building looks to both cameras."""
+    """The appearance of one building to both cameras."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
@@ -111,7 +112,7 @@ class _Style:
         self.shop = rng.random() < 0.55
         self.lit = rng.uniform(0.28, 0.6)
         self.warmth = rng.uniform(0.34, 0.56)
-        # glass mirrors the cold sky on one house and leaks warmth on the next
+        # glass mirrors the cold sky on one house and leaks heat on the next
         self.glass = rng.choice((-0.16, -0.12, 0.12, 0.18))
         self.sign = np.array(
             [(0.7, 0.12, 0.10), (0.1, 0.3, 0.6), (0.1, 0.45, 0.25), (0.75, 0.55, 0.1)][
@@ -130,7 +131,7 @@ class _Style:
         detail: ArrayLike,
         bare: bool = False,
     ) -> dict[str, Any]:
-        """Colour, light and heat at `u` metres along the wall and `v` metres up."""
+        """Compute colour, light and heat at `u` metres along the wall and `v` metres up."""
         rng = self.rng
         tone = canvas.at(canvas.noise, u, v, 11)
         grain = canvas.at(canvas.fine, u, v, 2.5)
@@ -143,7 +144,7 @@ class _Style:
         colour: Floats = shade[..., None] * self.colour
         light: Floats = np.zeros_like(colour)
         heat: Floats = self.warmth + 0.07 * (tone - 0.5) + 0.03 * (grain - 0.5)
-        heat = heat - 0.07 * np.clip(v / max(height, 1), 0, 1)  # the top sees more of the sky
+        heat = heat - 0.07 * np.clip(v / max(height, 1), 0, 1)  # the sky cools the top more
 
         storey = np.floor(v / self.storey).astype(int)
         up = v - storey * self.storey
@@ -221,7 +222,7 @@ class _Style:
 
         if self.shop:
             board = ground & (up > 2.25) & (up < 2.78)
-            # lettering: seen only in visible light
+            # lettering, only in visible light
             letters = board & (np.abs(up - 2.5) < 0.13) & (np.sin(u * 23) + np.sin(u * 37) > 0.2)
             colour = np.where(board[..., None], self.sign, colour)
             light = np.where(board[..., None], 0.22 * self.sign, light)

@@ -1,8 +1,4 @@
-"""A street at dusk, seen by a visible and a thermal camera: a small procedural renderer.
-
-The street is painted from far to near (`backdrop`, `houses`, `things`) on a `canvas` that keeps
-what both cameras need; then the visible image is lit and the thermal image developed.
-"""
+"""Render the street: `backdrop`, `houses` and `things` paint it on a `canvas`, far to near."""
 
 from __future__ import annotations
 
@@ -23,14 +19,14 @@ def render(shape: tuple[int, int], seed: int) -> tuple[NDArray[np.uint8], Floats
     shape : tuple of int
         (H, W) of the images.
     seed : int
-        Seed of everything that is drawn.
+        Seed of all random choices.
 
     Returns
     -------
     visible : numpy.ndarray
         uint8 RGB ``(H, W, 3)``.
     infrared : numpy.ndarray
-        float32 ``(H, W)`` in [0, 1], warm is bright, without sensor noise.
+        float32 ``(H, W)`` in [0, 1], brighter where warmer, without sensor noise.
     """
     rng = np.random.default_rng(seed)
     canvas = Canvas(shape, rng)

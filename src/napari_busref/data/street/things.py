@@ -1,4 +1,4 @@
-"""What stands and moves in the street."""
+"""Trees, lamps, cars and people in the street."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_busref.data.street.canvas import CAMERA, ROAD, WALL, Canvas, point
+from napari_busref.data.street.canvas import CAMERA, ROAD, WALL, Canvas, Floats, Window, point
 
 
 def street_life(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -39,11 +39,12 @@ def street_life(canvas: Canvas, rng: np.random.Generator) -> None:
     wires(canvas, rng)
     for _, paint in sorted(things, key=lambda thing: -thing[0]):
         paint()
-    # our own headlights
+    # the headlights of the camera car
     canvas.lamps.append((point(0, 0.7, 4.5), np.array([0.55, 0.52, 0.46], np.float32), 5.0))
 
 
 def wires(canvas: Canvas, rng: np.random.Generator) -> None:
+    """Paint wires across the street."""
     for z in (20.0, 33.0, 52.0):
         window = canvas.window(z, (-WALL, WALL), (5.0, 9.5))
         if window is None:
@@ -55,6 +56,7 @@ def wires(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def lamp(canvas: Canvas, rng: np.random.Generator, side: int, z: float) -> None:
+    """Paint a street lamp, and light its surroundings."""
     x, high, reach = side * (ROAD + 0.55), 6.4, 1.5
     window = canvas.window(z, (x - 2, x + 2), (0, high + 0.6))
     if window is None:
@@ -77,6 +79,7 @@ def lamp(canvas: Canvas, rng: np.random.Generator, side: int, z: float) -> None:
 
 
 def tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float, height: float) -> None:
+    """Paint a tree."""
     z = max(z, 6.0)
     spread = 0.34 * height
     window = canvas.window(z, (x - 1.6 * spread, x + 1.6 * spread), (0, 1.15 * height))
@@ -101,7 +104,7 @@ def tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float, height: f
     small = canvas.at(canvas.fine, window.x + shift, window.y, 1.6)
     field = lumps - 0.75 + 1.1 * (leaves - 0.5) + 0.5 * (small - 0.5)
     cover = np.clip(field * 5, 0, 1)
-    # leaves on top catch the sky, those below are in shadow
+    # the sky lights the top leaves, and the lower ones are in shadow
     top = np.clip((window.y - 0.45 * height) / (0.5 * height), 0, 1)
     tone = 0.30 + 0.55 * leaves + 0.5 * (small - 0.5) + 0.35 * top
     green = np.array(rng.choice([(0.15, 0.22, 0.09), (0.20, 0.22, 0.08), (0.12, 0.21, 0.12)]))
@@ -110,6 +113,7 @@ def tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float, height: f
 
 
 def signpost(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
+    """Paint a round road sign on a post."""
     window = canvas.window(z, (x - 0.6, x + 0.6), (0, 3))
     if window is None:
         return
@@ -131,6 +135,7 @@ _CLOTHES = (
 
 
 def person(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
+    """Paint a walking person."""
     size = rng.uniform(0.92, 1.06)
     window = canvas.window(z, (x - 0.75, x + 0.75), (-0.3, 1.95))
     if window is None:
@@ -184,7 +189,7 @@ def person(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None
 def _shadow(
     canvas: Canvas, x: float, z: float, wide: float, long: float, heat: float | None
 ) -> None:
-    """Darken (and warm or cool) the ground under something."""
+    """Darken the ground under an object, and set its temperature."""
     rows = canvas.y < -1e-3
     top = int(np.argmax(rows.any(axis=1)))
     part = (slice(top, None), slice(None))
@@ -222,7 +227,15 @@ def car(canvas: Canvas, rng: np.random.Generator, x: float, z: float, what: str)
     for way in (-1, 1):
         tyre = window.box(x + way * 0.70, 0.26, 0.13, 0.28, 0.06)
         window.paint(tyre, colour=(0.03, 0.03, 0.03), heat=0.82 if running else 0.36)
-    # cabin and glass: glass mirrors the cold sky
+    _paint_cabin(window, x, roof, paint, body, front)
+    _paint_hull(window, x, paint, body, running, front)
+    _paint_lights(canvas, window, x, z, body, running, front)
+
+
+def _paint_cabin(
+    window: Window, x: float, roof: float, paint: Floats, body: float, front: bool
+) -> None:
+    # glass mirrors the cold sky
     window.paint(window.trapezium(x, 0.80, roof, 0.84, 0.60), colour=0.8 * paint, heat=body + 0.02)
     up = np.clip((window.y - 0.9) / 0.6, 0, 1)[..., None]
     mirror = np.array([0.05, 0.06, 0.08]) + 0.16 * up * np.array([0.9, 0.7, 0.8])
@@ -236,7 +249,12 @@ def car(canvas: Canvas, rng: np.random.Generator, x: float, z: float, what: str)
             seat = window.ellipse(x + way * 0.30, 1.04, 0.11, 0.14)
             inside = seat * window.trapezium(x, 0.92, roof - 0.1, 0.73, 0.53)
             window.paint(inside, colour=(0.04, 0.04, 0.05), heat=body - 0.05)
-    # body, with the light of the sky on its upper half
+
+
+def _paint_hull(
+    window: Window, x: float, paint: Floats, body: float, running: bool, front: bool
+) -> None:
+    """Paint the hull, brighter on its upper half below the sky, and what lies on it."""
     shine = 0.65 + 0.75 * np.clip((window.y - 0.3) / 0.6, 0, 1)[..., None]
     hull = window.box(x, 0.57, 0.90, 0.33, 0.15)
     warm = np.float32(body)
@@ -258,6 +276,11 @@ def car(canvas: Canvas, rng: np.random.Generator, x: float, z: float, what: str)
         grille = window.box(x, 0.62, 0.46, 0.075, 0.03)
         slats = np.where(np.sin(window.y * 130) > 0, 0.03, 0.16)[..., None] * np.ones(3)
         window.paint(grille, colour=slats, heat=0.93)
+
+
+def _paint_lights(
+    canvas: Canvas, window: Window, x: float, z: float, body: float, running: bool, front: bool
+) -> None:
     for way in (-1, 1):
         at = (x + way * 0.66, 0.68)
         if front:
