@@ -3,11 +3,11 @@
     python benchmarks/veil.py [--case roadscene] [--model gaf] [--limit 4] [--device cpu]
         [--threads 2]
 
-Squares of 16 px with a bright visible image (above 0.6 of the full range) and an infrared image
-darker by at least a quarter of the range are mostly daytime sky. The opposite squares are mostly
-warm objects at night. Averaging the sources turns both grey, like a veil. For both kinds of
-squares the table has the fraction of the area, and the mean brightness of both sources and of
-each method's result, in 0..1; of colour images the Y channel.
+The squares have 16 px. In one kind the visible image is bright (above 0.6 of the full range), and
+the infrared one darker by at least a quarter of the range: mostly daytime sky. The opposite kind
+shows mostly warm objects at night. Averaging the sources turns both grey. For each kind the table
+has the fraction of the area, and the mean brightness of both sources and of each method's result.
+Brightness is in 0..1, the Y channel for colour images.
 """
 
 # Imports here must not load numpy: the number of threads is set first.

@@ -48,9 +48,9 @@ def qabf(fused: ArrayLike, visible: ArrayLike, infrared: ArrayLike) -> float:
 def nabf(fused: ArrayLike, visible: ArrayLike, infrared: ArrayLike) -> float:
     """Fusion artefacts (modified N_AB/F): edges stronger than in either source. Lower is better.
 
-    Kumar, Signal, Image and Video Processing 2013: the loss ``(1 - Q_s) w_s``, summed over both
-    sources and over the pixels whose fused gradient exceeds both sources' gradients, divided by
-    the sum of all weights: in [0, 1]. ``w_s`` is the source's gradient strength to the power 1.5;
+    Kumar, Signal, Image and Video Processing 2013. The loss ``(1 - Q_s) w_s`` is summed over both
+    sources, at the pixels whose fused gradient exceeds both sources' gradients. The sum is divided
+    by that of all weights: in [0, 1]. ``w_s`` is the source's gradient strength to the power 1.5;
     Q is that of `qabf`. Implementations use other constants in Q and differ by a factor of up to
     four: compare only numbers of one implementation.
     """

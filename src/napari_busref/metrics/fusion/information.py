@@ -20,8 +20,8 @@ def entropy(fused: ArrayLike) -> float:
 def cross_entropy(fused: ArrayLike, visible: ArrayLike, infrared: ArrayLike) -> float:
     """Cross entropy (CE): mean over both sources of ``sum p_s log2(p_s / p_f)``, in bits.
 
-    As in the benchmark VIFB (Zhang et al., CVPR workshop 2020), grey levels that the source or
-    the fused image does not use are left out; the result may be negative. Lower is better.
+    As in the benchmark VIFB (Zhang et al., CVPR workshop 2020), only grey levels of both the
+    source and the fused image count; the result may be negative. Lower is better.
     """
     image, *sources = images(fused=fused, visible=visible, infrared=infrared)
     p = histogram(image)
