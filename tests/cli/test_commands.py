@@ -78,7 +78,8 @@ def folders(tmp_path: Path, images: tuple[np.ndarray, np.ndarray]) -> tuple[Path
 
 def test_every_command_has_help_without_torch() -> None:
     code = (
-        "import sys; from typer.testing import CliRunner; from napari_busref._cli.main import app\n"
+        "import sys; from typer.testing import CliRunner\n"
+        "from napari_busref._cli.main import app\n"
         "for command in 'register fuse run apply evaluate train models demo'.split():\n"
         "    result = CliRunner().invoke(app, [command, '--help'])\n"
         "    assert result.exit_code == 0 and command in result.output, result.output\n"

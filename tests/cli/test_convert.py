@@ -104,7 +104,7 @@ def test_a_stack_keeps_its_transforms_where_the_format_holds_them(tmp_path, tran
     assert back[4,].fixed == GRIDS["moving"]
     result = convert(path, tmp_path / "one.csv", "--affine-only")
     assert result.exit_code == 0
-    assert "holds the transform of the plane that was shown" in " ".join(result.stderr.split())
+    assert "holds the transform of the displayed plane" in " ".join(result.stderr.split())
 
 
 def test_refusals_are_one_line(tmp_path, own, images, monkeypatch):

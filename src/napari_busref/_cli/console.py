@@ -1,4 +1,4 @@
-"""What every command shares on the terminal: errors, progress and Ctrl+C."""
+"""The terminal side of every command: output, errors, progress and Ctrl+C."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ _TRAINING_PACKAGES = ("lightning", "lightning_fabric", "tensorboard", "torchmetr
 
 
 def out() -> Console:
-    """The console of results (standard output), made anew so that tests can capture it."""
+    """Make the console of results (standard output), at each call because tests replace it."""
     console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:  # tables in files and pipes are not cut at 80 columns
+    if not console.is_terminal:  # rich would cut tables in files and pipes at 80 columns
         console.width = max(console.width, 180)
     return console
 
 
 def err() -> Console:
-    """The console of progress, warnings and errors (standard error)."""
+    """Make the console of progress, warnings and errors (standard error)."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def warning(message: str) -> str:
-    """One warning as a line of markup."""
+    """Format a warning as one line of markup."""
     return f"[yellow]Warning:[/] {escape(message)}"
 
 
 def fail(message: str, code: int = EXIT_BAD_INPUT) -> NoReturn:
-    """Print one error line and leave with `code`."""
+    """Print one error line and exit with `code`."""
     err().print(f"[red]Error:[/] {escape(message)}")
     raise typer.Exit(code)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for Python's and for torch's out-of-memory errors, without importing torch."""
+    """Recognise the out-of-memory errors of Python and torch, without importing torch."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error as one line for people."""
+    """Format the message of an error as one line."""
     if is_out_of_memory(error) and not (isinstance(error, MemoryError) and str(error)):
         return "out of memory: try --device cpu, or smaller images"
     if isinstance(error, OSError) and error.strerror and error.filename:
@@ -63,13 +63,13 @@ def one_line(error: BaseException) -> str:
 
 
 class FriendlyGroup(TyperGroup):
-    """A group of commands that turns the errors of bad input into one line and exit code 2.
+    """A group of commands that reports bad input in one line, with exit code 2.
 
-    With ``--traceback`` before the command the error is shown whole.
+    ``--traceback`` before the command shows the whole error.
     """
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; translate what it raises."""
+        """Run the command and translate its errors."""
         try:
             return super().invoke(ctx)
         except (Cancelled, KeyboardInterrupt):
@@ -96,8 +96,8 @@ class FriendlyGroup(TyperGroup):
 def interruptible() -> Iterator[threading.Event]:
     """Give an event that the first Ctrl+C sets; a second Ctrl+C stops at once.
 
-    The computation looks at the event between its steps and ends with `Cancelled`, so nothing
-    is left half written.
+    The computation checks the event between its steps and ends with `Cancelled`. No file is
+    left half written.
     """
     cancel = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # no signals there
@@ -130,7 +130,7 @@ class Bars:
             console=console,
             transient=True,
             disable=not console.is_terminal,
-            # results must reach a redirected standard output, not the bars' console
+            # a redirected standard output must receive the results
             redirect_stdout=False,
             redirect_stderr=False,
         )
@@ -147,7 +147,7 @@ class Bars:
         self._progress.console.print(text)
 
     def result(self, text: str) -> None:
-        """Print a line to standard output; above the bars where that is the same terminal."""
+        """Print a line to standard output, above the bars if that is the same terminal."""
         console = out()
         (self._progress.console if console.is_terminal else console).print(text)
 

@@ -1,4 +1,4 @@
-"""The command convert: transforms from and to the formats of other programs."""
+"""The command convert: read and write transforms in the formats of other programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from napari_busref._cli.options import Overwrite
 if TYPE_CHECKING:
     from napari_busref.transforms.formats import ImageGrid, TransformFile
 
-_OPTIONAL = ("SimpleITK", "zarr")
+_OPTIONAL_PACKAGES = ("SimpleITK", "zarr")
 
 
 def convert(
@@ -39,14 +39,15 @@ def convert(
     ] = None,
     moving: Annotated[Path | None, typer.Option(help="The moving image, likewise.")] = None,
     inverse: Annotated[
-        bool, typer.Option("--inverse", help="Write the way from the moving to the fixed image.")
+        bool,
+        typer.Option("--inverse", help="Write the transform from the moving to the fixed image."),
     ] = False,
     affine_only: Annotated[
-        bool, typer.Option("--affine-only", help="Leave the displacement field out.")
+        bool, typer.Option("--affine-only", help="Omit the displacement field.")
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a transform in the format of another program, or read one of it.
+    """Convert a transform to or from the format of another program.
 
     Pixel sizes and units come from the transform file or from the images. ITK's files are in
     millimetres, the others in the images' own units.
@@ -70,14 +71,14 @@ def convert(
             planes=found.planes if own else None,
         )
     except ModuleNotFoundError as error:
-        if error.name not in _OPTIONAL:
+        if error.name not in _OPTIONAL_PACKAGES:
             raise
         fail(one_line(error))
     if found.planes and not own:
         err().print(
             warning(
-                f"{path.name} holds the transform of the plane that was shown; {transform.name} "
-                f"has {len(found.planes)}"
+                f"{path.name} holds the transform of the displayed plane; {transform.name} "
+                f"has {len(found.planes)} planes"
             )
         )
     out().print(escape(str(path)))
@@ -93,7 +94,7 @@ def _grid(image: Path | None) -> ImageGrid | None:
 
 
 def _inverse(found: TransformFile) -> TransformFile:
-    """The way back; what was measured of the way there does not hold for it and is left out."""
+    """Invert a transform; quality and other measurements of the forward one are dropped."""
     from napari_busref.transforms.formats import TransformFile
 
     names = {"fixed": "moving", "moving": "fixed"}

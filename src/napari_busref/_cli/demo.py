@@ -33,7 +33,7 @@ def demo(
 ) -> None:
     """Register and fuse a built-in sample, compare with the true warp and write pictures.
 
-    The folder's earlier demo pictures are replaced.
+    It replaces the pictures of an earlier demo in the folder.
     """
     from napari_busref.data.samples import load_sample
     from napari_busref.images.io import write_image
@@ -52,7 +52,7 @@ def demo(
             progress=bars.add(pair.title),
             cancel=cancel,
         )
-    assert both.fusion is not None  # else it was cancelled, which raises
+    assert both.fusion is not None  # a cancelled call raises
     result = both.registration
     start = Transform.equal_field_of_view(pair.fixed.shape[:2], pair.moving.shape[:2])
     before, after = (
@@ -87,9 +87,9 @@ def demo(
 
 
 def end_point_error(estimate: Transform, truth: Transform) -> float:
-    """Mean distance in pixels between the estimated and the true source of a fixed pixel.
+    """Compute the mean distance in pixels between estimated and true sources.
 
-    Over the fixed pixels whose true source lies inside the moving image.
+    It averages over the fixed pixels whose true source lies inside the moving image.
     """
     import numpy as np
 
@@ -101,7 +101,7 @@ def end_point_error(estimate: Transform, truth: Transform) -> float:
 def panels(
     pair: Sample, both: RegistrationAndFusionResult, start: Transform
 ) -> dict[str, tuple[str, Any]]:
-    """The pictures of a registered and fused sample: file stem to (title, uint8 RGB)."""
+    """Make the pictures of a result: from a file stem to (title, uint8 RGB)."""
     import numpy as np
 
     from napari_busref._cli.pictures import flow_picture, overlay, to_rgb

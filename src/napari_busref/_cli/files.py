@@ -1,4 +1,4 @@
-"""Which files a command reads and writes."""
+"""Output files of commands: folders, extensions, JSON."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def output_folder(folder: Path) -> None:
-    """Create the folder for results and make sure that it can be written.
+    """Create the folder for results and check that it can be written.
 
     Raises
     ------
     OSError
-        ``--output`` is a file, or cannot be made or written.
+        When ``--output`` is a file, or cannot be created or written.
     """
     from napari_busref.runtime.atomic_write import check_writable
 
@@ -37,12 +37,12 @@ def output_folder(folder: Path) -> None:
 
 
 def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
-    """Raise when an output is there already, unless it may be overwritten.
+    """Refuse to replace existing outputs, unless `overwrite`.
 
     Raises
     ------
     FileExistsError
-        Names the first existing file and how many more there are.
+        Naming the first existing file and the number of others.
     """
     existing = [] if overwrite else [path for path in paths if path.exists()]
     if existing:
@@ -51,10 +51,10 @@ def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
 
 
 def output_suffix(fixed: Path, image: NDArray[Any], wanted: str | None = None) -> str:
-    """The extension of an image written for the grid of `fixed`.
+    """Choose the extension of an image on the grid of `fixed`.
 
-    TIFF stays TIFF and NPY stays NPY; PNG and JPEG become PNG (lossless) where PNG can hold the
-    type of the image, else TIFF.
+    TIFF and NPY stay. PNG and JPEG become PNG (lossless) where PNG can hold the type of the
+    image, else TIFF.
     """
     if wanted is not None:
         return f".{wanted}"
@@ -68,14 +68,14 @@ def output_suffix(fixed: Path, image: NDArray[Any], wanted: str | None = None) -
 
 
 def mask_picture(mask: NDArray[np.bool_], suffix: str) -> NDArray[Any]:
-    """The mask as a file of that extension holds it: bool in NPY, else 0 and 255."""
+    """Convert a mask for a file of that extension: bool in NPY, else 0 and 255."""
     import numpy as np
 
     return mask if suffix == ".npy" else mask.astype(np.uint8) * 255
 
 
 def plain(value: Any) -> Any:
-    """Turn dataclasses, arrays and numpy numbers into what JSON can hold; NaN becomes null."""
+    """Convert dataclasses, arrays and numpy numbers for JSON; NaN becomes null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)

@@ -1,7 +1,7 @@
 """The command line ``napari-busref``.
 
-Exit codes: 0 all went well, 1 some pairs of a folder failed, 2 bad input (one line says which
-argument and what is accepted), 130 cancelled with Ctrl+C.
+Exit codes: 0 success, 1 some pairs of a folder failed, 2 bad input (one line names the argument
+and the accepted values), 130 cancelled with Ctrl+C.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def options(
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
     traceback: Annotated[
-        bool, typer.Option("--traceback", help="Show errors with their whole traceback.")
+        bool, typer.Option("--traceback", help="Show errors with their full traceback.")
     ] = False,
 ) -> None:
     """Options before the command."""

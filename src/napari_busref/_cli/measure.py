@@ -46,8 +46,8 @@ def evaluate(
 ) -> None:
     """Measure models on a data set of aligned pairs and print the table.
 
-    Registration: aligned pairs are warped at random and the models have to find the warp.
-    Fusion: aligned pairs are fused. One row a pair goes to --out; the table is the summary.
+    Registration warps aligned pairs at random and measures the error of each model. Fusion
+    fuses them and computes metrics. The table is a summary; --out gets one row per pair.
     """
     from napari_busref import evaluation
     from napari_busref.models import list_models
@@ -103,7 +103,7 @@ def models(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the cards as JSON.")] = False,
 ) -> None:
-    """List the registered models with their size and what their cards say."""
+    """List the registered models with their size and the data of their cards."""
     from napari_busref.models import list_models
     from napari_busref.models.registry import KINDS, weights_name
 
@@ -124,7 +124,7 @@ def models(
 
 
 def _by_metric(summary: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Turn the summary of a fusion round: a line for each score, a column for each model."""
+    """Transpose the summary of a fusion: a row for each metric, a column for each model."""
     from napari_busref.metrics.fusion import METRICS
 
     lines = {
@@ -140,7 +140,7 @@ def _by_metric(summary: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _facts(name: str) -> dict[str, Any]:
-    """What the card and the weights file of this name say; a model without weights has none."""
+    """Read the card and the file size of weights; empty for a model without weights."""
     from napari_busref.models.weights import card, weights_path
 
     weights = weights_path(name)

@@ -1,4 +1,4 @@
-"""Pictures of a result: displacement in colours, overlays, and a labelled overview."""
+"""Draw pictures of a result: displacement in colours, overlays, a labelled overview."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RGB = NDArray[np.uint8]
 
 
 def to_rgb(image: NDArray[Any]) -> RGB:
-    """Any image as uint8 RGB for showing, shape (H, W, 3), stretched as the models see it.
+    """Convert any image to uint8 RGB (H, W, 3), with the range of `prepare`.
 
     Parameters
     ----------
@@ -33,19 +33,19 @@ def to_rgb(image: NDArray[Any]) -> RGB:
 
 
 def flow_picture(flow: NDArray[np.float32], largest: float | None = None) -> RGB:
-    """Displacement as colours: the hue is the direction, the saturation the length.
+    """Draw a displacement in colours: hue for direction, saturation for length.
 
     Parameters
     ----------
     flow : ndarray, shape (2, H, W)
         (Δrow, Δcol) in pixels.
     largest : float, optional
-        Length in pixels of full saturation; the longest displacement when left out.
+        Length in pixels of full saturation; by default the longest displacement.
 
     Returns
     -------
     ndarray of uint8, shape (H, W, 3)
-        White where nothing moves.
+        White where the displacement is 0.
     """
     from skimage.color import hsv2rgb
 
@@ -57,12 +57,12 @@ def flow_picture(flow: NDArray[np.float32], largest: float | None = None) -> RGB
 
 
 def overlay(fixed: NDArray[Any], moving: NDArray[Any]) -> RGB:
-    """Both images in one: fixed magenta, moving green, grey where they agree.
+    """Overlay two images: fixed magenta, moving green, grey where they agree.
 
     Parameters
     ----------
     fixed, moving : ndarray, shapes (H, W[, 3|4]) and (h, w[, 3|4])
-        A `moving` of another size is stretched to the fixed image's for showing.
+        A moving image of another size is stretched to the size of the fixed one.
     """
     left, right = to_rgb(fixed).mean(axis=2), to_rgb(moving)
     if right.shape[:2] != left.shape:
@@ -72,16 +72,16 @@ def overlay(fixed: NDArray[Any], moving: NDArray[Any]) -> RGB:
 
 
 def overview(panels: Sequence[tuple[str, RGB]], columns: int = 4, width: int = 400) -> RGB:
-    """Titled pictures side by side on white.
+    """Arrange titled pictures in a grid on white.
 
     Parameters
     ----------
     panels : sequence of (title, picture)
         Pictures of any size; each is scaled to `width`.
     columns : int
-        Panels in a row.
+        Pictures per row.
     width : int
-        Width of a panel in pixels.
+        Width of a picture in pixels.
     """
     gap, title = 8, 26
     scaled = []
