@@ -81,7 +81,7 @@ def test_trains_resumes_and_loads(store: PairStore, recipe: Path, tmp_path: Path
 def test_all_terms_reach_the_matcher(
     store: PairStore, recipes: dict[str, Path], recipe: Path, tmp_path: Path
 ) -> None:
-    """With the frozen fusion network, in bfloat16: finite losses, gradients only in the matcher."""
+    """With the frozen fusion network in bfloat16: finite losses, gradients in the matcher."""
     folder = tmp_path / "weights"
     run("bus", recipes["bus"], output=folder, store=store, device="cpu", overrides={"steps": 1})
     requires = {"requires": str(folder), "steps": 1}
