@@ -33,19 +33,23 @@ def test_import_loads_nothing_heavy():
 @pytest.mark.parametrize(
     "name",
     [
-        "transform",
-        "preprocess",
-        "progress",
-        "quality",
+        "transforms.transform",
+        "images.preprocess",
+        "runtime.progress",
+        "registration.quality",
         "registration",
         "fusion",
         "pipeline",
-        "device",
+        "runtime.device",
     ],
 )
 def test_modules_without_torch(name):
     loaded = loaded_after(f"import napari_busref.{name}")
     assert not {"torch", "napari", "qtpy", "PyQt6", "kornia"} & set(loaded)
+
+
+def test_the_table_of_options_loads_nothing_heavy():
+    assert loaded_after("import napari_busref.runtime.options") == []
 
 
 @pytest.mark.parametrize("name", napari_busref.__all__)
@@ -58,5 +62,5 @@ def test_every_public_name_is_there(name):
 
 
 def test_unknown_name():
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+    with pytest.raises(AttributeError, match="No napari_busref attribute nonsense"):
         napari_busref.nonsense  # noqa: B018
