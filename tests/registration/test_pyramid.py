@@ -1,0 +1,52 @@
+"""Pyramid levels, working sizes and resampling."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from napari_busref.geometry import (
+    Estimate,
+)
+from napari_busref.registration.pyramid import (
+    pixel_scale,
+    pyramid_schedule,
+    resample,
+    working_size,
+)
+from synthetic_pairs import SHAPE, texture, view
+
+pytestmark = pytest.mark.usefixtures("without_gradients")
+
+
+def test_working_sizes():
+    assert working_size((480, 640), 128) == (112, 144)
+    assert working_size((100, 60), 2048) == (96, 64)  # multiples of 8, not enlarged else
+    assert min(working_size((20, 400), 128)) >= 48
+
+
+def test_pixel_scale():
+    theta = torch.tensor([[[0.5, 0, 0], [0, 0.25, 0]]])
+    assert float(pixel_scale(theta, (100, 100), (400, 200))) == pytest.approx(1.0)
+
+
+def test_resample_says_where_the_moving_image_ends():
+    shifted = torch.tensor([[[1.0, 0, 0.5], [0, 1, 0]]])
+    seen = resample(view(texture()), Estimate(shifted), SHAPE)
+    assert seen.valid[0, 0, :, :140].all()
+    assert not seen.valid[0, 0, :, 146:].any()
+
+
+def test_large_images_are_refined_step_by_step():
+    plan = pyramid_schedule("dense", "affine", (2048, 2048))
+    assert [level.side for level in plan if level.model == "dense"] == [512, 1024, 2048]
+    assert [level.side for level in plan if level.model == "affine"] == [128, 128, 192, 288]
+    assert pyramid_schedule("dense", "homography", (400, 400))[-2].model == "homography"
+    small = pyramid_schedule("affine", "affine", (90, 90))
+    assert [(level.model, level.side) for level in small] == [("affine", 90.0)] * 2
+    assert pyramid_schedule("none", "affine", (90, 90)) == ()
+
+
+def test_a_near_start_is_looked_at_closely_at_once():
+    plan = pyramid_schedule("dense", "affine", (400, 400), near=True)
+    assert [(level.model, level.side) for level in plan] == [("affine", 288), ("dense", 400)]
