@@ -177,9 +177,9 @@ def test_points_that_determine_nothing_are_refused(model):
         fit_landmarks(free, line, model=model, **SHAPES)
     twice = free.copy()
     twice[3] = twice[1]
-    with pytest.raises(ValueError, match="pairs 2 and 4 lie at the same place in the moving"):
+    with pytest.raises(ValueError, match="pairs 2 and 4 coincide in the moving"):
         fit_landmarks(free, twice, model=model, **SHAPES)
-    with pytest.raises(ValueError, match="pairs 3 and 8 lie at the same place"):
+    with pytest.raises(ValueError, match="pairs 3 and 8 coincide"):
         fit_landmarks(free, twice, model=model, numbers=[1, 3, 5, 8, 9], **SHAPES)
 
 

@@ -50,14 +50,14 @@ def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
         raise FileExistsError(f"--output: {existing[0]}{more} exists; use --overwrite to replace")
 
 
-def output_suffix(fixed: Path, image: NDArray[Any], wanted: str | None = None) -> str:
+def output_suffix(fixed: Path, image: NDArray[Any], file_format: str | None = None) -> str:
     """Choose the extension of an image on the grid of `fixed`.
 
     TIFF and NPY stay. PNG and JPEG become PNG (lossless) where PNG can hold the type of the
     image, else TIFF.
     """
-    if wanted is not None:
-        return f".{wanted}"
+    if file_format is not None:
+        return f".{file_format}"
     suffix = fixed.suffix.lower()
     if suffix in (".tif", ".tiff", ".npy"):
         return suffix

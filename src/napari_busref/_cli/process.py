@@ -106,7 +106,7 @@ def run(
     file_format: FileFormat = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Register MOVING to FIXED and fuse the two: what `register` writes, and STEM_fused."""
+    """Register MOVING to FIXED and fuse them: the files of `register`, and STEM_fused."""
     writer = ResultWriter(output, overwrite, file_format, flow)
     options: dict[str, Any] = {
         "model": model,

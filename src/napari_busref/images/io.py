@@ -120,7 +120,7 @@ def write_image(
         Image ``(H, W[, C])``; TIFF and NPY also take stacks.
     metadata : mapping, optional
         As in `ImageFile.metadata`. TIFF keeps resolution tags, spacing and ImageJ's unit; the
-        other formats have no place for them.
+        other formats drop them.
 
     Returns
     -------

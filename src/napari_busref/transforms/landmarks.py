@@ -289,8 +289,8 @@ def _check_points(points: Array, image: str, model: LandmarkModel, numbers: Sequ
     first, second = np.nonzero(np.triu(distance < _MIN_DISTANCE, 1))
     if len(first):
         raise ValueError(
-            f"pairs {numbers[first[0]]} and {numbers[second[0]]} lie at the same place in the "
-            f"{image} image; {_undetermined(model, len(points))}"
+            f"pairs {numbers[first[0]]} and {numbers[second[0]]} coincide in the {image} image; "
+            f"{_undetermined(model, len(points))}"
         )
     length, width = np.linalg.svd(points - points.mean(0), compute_uv=False)
     if width < _MIN_ASPECT * length:

@@ -171,7 +171,7 @@ def test_names_are_checked(tmp_path, affine):
 
 def test_grids_are_asked_for_and_checked(tmp_path, affine):
     path = write_transform(tmp_path / "a.tfm", affine)
-    with pytest.raises(ValueError, match=r"moving: a\.tfm does not say which images"):
+    with pytest.raises(ValueError, match=r"moving: a\.tfm does not hold the grids"):
         read_transform(path, fixed=FIXED)
     with pytest.raises(ValueError, match=r"fixed: got 5, need an ImageGrid or \(rows, cols\)"):
         read_transform(path, fixed=5, moving=MOVING)

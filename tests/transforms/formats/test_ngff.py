@@ -206,11 +206,11 @@ def test_a_scene_comes_back(tmp_path, elastic, grids, affine_only):
     else:
         np.testing.assert_allclose(found.transform.displacement, elastic.displacement, atol=2e-6)
     assert (found.fixed, found.moving, found.metadata) == (fixed, moving, {"fixed": "vis"})
-    # in a unit of one's own, as from another program, which knows of no grids
+    # in an unknown unit, from another program that stores no grids
     group = json.loads((folder / "zarr.json").read_text())
     del group["attributes"]["napari-busref"]
     (folder / "zarr.json").write_text(json.dumps(group))
-    with pytest.raises(ValueError, match=r"fixed: .* does not say which images"):
+    with pytest.raises(ValueError, match=r"fixed: .* does not hold the grids"):
         read_transform(folder)
     given = [grid.to("m") if grid.has_length else grid for grid in (fixed, moving)]
     again = read_transform(folder, fixed=given[0], moving=given[1]).transform

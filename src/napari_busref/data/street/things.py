@@ -254,7 +254,7 @@ def _paint_cabin(
 def _paint_hull(
     window: Window, x: float, paint: Floats, body: float, running: bool, front: bool
 ) -> None:
-    """Paint the hull, brighter on its upper half below the sky, and what lies on it."""
+    """Paint the hull, brighter on its upper half, with bumper, plate and grille."""
     shine = 0.65 + 0.75 * np.clip((window.y - 0.3) / 0.6, 0, 1)[..., None]
     hull = window.box(x, 0.57, 0.90, 0.33, 0.15)
     warm = np.float32(body)

@@ -91,8 +91,8 @@ def read_transform(
     Raises
     ------
     ValueError
-        When the extension is not accepted, the file is damaged, of another program or not
-        two-dimensional, or a grid is missing or does not fit.
+        When the extension is not accepted, or the file is damaged, of another program or not
+        two-dimensional. Also when a grid is missing or does not fit.
     OSError
         When the file cannot be read.
     ModuleNotFoundError
@@ -118,8 +118,8 @@ def read_transform(
     missing = [name for name, grid in given.items() if grid is None]
     if missing:
         raise ValueError(
-            f"{missing[0]}: {file.name} does not say which images it belongs to, need the grid "
-            f"of the {missing[0]} image"
+            f"{missing[0]}: {file.name} does not hold the grids of its images, need the grid of "
+            f"the {missing[0]} image"
         )
     first, second = given["fixed"], given["moving"]
     assert first is not None and second is not None

@@ -210,15 +210,15 @@ class ImageGrid:
         ValueError
             When the units differ and one of them is not a length.
         """
-        wanted = unit_name(unit)
-        if wanted == self.unit:
+        target = unit_name(unit)
+        if target == self.unit:
             return self
-        if not self.has_length or wanted not in METRES:
+        if not self.has_length or target not in METRES:
             raise ValueError(
                 f"unit: cannot convert {self.unit} to {unit}; lengths can be converted: "
                 f"{', '.join(METRES)}"
             )
-        factor = METRES[self.unit] / METRES[wanted]
+        factor = METRES[self.unit] / METRES[target]
         height, width = self.spacing
         row, col = self.origin
         return ImageGrid(
@@ -226,7 +226,7 @@ class ImageGrid:
             (_rounded(height * factor), _rounded(width * factor)),
             (_rounded(row * factor), _rounded(col * factor)),
             self.direction,
-            wanted,
+            target,
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -115,8 +115,8 @@ def write_itk_field(path: Path, transform: Transform, fixed: ImageGrid, moving: 
     Returns
     -------
     Path
-        The file: an image of vectors ``(x, y)``, float64, from the physical position of each
-        fixed pixel to that of its source in the moving image, including the affine part.
+        The file: an image of vectors ``(x, y)``, float64. They point from the physical position
+        of each fixed pixel to its source in the moving image, including the affine part.
     """
     check_grids(transform, fixed, moving)
     fixed, moving = _in_mm(fixed), _in_mm(moving)
