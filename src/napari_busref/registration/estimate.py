@@ -35,52 +35,27 @@ if TYPE_CHECKING:
     from napari_busref.registration.features import MatchingNetworks
     from napari_busref.registration.pyramid import MaskedImage
 
-__all__ = [
-    "Estimated",
-    "Method",
-    "NotRegistered",
-    "assess_estimate",
-    "estimate_transform",
-]
+__all__ = ["Estimated", "Method", "NotRegistered", "assess_estimate", "estimate_transform"]
 
 
 class NotRegistered(Exception):
-    """Registration failed. `register` catches this once and returns the initial transform.
-
-    Parameters
-    ----------
-    reason : str
-        Why, in plain words.
-    advice : str
-        What may help, also in plain words.
-    """
-
-    def __init__(self, reason: str, advice: str = "") -> None:
-        super().__init__(reason)
-        self.reason, self.advice = reason, advice
+    """Registration failed, with the reason in plain words; `register` catches it once."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """The networks and options that register a pair.
-
-    Attributes
-    ----------
-    device : torch.device
-    proposal_networks : dict
-        Registration networks by name.
-    networks : MatchingNetworks
-        The networks of search and refinement.
-    options : MatchOptions
-    matches : bool
-        Whether search or refinement run, and not one network alone.
-    """
+    """The networks and options that register a pair; proposal networks by name."""
 
     device: torch.device
     proposal_networks: dict[str, nn.Module]
     networks: MatchingNetworks
     options: MatchOptions
-    matches: bool
+
+    @property
+    def matches(self) -> bool:
+        """False when one network runs alone, without search and refinement."""
+        options = self.options
+        return options.initial or options.search != "none" or options.refine != "none"
 
     @classmethod
     def of(
@@ -95,7 +70,8 @@ class Method:
         from napari_busref.registration.context import MatchOptions
         from napari_busref.registration.features import MatchingNetworks
 
-        module, auto = session.module, isinstance(session.module, Auto)
+        module = session.module
+        auto = isinstance(module, Auto)
         if isinstance(module, Auto):
             proposals, networks = dict(module.proposal_networks.items()), module.networks
         else:
@@ -106,21 +82,12 @@ class Method:
             transform=transform,
             initial=auto,
         )
-        matches = auto or options.search != "none" or options.refine != "none"
-        return cls(session.device, proposals, networks, options, matches)
+        return cls(session.device, proposals, networks, options)
 
 
 @dataclass(frozen=True, eq=False)
 class Estimated:
-    """An estimated transform.
-
-    Attributes
-    ----------
-    transform : Transform
-        Fixed -> moving.
-    evidence : Evidence or None
-        None when the registration was cancelled: then nothing was checked.
-    """
+    """An estimated transform, with evidence unless the registration was cancelled."""
 
     transform: Transform
     evidence: Evidence | None = None
@@ -188,7 +155,7 @@ def estimate_transform(
         evidence = Evidence(
             block_confidence=found.block_confidence,
             inverse_consistency_px=inconsistency * min(shapes[0]),
-            refined_px=_distance_to(lambda: transform_of(found.coarse), transform),
+            refined_px=_refined_px(found.coarse, transform, transform_of),
             chosen=found.chosen,
             candidates=found.scores,
         )
@@ -264,13 +231,12 @@ def _to_transform(
         raise NotRegistered(f"no usable transform was found ({error})") from error
 
 
-def _distance_to(coarse: Callable[[], Transform], refined: Transform) -> float:
-    """How far the refinement moved the candidate: mean over a grid, in fixed pixels.
-
-    0 where the candidate is no transform.
-    """
+def _refined_px(
+    coarse: Estimate, refined: Transform, transform_of: Callable[[Estimate], Transform]
+) -> float:
+    """Mean distance on a grid, in fixed pixels; 0 where the candidate is no transform."""
     try:
-        first = coarse()
+        first = transform_of(coarse)
     except NotRegistered:
         return 0.0
     grid = np.stack(np.meshgrid(*(np.linspace(0, n - 1, 12) for n in first.fixed_shape)), -1)

@@ -24,7 +24,6 @@ class Pair:
     Attributes
     ----------
     fixed, moving : Prepared
-        Grey values in [0, 1] and valid pixels.
     initial : Transform
         Fixed -> moving.
     initial_kind : str
