@@ -1,9 +1,11 @@
 """Draw the pictures of the README from the built-in samples, with the shipped weights.
 
-Run it as it stands: python scripts/make_pictures.py (half a minute on two cores). Where there is
-a display, for example under xvfb-run -a -s "-screen 0 1600x1200x24", the pictures that show napari
-are drawn too: that of the README by examples/03_napari_session.py, those of the documentation by
-scripts/make_screenshots.py (some minutes more).
+    python scripts/make_pictures.py
+
+It takes half a minute on two cores. With a display, for example under
+xvfb-run -a -s "-screen 0 1600x1200x24", it also draws the pictures that show napari: that of the
+README by examples/03_napari_session.py, those of the documentation by scripts/make_screenshots.py
+(some minutes more).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ IMAGES = ROOT / "docs" / "images"
 
 
 def sample_picture(name: str) -> None:
-    """The overview of one sample: inputs above, results below."""
+    """Draw the overview of one sample: inputs above, results below."""
     sample = load_sample(name)
     both = register_and_fuse(sample.fixed, sample.moving, device="cpu")
     start = Transform.equal_field_of_view(sample.fixed.shape[:2], sample.moving.shape[:2])
@@ -49,7 +51,7 @@ def sample_picture(name: str) -> None:
 
 
 def shows_windows() -> bool:
-    """Whether napari can be opened here."""
+    """Whether there is a display for napari."""
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         print("no display: the pictures that show napari stay as they are")
         return False
@@ -57,7 +59,7 @@ def shows_windows() -> bool:
 
 
 def napari_picture() -> None:
-    """The screenshot that the napari example makes of itself."""
+    """Save the screenshot that the napari example makes."""
     with tempfile.TemporaryDirectory() as folder:
         shot = Path(folder) / "napari.png"
         script = ROOT / "examples" / "03_napari_session.py"
@@ -78,5 +80,5 @@ if __name__ == "__main__":
         sample_picture(sample_name)
     if shows_windows():
         napari_picture()
-        # a session of its own: napari reads the settings when it is imported
+        # in another process, because napari reads its settings when it is imported
         subprocess.run([sys.executable, ROOT / "scripts" / "make_screenshots.py"], check=True)

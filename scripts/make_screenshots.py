@@ -1,11 +1,11 @@
-"""Photograph napari with the panels at work on the built-in samples, for docs/images.
+"""Take screenshots of napari with the panels at work on the built-in samples, for docs/images.
 
     python scripts/make_screenshots.py [STORY …] [--to FOLDER]
 
-Stories: thermal, landmarks, microscope, satellite, training; each is a session of a tutorial in
-docs/tutorials, or of a part of one. All of them take some minutes on two cores. Without a screen,
-run it under xvfb-run -a -s "-screen 0 1600x1200x24". Neither the user's Preferences nor the
-user's models are read or changed.
+Stories: thermal, landmarks, microscope, satellite, training. Each replays a tutorial in
+docs/tutorials, or a part of one. All of them take some minutes on two cores. Without a screen, run
+it under xvfb-run -a -s "-screen 0 1600x1200x24". It neither reads nor changes the user's
+Preferences and models.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ GAP = 24  # pixels between pictures beside each other
 
 
 class Session:
-    """A napari window with the plugin, and pictures of it.
+    """A napari window with the plugin, and screenshots of it.
 
     Parameters
     ----------
     folder : Path
-        Where the pictures go.
+        For the pictures.
     size : tuple of int
         Width and height of the window.
     """
@@ -70,21 +70,21 @@ class Session:
         self.settle()
 
     def settle(self, milliseconds: int = 700) -> None:
-        """Serve the window, until all is drawn."""
+        """Process the window's events until everything is drawn."""
         from qtpy.QtTest import QTest
 
         QTest.qWait(milliseconds)
 
     def until(self, ready: Callable[[], bool], milliseconds: int = 60_000) -> None:
-        """Serve the window until something is so."""
+        """Process the window's events until a condition holds."""
         for _ in range(milliseconds // 20):
             if ready():
                 return
             self.settle(20)
-        raise TimeoutError("what was waited for did not come")
+        raise TimeoutError("the condition did not hold in time")
 
     def panel(self, title: str) -> Any:
-        """Open a panel by its title in the menu, as a tab where there is one already."""
+        """Open a panel by its title in the menu, as a tab beside earlier ones."""
         from qtpy.QtCore import Qt
 
         window = self.viewer.window
@@ -95,12 +95,12 @@ class Session:
         return panel
 
     def start(self, panel: Any) -> None:
-        """Press the button of "Register and fuse"."""
+        """Start "Register and fuse" on the CPU."""
         panel.device.value = "cpu"
         panel.run()
 
     def select(self, name: str) -> None:
-        """Select one layer, whose controls napari then shows."""
+        """Select one layer, so napari shows its controls."""
         self.viewer.layers.selection = {self.viewer.layers[name]}
 
     def close_panel(self, panel: QWidget) -> None:
@@ -109,7 +109,7 @@ class Session:
         self.settle(200)
 
     def dismiss(self, panel: QWidget) -> None:
-        """Close napari's notifications, which lie over the picture."""
+        """Close napari's notifications, which cover the picture."""
         from qtpy.QtWidgets import QDialog
 
         for dialog in panel.window().findChildren(QDialog):
@@ -117,12 +117,12 @@ class Session:
                 dialog.close()
 
     def window(self, name: str) -> None:
-        """Photograph the whole window."""
+        """Save a picture of the whole window."""
         self.settle()
         self._save(name, self._grab())
 
     def only(self, name: str, panel: QWidget) -> NDArray[np.uint8]:
-        """Photograph one panel, as far down as it has content; return that."""
+        """Save and return a picture of one panel, down to the end of its content."""
         from qtpy.QtCore import QPoint
 
         self.settle()
@@ -140,14 +140,14 @@ class Session:
             )
         )
         part = picture[top:bottom, left:right]
-        # below the last row that differs from the bottom one there is nothing
+        # the content ends at the last row that differs from the bottom row
         drawn = np.flatnonzero((part != part[-1:]).any(axis=(1, 2)))
         end = min(int(drawn[-1]) + 12, len(part)) if len(drawn) else len(part)
         self._save(name, part[:end])
         return part[:end]
 
     def together(self, name: str, pictures: list[NDArray[np.uint8]]) -> None:
-        """Put pictures of one width together, two in a row, on the ground of the first."""
+        """Save pictures of one width as a sheet, two in a row, on the background of the first."""
         rows = [pictures[at : at + 2] for at in range(0, len(pictures), 2)]
         width = 2 * pictures[0].shape[1] + GAP
         height = sum(max(map(len, row)) for row in rows) + GAP * (len(rows) - 1)
@@ -169,7 +169,7 @@ class Session:
         """Write an 8-bit palette PNG, a third of the size of true colour."""
         image = Image.fromarray(picture)
         image.thumbnail((WIDEST, WIDEST), Image.Resampling.LANCZOS)
-        # by coverage, or small coloured things such as points turn grey
+        # other quantizers turn small coloured objects such as points grey
         small = image.quantize(
             COLOURS, method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE
         )
@@ -181,7 +181,7 @@ class Session:
 
 @contextmanager
 def session(folder: Path) -> Iterator[Session]:
-    """A window that is closed at the end."""
+    """A session whose window is closed at the end."""
     one = Session(folder)
     try:
         yield one
@@ -210,19 +210,19 @@ def thermal(folder: Path) -> None:
         states.append(here.only("panel-done", panel))
         here.window("thermal-done")
 
-        judge = here.panel("Compare")
-        judge.mode.value = "swipe"
-        judge.compare()
-        judge.wait()
-        judge.measure()
-        judge.wait()
+        compare = here.panel("Compare")
+        compare.mode.value = "swipe"
+        compare.compare()
+        compare.wait()
+        compare.measure()
+        compare.wait()
         here.window("swipe")
-        judge.mode.value = "edges"
-        judge.wait()
+        compare.mode.value = "edges"
+        compare.wait()
         here.window("edges")
-        here.close_panel(judge)
+        here.close_panel(compare)
 
-        # another street: whatever is found, it cannot be right
+        # a moving image of another street: no registration can be right
         panel.undo()
         moving.data = load_sample("thermal", seed=3).moving
         moving.visible = True
@@ -233,7 +233,7 @@ def thermal(folder: Path) -> None:
 
 
 def landmarks(folder: Path) -> None:
-    """Pairs placed by hand, one of them beside its place."""
+    """Landmark pairs, one of them placed wrongly."""
     with session(folder) as here:
         _fixed, moving = here.viewer.open_sample("napari-busref", "thermal")
         panel = here.panel("Landmarks")
@@ -242,7 +242,7 @@ def landmarks(folder: Path) -> None:
 
 
 def _place_landmarks(here: Session, panel: Any, truth: Transform) -> None:
-    """Click as a hand does: a pixel beside the place, and once far more."""
+    """Add landmarks as a user would: about 1 px off, and one far off."""
     panel.placing = True
     height, width = truth.fixed_shape
     rows, cols = np.linspace(0.2, 0.85, 3) * height, np.linspace(0.15, 0.85, 4) * width
@@ -258,7 +258,7 @@ def _place_landmarks(here: Session, panel: Any, truth: Transform) -> None:
 
 
 def microscope(folder: Path) -> None:
-    """Two stains: overlay before and after, and cells carried over."""
+    """Two stains: overlay before and after, and cells on the other image."""
     with session(folder) as here:
         viewer = here.viewer
         _fixed, moving = viewer.open_sample("napari-busref", "stain")
@@ -266,23 +266,23 @@ def microscope(folder: Path) -> None:
         here.start(panel)
         panel.wait()
         here.dismiss(panel)
-        judge = here.panel("Compare")
-        judge.mode.value = "overlay"
-        judge.compare()
-        judge.wait()
-        judge.measure()
-        judge.wait()
+        compare = here.panel("Compare")
+        compare.mode.value = "overlay"
+        compare.compare()
+        compare.wait()
+        compare.measure()
+        compare.wait()
         here.window("microscope-after")
-        judge.before.setChecked(True)
-        judge.wait()
+        compare.before.setChecked(True)
+        compare.wait()
         here.window("microscope-before")
-        judge.clear()
-        here.close_panel(judge)
+        compare.clear()
+        here.close_panel(compare)
         here.close_panel(panel)
 
         for layer in viewer.layers:
             layer.visible = layer.name == "nuclei"
-        # what a segmentation of the protein image might give, and two marks
+        # a simple segmentation of the protein image, and three marks
         stained = ndi.gaussian_filter(moving.data.astype(float), 3)
         regions = remove_small_objects(label(stained > 1.6 * stained.mean()), max_size=400)
         labels = viewer.add_labels(regions, name="stained regions", opacity=0.7)
@@ -302,7 +302,7 @@ def microscope(folder: Path) -> None:
 
 
 def satellite(folder: Path) -> None:
-    """Layers of different pixel size where the map has them, before and after."""
+    """Layers of different pixel size at their map positions, before and after."""
     pair = runpy.run_path(str(ROOT / "examples" / "06_satellite_pair.py"))
     with session(folder) as here, tempfile.TemporaryDirectory() as files:
         paths = [Path(files) / name for name in ("visible.tif", "thermal.tif")]
@@ -321,16 +321,16 @@ def satellite(folder: Path) -> None:
         viewer.layers["thermal warped"].opacity = 0.5
         here.select("thermal displacement")
         here.window("satellite-done")
-        judge = here.panel("Compare")
-        judge.mode.value = "checkerboard"
-        judge.compare()
-        judge.wait()
+        compare = here.panel("Compare")
+        compare.mode.value = "checkerboard"
+        compare.compare()
+        compare.wait()
         here.select("visible")
         here.window("checkerboard")
 
 
 def training(folder: Path) -> None:
-    """Fine-tune: the curves and the preview, while it runs."""
+    """Fine-tune: the curves and the preview during a training."""
     with session(folder) as here, tempfile.TemporaryDirectory() as files, chdir(files):
         folders = [Path("pairs") / name for name in ("visible", "infrared")]
         for one in folders:
@@ -365,7 +365,7 @@ STORIES: dict[str, Callable[[Path], None]] = {
 
 
 def make(folder: Path, stories: list[str]) -> None:
-    """Play the stories, with Preferences and models of their own."""
+    """Replay the stories with empty Preferences and no user models."""
     folder = folder.resolve()  # a story may work in another folder
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as own:

@@ -28,7 +28,7 @@ from napari_busref._napari.register.result_layers import (
     show_field,
     update_layers,
 )
-from napari_busref._napari.register.run import Request, run
+from napari_busref._napari.register.run import RegisterRequest, run
 from napari_busref._napari.register.settings import Settings
 from napari_busref._napari.register.stacks import register_stack
 from napari_busref.fusion import FusionResult
@@ -645,7 +645,7 @@ def test_cancelled_in_a_real_refinement(keep):
     smooth = ndimage.gaussian_filter(image((64, 80)).data, 2)
     fixed, moving = planes(Image(smooth, name="vis"), Image(np.roll(smooth, 2, 1), name="ir"))
     settings = Settings(model="identity", refine="affine", device="cpu", on_cancel=keep)
-    request = Request(fixed, moving, world_transform(fixed, moving), settings)
+    request = RegisterRequest(fixed, moving, world_transform(fixed, moving), settings)
     if keep == "nothing":
         with pytest.raises(Cancelled):
             run(request, progress=progress, cancel=cancel)

@@ -1,4 +1,4 @@
-"""Loading torch and its like beside a window. Needs neither Qt nor a viewer."""
+"""Load torch in a worker thread without blocking the window. Needs neither Qt nor a viewer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 __all__ = ["load_libraries"]
 
-#: What a run imports sooner or later.
+#: Modules that a run imports.
 _NAMES = (
     "torch",
     "kornia",
@@ -25,12 +25,12 @@ _NAMES = (
 
 
 def load_libraries() -> None:
-    """Import torch and all else that a run needs, while the window works; for worker threads.
+    """Import torch and all other modules of a run; for worker threads.
 
-    Python lets no other thread work while an import loads a shared library. Those of torch take a
-    quarter of a second, and several from a cold disk, in which the window would stand still. A
-    call by ctypes lets others work, so they are loaded by such calls, and the import then finds
-    them. On Windows, and where this fails, the import loads them itself.
+    An import holds Python's lock while it loads a shared library. Those of torch take 0.25 s, or
+    several seconds from a cold disk, and would block the window for as long. A call by ctypes
+    releases the lock, so this loads the libraries by such calls first. On Windows, and where that
+    fails, the import loads them.
 
     Raises
     ------
@@ -41,13 +41,13 @@ def load_libraries() -> None:
         return
     if "torch" not in sys.modules and hasattr(os, "RTLD_NOW"):
         _load_shared()
-    with _no_search():
+    with _without_garbage_collection():
         for name in _NAMES:
             importlib.import_module(name)
 
 
 def _load_shared() -> None:
-    """Load libtorch as ``torch/__init__.py`` does: first what the others need, for all of them."""
+    """Load libtorch as ``torch/__init__.py`` does: shared dependencies first."""
     found = importlib.util.find_spec("torch")
     if found is None or found.origin is None:
         return
@@ -58,16 +58,15 @@ def _load_shared() -> None:
     for name, scope in (("global_deps", os.RTLD_GLOBAL), ("python", os.RTLD_LOCAL)):
         path = folder / f"libtorch_{name}.{suffix}"
         if path.exists() and not load(os.fsencode(path), os.RTLD_NOW | scope):
-            return  # the import looks in more places
+            return  # the import searches more folders
 
 
 @contextmanager
-def _no_search() -> Iterator[None]:
-    """Spare Python the search for garbage among objects that are made to stay.
+def _without_garbage_collection() -> Iterator[None]:
+    """Suspend garbage collection, and exempt the new objects from it until `gc.unfreeze`.
 
-    An import makes so many that all objects of the process would be searched several times, a
-    fifth of a second each, in which no thread works; nor need what it has made be searched after
-    it, until somebody calls `gc.unfreeze`.
+    The imports make so many objects that Python would search all of the process several times.
+    Each search takes 0.2 s, in which no thread works.
     """
     before = gc.isenabled()
     gc.disable()

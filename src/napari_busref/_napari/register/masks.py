@@ -1,4 +1,4 @@
-"""Labels that say which part of an image registration may look at."""
+"""Labels layers as masks of the valid pixels of an image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def mask_on(
     pixels: int = PIXEL_BUDGET,
     cancel: threading.Event | None = None,
 ) -> NDArray[np.bool_]:
-    """Bring labels onto the pixels of an image, through the world, each pixel to the nearest.
+    """Resample labels to the pixels of an image through the world, by the nearest pixel.
 
     Parameters
     ----------
@@ -33,11 +33,11 @@ def mask_on(
     image : Plane
         The image to which the labels belong.
     grid : Grid
-        Of the image's pixels that are looked at.
+        Of the image's pixels that are read.
     pixels : int
-        Of the labels that are read at most.
+        Largest number of labels pixels to read.
     cancel : threading.Event, optional
-        Looked at between pieces.
+        Checked between blocks.
 
     Returns
     -------
@@ -47,20 +47,20 @@ def mask_on(
     Raises
     ------
     ValueError
-        When no label lies on the image: nothing would be left to register.
+        When no label lies on the image.
     """
     reading = choose_reading(labels, pixels)
-    found = reading.read("nearest", cancel)
+    data = reading.read("nearest", cancel)
     through_world = Transform(
         world_affine(image, labels), fixed_shape=image.shape, moving_shape=labels.shape
     )
-    # pixels of labels reach half a pixel beyond their centres, where `apply` sees nothing
-    padded = np.pad(found != 0, 1, mode="edge")
+    # labels reach half a pixel beyond their centres, where `apply` fills in `cval`
+    padded = np.pad(data != 0, 1, mode="edge")
     shift = np.eye(3)
     shift[:2, 2] = 1
     onto = regrid(through_world, Grid(image.shape), Grid(labels.shape), grid, reading.grid)
-    wanted = Transform(shift @ onto.affine, fixed_shape=grid.shape, moving_shape=padded.shape)
-    mask = wanted.apply(padded, order=0) & _within(onto)
+    to_padded = Transform(shift @ onto.affine, fixed_shape=grid.shape, moving_shape=padded.shape)
+    mask = to_padded.apply(padded, order=0) & _within(onto)
     if not mask.any():
         raise ValueError(
             f"labels layer {labels.name!r} marks nothing of image layer {image.name!r}; paint "
@@ -70,7 +70,7 @@ def mask_on(
 
 
 def _within(transform: Transform) -> NDArray[np.bool_]:
-    """Where the source lies on a pixel of the labels and not beyond their border."""
+    """Whether the source of each pixel lies on a labels pixel."""
     rows, cols = (np.arange(size) for size in transform.fixed_shape)
     inside = np.ones(transform.fixed_shape, bool)
     for (a, b, c), size in zip(transform.affine[:2], transform.moving_shape, strict=True):

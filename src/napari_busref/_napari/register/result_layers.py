@@ -1,4 +1,4 @@
-"""From results to layers: what a run adds to the viewer, and how a second run updates it.
+"""Make layers of results, and update the layers of an earlier run.
 
 Needs `napari.layers` but neither Qt nor a viewer.
 """
@@ -39,10 +39,10 @@ __all__ = [
     "update_layers",
 ]
 
-#: What a run can add, from bottom to top.
+#: Roles of the layers that a run can add, from bottom to top.
 ROLES = ("warped", "mask", "fused", "weights", "magnitude", "grid", "displacement")
 
-#: What it adds unless told otherwise.
+#: Roles of the layers that it adds by default.
 DEFAULT_ROLES = ("warped", "mask", "fused", "displacement")
 
 #: Ways to draw the displacement: an image of lengths, a deformed grid, arrows.
@@ -59,7 +59,7 @@ def result_layers(
     *,
     roles: Collection[str] = DEFAULT_ROLES,
 ) -> list[Layer]:
-    """Make the layers of a finished run, in no viewer yet; a worker may do it.
+    """Make the layers of a finished run, in no viewer yet; safe in a worker thread.
 
     Parameters
     ----------
@@ -67,10 +67,10 @@ def result_layers(
         For these two planes: of `napari_busref.register_and_fuse` at full resolution, or of
         `napari_busref._napari.register.stacks.register_stack`.
     fixed, moving : Plane
-        Where the layers go (exactly on `fixed`), and how they look.
+        The layers lie on `fixed`, and look like these.
     initial : Transform, optional
-        Where the run started from; the displacement shows what was found beyond it. A
-        `LayersResult` knows it.
+        The initial transform; the drawn displacement is relative to it. Ignored for a
+        `LayersResult`, which holds it.
     roles : collection of str
         Which of `ROLES` to make. ``"fused"`` is left out when nothing was fused, ``"weights"``
         when the fusion model has none.
@@ -80,12 +80,12 @@ def result_layers(
     list of Layer
         From bottom to top: warped moving image, mask (Labels, hidden), fused image, weights of a
         learned loss (Image, hidden), lengths of the displacement (Image with a colour bar),
-        deformed grid (Shapes), arrows (Vectors). Of a stack, the grid is that of the shown plane,
-        all others have all planes.
+        deformed grid (Shapes), arrows (Vectors). Of a stack, the grid shows the shown plane only;
+        the others hold all planes.
         ``metadata["napari-busref"]`` of each holds ``transform`` (`Transform`), ``quality``
         (`Quality`), ``parameters``, ``timings``, ``versions``, ``initial``, the names ``fixed``
         and ``moving``, their ``fixed_grid`` and ``moving_grid`` (`ImageGrid.as_dict`), ``axes``,
-        and ``role``: what the layer is. Of a `LayersResult` also ``mode``, ``reading``,
+        and ``role``, one of `ROLES`. Of a `LayersResult` also ``mode``, ``reading``,
         ``rescaled`` and ``planes``.
 
     Raises
@@ -138,14 +138,14 @@ def show_field(layers: Sequence[Layer], role: str | None) -> list[Layer]:
     Parameters
     ----------
     layers : sequence of Layer
-        For example ``viewer.layers``; layers that are no such drawing are left as they are.
+        For example ``viewer.layers``; other layers keep their visibility.
     role : str or None
         One of `FIELD_ROLES`; None hides them all.
 
     Returns
     -------
     list of Layer
-        Those that are shown now.
+        The visible drawings.
 
     Raises
     ------
@@ -154,17 +154,17 @@ def show_field(layers: Sequence[Layer], role: str | None) -> list[Layer]:
     """
     if role is not None and role not in FIELD_ROLES:
         raise ValueError(f"role: got {role!r}, need one of {FIELD_ROLES} or None")
-    drawings = [layer for layer in layers if _knowledge(layer).get("role") in FIELD_ROLES]
+    drawings = [layer for layer in layers if _metadata(layer).get("role") in FIELD_ROLES]
     for layer in drawings:
-        layer.visible = _knowledge(layer)["role"] == role
+        layer.visible = _metadata(layer)["role"] == role
     return [layer for layer in drawings if layer.visible]
 
 
 def update_layers(layers: MutableSequence[Layer], new: Sequence[Layer]) -> list[Layer]:
-    """Put new result layers into a viewer, each in place of its predecessor if there is one.
+    """Add result layers to a viewer, each in place of its predecessor if there is one.
 
-    A predecessor is a layer of this plugin of the same role for layers of the same names, which
-    nobody has renamed since. It keeps its place in the list and how the user made it look.
+    A predecessor is a layer of this plugin with the same role, for layers of the same names, that
+    was not renamed. It keeps its position in the list and its appearance.
 
     Parameters
     ----------
@@ -176,8 +176,8 @@ def update_layers(layers: MutableSequence[Layer], new: Sequence[Layer]) -> list[
     Returns
     -------
     list of Layer
-        Those now in the viewer, in the order of `new`. If one cannot be added, those added before
-        it are taken out again.
+        The layers in the viewer, in the order of `new`. If one cannot be added, those added before
+        it are removed again.
     """
     added: list[Layer] = []
     placed: list[Layer] = []
@@ -195,8 +195,8 @@ def update_layers(layers: MutableSequence[Layer], new: Sequence[Layer]) -> list[
             else:
                 layers.append(layer)
                 added.append(layer)
-            # napari may have appended a number to the name; remember what the layer is called
-            _knowledge(layer)["name"] = layer.name
+            # napari may have appended a number to the name
+            _metadata(layer)["name"] = layer.name
             placed.append(layer)
     except BaseException:
         for layer in added:
@@ -212,7 +212,7 @@ def _as_layers_result(
     moving: Plane,
     initial: Transform | None,
 ) -> LayersResult:
-    """A result at full resolution, of one pair of planes."""
+    """Convert a result at full resolution, of one pair of planes."""
     pairs = single_pair(fixed, moving)
     registration, fusion = result.registration, result.fusion
     transform = Rescaled.of(registration.transform)
@@ -238,7 +238,7 @@ def _shared_metadata(result: LayersResult, fixed: Plane, moving: Plane) -> dict[
     registration, fusion = result.registration, result.fusion
     whole = result.transform
     shared: dict[str, Any] = {
-        # what is too large at full resolution is kept as it was found
+        # a field that is too large at full resolution stays on the grid of its estimation
         "transform": whole.full() if whole.fits else whole.transform,
         "quality": result.quality,
         "parameters": {
@@ -367,17 +367,17 @@ def _at(position: tuple[int, ...], hidden: tuple[int, ...], ndim: int) -> tuple[
     return tuple(index)
 
 
-def _knowledge(layer: Layer) -> dict[str, Any]:
-    known = layer.metadata.get(METADATA_KEY)
-    return known if isinstance(known, dict) else {}
+def _metadata(layer: Layer) -> dict[str, Any]:
+    ours = layer.metadata.get(METADATA_KEY)
+    return ours if isinstance(ours, dict) else {}
 
 
 def _predecessor(layers: Sequence[Layer], layer: Layer) -> Layer | None:
-    wanted = _knowledge(layer)
+    new = _metadata(layer)
     for other in layers:
-        known = _knowledge(other)
+        known = _metadata(other)
         if known.get("name") == other.name and all(
-            known.get(key) == wanted[key] for key in ("role", "fixed", "moving")
+            known.get(key) == new[key] for key in ("role", "fixed", "moving")
         ):
             return other
     return None
@@ -385,38 +385,38 @@ def _predecessor(layers: Sequence[Layer], layer: Layer) -> Layer | None:
 
 def _fits(old: Layer, new: Layer) -> bool:
     return (
-        old.__class__ is new.__class__  # type() would see napari's proxy of a layer
+        old.__class__ is new.__class__  # type() of a proxy is the proxy's class
         and old.ndim == new.ndim
         and getattr(old, "rgb", None) == getattr(new, "rgb", None)
         and getattr(old, "multiscale", None) == getattr(new, "multiscale", None)
-        # napari offers no way to give paths new features and colours at once
+        # napari cannot give paths new features and colours at once
         and not isinstance(new, Shapes)
     )
 
 
 def _copy(new: Layer, old: Layer) -> None:
-    """Give an old layer the content and place of a new one."""
+    """Give an old layer the content and position of a new one."""
     same_type = getattr(old.data, "dtype", None) == getattr(new.data, "dtype", None)
     if isinstance(old, Vectors):
         old.data = new.data
         old.features = new.features
         old.edge_color = "magnitude"
         old.edge_contrast_limits = new.edge_contrast_limits
-        _exchange(old, new, ("edge_width",))
+        _set_changed(old, new, ("edge_width",))
     else:
         old.data = new.data
     if isinstance(old, Image) and not old.rgb and not same_type:
-        # the old limits mean nothing for another type
+        # the old limits are meaningless for another type
         old.contrast_limits_range = new.contrast_limits_range
         old.contrast_limits = new.contrast_limits
-    _exchange(old, new, _SPATIAL)
-    known: Mapping[str, Any] = _knowledge(new)
+    _set_changed(old, new, _SPATIAL)
+    known: Mapping[str, Any] = _metadata(new)
     old.metadata[METADATA_KEY] = dict(known) | {"name": old.name}
     old.refresh()
 
 
-def _exchange(old: Layer, new: Layer, names: Sequence[str]) -> None:
-    """Give an old layer attributes of a new one, if they differ: each change is drawn."""
+def _set_changed(old: Layer, new: Layer, names: Sequence[str]) -> None:
+    """Set attributes that differ; each assignment redraws the layer."""
     for name in names:
         wanted = getattr(new, name)
         if not np.array_equal(np.asarray(getattr(old, name)), np.asarray(wanted)):

@@ -143,7 +143,7 @@ def run(
             fuse=settings.fused,
             fusion=settings.fusion(),
             progress=reporter.part(0.0, 0.97).regardless().step,  # it checks cancel
-            so_far=keep if settings.on_cancel == "best" else None,
+            on_result=keep if settings.on_cancel == "best" else None,
             cancel=cancel,
             **settings.registration(),
         )

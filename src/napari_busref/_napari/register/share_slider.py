@@ -1,4 +1,4 @@
-"""A slider for a share in [0, 1], with what its ends mean."""
+"""A slider for a number in [0, 1], with labelled ends."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ _STEPS = 20
 
 
 class ShareSlider(QObject):
-    """A slider, read and set like the widgets of magicgui, which cannot be moved by keys.
+    """A slider with the interface of a magicgui widget; those have no keyboard control.
 
     Parameters
     ----------
     name : str
     ends : (str, str)
-        What 0 and 1 mean.
+        Meanings of 0 and 1.
     tooltip : str
 
     Attributes
     ----------
     native : QWidget
-        To be put into a layout.
+        For a layout.
     slider : QSlider
-        Takes the keyboard's focus.
+        Takes the keyboard focus.
     changed : Signal
-        With the value, whoever changed it.
+        Emitted with every new value.
     chosen : Signal
-        When the user has changed it.
+        Emitted when the user has changed it.
     """
 
     changed = Signal(float)
@@ -56,17 +56,17 @@ class ShareSlider(QObject):
         for column, (text, side) in enumerate(
             zip(ends, (Qt.AlignmentFlag.AlignLeft, Qt.AlignmentFlag.AlignRight), strict=True)
         ):
-            word = QLabel(text)
-            word.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-            layout.addWidget(word, 1, column)
-            word.setAlignment(side)
+            label = QLabel(text)
+            label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+            layout.addWidget(label, 1, column)
+            label.setAlignment(side)
         self._by_user = False
         self.slider.actionTriggered.connect(self._act)
         self.slider.valueChanged.connect(self._change)
 
     @property
     def value(self) -> float:
-        """The share."""
+        """The number, in [0, 1]."""
         return self.slider.value() / _STEPS
 
     @value.setter
@@ -75,7 +75,7 @@ class ShareSlider(QObject):
 
     @property
     def enabled(self) -> bool:
-        """Whether it can be moved."""
+        """Whether the slider can be moved."""
         return bool(self.native.isEnabled())
 
     @enabled.setter
@@ -83,7 +83,7 @@ class ShareSlider(QObject):
         self.native.setEnabled(enabled)
 
     def _act(self, _: int) -> None:
-        # Qt tells of an action before it sets the value
+        # Qt emits this signal before it sets the value
         self._by_user = self.slider.sliderPosition() != self.slider.value()
 
     def _change(self, _: int) -> None:

@@ -1,4 +1,4 @@
-"""The fused layer of a run, of one plane or of many."""
+"""The fused layer of a run, of one plane or many."""
 
 from __future__ import annotations
 
@@ -19,42 +19,43 @@ from napari_busref.runtime.progress import Reporter
 if TYPE_CHECKING:
     from napari_busref.fusion import FusionResult
     from napari_busref.registration import RegistrationResult
+    from napari_busref.registration.quality import Quality
 
-__all__ = ["FUSION_BUDGET", "STACK_BUDGET", "Fuser", "ToFuse"]
+__all__ = ["FUSION_BUDGET", "STACK_BUDGET", "Fuser", "RegisteredPair"]
 
 #: Planes of more pixels are fused as they were read for the registration.
 FUSION_BUDGET = 4096 * 4096
 
-#: Fused stacks of more bytes are not made; then the shown plane alone is fused.
+#: Of a stack whose fused planes would take more bytes, only the shown plane is fused.
 STACK_BUDGET = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
-class ToFuse:
+class RegisteredPair:
     """A registered pair of planes.
 
     Parameters
     ----------
     registration : RegistrationResult
-        As the planes were read; of another pair of planes when `fixed` is None.
+        Of the planes as read; of another pair of planes where `fixed` is None.
     transform : Rescaled
+    quality : Quality
+        In pixels of the fixed layer at full resolution.
     source : Source
         The moving plane.
     fixed : ndarray or None
-        The fixed plane as it was read.
-    cval : float
-        What lies beyond the moving layer.
+        The fixed plane as read.
     """
 
     registration: RegistrationResult
     transform: Rescaled
+    quality: Quality
     source: Source
     fixed: NDArray[Any] | None
-    cval: float
 
 
 class Fuser:
-    """Fuses pairs of planes, each into its place in one array.
+    """Fuses pairs of planes into one array.
 
     Parameters
     ----------
@@ -74,7 +75,7 @@ class Fuser:
     fused : ndarray
         With all dimensions of `pairs`; planes that were not reached are 0.
     weights : ndarray of float32 or None
-        Likewise, what a learned loss weighs the infrared planes with, if that is asked for.
+        Likewise, the weights of the infrared planes in a learned loss, if `options` ask for them.
     """
 
     def __init__(
@@ -100,14 +101,18 @@ class Fuser:
         self.fused = np.zeros(shape, dtype)
         self.weights = np.zeros(sizes, np.float32) if weighs else None
 
-    def fuse(self, position: Position, pair: ToFuse, reporter: Reporter) -> FusionResult | None:
-        """Fuse one pair of planes; None if there is no room for it.
+    def fuse(
+        self, position: Position, pair: RegisteredPair, cval: float, reporter: Reporter
+    ) -> FusionResult | None:
+        """Fuse one pair of planes, or return None if `fused` has no room for it.
 
         Parameters
         ----------
         position : tuple of int
             In the whole pairs.
-        pair : ToFuse
+        pair : RegisteredPair
+        cval : float
+            Value beyond the moving layer.
         reporter : Reporter
         """
         where = position
@@ -120,7 +125,7 @@ class Fuser:
         reporter.check()
         result = fuse(
             self._fixed(position, pair),
-            self._warped(pair),
+            self._warped(pair, cval),
             mask=_spread(pair.registration.mask, self._read_grid, self.grid),
             progress=reporter.step,
             cancel=self._cancel,
@@ -134,7 +139,7 @@ class Fuser:
             self.weights[tuple(index)] = result.loss_weights["infrared"]
         return result
 
-    def _fixed(self, position: Position, pair: ToFuse) -> NDArray[Any]:
+    def _fixed(self, position: Position, pair: RegisteredPair) -> NDArray[Any]:
         if pair.fixed is not None and self.grid == self._read_grid:
             return pair.fixed
         plane = self._whole.by_position[position][0]
@@ -142,17 +147,17 @@ class Fuser:
         reading = self._readings[0] if as_read else Reading(plane, 0, 1)
         return replace(reading, plane=plane).read(cancel=self._cancel)
 
-    def _warped(self, pair: ToFuse) -> NDArray[Any]:
+    def _warped(self, pair: RegisteredPair, cval: float) -> NDArray[Any]:
         as_read = self.grid == self._read_grid and self._readings[1].grid.full
         if pair.fixed is not None and as_read:
             return pair.registration.warped
         rows, cols = self.grid.shape
         window = slice(0, rows), slice(0, cols)
-        return warp_window(pair.source, pair.transform, self.grid, window, cval=pair.cval)
+        return warp_window(pair.source, pair.transform, self.grid, window, cval=cval)
 
 
 def _spread(mask: NDArray[np.bool_], grid: Grid, onto: Grid) -> NDArray[np.bool_]:
-    """A mask on another grid over the same picture, each pixel from the one that it lies in."""
+    """Resample a mask to another grid over the same picture, by the nearest pixel."""
     if grid == onto:
         return mask
     index = [

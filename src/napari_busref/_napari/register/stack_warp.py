@@ -1,4 +1,4 @@
-"""The warped layer of a run: one plane or many, at once or where it is looked at."""
+"""The warped layer of a run: one plane or many, in memory or lazy."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Warp"]
 
-# A warped plane of more pixels is computed when it is looked at, even from an array in memory.
-_EAGER = 8192 * 8192
-_SMALLEST_LEVEL = 1024 * 1024
+_MAX_IN_MEMORY = 8192 * 8192  # warped planes of more pixels are lazy
+_MIN_LEVEL = 1024 * 1024  # pixels of the coarsest level
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +37,11 @@ class Warp:
     source : Source
         Of the shown plane.
     transform : Rescaled
-        Of the shown plane, and of every one that is not among `planes`.
+        Of the shown plane, and of each that is not among `planes`.
     planes : mapping
-        What was found for each position; may grow until a block is computed.
+        Results by position; may grow until a block is computed.
     cval : float
-        What lies beyond the moving layer.
+        Value beyond the moving layer.
     """
 
     pairs: PlanePairs
@@ -54,16 +53,16 @@ class Warp:
 
     @property
     def at_once(self) -> bool:
-        """Whether the layer is to be an array in memory, as the moving one is."""
+        """Whether the layer becomes an array in memory, as the moving one is."""
         return (
             self.mode == "plane"
             and len(self._fixed.levels) == 1
             and isinstance(self._moving.source, np.ndarray)
-            and self._fixed.shape[0] * self._fixed.shape[1] <= _EAGER
+            and self._fixed.shape[0] * self._fixed.shape[1] <= _MAX_IN_MEMORY
         )
 
     def compute(self, reporter: Reporter) -> NDArray[Any]:
-        """Warp the shown plane now, some rows at a time."""
+        """Warp the shown plane, a band of rows at a time."""
         height, width = (self.pairs.sizes[axis] for axis in self.pairs.axes)
         grid = Grid((height, width))
         warped = np.empty((height, width, *self._channels), self._dtype)
@@ -74,11 +73,11 @@ class Warp:
         return np.expand_dims(warped, self.pairs.hidden)
 
     def levels(self) -> list[Any]:
-        """The layer at every level, computed where it is looked at."""
+        """The levels of the layer as lazy arrays, finest first."""
         return [self._level(grid) for grid in _pyramid(self._fixed)]
 
     def block(self, grid: Grid, position: Position, window: tuple[slice, slice]) -> NDArray[Any]:
-        """Warp a part of one plane, on a grid over the fixed picture."""
+        """Warp a window of one plane, on a grid over the fixed picture."""
         pair = self.pairs.by_position.get(position)
         found = self.planes.get(position)
         if pair is None or (self.mode == "each" and found is None):
@@ -113,11 +112,11 @@ class Warp:
 
 
 def _pyramid(fixed: Plane) -> list[Grid]:
-    """The levels of the fixed plane, or, if it is large and has none, halves and quarters."""
+    """Grids of the fixed plane's levels; of a large plane without levels, halves and quarters."""
     if len(fixed.levels) > 1:
         return [level_grid(fixed, level) for level in range(len(fixed.levels))]
     grids = [Grid(fixed.shape)]
-    while grids[-1].shape[0] * grids[-1].shape[1] > max(PIXEL_BUDGET, _SMALLEST_LEVEL):
+    while grids[-1].shape[0] * grids[-1].shape[1] > max(PIXEL_BUDGET, _MIN_LEVEL):
         rows, cols = (max(1, size // 2) for size in grids[-1].shape)
         grids.append(Grid((rows, cols), (2.0 * grids[-1].step[0], 2.0 * grids[-1].step[1])))
     return grids

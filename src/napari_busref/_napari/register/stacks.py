@@ -1,10 +1,10 @@
-"""Registering layers of any size and number of planes: the work behind the panel, without Qt."""
+"""Register layers of any size and number of planes. Needs no Qt."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from napari_busref._napari.layers.planes import Plane
 from napari_busref._napari.layers.reading import PIXEL_BUDGET, Reading, choose_reading
 from napari_busref._napari.layers.result import LayersResult, PlaneResult
 from napari_busref._napari.register.masks import mask_on
-from napari_busref._napari.register.stack_fusion import Fuser, ToFuse
+from napari_busref._napari.register.stack_fusion import Fuser, RegisteredPair
 from napari_busref._napari.register.stack_warp import Warp
 from napari_busref.images.preprocess import MIN_SIZE
 from napari_busref.runtime.progress import Cancelled, Progress, Reporter
@@ -26,13 +26,11 @@ from napari_busref.transforms.transform import Transform
 
 if TYPE_CHECKING:
     from napari_busref.fusion import FusionResult
-    from napari_busref.registration import RegistrationResult
-    from napari_busref.registration.quality import Quality
 
 __all__ = ["MODES", "register_stack"]
 
-#: What to do with the other planes of a stack: nothing, use the transform of the shown one, or
-#: find one for each.
+#: How to treat the other planes of a stack: leave them out, use the transform of the shown plane,
+#: or register each.
 MODES = ("plane", "one", "each")
 
 
@@ -49,7 +47,7 @@ def register_stack(
     device: Any = "auto",
     pixels: int = PIXEL_BUDGET,
     on_cancel: Literal["raise", "best"] = "raise",
-    so_far: Callable[[LayersResult], None] | None = None,
+    on_result: Callable[[LayersResult], None] | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
     **options: Any,
@@ -62,29 +60,28 @@ def register_stack(
         From `shown_plane`.
     mode : str
         For stacks. ``"plane"``: the shown planes alone. ``"one"``: the transform of the shown
-        planes for all planes. ``"each"``: one for each plane, from the shown one outward, each
-        started from its neighbour's without a search; a plane that then comes out unreliable is
-        tried again from the beginning.
+        planes for all planes. ``"each"``: one for each plane, from the shown one outward. Each
+        starts from its neighbour's transform without a search. A plane whose result is unreliable
+        is registered again from `initial`.
     initial : Transform or None or "world"
-        Where to start, from the pixels of the fixed to those of the moving layer at full
-        resolution. By default from `world_transform`; None: the same field of view.
+        Initial transform, from the pixels of the fixed to those of the moving layer at full
+        resolution. ``"world"``: from `world_transform`; None: an equal field of view.
     fixed_mask, moving_mask : Plane, optional
-        Planes of Labels layers on any grid. Where they are 0 nothing is compared; outside
-        `moving_mask` nothing counts as content either. In a stack each plane takes the labels that
-        lie there.
+        Planes of Labels layers on any grid; pixels that are 0 are not valid. In a stack each plane
+        takes the labels at its position.
     fuse : bool
-        Whether to fuse too.
+        Whether to fuse the planes, too.
     fusion : mapping, optional
         Arguments of `napari_busref.fuse`: ``model``, ``task`` and so on.
     device
         As for `napari_busref.register_and_fuse`.
     pixels : int
-        What is looked at of a plane, at most; see `choose_reading`. Larger planes are registered
-        at a coarser level, and warped at full resolution.
+        Largest number of pixels that are read of a plane; see `choose_reading`. Larger planes are
+        registered at a coarser level, and warped at full resolution.
     on_cancel : str
-        ``"raise"``, or ``"best"``: return what has been found, if anything.
-    so_far : callable, optional
-        Called with what there is, as if it were cancelled then, whenever a plane is registered.
+        ``"raise"``, or ``"best"``: return the best so far, if there is any.
+    on_result : callable, optional
+        Called after each plane with the result so far, as a cancelled call would return it.
     progress : Progress, optional
         Called with the stage and the fraction done.
     cancel : threading.Event, optional
@@ -99,7 +96,7 @@ def register_stack(
     Raises
     ------
     ValueError, TypeError
-        Naming the argument or layer, what was given and what is accepted.
+        Naming the argument or layer, the given value and the accepted ones.
     Cancelled, MemoryError, ArithmeticError
         As `napari_busref.register_and_fuse`.
 
@@ -128,119 +125,104 @@ def register_stack(
                 f"initial: made for images of shape {given[0]} and {given[1]}, but the planes of "
                 f"layers {fixed.name!r} and {moving.name!r} have {fixed.shape} and {moving.shape}"
             )
-    pairs = single_pair(fixed, moving) if mode == "plane" else stack_pairs(fixed, moving)
-    run = _Run(
-        pairs=pairs,
+    run = _StackRun(
+        pairs=single_pair(fixed, moving) if mode == "plane" else stack_pairs(fixed, moving),
         mode=mode,
         initial=initial,
         masks=(fixed_mask, moving_mask),
         pixels=pixels,
         fusion={"device": device, **(fusion or {})} if fuse else None,
-        device=device,
-        keep=on_cancel == "best",
-        options=options | {"on_cancel": on_cancel},
-        so_far=so_far,
+        options={"device": device, "on_cancel": on_cancel, **options},
+        on_result=on_result,
         cancel=cancel,
     )
     return run.work(Reporter(progress, cancel))
 
 
 @dataclass(eq=False)
-class _Pair:
-    """One pair of planes while it is worked on."""
-
-    registration: RegistrationResult
-    transform: Rescaled
-    quality: Quality
-    source: Source
-    fixed: NDArray[Any] | None  # as it was read; None for what was found on another pair
-
-
-class _Run:
+class _StackRun:
     """One call of `register_stack`."""
 
-    def __init__(
-        self,
-        *,
-        pairs: PlanePairs,
-        mode: str,
-        initial: Transform | None,
-        masks: tuple[Plane | None, Plane | None],
-        pixels: int,
-        fusion: dict[str, Any] | None,
-        device: Any,
-        keep: bool,
-        options: dict[str, Any],
-        so_far: Callable[[LayersResult], None] | None,
-        cancel: threading.Event | None,
-    ) -> None:
-        self.pairs, self.mode, self.initial, self.masks = pairs, mode, initial, masks
-        self.pixels, self.device = pixels, device
-        self.keep, self.options, self.so_far, self.cancel = keep, options, so_far, cancel
-        fixed, moving = pairs.by_position[pairs.shown]
-        self.readings = choose_reading(fixed, pixels), choose_reading(moving, pixels)
+    pairs: PlanePairs
+    mode: str
+    initial: Transform | None
+    masks: tuple[Plane | None, Plane | None]
+    pixels: int
+    fusion: dict[str, Any] | None
+    options: dict[str, Any]
+    on_result: Callable[[LayersResult], None] | None
+    cancel: threading.Event | None
+    planes: dict[Position, PlaneResult] = field(default_factory=dict)
+    cval: float = 0.0
+
+    def __post_init__(self) -> None:
+        fixed, moving = self.pairs.by_position[self.pairs.shown]
+        self.readings = choose_reading(fixed, self.pixels), choose_reading(moving, self.pixels)
         self.fixed_grid, self.moving_grid = (reading.grid for reading in self.readings)
-        self.fuser = None if fusion is None else Fuser(pairs, self.readings, fusion, cancel)
-        self.field_pixels = max(1, FIELD_BUDGET // len(pairs.by_position))
-        self.cval = 0.0
+        self.fuser = (
+            None
+            if self.fusion is None
+            else Fuser(self.pairs, self.readings, self.fusion, self.cancel)
+        )
+        self.field_pixels = max(1, FIELD_BUDGET // len(self.pairs.by_position))
 
     def work(self, reporter: Reporter) -> LayersResult:
-        order = list(self.pairs.outward())
-        several = self.mode == "each"
-        count = len(order)
-        first_part = 1 / count if several or self.fuser is None else max(1 / count, 0.3)
-        if self.mode == "plane" or (self.mode == "one" and self.fuser is None):
-            first_part = 1.0
-        shown = self._pair(
-            self.pairs.shown, self._start(), reporter.part(0.0, 0.75 * first_part), ""
-        )
-        planes = {self.pairs.shown: self._result(shown)}
-        fusion, cancelled = None, False
-        self._tell(shown, planes, fusion)
+        first = self._first_fraction()
+        shown = self._pair(self.pairs.shown, self._initial(), reporter.part(0.0, 0.75 * first), "")
+        self.planes[self.pairs.shown] = self._plane_result(shown)
+        fusion: FusionResult | None = None
+        cancelled = False
         warped: NDArray[Any] | list[Any] | None = None
+        self._report(shown, None)
         try:
-            part = reporter.part(0.75 * first_part, first_part)
-            fusion = self._fuse(self.pairs.shown, shown, part, "")
-            for number, (position, beside) in enumerate(order[1:], 2):
-                if first_part == 1.0:
-                    break
-                share = (1 - first_part) / (count - 1)
-                begin = first_part + (number - 2) * share
-                part = reporter.part(min(begin, 1.0), min(begin + share, 1.0))
-                words = f"plane {number} of {count}: "
-                if several:
-                    self._one_more(position, beside, planes, part, words)
-                    self._tell(shown, planes, fusion)
-                else:
-                    self._fuse(position, self._same(position, shown), part, words)
-            warped = self._warped(shown, planes, reporter)
+            fusion = self._fuse(self.pairs.shown, shown, reporter.part(0.75 * first, first), "")
+            if first < 1:
+                self._other_planes(shown, fusion, reporter.part(first, 1.0))
+            warped = self._warped(shown, self.planes, reporter)
         except Cancelled:
-            if not self.keep:
+            if self.options["on_cancel"] != "best":
                 raise
             cancelled = True
-        # set while the shown planes were refined, and that ended with the best so far
+        # a registration that was cancelled returns the best so far, and raises nothing
         cancelled = cancelled or (self.cancel is not None and self.cancel.is_set())
         if not cancelled:
             reporter.step("done", 1.0)
-        return self._outcome(shown, planes, fusion, warped, cancelled)
+        return self._result(shown, fusion, warped, cancelled)
 
-    def _tell(
-        self,
-        shown: _Pair,
-        planes: Mapping[Position, PlaneResult],
-        fusion: FusionResult | None,
+    def _first_fraction(self) -> float:
+        """Fraction of the progress that the shown planes take."""
+        count = len(self.pairs.by_position)
+        if self.mode == "plane" or (self.mode == "one" and self.fuser is None):
+            return 1.0
+        return 1 / count if self.mode == "each" or self.fuser is None else max(1 / count, 0.3)
+
+    def _other_planes(
+        self, shown: RegisteredPair, fusion: FusionResult | None, reporter: Reporter
     ) -> None:
-        if self.so_far is not None:
-            self.so_far(self._outcome(shown, dict(planes), fusion, None, True))
+        """Register or fuse all planes but the shown one."""
+        order = list(self.pairs.outward())
+        for number, (position, beside) in enumerate(order[1:]):
+            part = reporter.part(number / (len(order) - 1), (number + 1) / (len(order) - 1))
+            prefix = f"plane {number + 2} of {len(order)}: "
+            if self.mode == "each":
+                self._further_plane(position, beside, part, prefix)
+                self._report(shown, fusion)
+            else:
+                other = Source(self.pairs.by_position[position][1])
+                self._fuse(position, replace(shown, source=other, fixed=None), part, prefix)
 
-    def _outcome(
+    def _report(self, shown: RegisteredPair, fusion: FusionResult | None) -> None:
+        if self.on_result is not None:
+            self.on_result(self._result(shown, fusion, None, cancelled=True))
+
+    def _result(
         self,
-        shown: _Pair,
-        planes: Mapping[Position, PlaneResult],
+        shown: RegisteredPair,
         fusion: FusionResult | None,
         warped: NDArray[Any] | list[Any] | None,
         cancelled: bool,
     ) -> LayersResult:
+        fuser, planes = self.fuser, dict(self.planes)
         return LayersResult(
             registration=shown.registration,
             fusion=fusion,
@@ -253,34 +235,44 @@ class _Run:
             transform=shown.transform,
             planes=planes,
             warped=self._warped(shown, planes, None) if warped is None else warped,
-            reading=self._described(),
+            fused=None if fuser is None or fusion is None else fuser.fused,
+            fused_grid=self.fixed_grid if fuser is None else fuser.grid,
+            fused_pairs=self.pairs if fuser is None else fuser.pairs,
+            weights=None if fuser is None or fusion is None else fuser.weights,
+            reading={
+                name: {
+                    "level": reading.level,
+                    "step": reading.step,
+                    "shape": list(reading.grid.shape),
+                }
+                for name, reading in zip(("fixed", "moving"), self.readings, strict=True)
+            },
             cancelled=cancelled,
-            **self._fused(fusion),
         )
 
-    def _start(self) -> Rescaled | None:
-        """Where a pair starts that has no neighbour; None: the same field of view."""
+    def _initial(self) -> Rescaled | None:
+        """Initial transform of a plane without a registered neighbour."""
         return None if self.initial is None else Rescaled.of(self.initial)
 
-    def _on_grids(self, start: Rescaled | None) -> Transform:
-        if start is None:
+    def _on_grids(self, initial: Rescaled | None) -> Transform:
+        if initial is None:
             fixed, moving = self.pairs.by_position[self.pairs.shown]
-            start = Rescaled.of(Transform.equal_field_of_view(fixed.shape, moving.shape))
-        return start.onto(self.fixed_grid, self.moving_grid)
+            initial = Rescaled.of(Transform.equal_field_of_view(fixed.shape, moving.shape))
+        return initial.onto(self.fixed_grid, self.moving_grid)
 
     def _pair(
         self,
         position: Position,
-        start: Rescaled | None,
+        initial: Rescaled | None,
         reporter: Reporter,
-        words: str,
+        prefix: str,
         **options: Any,
-    ) -> _Pair:
+    ) -> RegisteredPair:
         """Read and register one pair of planes."""
         from napari_busref.registration import register
 
         fixed, moving = self.pairs.by_position[position]
-        reporter.step(f"{words}reading", 0.0)
+        reporter.step(f"{prefix}reading", 0.0)
         target, image = (
             replace(reading, plane=plane).read(cancel=self.cancel)
             for reading, plane in zip(self.readings, (fixed, moving), strict=True)
@@ -294,13 +286,12 @@ class _Run:
         found = register(
             target,
             image,
-            # None says the same field of view, which coarser grids need not have to the pixel
-            initial=None if start is None and self._as_it_is() else self._on_grids(start),
-            device=self.device,
+            # None is an equal field of view, which coarser grids do not have to the pixel
+            initial=None if initial is None and self._full() else self._on_grids(initial),
             fixed_mask=masks[0],
             moving_mask=masks[1],
-            # it looks at cancel itself, and reports on while it keeps the best
-            progress=_prefixed(reporter.part(0.05, 1.0).regardless(), words),
+            # `register` checks cancel, and still reports while it keeps the best
+            progress=_prefixed(reporter.part(0.05, 1.0).regardless(), prefix),
             cancel=self.cancel,
             **(self.options | options),
         )
@@ -312,108 +303,82 @@ class _Run:
         step = float(np.mean(self.fixed_grid.step))
         quality = replace(found.quality, shift_px=found.quality.shift_px * step)
         copies = () if self.moving_grid.full else ((self.moving_grid, image),)
-        return _Pair(found, transform, quality, Source(moving, copies), target)
+        return RegisteredPair(found, transform, quality, Source(moving, copies), target)
 
     def _mask(
         self, labels: Plane | None, plane: Plane, reading: Reading
     ) -> NDArray[np.bool_] | None:
         if labels is None:
             return None
-        here = labels.nearest(plane.centre(), plane.world_units)
-        if here is None:
+        nearest = labels.nearest(plane.centre(), plane.world_units)
+        if nearest is None:
             return None
-        return mask_on(here, plane, reading.grid, pixels=self.pixels, cancel=self.cancel)
+        return mask_on(nearest, plane, reading.grid, pixels=self.pixels, cancel=self.cancel)
 
-    def _one_more(
-        self,
-        position: Position,
-        beside: list[Position],
-        planes: dict[Position, PlaneResult],
-        reporter: Reporter,
-        words: str,
+    def _further_plane(
+        self, position: Position, beside: list[Position], reporter: Reporter, prefix: str
     ) -> None:
-        """Find and keep the transform of a further plane."""
-        trusted = [where for where in beside if where in planes and planes[where].quality.reliable]
-        part = reporter.part(0.0, 0.4)
+        """Register a further plane, keep its transform, and fuse it."""
         best = None
-        if trusted:
-            search = self.options.get("search") or "none"
-            start = planes[trusted[0]].transform
-            best = self._pair(position, start, part, words, search=search, on_cancel="raise")
+        for neighbour in beside:
+            found = self.planes.get(neighbour)
+            if found is not None and found.quality.reliable:
+                search = self.options.get("search") or "none"
+                part = reporter.part(0.0, 0.4)
+                best = self._pair(
+                    position, found.transform, part, prefix, search=search, on_cancel="raise"
+                )
+                break
         if best is None or not best.quality.reliable:
             part = reporter.part(0.4, 0.8)
-            again = self._pair(position, self._start(), part, words, on_cancel="raise")
+            again = self._pair(position, self._initial(), part, prefix, on_cancel="raise")
             if best is None or again.quality.score > best.quality.score:
                 best = again
-        # found, so it is kept even if the run is cancelled while it is fused
-        planes[position] = self._result(best)
-        self._fuse(position, best, reporter.part(0.8, 1.0), words)
+        # kept even if the run is cancelled during its fusion
+        self.planes[position] = self._plane_result(best)
+        self._fuse(position, best, reporter.part(0.8, 1.0), prefix)
 
-    def _same(self, position: Position, shown: _Pair) -> _Pair:
-        """Another pair of planes with the transform of the shown one."""
-        return replace(shown, source=Source(self.pairs.by_position[position][1]), fixed=None)
-
-    def _result(self, pair: _Pair) -> PlaneResult:
+    def _plane_result(self, pair: RegisteredPair) -> PlaneResult:
         several = self.mode == "each"
         stored = pair.transform.stored(self.field_pixels) if several else pair.transform
         return PlaneResult(stored, pair.quality, pair.registration.mask)
 
     def _fuse(
-        self, position: Position, pair: _Pair, reporter: Reporter, words: str
+        self, position: Position, pair: RegisteredPair, reporter: Reporter, prefix: str
     ) -> FusionResult | None:
         if self.fuser is None:
             return None
-        ready = ToFuse(pair.registration, pair.transform, pair.source, pair.fixed, self.cval)
-        return self.fuser.fuse(position, ready, Reporter(_prefixed(reporter, words), self.cancel))
-
-    def _fused(self, fusion: FusionResult | None) -> dict[str, Any]:
-        """What `LayersResult` says of the fusion."""
-        fuser = self.fuser
-        if fuser is None:
-            return {"fused": None, "fused_grid": self.fixed_grid, "fused_pairs": self.pairs}
-        return {
-            "fused": None if fusion is None else fuser.fused,
-            "fused_grid": fuser.grid,
-            "fused_pairs": fuser.pairs,
-            "weights": None if fusion is None else fuser.weights,
-        }
+        return self.fuser.fuse(
+            position, pair, self.cval, Reporter(_prefixed(reporter, prefix), self.cancel)
+        )
 
     def _warped(
         self,
-        shown: _Pair,
+        shown: RegisteredPair,
         planes: Mapping[Position, PlaneResult],
         reporter: Reporter | None,
     ) -> NDArray[Any] | list[Any]:
-        """The warped moving layer; without a reporter nothing is computed now."""
+        """The warped moving layer; lazy without a reporter."""
         single = self.mode == "plane"
-        if (
-            single
-            and self._as_it_is()
-            and len(self.pairs.by_position[self.pairs.shown][0].levels) == 1
-        ):
+        fixed, _ = self.pairs.by_position[self.pairs.shown]
+        if single and self._full() and len(fixed.levels) == 1:
             return np.expand_dims(shown.registration.warped, self.pairs.hidden)
         warp = Warp(self.pairs, self.mode, shown.source, shown.transform, planes, self.cval)
         if reporter is not None and warp.at_once:
             return warp.compute(reporter)
         levels = warp.levels()
-        if reporter is not None and single and len(levels) > 1:  # what napari shows at first
+        if reporter is not None and single and len(levels) > 1:  # napari shows it first
             reporter.step("warping", 0.99)
             levels[-1] = levels[-1].compute()
         return levels
 
-    def _as_it_is(self) -> bool:
-        """Whether the planes were looked at in full resolution."""
+    def _full(self) -> bool:
+        """Whether the planes were read at full resolution."""
         return self.fixed_grid.full and self.moving_grid.full
 
-    def _described(self) -> dict[str, Any]:
-        return {
-            name: {"level": reading.level, "step": reading.step, "shape": list(reading.grid.shape)}
-            for name, reading in zip(("fixed", "moving"), self.readings, strict=True)
-        }
 
-
-def _prefixed(reporter: Reporter, words: str) -> Progress:
+def _prefixed(reporter: Reporter, prefix: str) -> Progress:
     def step(stage: str, fraction: float) -> None:
-        reporter.step(f"{words}{stage}", fraction)
+        reporter.step(f"{prefix}{stage}", fraction)
 
     return step

@@ -1,4 +1,4 @@
-"""Choosers of the infrared and the visible layer, which are never the same."""
+"""Choosers of the infrared and the visible layer, which always differ."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import ComboBox
 from napari.layers import Image
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QGridLayout, QPushButton, QSizePolicy, QWidget
+from qtpy.QtWidgets import QGridLayout, QSizePolicy, QWidget
 
 from napari_busref._napari.layers.pair import guess_pair
-from napari_busref._napari.widgets.forms import caption, narrow
+from napari_busref._napari.widgets.forms import button, caption, narrow
 
 if TYPE_CHECKING:
     import napari
@@ -21,14 +21,14 @@ __all__ = ["PairChooser"]
 class PairChooser(QWidget):
     """Two choosers of image layers, and a button that swaps them.
 
-    They guess which layer is which. Choosing the layer of the other one swaps the two; a single
-    image is the visible one.
+    They guess which layer is which. Choosing the other's layer swaps the two. A single image is
+    the visible one.
 
     Parameters
     ----------
     viewer : napari.Viewer
     moving_tip, fixed_tip : str
-        What the layers are for.
+        Tooltips.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class PairChooser(QWidget):
         The infrared and the visible layer; read and set ``value``.
     swap : QPushButton
     changed : Signal
-        Emitted when the user or a script has chosen.
+        Emitted when the user or a script chooses.
     """
 
     changed = Signal()
@@ -44,16 +44,16 @@ class PairChooser(QWidget):
     def __init__(self, viewer: napari.Viewer, moving_tip: str, fixed_tip: str) -> None:
         super().__init__()
         self._viewer = viewer
-        self._choosing = False  # True while this and not the user changes the choosers
+        self._choosing = False  # True while this object, not the user, sets the choosers
         self._user_chose = False
         self._pair: tuple[Image | None, Image | None] = (None, None)
         self.moving = ComboBox(
             name="infrared layer", tooltip=moving_tip, choices=self._moving_choices
         )
         self.fixed = ComboBox(name="visible layer", tooltip=fixed_tip, choices=self.images)
-        self.swap = QPushButton("⇅")
-        self.swap.setObjectName("swap")
-        self.swap.setToolTip("Swap the infrared and the visible layer")
+        self.swap = button(
+            "⇅", "Swap the infrared and the visible layer", self._swap_clicked, name="swap"
+        )
         self.swap.setAccessibleName("Swap")
         self.swap.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Expanding)
         self.swap.setFixedWidth(28)
@@ -69,11 +69,10 @@ class PairChooser(QWidget):
             chooser.changed.connect(self._layer_chosen)
         grid.addWidget(self.swap, 0, 2, 2, 1)
         grid.setColumnStretch(1, 1)
-        self.swap.clicked.connect(self._swap_clicked)
 
     @property
     def layers(self) -> tuple[Image | None, Image | None]:
-        """What is chosen: the moving and the fixed layer."""
+        """The chosen moving and fixed layer."""
         return self._pair
 
     def tab_order(self) -> list[QWidget]:
@@ -81,16 +80,16 @@ class PairChooser(QWidget):
         return [self.moving.native, self.fixed.native, self.swap]
 
     def images(self, _: Any = None) -> list[Image]:
-        """The image layers that there are."""
+        """The image layers of the viewer."""
         return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
 
     def reset_choices(self, keep: bool = False) -> None:
-        """Offer the image layers that there are now.
+        """Offer the current image layers.
 
         Parameters
         ----------
         keep : bool
-            Whether a pair that was guessed stays, too, as long as both layers are there.
+            Whether to keep a guessed pair, too, as long as both layers exist.
         """
         before = self._pair
         self._choosing = True
@@ -115,7 +114,7 @@ class PairChooser(QWidget):
     def _guess(
         self, moving: Image | None, fixed: Image | None
     ) -> tuple[Image | None, Image | None]:
-        """Guess both layers, but keep what the user chose and is still there."""
+        """Guess both layers, but keep a layer that the user chose and that still exists."""
         offered = self.moving.choices
         guessed_moving, guessed_fixed = guess_pair(self._viewer.layers)
         if self._user_chose and fixed in offered:
@@ -128,7 +127,7 @@ class PairChooser(QWidget):
         if self._choosing:
             return
         self._user_chose = True
-        if self.moving.value == self.fixed.value:  # not `is`: plugins see layers through proxies
+        if self.moving.value == self.fixed.value:  # not `is`: plugins get layers as proxies
             self._exchange()
         self._pair = (self.moving.value, self.fixed.value)
         self.changed.emit()
