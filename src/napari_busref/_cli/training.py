@@ -44,7 +44,7 @@ def train(
         bool | None,
         typer.Option(
             "--gpu/--no-gpu",
-            help="Apply the recipe's [gpu] table (default: on a CUDA device).",
+            help="Apply the recipe's table for a GPU (default: on a CUDA device).",
             show_default=False,
         ),
     ] = None,
