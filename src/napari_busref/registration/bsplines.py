@@ -16,6 +16,8 @@ from scipy.sparse import csr_array, eye_array, kron, vstack
 
 Array = NDArray[np.float64]
 
+KNOT_SPACING = 0.15  # distance of control points that refinement uses
+
 
 @dataclass(frozen=True, eq=False)
 class SplineField:

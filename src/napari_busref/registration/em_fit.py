@@ -22,6 +22,13 @@ from scipy.sparse import csr_array, eye_array
 from napari_busref.registration.bsplines import Array, SplineField, bending_of, spline_design
 from napari_busref.registration.least_squares import SplinesWithAffine, normal_of_affine, with_ones
 
+# What refinement uses. Bandwidths are in pixels of the working size.
+AFFINE_BANDWIDTHS = (8.0, 6.0, 5.0, 4.0, 4.0)
+FIELD_BANDWIDTHS = (8.0, 6.0, 4.0, 3.0, 2.0, 1.4)
+BENDING_SIGMA = 0.04  # of second differences of control points
+DISPLACEMENT_SIGMA = 0.03  # of control points
+AFFINE_SIGMA = 0.005  # of the affine's change when a field is fitted
+
 _VARIANCE_FACTORS = (1e-3, 4.0)  # range of the factor on the field's prior variance
 _MIN_VARIANCE = 0.08  # pixels², of one block's displacement
 

@@ -22,9 +22,14 @@ from napari_busref.geometry import (
 )
 from napari_busref.models.features.likelihood import Likelihood
 from napari_busref.models.features.matcher import Matcher
-from napari_busref.registration.bsplines import Array
+from napari_busref.registration.bsplines import KNOT_SPACING, Array
 from napari_busref.registration.context import MatchOptions
 from napari_busref.registration.em_fit import (
+    AFFINE_BANDWIDTHS,
+    AFFINE_SIGMA,
+    BENDING_SIGMA,
+    DISPLACEMENT_SIGMA,
+    FIELD_BANDWIDTHS,
     BlockLikelihoods,
     fit_affine,
     fit_bspline_field,
@@ -45,14 +50,6 @@ _MIN_BLOCKS = 12
 _MIN_VALID = 0.3  # valid fraction of a block in both images
 _CONVERGED_PX = 2.0  # an affine that moves by less is not fitted again
 
-# Annealing bandwidths in pixels, see `napari_busref.registration.em_fit`.
-_AFFINE_BANDWIDTHS = (8.0, 6.0, 5.0, 4.0, 4.0)
-_FIELD_BANDWIDTHS = (8.0, 6.0, 4.0, 3.0, 2.0, 1.4)
-# Priors of displacement fields, in units of half the shorter side.
-_KNOT_SPACING = 0.15
-_BENDING_SIGMA = 0.04  # of second differences of control points
-_DISPLACEMENT_SIGMA = 0.03  # of control points
-_AFFINE_SIGMA = 0.005  # of the affine's change when a field is fitted
 _BLOCK_STRIDE = 2  # blocks overlap, so every second one is enough
 _BLOCKS_PER_EVIDENCE = 3.0  # overlapping blocks that count as one independent block
 
@@ -178,7 +175,7 @@ def _collect_blocks(
 def _fit_affine(
     data: BlockLikelihoods, estimate: Estimate, size: Size, options: MatchOptions
 ) -> Estimate:
-    return _with_affine(estimate, fit_affine(data, _in_pixels(_AFFINE_BANDWIDTHS, size)), size)
+    return _with_affine(estimate, fit_affine(data, _in_pixels(AFFINE_BANDWIDTHS, size)), size)
 
 
 def _fit_homography(
@@ -186,7 +183,7 @@ def _fit_homography(
 ) -> Estimate:
     """Fit a homography and store it as the displacement field on top of the affine."""
     half = _half(size)
-    matrix = fit_homography(data, _in_pixels(_AFFINE_BANDWIDTHS, size), _field_of(estimate, half))
+    matrix = fit_homography(data, _in_pixels(AFFINE_BANDWIDTHS, size), _field_of(estimate, half))
     y, x = _cell_axes(size)
     position = np.stack([*np.meshgrid(x, y), np.ones((len(y), len(x)))])
     u, v, w = np.tensordot(matrix, position, 1)
@@ -202,11 +199,11 @@ def _fit_dense(
     matrix, splines = fit_bspline_field(
         data,
         half,
-        spacing=_KNOT_SPACING,
-        bending_sigma=_BENDING_SIGMA,
-        displacement_sigma=_DISPLACEMENT_SIGMA,
-        affine_sigma=_AFFINE_SIGMA,
-        bandwidths=_in_pixels(_FIELD_BANDWIDTHS, size),
+        spacing=KNOT_SPACING,
+        bending_sigma=BENDING_SIGMA,
+        displacement_sigma=DISPLACEMENT_SIGMA,
+        affine_sigma=AFFINE_SIGMA,
+        bandwidths=_in_pixels(FIELD_BANDWIDTHS, size),
         earlier=_field_of(estimate, half),
         e_step=options.e_step and partial(options.e_step, data, estimate),
     )
