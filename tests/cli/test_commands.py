@@ -197,6 +197,15 @@ def test_fuse_from_a_transform_with_emphasis_and_tiles(
     assert "infrared: got 2.0" in error_line(invoke("fuse", *files, *out, "--infrared", "2"))
 
 
+def test_options_are_checked_before_any_pair_of_a_folder(
+    tmp_path: Path, folders: tuple[Path, Path]
+) -> None:
+    command = ["run", *folders, "-o", tmp_path / "out"]
+    for option, value in (("search", "far"), ("refine", "much"), ("task", "x"), ("detail", 2)):
+        assert f"{option}: got" in error_line(invoke(*command, f"--{option}", value))
+    assert not (tmp_path / "out").exists()
+
+
 def test_register_then_fuse_folders(tmp_path: Path, folders: tuple[Path, Path]) -> None:
     visible, infrared = folders
     out, fused = tmp_path / "out", tmp_path / "fused"
