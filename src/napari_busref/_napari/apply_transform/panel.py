@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import ComboBox
 from napari.layers import Image
 from qtpy.QtWidgets import QFileDialog, QWidget
 
@@ -20,8 +19,8 @@ from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref._napari.widgets.forms import (
     Message,
     button,
+    chooser,
     form,
-    narrow,
     row,
     scrolled,
     tab_order,
@@ -89,31 +88,6 @@ class ApplyTransform(RunPanel):
 
     # -- for scripts ----------------------------------------------------------------------------
 
-    def run(self) -> bool:
-        """Apply the transform to the selected layers; add the results or update earlier ones.
-
-        Returns
-        -------
-        bool
-            False when it could not be started; a notification says why.
-        """
-        if not self._free():
-            return False
-        try:
-            known, layers = self._chosen()
-        except ValueError as error:
-            self._fail(error)
-            return False
-        self._start(
-            _apply,
-            layers,
-            known,
-            self.moving.value,
-            self.direction.value,
-            returned=self._add_layers,
-        )
-        return True
-
     def place(self) -> bool:
         """Set the ``affine`` of the selected layers, so that they lie on the other image.
 
@@ -179,6 +153,11 @@ class ApplyTransform(RunPanel):
         self._show_state()
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        known, layers = self._chosen()
+        choices = self.moving.value, self.direction.value
+        self._start(_apply, layers, known, *choices, returned=self._add_layers)
 
     def _chosen(self) -> tuple[KnownTransform, list[Layer]]:
         known = self._known_transform()
@@ -272,28 +251,23 @@ class ApplyTransform(RunPanel):
             self.open_file(path)
 
     def _make_controls(self) -> None:
-        self.transform = ComboBox(
-            name="transform",
-            tooltip="A transform that was found or opened, as infrared → visible",
-            choices=self._offered,
+        self.transform = chooser(
+            "transform",
+            "A transform that was found or opened, as infrared → visible",
+            self._offered,
         )
-        self.direction = ComboBox(
-            name="direction",
-            tooltip="From which image the selected layers are taken to which",
-            choices=[
-                ("infrared → visible", False),
-                ("visible → infrared (inverse)", True),
-            ],
+        self.direction = chooser(
+            "direction",
+            "From which image the selected layers are taken to which",
+            [("infrared → visible", False), ("visible → infrared (inverse)", True)],
         )
-        self.moving = ComboBox(
-            name="infrared layer",
-            tooltip="The infrared layer that the transform is for. Layers on another grid are\n"
+        self.moving = chooser(
+            "infrared layer",
+            "The infrared layer that the transform is for. Layers on another grid are\n"
             "mapped by their position in the viewer; the inverse maps onto this layer",
-            choices=self._images,
+            self._images,
             nullable=True,
         )
-        for chooser in (self.transform, self.direction, self.moving):
-            narrow(chooser)
         self.open_button = button(
             "&Open a transform file…",
             "Open a .busref.h5 and choose its transform",

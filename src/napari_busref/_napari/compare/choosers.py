@@ -8,9 +8,9 @@ from napari.layers import Image
 from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QWidget
 
-from napari_busref._napari.compare.controls import chooser
 from napari_busref._napari.compare.source import comparable_images, guess_layers
 from napari_busref._napari.layers.pair import METADATA_KEY
+from napari_busref._napari.widgets.forms import chooser
 from napari_busref.transforms.transform import Transform
 
 if TYPE_CHECKING:

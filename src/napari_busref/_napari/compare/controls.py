@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from magicgui.widgets import ComboBox
 from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QCheckBox, QWidget
 
 from napari_busref._napari.compare.draw import MODE_TITLES, DrawOptions
-from napari_busref._napari.widgets.forms import caption_of, decimal, narrow, slider, whole
+from napari_busref._napari.widgets.forms import caption_of, chooser, decimal, slider, whole
 
-__all__ = ["ModeControls", "chooser"]
+__all__ = ["ModeControls"]
 
 _SLIDER_STEPS = 1000
 _COLOURED_MODES = ("checkerboard", "swipe", "blink")  # the others need the colours themselves
@@ -120,10 +119,3 @@ class ModeControls(QObject):
     def _on_change(self, _: Any = None) -> None:
         self.show_rows()
         self.changed.emit()
-
-
-def chooser(name: str, tooltip: str, choices: Any, **options: Any) -> ComboBox:
-    """A chooser that does not make the panel wide."""
-    made = ComboBox(name=name, tooltip=tooltip, choices=choices, **options)
-    narrow(made)
-    return made

@@ -97,33 +97,19 @@ class ImportTransform(RunPanel):
         self._show_state()
         self.reset_choices()
 
-    def run(self) -> bool:
-        """Read the file, as the button does.
-
-        Returns
-        -------
-        bool
-            False when it could not be started; a notification says why.
-        """
-        if not self._free():
-            return False
-        path = Path(str(self.path.value))
-        moving, fixed = self.pair.layers
-        try:
-            if moving is None or fixed is None:
-                raise ValueError("open the two images that the transform is for, and choose them")
-            if path.is_dir() and not path.name.lower().endswith(ngff.SUFFIX):
-                raise ValueError("choose the transform file")  # an empty entry is a folder
-            planes = shown_plane(fixed, self._viewer), shown_plane(moving, self._viewer)
-        except ValueError as error:
-            self._fail(error)
-            return False
-        self._start(_import, path, *planes, returned=partial(self._add_layer, moving, *planes))
-        return True
-
     def reset_choices(self, event: Any = None) -> None:
         """Offer the current image layers; napari calls this when layers change."""
         self.pair.reset_choices(keep=True)
+
+    def _begin(self) -> None:
+        path = Path(str(self.path.value))
+        moving, fixed = self.pair.layers
+        if moving is None or fixed is None:
+            raise ValueError("open the two images that the transform is for, and choose them")
+        if path.is_dir() and not path.name.lower().endswith(ngff.SUFFIX):
+            raise ValueError("choose the transform file")  # an empty entry is a folder
+        planes = shown_plane(fixed, self._viewer), shown_plane(moving, self._viewer)
+        self._start(_import, path, *planes, returned=partial(self._add_layer, moving, *planes))
 
     def _add_layer(
         self, moving: Image, fixed_plane: Plane, moving_plane: Plane, layer: Vectors

@@ -9,7 +9,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import ComboBox
 from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QWidget
@@ -23,8 +22,8 @@ from napari_busref._napari.widgets.forms import (
     GOOD,
     Message,
     button,
+    chooser,
     form,
-    narrow,
     row,
     scrolled,
     tab_order,
@@ -157,22 +156,6 @@ class FineTune(RunPanel):
 
     # -- for scripts ----------------------------------------------------------------------------
 
-    def run(self) -> bool:
-        """Start a training with what is chosen, as the button does.
-
-        Returns
-        -------
-        bool
-            False when it could not be started; a notification says why.
-        """
-        try:
-            settings = self.choices.settings()
-            pairs, settings["source"] = self.source.pairs()
-        except (ValueError, TypeError, OSError) as error:
-            self._fail(error)
-            return False
-        return self._begin(settings["output"], pairs=pairs, settings=settings)
-
     def resume(self, *, finish: bool = False) -> bool:
         """Resume the chosen unfinished training, or make a model of it as it is.
 
@@ -181,14 +164,7 @@ class FineTune(RunPanel):
         bool
             False when there is none; a notification says why.
         """
-        folder = self.unfinished.value
-        if folder is None:
-            self._fail(ValueError("there is no training that was stopped"))
-            return False
-        limits = self.choices.limits()
-        if finish:
-            del limits["max_minutes"]
-        return self._begin(folder, folder=folder, settings={"finish": finish, **limits})
+        return self._attempt(self._begin_again, finish)
 
     def discard(self) -> None:
         """Delete the chosen unfinished training."""
@@ -224,9 +200,21 @@ class FineTune(RunPanel):
 
     # -- training (all of this in the main thread) -----------------------------------------------
 
-    def _begin(self, output: Path, **options: Any) -> bool:
-        if not self._free():
-            return False
+    def _begin(self) -> None:
+        settings = self.choices.settings()
+        pairs, settings["source"] = self.source.pairs()
+        self._start_training(settings["output"], pairs=pairs, settings=settings)
+
+    def _begin_again(self, finish: bool) -> None:
+        folder = self.unfinished.value
+        if folder is None:
+            raise ValueError("there is no training that was stopped")
+        limits = self.choices.limits()
+        if finish:
+            del limits["max_minutes"]
+        self._start_training(folder, folder=folder, settings={"finish": finish, **limits})
+
+    def _start_training(self, output: Path, **options: Any) -> None:
         signals = _CallbackSignals()
         signals.logged.connect(self._on_logged)
         signals.measured.connect(self._on_measured)
@@ -236,7 +224,6 @@ class FineTune(RunPanel):
         self._preview.begin()
         request = _FineTuneRequest(_SignalCallback(signals), **options)
         self._start(_train, request, returned=self._show_results)
-        return True
 
     def _on_logged(self, kind: str, step: int, steps: int, loss: float) -> None:
         if self.running:
@@ -309,8 +296,8 @@ class FineTune(RunPanel):
     def _refresh(self) -> None:
         """Offer the current models and unfinished trainings."""
         self.choices.reset_choices()
-        for chooser in (self.unfinished, self.models):
-            chooser.reset_choices()
+        for one in (self.unfinished, self.models):
+            one.reset_choices()
         self._show_state()
 
     def _show_state(self) -> None:
@@ -330,19 +317,17 @@ class FineTune(RunPanel):
             "Amber: the score on the held-out pairs; an error should fall, Q_AB/F should rise"
         )
         self.curve.hide()
-        self.unfinished = ComboBox(
-            name="unfinished",
-            choices=self._unfinished_choices,
+        self.unfinished = chooser(
+            "unfinished",
+            "Stopped trainings; they no longer need their images",
+            self._unfinished_choices,
             nullable=False,
-            tooltip="Stopped trainings; they no longer need their images",
         )
-        self.models = ComboBox(
-            name="models",
-            choices=lambda _: list_user_models(),
-            tooltip="Your models, which the panels offer beside the shipped ones",
+        self.models = chooser(
+            "models",
+            "Your models, which the panels offer beside the shipped ones",
+            lambda _: list_user_models(),
         )
-        for chooser in (self.unfinished, self.models):
-            narrow(chooser)
         self.choices.folder.editingFinished.connect(self._refresh)
         self.source.failed.connect(self._fail)
 

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
-from magicgui.widgets import ComboBox
-from napari.utils.notifications import show_error
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QVBoxLayout, QWidget
 
@@ -24,7 +22,7 @@ from napari_busref._napari.widgets.forms import (
     Message,
     button,
     caption,
-    narrow,
+    chooser,
     row,
     tab_order,
 )
@@ -165,7 +163,7 @@ class Landmarks(JobPanel):
         bool
             False when it could not be started; a notification says why.
         """
-        return self._begin(_computed, self._register_from)
+        return self._attempt(self._begin, _compute, self._register_from)
 
     def use_as_result(self) -> bool:
         """Add the warped layer, the mask and the displacement that the fit gives.
@@ -175,7 +173,7 @@ class Landmarks(JobPanel):
         bool
             False when it could not be started; a notification says why.
         """
-        return self._begin(landmark_result, self._add_result)
+        return self._attempt(self._begin, landmark_result, self._add_result)
 
     def delete_selected(self) -> None:
         """Remove the landmarks of the selected rows from both images."""
@@ -279,16 +277,12 @@ class Landmarks(JobPanel):
 
     # -- using it -------------------------------------------------------------------------------
 
-    def _begin(self, function: Callable[..., Any], returned: Callable[[Any], None]) -> bool:
+    def _begin(self, function: Callable[..., Any], returned: Callable[[Any], None]) -> None:
         self.refresh()  # the points may have changed a moment ago
-        if not self._free():
-            return False
         if self.pairs is None or self.fit is None or self._planes is None:
-            show_error(f"Landmarks: {self.summary.text()}")
-            return False
+            raise ValueError(self.summary.text())
         self.placing = False
         self._start(function, self.fit, *self._planes, returned=returned)
-        return True
 
     def _register_from(self, transform: Transform) -> None:
         """Set the initial transform, and run the panel "Register and fuse"."""
@@ -341,15 +335,14 @@ class Landmarks(JobPanel):
             "The reference, which stays as it is",
         )
         self.moving, self.fixed = self.pair.moving, self.pair.fixed
-        self.model = ComboBox(
-            name="fit",
-            tooltip="affine: shift, rotation, scale and shear; 3 pairs or more.\n"
-            "homography: a flat scene seen from two places; 4 pairs or more.\n"
+        self.model = chooser(
+            "fit",
+            "affine: shift, rotation, scale and shear; 3 pairs or more.\n"
+            "homography: a flat scene seen from two positions; 4 pairs or more.\n"
             "thin-plate: goes through every pair and bends between them; 3 pairs or more, "
             "better 10",
-            choices=list(get_args(LandmarkModel)),
+            list(get_args(LandmarkModel)),
         )
-        narrow(self.model)
         self.place_button = button(
             "Place landmar&ks",
             "Click the same place on both images, in turn. Press again to end.\n"
@@ -412,7 +405,7 @@ class Landmarks(JobPanel):
         )
 
 
-def _computed(
+def _compute(
     fit: LandmarkFit,
     fixed: Plane,
     moving: Plane,

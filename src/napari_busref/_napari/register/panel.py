@@ -28,7 +28,7 @@ from napari_busref._napari.widgets.forms import (
     DOUBTFUL,
     GOOD,
     Message,
-    narrow,
+    chooser,
     row,
     scrolled,
     tab_order,
@@ -101,11 +101,13 @@ class RegisterAndFuse(RunPanel):
         )
         self.moving, self.fixed, self.swap = self.pair.moving, self.pair.fixed, self.pair.swap
         self.fixed_mask, self.moving_mask = (
-            _mask_chooser(
+            chooser(
                 f"{word} mask",
                 f"A Labels layer: where it is 0, the {word} layer is not compared.\n"
                 "It may have any pixel size and position: its position in the viewer counts",
                 self._mask_choices,
+                label=f"{word.capitalize()} mask",
+                nullable=True,
             )
             for word in ("visible", "infrared")
         )
@@ -158,28 +160,6 @@ class RegisterAndFuse(RunPanel):
     def device(self) -> ComboBox:
         """Where to compute; read and set ``value``."""
         return self.advanced.controls["device"]
-
-    def run(self) -> bool:
-        """Start a run with the chosen layers and settings, as the button does.
-
-        Returns
-        -------
-        bool
-            False when it could not be started; a notification says why.
-        """
-        if not self._free():
-            return False
-        self._adder.finish()
-        self.result = None
-        self.quality.say("")
-        try:
-            self._request, self._inputs = self._make_request()
-        except (ValueError, TypeError) as error:
-            self._fail(error)
-            return False
-        self._stopping = False
-        postpone_garbage_collection(self._start(run, self._request, returned=self._add_layers))
-        return True
 
     def cancel(self) -> None:
         """Stop the run.
@@ -248,15 +228,20 @@ class RegisterAndFuse(RunPanel):
             any(layer is not None and layer.ndim > 2 for layer in self.pair.layers)
         )
 
-    def _make_request(self) -> tuple[RegisterRequest, tuple[Image, ...]]:
+    # -- running (all of this in the main thread) -----------------------------------------------
+
+    def _begin(self) -> None:
+        self._adder.finish()
+        self.result = None
+        self.quality.say("")
         moving, fixed = self.pair.layers
         if moving is None or fixed is None:
             raise ValueError("open two image layers, an infrared and a visible one")
         masks = self.fixed_mask.value, self.moving_mask.value
-        request = make_request(self._viewer, fixed, moving, self.settings, *masks)
-        return request, (fixed, moving)
-
-    # -- running (all of this in the main thread) -----------------------------------------------
+        self._request = make_request(self._viewer, fixed, moving, self.settings, *masks)
+        self._inputs = fixed, moving
+        self._stopping = False
+        postpone_garbage_collection(self._start(run, self._request, returned=self._add_layers))
 
     @property
     def _busy(self) -> bool:
@@ -348,11 +333,3 @@ class RegisterAndFuse(RunPanel):
     def _show_failure(self, text: str) -> None:
         self.stage.say("failed; no layer was changed")
         self.quality.say(text, BAD)
-
-
-def _mask_chooser(name: str, tooltip: str, choices: Any) -> ComboBox:
-    chooser = ComboBox(
-        name=name, label=name.capitalize(), tooltip=tooltip, choices=choices, nullable=True
-    )
-    narrow(chooser)
-    return chooser

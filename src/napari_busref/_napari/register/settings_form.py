@@ -16,7 +16,7 @@ from napari_busref._napari.register.settings import (
     Settings,
 )
 from napari_busref._napari.register.share_slider import ShareSlider
-from napari_busref._napari.widgets.forms import Folded, caption_of, form, narrow
+from napari_busref._napari.widgets.forms import Folded, caption_of, chooser, form
 
 __all__ = ["SettingsForm"]
 
@@ -133,9 +133,7 @@ def _control(option: PanelOption) -> ComboBox | CheckBox | ShareSlider:
     def offered(_: Any) -> Any:  # reset_choices calls it again: the user may train a model
         return choices()
 
-    chooser = ComboBox(name=option.name, choices=offered, tooltip=option.tooltip)
-    narrow(chooser)
-    return chooser
+    return chooser(option.name, option.tooltip, offered)
 
 
 def _user_signal(control: ComboBox | CheckBox | ShareSlider) -> Any:

@@ -36,6 +36,7 @@ __all__ = [
     "button",
     "caption",
     "caption_of",
+    "chooser",
     "decimal",
     "folded",
     "form",
@@ -166,6 +167,13 @@ def caption(text: str, control: QWidget) -> QLabel:
     made.setToolTip(control.toolTip())
     if not control.accessibleName():
         control.setAccessibleName(text.replace("&", ""))
+    return made
+
+
+def chooser(name: str, tooltip: str, choices: Any, **options: Any) -> ComboBox:
+    """A chooser that does not make the panel wide."""
+    made = ComboBox(name=name, tooltip=tooltip, choices=choices, **options)
+    narrow(made)
     return made
 
 

@@ -113,11 +113,17 @@ class JobPanel(QWidget):
         """Whether `idle` is still to come."""
         return self.running
 
-    def _free(self) -> bool:
-        """Return whether a run may start; notify the user if not."""
+    def _attempt(self, begin: Callable[..., None], *args: Any) -> bool:
+        """Call a function that starts a job; return False and notify the user if it cannot."""
         if self.running:
             show_error(f"{self.TITLE}: a run is going on; wait for its end or cancel it")
-        return not self.running
+            return False
+        try:
+            begin(*args)
+        except (ValueError, TypeError, OSError) as error:
+            self._fail(error)
+            return False
+        return True
 
     def _start(
         self,
@@ -143,9 +149,9 @@ class JobPanel(QWidget):
             Whether to show no progress.
         """
         slots: dict[str, Callable[..., Any]] = {
-            "returned": partial(self._receive, returned),
-            "errored": self._on_error,
-            "aborted": self._on_cancelled,
+            "returned": partial(self._conclude, returned),
+            "errored": partial(self._conclude, self._fail),
+            "aborted": partial(self._conclude, self._on_cancelled),
             "finished": partial(self._on_finished, name),
         }
         if not quiet:
@@ -204,15 +210,12 @@ class JobPanel(QWidget):
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _receive(self, returned: Callable[[Any], None], result: Any) -> None:
+    def _conclude(self, slot: Callable[..., None], *result: Any) -> None:
+        self._clock.stop()  # it would overwrite the slot's message
         try:
-            returned(result)
+            slot(*result)
         except Exception as error:  # an exception would be lost in a slot
             self._fail(error)
-
-    def _on_error(self, error: BaseException) -> None:
-        self._clock.stop()
-        self._fail(error)
 
     def _on_progress(self, report: tuple[str, float]) -> None:
         self._progress = report
@@ -228,7 +231,7 @@ class JobPanel(QWidget):
 class RunPanel(JobPanel):
     """A panel with one button that starts a run, and cancels it while it goes on.
 
-    A subclass implements `run`, and sets the words of the button.
+    A subclass implements `_begin`, and sets the words of the button.
 
     Attributes
     ----------
@@ -255,13 +258,17 @@ class RunPanel(JobPanel):
         self._grace.timeout.connect(self._abandon)
 
     def run(self) -> bool:
-        """Start a run, as the button does.
+        """Start a run with the current choices, as the button does.
 
         Returns
         -------
         bool
             False when it could not be started; a notification says why.
         """
+        return self._attempt(self._begin)
+
+    def _begin(self) -> None:
+        """Start a job; raise ValueError, TypeError or OSError if the choices do not allow it."""
         raise NotImplementedError
 
     def cancel(self) -> None:
