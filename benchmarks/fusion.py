@@ -87,7 +87,7 @@ def main(
     unknown = set(case or CASES) - set(CASES)
     if unknown:
         raise typer.BadParameter(f"--case: need some of {', '.join(CASES)}")
-    from registration import set_threads
+    from options import set_threads
 
     set_threads(threads)
     from napari_busref.evaluation import evaluate_fusion, summarise, write_table

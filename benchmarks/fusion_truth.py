@@ -25,7 +25,7 @@ def main(
     threads: int = 2,
 ) -> None:
     """Measure models on both tasks and print one table each."""
-    from registration import set_threads
+    from options import set_threads
 
     set_threads(threads)
     import numpy as np

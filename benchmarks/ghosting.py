@@ -104,7 +104,7 @@ def main(
     data_root: Annotated[Path | None, typer.Option(help="Folder of the data sets.")] = None,
 ) -> None:
     """Measure all pairs and print the table."""
-    from registration import set_threads
+    from options import set_threads
 
     set_threads(threads)
     import numpy as np

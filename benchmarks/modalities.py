@@ -1,23 +1,23 @@
-"""The same call of `register` on what it was not made for: other modalities, and far off.
+"""Measure `register` on other modalities, degraded images and large displacements.
 
     python benchmarks/modalities.py --out FOLDER [--model auto] [--seeds 0,1,2] [--limit 2]
         [--case mri-pet]
 
 The cases: the built-in pair of stains, MRI-PET and MRI-CT, single photographs against their
-inverted, gamma-bent and blurred selves, pixels of half and of twice the size, infrared pictures
-that are spoilt (`spoil.py`), and infrared pairs at the limits of what the searches cover. The
-second image is altered, then warped, as ``docs/explanation/protocol.md`` says where the case says nothing
-else, then spoilt and resized, and everything is scored in pixels of the fixed image. An empty
-border of the second image, such as the black around a head, holds nothing to register and is not
-scored. ``FOLDER`` gets ``rows.csv`` (every pair), ``table.csv`` and ``table.md``. Data that is
-not there is left out and named.
+inverted, gamma-bent and blurred copies, pixels of half and of twice the size, degraded infrared
+images (`degrade.py`), and infrared pairs at the limits of the searches.
+
+The second image is altered, warped by ``docs/explanation/protocol.md`` unless the case has another
+warp, degraded and resized. Scores are in pixels of the fixed image, without empty borders of the
+second image, such as the black around a head. ``FOLDER`` gets ``rows.csv`` (every pair),
+``table.csv`` and ``table.md``. The output names missing data sets.
 """
 
-# Only what does not load numpy is imported here: threads are set before anything else.
+# Imports here must not load numpy: the number of threads is set first.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice, product
@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from options import DataRoot, Device, Limit, Seeds, Threads, parse_seeds, provenance, set_threads
 from rich.markup import escape
 from rich.table import Table
+from tables import Row, cell, console_table, markdown, wide_console
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
     from napari_busref.metrics.registration import SyntheticPair
 
-Row = dict[str, Any]
 Aligned = tuple[str, "NDArray[Any]", "NDArray[Any]"]
 
 ROADSCENE = ("roadscene",)
@@ -54,7 +54,7 @@ HEADINGS = {
 
 
 def stains(data_root: Path | None) -> Iterator[Aligned]:
-    """The two stains of a tissue section."""
+    """Two stains of one tissue section."""
     from napari_busref.data.samples import stain_pair
 
     sample = stain_pair()
@@ -62,7 +62,7 @@ def stains(data_root: Path | None) -> Iterator[Aligned]:
 
 
 def slices(kind: str, data_root: Path | None) -> Iterator[Aligned]:
-    """Slices of a head: MRI, and PET or CT, as they are stored."""
+    """Slices of a head: MRI, and PET or CT, in their stored colours."""
     from imageio.v3 import imread
 
     folder = _root(data_root) / "medical" / kind
@@ -74,14 +74,14 @@ def slices(kind: str, data_root: Path | None) -> Iterator[Aligned]:
 
 
 def photographs(data_root: Path | None) -> Iterator[Aligned]:
-    """Single photographs, twice each: some of scikit-image, and RoadScene's where it is."""
+    """Photographs of scikit-image and RoadScene, each with its own grey values."""
     import numpy as np
     from skimage import data
 
     from napari_busref.images.preprocess import luma
 
     found = [(name, getattr(data, name)()) for name in PHOTOGRAPHS]
-    with contextlib.suppress(ValueError):  # `main` says so
+    with contextlib.suppress(ValueError):  # `main` reports it
         found += [(name, visible) for name, visible, _ in infrared(ROADSCENE, data_root)]
     for name, image in found:
         grey = image if image.ndim == 2 else np.rint(luma(image.astype(float))).astype(np.uint8)
@@ -89,7 +89,7 @@ def photographs(data_root: Path | None) -> Iterator[Aligned]:
 
 
 def infrared(sets: Sequence[str], data_root: Path | None) -> Iterator[Aligned]:
-    """Visible and infrared images, of each data set in turn."""
+    """Visible and infrared images, from the data sets in turn."""
     from napari_busref.data.datasets import load_pairs
 
     loaded = [load_pairs(name, data_root) for name in sets]
@@ -98,7 +98,7 @@ def infrared(sets: Sequence[str], data_root: Path | None) -> Iterator[Aligned]:
 
 
 def invert(image: NDArray[Any]) -> NDArray[Any]:
-    """Bright becomes dark."""
+    """Bright becomes dark, in [0, 1]."""
     return 1 - image
 
 
@@ -115,16 +115,16 @@ def blur(image: NDArray[Any]) -> NDArray[Any]:
     return blurred
 
 
-def spoilt(how: str, image: NDArray[Any]) -> NDArray[Any]:
-    """What the function of that name in `spoil.py` makes of an image."""
-    import spoil
+def degraded(how: str, image: NDArray[Any]) -> NDArray[Any]:
+    """Apply the function of this name in `degrade.py`."""
+    import degrade
 
-    changed: NDArray[Any] = getattr(spoil, how)(image)
-    return changed
+    result: NDArray[Any] = getattr(degrade, how)(image)
+    return result
 
 
 def everything(image: NDArray[Any]) -> NDArray[Any]:
-    """Inverted, bent and blurred."""
+    """Invert, bend and blur."""
     return blur(bend(0.4, invert(image)))
 
 
@@ -135,25 +135,25 @@ class Case:
     Attributes
     ----------
     title : str
-        How the table calls it.
+        Its name in the table.
     images : callable
-        Gives the aligned images.
+        Loads the aligned images.
     alter : callable, optional
-        What is done to the second of them, in [0, 1].
-    spoil : callable, optional
-        What is done to the warped image, in grey values in [0, 1].
+        Changes the second image, in [0, 1], before it is warped.
+    degrade : callable, optional
+        Changes the warped image, grey values in [0, 1].
     pixels : float
-        Pixels of the moving image along one of the fixed image.
+        Moving pixels along the side of one fixed pixel.
     warp : mapping
-        What the warp has other than the protocol's.
+        Ranges of the warp that differ from the protocol's.
     search : str, optional
-        How far is searched, by default what the model does by itself.
+        The search of `napari_busref.register`; by default the model's.
     """
 
     title: str
     images: Callable[[Path | None], Iterator[Aligned]]
     alter: Callable[[NDArray[Any]], NDArray[Any]] | None = None
-    spoil: Callable[[NDArray[Any]], NDArray[Any]] | None = None
+    degrade: Callable[[NDArray[Any]], NDArray[Any]] | None = None
     pixels: float = 1.0
     warp: Mapping[str, Any] = field(default_factory=dict)
     search: str | None = None
@@ -164,7 +164,7 @@ both = partial(infrared, (*ROADSCENE, "vis-nir"))
 
 
 def far(title: str, search: str, **warp: Any) -> Case:
-    """Infrared pairs under another affine warp than the protocol's."""
+    """Infrared pairs under an affine warp that differs from the protocol's."""
     affine = {"shear_deg": 0.0, "elastic": (0.0, 0.0)}
     return Case(f"{search}: {title}", both, warp=affine | warp, search=search)
 
@@ -183,17 +183,17 @@ CASES = {
     "coarser": Case("photograph, pixels of twice the size", photographs, pixels=0.5),
     "thermal-finer": Case("visible, thermal, pixels of half the size", thermal, pixels=2.0),
     "thermal-coarser": Case("visible, thermal, pixels of twice the size", thermal, pixels=0.5),
-    "noise": Case("infrared, noise of 0.1", both, spoil=partial(spoilt, "noise")),
-    "motion": Case("infrared, blurred along 13 px", both, spoil=partial(spoilt, "motion")),
+    "noise": Case("infrared, noise of 0.1", both, degrade=partial(degraded, "noise")),
+    "motion": Case("infrared, blurred along 13 px", both, degrade=partial(degraded, "motion")),
     "hot-object": Case(
-        "infrared, a hot object, contrast / 4", both, spoil=partial(spoilt, "hot_object")
+        "infrared, a hot object, contrast / 4", both, degrade=partial(degraded, "hot_object")
     ),
     "overlay": Case(
-        "infrared, cross hair, marks and scale", both, spoil=partial(spoilt, "overlay")
+        "infrared, cross hair, marks and scale", both, degrade=partial(degraded, "overlay")
     ),
-    "bars": Case("infrared, grey bars above and below", both, spoil=partial(spoilt, "bars")),
-    "rainbow": Case("infrared, false colours", both, spoil=partial(spoilt, "rainbow")),
-    "round": Case("infrared, round field of view", both, partial(spoilt, "round_field")),
+    "bars": Case("infrared, grey bars above and below", both, degrade=partial(degraded, "bars")),
+    "rainbow": Case("infrared, false colours", both, degrade=partial(degraded, "rainbow")),
+    "round": Case("infrared, round field of view", both, partial(degraded, "round_field")),
     "coarse": Case("infrared, pixels of six times the size", both, pixels=1 / 6),
     "near-turned": far("to 15°, 0.8 to 1.25", "near", rotation_deg=15.0, scale=(0.8, 1.25)),
     "near-shifted": far("shifts to 30 %", "near", translation=0.3),
@@ -224,7 +224,7 @@ def _root(data_root: Path | None) -> Path:
 
 
 def draw(case: Case, aligned: Aligned, seed: int) -> tuple[SyntheticPair, NDArray[Any]]:
-    """Warp the second image: the pair to be scored, in grey, and the moving image itself."""
+    """Warp the second image; the grey pair for the scorer, and the moving image."""
     import numpy as np
     from scipy import ndimage
     from skimage.transform import resize
@@ -238,10 +238,10 @@ def draw(case: Case, aligned: Aligned, seed: int) -> tuple[SyntheticPair, NDArra
         altered = case.alter(altered)
     grey = altered if altered.ndim == 2 else luma(altered)
     pair = make_pair(grey, fixed, seed, **case.warp)
-    seen = pair.mask & ~empty_border(altered, "second")
-    if not seen.any():
-        raise ValueError(f"{case.title}: nothing of the second image is left to be scored")
-    pair = replace(pair, mask=seen)
+    scored = pair.mask & ~empty_border(altered, "second")
+    if not scored.any():
+        raise ValueError(f"{case.title}: no pixel of the second image can be scored")
+    pair = replace(pair, mask=scored)
     moving = pair.moving
     if altered.ndim == 3:
         planes = [
@@ -249,8 +249,8 @@ def draw(case: Case, aligned: Aligned, seed: int) -> tuple[SyntheticPair, NDArra
             for channel in range(altered.shape[2])
         ]
         moving = np.stack(planes, -1)
-    if case.spoil is not None:
-        moving = case.spoil(moving)
+    if case.degrade is not None:
+        moving = case.degrade(moving)
     if case.pixels != 1:
         size = [round(case.pixels * side) for side in moving.shape[:2]]
         moving = resize(moving, size, order=1, anti_aliasing=case.pixels < 1)
@@ -258,19 +258,19 @@ def draw(case: Case, aligned: Aligned, seed: int) -> tuple[SyntheticPair, NDArra
 
 
 def as_warped(source: NDArray[Any], moving: Sequence[int], warped: Sequence[int]) -> NDArray[Any]:
-    """Positions in the resized moving image as those before it was resized.
+    """Convert positions in the resized moving image to positions before resizing.
 
-    Both span the same field, so the pixels' outer borders agree and not the first centres.
+    Both sizes span the same field: outer borders of pixels agree, centres of the first do not.
     """
     import numpy as np
 
     shrink = (np.asarray(warped[:2]) / moving[:2])[:, None, None]
-    there: NDArray[Any] = (source + 0.5) * shrink - 0.5
-    return there
+    converted: NDArray[Any] = (source + 0.5) * shrink - 0.5
+    return converted
 
 
 def measure(case: str, aligned: Aligned, seed: int, model: nn.Module, device: str) -> Row:
-    """Register one pair as a user does and score it."""
+    """Register one pair with `register` and score it."""
     from napari_busref import Transform, register
     from napari_busref.metrics.registration import Scorer, pixel_grid
     from registration import score
@@ -278,8 +278,8 @@ def measure(case: str, aligned: Aligned, seed: int, model: nn.Module, device: st
     pair, moving = draw(CASES[case], aligned, seed)
     shape, size = pair.fixed.shape[:2], moving.shape[:2]
     scorer, grid = Scorer(pair), pixel_grid(shape)
-    start = grid + Transform.equal_field_of_view(shape, size).flow()
-    before = scorer(as_warped(start, size, shape))["epe"]
+    initial = grid + Transform.equal_field_of_view(shape, size).flow()
+    before = scorer(as_warped(initial, size, shape))["epe"]
 
     def call() -> tuple[NDArray[Any], Row]:
         result = register(
@@ -293,7 +293,7 @@ def measure(case: str, aligned: Aligned, seed: int, model: nn.Module, device: st
 
 
 def summary(rows: Sequence[Row]) -> list[Row]:
-    """One line a case, in the order in which they were measured."""
+    """One line per case, in the order of measurement."""
     import numpy as np
 
     from napari_busref.metrics.registration import summarise
@@ -310,86 +310,71 @@ def summary(rows: Sequence[Row]) -> list[Row]:
     return table
 
 
-def _cell(name: str, value: Any) -> str:
-    if name.startswith("share"):
-        return f"{100 * value:.0f}"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
 def report(rows: Sequence[Row], heading: str, out: Path) -> Table:
-    """Write rows.csv, table.csv and table.md; the table to be printed."""
+    """Write rows.csv, table.csv and table.md, and return the table to print."""
     from napari_busref.evaluation import write_table
 
     table = summary(rows)
-    lines = [
-        heading,
-        "",
-        "| " + " | ".join(HEADINGS.values()) + " |",
-        "|---" * len(HEADINGS) + "|",
-    ]
-    shown = Table(*HEADINGS.values())
-    for line in table:
-        cells = [_cell(name, value) for name, value in line.items()]
-        shown.add_row(*map(escape, cells))
-        lines.append("| " + " | ".join(cells) + " |")
+    cells = [[cell(name, value) for name, value in line.items()] for line in table]
     write_table(rows, out / "rows.csv")
     write_table(table, out / "table.csv")
-    (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return shown
+    text = f"{heading}\n\n{markdown(HEADINGS.values(), cells)}\n"
+    (out / "table.md").write_text(text, encoding="utf-8")
+    return console_table(HEADINGS.values(), cells)
+
+
+def load_images(
+    names: Iterable[str], limit: int | None, data_root: Path | None
+) -> tuple[dict[str, list[Aligned]], list[str]]:
+    """The first images of every case, and what is missing with the reason."""
+    images: dict[str, list[Aligned]] = {}
+    missing: list[str] = []
+    for name in names:
+        load = CASES[name].images
+        try:
+            images[name] = list(islice(load(data_root), limit))
+        except ValueError as error:
+            missing.append(f"{name} ({error})")
+            continue
+        if load is photographs and len(images[name]) == len(PHOTOGRAPHS) != limit:
+            missing.append(f"{name}: RoadScene's photographs")
+    return images, missing
 
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder of the tables.")],
-    model: Annotated[str, typer.Option(help="As of napari_busref.register.")] = "auto",
+    model: Annotated[str, typer.Option(help="As for napari_busref.register.")] = "auto",
     case: Annotated[
         list[str] | None,
         typer.Option(help=f"Case; repeat for more (default: all of {', '.join(CASES)})."),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds of the warps, with commas.")] = "0,1,2",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
+    seeds: Seeds = "0,1,2",
+    limit: Limit = None,
     proposals: Annotated[
         bool, typer.Option(help="Whether the networks of auto propose candidates.")
     ] = True,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of every library.")] = 2,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "cpu",
-    data_root: Annotated[
-        Path | None, typer.Option(help="Folder of the data sets (default: ../shared/data).")
-    ] = None,
+    threads: Threads = 2,
+    device: Device = "cpu",
+    data_root: DataRoot = None,
 ) -> None:
     """Register pairs of many kinds with one call and score them."""
-    from registration import set_threads, surroundings
-
-    console = Console(highlight=False)
-    if not console.is_terminal:  # the table in a file or pipe is not folded at 80 columns
-        console.width = max(console.width, 180)
+    console = wide_console()
     rows: list[Row] = []
-    missing: list[str] = []
     try:
-        drawn = [int(seed) for seed in seeds.replace(",", " ").split()]
+        drawn = parse_seeds(seeds)
         if unknown := set(case or ()) - set(CASES):
             raise ValueError(f"--case: need some of {', '.join(CASES)}, got {min(unknown)!r}")
         set_threads(threads)
         from napari_busref import load_model
 
-        images: dict[str, list[Aligned]] = {}
-        for name in case or CASES:
-            try:
-                images[name] = list(islice(CASES[name].images(data_root), limit))
-            except ValueError as error:
-                missing.append(f"{name} ({error})")
-                continue
-            if (
-                CASES[name].images is photographs
-                and len(images[name]) == len(PHOTOGRAPHS) != limit
-            ):
-                missing.append(f"{name}: RoadScene's photographs")
+        images, missing = load_images(case or CASES, limit, data_root)
         absent = "; ".join(missing)
         if not images or not drawn:
             raise ValueError(f"nothing to measure: {absent or 'no seeds'}")
-        where = surroundings(threads)
+        run = provenance(threads)
         heading = (
-            f"{model}, seeds {', '.join(map(str, drawn))}; {where['machine']}, {threads} threads; "
-            f"commit {where['commit']}" + (f". Left out: {absent}" if absent else "")
+            f"{model}, seeds {', '.join(map(str, drawn))}; {run['machine']}, {threads} threads; "
+            f"commit {run['commit']}" + (f". Left out: {absent}" if absent else "")
         )
         loaded = load_model(model, kind="registration", device=device)
         if not proposals:
@@ -405,11 +390,11 @@ def main(
                     f"{row['epe']:.2f} px {row['error']}",
                     markup=False,
                 )
-            shown = report(rows, heading, out)  # there if the run is ended early
+            table = report(rows, heading, out)  # after every case, in case the run is stopped
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     console.print(escape(heading))
-    console.print(shown)
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,23 @@
-"""Our models and the installable registration tools on the same synthetic pairs, in one table.
+"""Compare our models with installable registration tools on the same synthetic pairs.
 
     python benchmarks/registration.py --out FOLDER [--dataset roadscene] [--method ants]
         [--model busref] [--seeds 0,1,2] [--limit 8] [--threads 2] [--peers-only] [--report]
 
-The protocol is that of ``docs/explanation/protocol.md``. ``FOLDER/rows.csv`` gets a row for every pair and
-method as soon as it is measured; the same command again goes on where the last one stopped. At
-the end, or with ``--report`` alone, ``table.md``, ``table.csv`` and ``errors.png`` are written
-from all the rows. A method that fails on a pair is scored as the pair was left, unregistered, and
-counts as failed. Seconds are those of the process on all its threads: what else the machine does
-hardly moves them. ``pip install 'napari-busref[benchmarks]'`` installs the tools; those that are
-missing are named in the table with the reason.
+The protocol is ``docs/explanation/protocol.md``. Each pair and method appends a row to
+``FOLDER/rows.csv``; the same command continues a stopped run. At the end, or with ``--report``
+alone, the script writes ``table.md``, ``table.csv`` and ``errors.png`` from all rows.
+
+A method that fails on a pair gets the scores of the unregistered pair and counts as failed.
+Seconds are CPU seconds of all threads, which hardly depend on other work of the machine.
+``pip install 'napari-busref[benchmarks]'`` installs the tools. The table names missing ones with
+the reason.
 """
 
-# Only what does not load numpy is imported here: threads are set before anything else.
+# Imports here must not load numpy: the number of threads is set first.
 from __future__ import annotations
 
 import csv
-import os
 import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -26,21 +25,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from options import DataRoot, Limit, Seeds, Split, Threads, parse_seeds, provenance, set_threads
 from rich.console import Console
+from rich.markup import escape
+from tables import Row, cell, console_table, markdown, wide_console
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_busref.metrics.registration import Scorer, SyntheticPair
 
-Row = dict[str, Any]
+    Estimated = tuple[NDArray[Any], Row]  # source map, and further columns of the row
+    Method = Callable[[SyntheticPair], Estimated]
+    Task = tuple[Row, Callable[[], SyntheticPair]]  # key of the row, and the pair
 
 SETS: dict[str, tuple[str, int | None, dict[str, Any]]] = {
     "roadscene": ("roadscene", None, {}),
     "vis-nir": ("vis-nir", None, {}),
     "vis-nir-affine": ("vis-nir", 1, {"elastic": (0.0, 0.0)}),
 }
-"""Data set, reduction (None: the protocol's) and what the warps have other than the protocol's."""
+"""Data set, reduction (None: the protocol's), and ranges of the warps beside the protocol's."""
 
 MODELS = ("auto", "busref", "superfusion")
 ORACLE = "best-affine"
@@ -75,26 +79,8 @@ HEADINGS = {
 }
 
 
-def set_threads(threads: int) -> None:
-    """Give every library this many threads. To be called before they are imported."""
-    for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR"):
-        os.environ[f"{name}_NUM_THREADS"] = str(threads)
-    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(threads)
-    os.environ["ANTS_RANDOM_SEED"] = "1"
-    import torch
-
-    torch.set_num_threads(threads)
-    from peers import PEERS
-
-    if PEERS["sift"].missing() is None:
-        import cv2
-
-        cv2.setNumThreads(threads)
-        cv2.setRNGSeed(1)
-
-
 def read_rows(file: Path) -> list[Row]:
-    """Rows measured so far; a last line that was cut off is taken out of the file."""
+    """Rows of the file. An incomplete last line is removed from it."""
     if not file.exists():
         return []
     text = file.read_text(encoding="utf-8")
@@ -111,7 +97,7 @@ def read_rows(file: Path) -> list[Row]:
 
 
 def append_row(file: Path, row: Row) -> None:
-    """Write one row to the end of the file, with a heading where it is the first."""
+    """Append one row to the file. The first one also writes the header."""
     first = not file.exists() or not file.stat().st_size
     with file.open("a", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
@@ -121,7 +107,7 @@ def append_row(file: Path, row: Row) -> None:
 
 
 def best_affine(pair: SyntheticPair) -> NDArray[Any]:
-    """Least-squares affine of the true source over the mask: what no affine method can beat."""
+    """Least-squares affine of the true source map over the mask: the bound of affine methods."""
     import numpy as np
 
     truth = pair.warp.true_source()
@@ -130,11 +116,11 @@ def best_affine(pair: SyntheticPair) -> NDArray[Any]:
     return np.tensordot(matrix.T, positions, 1)
 
 
-def score(scorer: Scorer, call: Callable[[], tuple[NDArray[Any], Row]]) -> Row:
+def score(scorer: Scorer, call: Callable[[], Estimated]) -> Row:
     """Time an estimate of the source map and score it.
 
-    ``call`` gives the source map and what else is to stand in the row. Where it raises, or the map
-    is not finite, the pair is scored as it was left.
+    ``call`` returns the source map and further columns of the row. If it raises, or the map is not
+    finite, the row has the scores of the unregistered pair.
     """
     import numpy as np
 
@@ -144,7 +130,7 @@ def score(scorer: Scorer, call: Callable[[], tuple[NDArray[Any], Row]]) -> Row:
     try:
         source, facts = call()
         error = "" if np.isfinite(source).all() else "the map is not finite"
-    except Exception as problem:  # whatever stopped it, the other methods are still to be measured
+    except Exception as problem:  # the other methods must still run
         facts, error = {}, " ".join(f"{type(problem).__name__}: {problem}".split())
     seconds = time.process_time() - start
     if error:
@@ -153,7 +139,7 @@ def score(scorer: Scorer, call: Callable[[], tuple[NDArray[Any], Row]]) -> Row:
     return {"failed": False, "error": ""} | scorer(source) | {"seconds": seconds} | facts
 
 
-def call_peer(name: str, pair: SyntheticPair) -> tuple[NDArray[Any], Row]:
+def call_peer(name: str, pair: SyntheticPair) -> Estimated:
     """Run a peer on the grey images."""
     import numpy as np
     from peers import PEERS
@@ -164,8 +150,8 @@ def call_peer(name: str, pair: SyntheticPair) -> tuple[NDArray[Any], Row]:
     return PEERS[name].run(grey, pair.moving.astype(np.float32)), {}
 
 
-def call_model(name: str, pair: SyntheticPair) -> tuple[NDArray[Any], Row]:
-    """Run one of our models by its name, as a user does: reading the weights counts."""
+def call_model(name: str, pair: SyntheticPair) -> Estimated:
+    """Run one of our models by its name; the seconds include reading the weights."""
     import numpy as np
 
     from napari_busref import register
@@ -178,15 +164,13 @@ def call_model(name: str, pair: SyntheticPair) -> tuple[NDArray[Any], Row]:
     return pixel_grid(pair.aligned.shape) + result.flow, facts
 
 
-def call_oracle(pair: SyntheticPair) -> tuple[NDArray[Any], Row]:
-    """Fit the truth; its seconds say nothing."""
+def call_oracle(pair: SyntheticPair) -> Estimated:
+    """Fit an affine to the truth, without seconds."""
     return best_affine(pair), {"seconds": None}
 
 
-def callers(
-    methods: Sequence[str], models: Sequence[str]
-) -> dict[str, Callable[[SyntheticPair], tuple[NDArray[Any], Row]]]:
-    """What measures each method.
+def callers(methods: Sequence[str], models: Sequence[str]) -> dict[str, Method]:
+    """The function of each method.
 
     Raises
     ------
@@ -197,7 +181,7 @@ def callers(
 
     from napari_busref import list_models
 
-    chosen: dict[str, Callable[[SyntheticPair], tuple[NDArray[Any], Row]]] = {}
+    chosen: dict[str, Method] = {}
     for name in methods:
         if name == ORACLE:
             chosen[name] = call_oracle
@@ -218,8 +202,8 @@ def callers(
 
 def warps(
     dataset: str, split: str, seeds: Sequence[int], limit: int | None, data_root: Path | None
-) -> Iterator[tuple[Row, Callable[[], SyntheticPair]]]:
-    """The key of every pair and warp, and what draws it."""
+) -> Iterator[Task]:
+    """The key of every pair and warp, and the function that draws the pair."""
     from napari_busref.data.datasets import load_pairs
     from napari_busref.metrics.registration import make_pair
 
@@ -232,12 +216,12 @@ def warps(
 
 def measure(
     out: Path,
-    run: dict[str, Callable[[SyntheticPair], tuple[NDArray[Any], Row]]],
-    tasks: Iterator[tuple[Row, Callable[[], SyntheticPair]]],
+    run: dict[str, Method],
+    tasks: Iterator[Task],
     facts: Row,
     console: Console,
 ) -> None:
-    """Measure what `rows.csv` does not have yet and append it row by row."""
+    """Measure the methods and pairs that `rows.csv` lacks, and append their rows."""
     from peers import PEERS
 
     from napari_busref.data.samples import thermal_scene
@@ -250,16 +234,16 @@ def measure(
         raise ValueError(f"--threads {facts['threads']}: {file} has rows of {', '.join(threads)}")
     done = {tuple(row[name] for name in KEY) for row in before}
     sample = thermal_scene(0, (96, 128))
-    warm: set[str] = set()
+    called: set[str] = set()
     for key, draw in tasks:
         left = [m for m in run if (*(key[name] for name in KEY[:-1]), m) not in done]
         if not left:
             continue
         for method in left:
-            if method not in warm:  # libraries and weights load at their first call
+            if method not in called:  # the first call loads libraries and weights
                 small = make_pair(sample.aligned / 255.0, sample.fixed, 0)
                 score(Scorer(small), partial(run[method], small))
-                warm.add(method)
+                called.add(method)
         pair = draw()
         scorer = Scorer(pair)
         for method in left:
@@ -273,30 +257,8 @@ def measure(
             )
 
 
-def surroundings(threads: int) -> Row:
-    """What every row says of where it was measured."""
-    processor = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        lines = information.read_text().splitlines()
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        processor = names[0] if names else processor
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return {
-        "threads": threads,
-        "commit": described.stdout.strip() or "unknown",
-        "machine": f"{platform.system()}, {processor}, {os.cpu_count()} cores",
-    }
-
-
 def summary(rows: Sequence[Row]) -> list[Row]:
-    """One row a data set and method, in the order in which they were first measured."""
+    """One row per data set and method, in the order of the first measurement."""
     from napari_busref.metrics.registration import summarise
 
     groups: dict[tuple[str, str], list[Row]] = {}
@@ -310,7 +272,7 @@ def summary(rows: Sequence[Row]) -> list[Row]:
 
 
 def headline(rows: Sequence[Row]) -> list[str]:
-    """What stands above the table: where and with what it was measured, and what is missing."""
+    """Lines above the table: machine, versions and commit, and the tools that are missing."""
     from importlib.metadata import version
 
     from peers import PEERS
@@ -325,7 +287,7 @@ def headline(rows: Sequence[Row]) -> list[str]:
     ]
     measured = {row["method"] for row in rows}
     absent = [
-        f"{name} ({peer.missing() or 'not asked for'})"
+        f"{name} ({peer.missing() or 'not selected'})"
         for name, peer in PEERS.items()
         if name not in measured
     ]
@@ -334,52 +296,33 @@ def headline(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _cell(name: str, value: Any) -> str:
-    if value is None:
-        return ""
-    if name.startswith("share"):
-        return f"{100 * value:.0f}"
-    if isinstance(value, float):
-        return f"{value:.4f}" if name == "mmse" else f"{value:.2f}"
-    return str(value)
-
-
 def report(out: Path, console: Console) -> None:
     """Write table.md, table.csv and errors.png from rows.csv, and print the table."""
-    from rich.markup import escape
-    from rich.table import Table
-
     from napari_busref.evaluation import write_table
 
     rows = read_rows(out / "rows.csv")
     if not rows:
-        raise ValueError(f"{out / 'rows.csv'}: nothing has been measured yet")
+        raise ValueError(f"{out / 'rows.csv'}: has no rows yet")
     table = summary(rows)
-    text = ["# Registration: our models and installable tools", ""]
-    for line in headline(rows):
+    blocks = ["# Registration: our models and installable tools", *headline(rows)]
+    for line in blocks[1:]:
         console.print(escape(line))
-        text += [line, ""]
     for dataset in dict.fromkeys(row["dataset"] for row in table):
-        shown = Table(title=dataset, title_justify="left")
-        text += [f"## {dataset}", "", "| " + " | ".join(HEADINGS.values()) + " |"]
-        text.append("|---" * len(HEADINGS) + "|")
-        for heading in HEADINGS.values():
-            shown.add_column(heading, overflow="fold")
-        for row in table:
-            if row["dataset"] == dataset:
-                cells = [_cell(name, row[name]) for name in HEADINGS]
-                shown.add_row(*map(escape, cells))
-                text.append("| " + " | ".join(cells) + " |")
-        console.print(shown)
-        text.append("")
-    (out / "table.md").write_text("\n".join(text), encoding="utf-8")
+        cells = [
+            [cell(name, row[name], 4 if name == "mmse" else 2) for name in HEADINGS]
+            for row in table
+            if row["dataset"] == dataset
+        ]
+        console.print(console_table(HEADINGS.values(), cells, dataset))
+        blocks += [f"## {dataset}", markdown(HEADINGS.values(), cells)]
+    (out / "table.md").write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
     write_table(table, out / "table.csv")
     draw_errors(rows, out / "errors.png")
     console.print(escape(f"{out}: table.md, table.csv, errors.png"))
 
 
 def draw_errors(rows: Sequence[Row], file: Path) -> None:
-    """Draw the error of every pair: a panel a data set, a strip a method."""
+    """Draw the error of every pair: a panel per data set, a strip per method."""
     import numpy as np
     from matplotlib.figure import Figure
 
@@ -390,7 +333,7 @@ def draw_errors(rows: Sequence[Row], file: Path) -> None:
     )
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, panel in zip(axes, panels, strict=True):
-        for place, method in enumerate(methods):
+        for index, method in enumerate(methods):
             strip = [
                 row
                 for row in rows
@@ -398,14 +341,12 @@ def draw_errors(rows: Sequence[Row], file: Path) -> None:
             ]
             if not strip:
                 continue
-            errors = np.maximum(
-                [row["epe"] for row in strip], 0.01
-            )  # a logarithm needs more than 0
+            errors = np.maximum([row["epe"] for row in strip], 0.01)  # the axis is logarithmic
             failed = np.array([row["failed"] for row in strip])
-            across = place + np.linspace(-0.3, 0.3, len(strip) + 2)[1:-1]
-            axis.scatter(across[~failed], errors[~failed], s=10, alpha=0.7, color=f"C{place % 10}")
+            across = index + np.linspace(-0.3, 0.3, len(strip) + 2)[1:-1]
+            axis.scatter(across[~failed], errors[~failed], s=10, alpha=0.7, color=f"C{index % 10}")
             axis.scatter(across[failed], errors[failed], s=16, marker="x", color="black")
-            axis.hlines(np.median(errors), place - 0.35, place + 0.35, color="black", lw=1)
+            axis.hlines(np.median(errors), index - 0.35, index + 0.35, color="black", lw=1)
         for limit in (1, 3, 5):
             axis.axhline(limit, color="grey", lw=0.5, ls=":")
         axis.set_yscale("log")
@@ -432,23 +373,19 @@ def main(
     peers_only: Annotated[
         bool, typer.Option("--peers-only", help="Measure no model of ours.")
     ] = False,
-    split: Annotated[str, typer.Option(help="Split of the data sets.")] = "val",
-    seeds: Annotated[str, typer.Option(help="Seeds of the warps, with commas.")] = "0,1,2",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of every library.")] = 2,
-    data_root: Annotated[
-        Path | None, typer.Option(help="Folder of the data sets (default: ../shared/data).")
-    ] = None,
+    split: Split = "val",
+    seeds: Seeds = "0,1,2",
+    limit: Limit = None,
+    threads: Threads = 2,
+    data_root: DataRoot = None,
     report_only: Annotated[
-        bool, typer.Option("--report", help="Measure nothing, only report the rows.")
+        bool, typer.Option("--report", help="Only write the tables from the rows.")
     ] = False,
 ) -> None:
-    """Measure our models and the installable registration tools; go on where a run stopped."""
-    console = Console(soft_wrap=True, highlight=False)
-    if not console.is_terminal:  # the table in a file or pipe is not folded at 80 columns
-        console.width = max(console.width, 180)
+    """Measure our models and the installable registration tools, or continue a stopped run."""
+    console = wide_console(soft_wrap=True)
     try:
-        drawn = [int(seed) for seed in seeds.replace(",", " ").split()]
+        drawn = parse_seeds(seeds)
         if not report_only:
             set_threads(threads)
             from peers import PEERS
@@ -460,7 +397,7 @@ def main(
             usable = [ORACLE, *(name for name, reason in reasons.items() if reason is None)]
             run = callers(method or usable, [] if peers_only else model or MODELS)
             out.mkdir(parents=True, exist_ok=True)
-            facts = surroundings(threads)
+            facts = provenance(threads)
             for name in dataset or SETS:
                 tasks = warps(name, split, drawn, limit, data_root)
                 measure(out, run, tasks, facts, console)

@@ -36,7 +36,7 @@ def main(
     threads: int = 2,
 ) -> None:
     """Print the table."""
-    from registration import set_threads
+    from options import set_threads
 
     set_threads(threads)
     from itertools import islice

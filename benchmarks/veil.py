@@ -49,7 +49,7 @@ def main(
     """Print the table."""
     if case not in CASES:
         raise typer.BadParameter(f"--case: need one of {', '.join(CASES)}")
-    from registration import set_threads
+    from options import set_threads
 
     set_threads(threads)
     import numpy as np

@@ -26,7 +26,7 @@ def scripts():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(path))
         # the number of threads of other tests stays
-        patch.setattr(importlib.import_module("registration"), "set_threads", lambda count: None)
+        patch.setattr(importlib.import_module("options"), "set_threads", lambda count: None)
         names = ("fusion", "fusion_pictures", "fusion_truth", "ghosting", "tiling", "veil")
         yield {name: importlib.import_module(name) for name in names}
 

@@ -35,8 +35,9 @@ def handheld(folder) -> ModuleType:
 @pytest.fixture
 def modalities(folder, monkeypatch) -> ModuleType:
     # the other tests keep their threads
-    monkeypatch.setattr(importlib.import_module("registration"), "set_threads", lambda count: None)
-    return importlib.import_module("modalities")
+    module = importlib.import_module("modalities")
+    monkeypatch.setattr(module, "set_threads", lambda count: None)
+    return module
 
 
 @pytest.fixture(scope="module")

@@ -248,7 +248,7 @@ def test_the_script_prints_the_mean_iou_of_every_method(
 ) -> None:
     monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "benchmarks")
     # the other tests keep their threads
-    monkeypatch.setattr(importlib.import_module("registration"), "set_threads", lambda count: None)
+    monkeypatch.setattr(importlib.import_module("options"), "set_threads", lambda count: None)
     script = importlib.import_module("segmentation")
     options = {"data_root": street, "dataset": "street", "model": ["average", "maximum"]}
     script.main("street_networks:bright", **options)

@@ -1,4 +1,4 @@
-"""What spoils pictures of real cameras: functions of grey values (H, W) in [0, 1]."""
+"""Degradations of real cameras: functions of grey values (H, W) in [0, 1]."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def noise(image: Image) -> Image:
 
 
 def motion(image: Image) -> Image:
-    """Blurred along 13 px of a row."""
+    """Motion blur along 13 px of a row."""
     return ndimage.convolve1d(image, np.full(13, 1 / 13), axis=1)
 
 
 def hot_object(image: Image) -> Image:
-    """A quarter of the contrast, beside a disc that is as bright as can be."""
+    """A quarter of the contrast, and a disc of the largest value."""
     height, width = image.shape
     row, col = np.indices(image.shape)
-    near = np.hypot(row - 0.6 * height, col - 0.3 * width) < 0.1 * height
-    return np.where(near, 1.0, image / 4)
+    inside = np.hypot(row - 0.6 * height, col - 0.3 * width) < 0.1 * height
+    return np.where(inside, 1.0, image / 4)
 
 
 def overlay(image: Image) -> Image:
-    """A cross hair, lines of marks and a scale, as thermal cameras draw into their pictures."""
+    """The cross hair, marks and scale that thermal cameras draw into their images."""
     marked = image.copy()
     height, width = image.shape
     row, col = height // 2, width // 2
@@ -43,7 +43,7 @@ def overlay(image: Image) -> Image:
 
 
 def bars(image: Image) -> Image:
-    """Dark grey bars above and below, an eighth of the height each."""
+    """Dark grey bars at the top and bottom, each an eighth of the height."""
     barred = image.copy()
     eighth = image.shape[0] // 8
     barred[:eighth] = barred[-eighth:] = 0.06
@@ -51,13 +51,13 @@ def bars(image: Image) -> Image:
 
 
 def round_field(image: Image) -> Image:
-    """Black outside a circle, as seen through an eyepiece."""
+    """Black outside a circle, as in an eyepiece."""
     height, width = image.shape
     row, col = np.indices(image.shape)
     return np.where(np.hypot(row - height / 2, col - width / 2) < 0.48 * height, image, 0.0)
 
 
 def rainbow(image: Image) -> Image:
-    """False colours, (H, W, 3): blue, green, yellow, red."""
+    """False colours (H, W, 3): blue, green, yellow, red."""
     full = np.ones_like(image)
     return hsv2rgb(np.stack([(1 - image) * 2 / 3, full, full], -1))

@@ -1,0 +1,69 @@
+"""Command-line options that the scripts share, the number of threads, and the machine."""
+
+# Imports here must not load numpy: the number of threads is set first.
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Folder of the data sets (default: ../shared/data).")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")]
+Seeds = Annotated[str, typer.Option(help="Seeds of the warps, with commas.")]
+Split = Annotated[str, typer.Option(help="Split of the data sets.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of every library.")]
+
+
+def parse_seeds(seeds: str) -> list[int]:
+    """Integers, separated by commas or spaces."""
+    return [int(seed) for seed in seeds.replace(",", " ").split()]
+
+
+def set_threads(threads: int) -> None:
+    """Set the number of threads of every library, and the seeds of ANTs and OpenCV.
+
+    Call this before the libraries are imported.
+    """
+    for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR"):
+        os.environ[f"{name}_NUM_THREADS"] = str(threads)
+    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(threads)
+    os.environ["ANTS_RANDOM_SEED"] = "1"
+    import torch
+
+    torch.set_num_threads(threads)
+    from peers import PEERS
+
+    if PEERS["sift"].missing() is None:
+        import cv2
+
+        cv2.setNumThreads(threads)
+        cv2.setRNGSeed(1)
+
+
+def provenance(threads: int) -> dict[str, Any]:
+    """Number of threads, commit and machine, for every row of a table."""
+    processor = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        lines = information.read_text().splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        processor = names[0] if names else processor
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "threads": threads,
+        "commit": described.stdout.strip() or "unknown",
+        "machine": f"{platform.system()}, {processor}, {os.cpu_count()} cores",
+    }
