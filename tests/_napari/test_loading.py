@@ -1,4 +1,4 @@
-"""Loading torch beside a window."""
+"""Loading torch without blocking the window."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plugin manifest, looked at without Qt."""
+"""The plugin manifest, without Qt."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_every_command_is_used_and_every_use_is_a_command(manifest):
 def test_menus_are_open_to_plugins(manifest):
     from napari._app_model.constants import MenuId
 
-    # npe2 and napari drop items of other menus without a word
+    # npe2 and napari silently drop items of other menus
     allowed = {str(menu.value) for menu in MenuId.contributables()}
     assert set(manifest.contributions.menus) <= allowed
     assert "napari/layers/register" in manifest.contributions.menus
@@ -83,12 +83,12 @@ def test_reader_and_writers_leave_the_files_of_others_alone(manifest):
             assert extensions == {".ome.tif", ".ome.tiff"}
         elif writer.layer_types == ["vectors"]:
             assert extensions <= set(WRITABLE)
-        else:  # of an image these would be image formats
+        else:  # an image layer would be saved in these as an image
             assert extensions == {".busref.h5"}
 
 
 def test_every_command_is_found_without_qt(manifest):
-    """Readers, writers and samples are imported where there is no Qt, panels are looked up."""
+    """Readers, writers and samples import without Qt; panels are checked by their source."""
     contributions = manifest.contributions
     panels = {widget.command for widget in contributions.widgets}
     names = {command.id: command.python_name for command in contributions.commands}
@@ -164,7 +164,7 @@ def _environment():
 
 
 def test_napari_need_not_ask_which_reader_to_take(monkeypatch, manifest):
-    """napari's own reader takes ``*.h5``, too; what the user has chosen is kept."""
+    """napari's own reader also takes ``*.h5``; the user's choices stay."""
     from napari import settings
 
     from napari_busref._napari.files.activation import prefer_own_reader

@@ -1,4 +1,4 @@
-"""`register_stack`: stacks, pyramids, lazy arrays and masks, with a registration made up."""
+"""`register_stack`: stacks, pyramids, lazy arrays and masks, with a fake registration."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from napari_busref.transforms.transform import Transform
 
 
 class Fake:
-    """Takes the place of `register` and `fuse`: finds a known shift, and notes what it was given.
+    """Stands in for `register` and `fuse`: returns a known shift, and records its arguments.
 
     Each plane's shift is its mean grey value, so that planes can be told apart.
     """
@@ -244,7 +244,7 @@ def test_a_pyramid_is_registered_at_a_level_and_warped_at_all(fake):
     np.testing.assert_allclose(warped.data_to_world((3, 4)), fixed_layer.data_to_world((3, 4)))
     np.testing.assert_array_equal(
         np.asarray(warped.data[2]), result.registration.warped
-    )  # the very level that was registered
+    )  # the level that was registered
 
 
 def test_a_fusion_that_would_be_too_large_is_made_where_it_was_registered(fake, monkeypatch):
@@ -296,7 +296,7 @@ def test_one_transform_a_plane_each_started_from_its_neighbour(fake):
     starts = [call["initial"].displacement for call in fake.calls]
     assert starts[0] is None
     assert [start[0, 0, 0] for start in starts[1:]] == [2, 2, 1, 3]
-    assert [call["search"] for call in fake.calls] == ["wide"] * 5  # as was asked
+    assert [call["search"] for call in fake.calls] == ["wide"] * 5  # as requested
     for number in range(5):
         transform = result.planes[(number,)].transform.full()
         assert transform.displacement[0, 0, 0] == number
@@ -313,7 +313,7 @@ def test_a_neighbour_that_misleads_is_not_followed(fake):
     fake.unreliable_when_warm = True
     fixed, moving = planes(stack(3, name="vis"), stack(3, name="ir", seed=1), d0=0)
     result = register_stack(fixed, moving, mode="each")
-    # each further plane first from its neighbour without a search, then anew
+    # each further plane starts from its neighbour without a search, then from the beginning
     assert [call.get("search") for call in fake.calls] == [None, "none", None, "none", None]
     assert [call["initial"].displacement is None for call in fake.calls[1:]] == [False, True] * 2
     assert all(found.quality.reliable for found in result.planes.values())
@@ -464,7 +464,7 @@ def test_the_weights_of_a_learned_loss_are_a_layer_like_the_fused_one(fake, monk
     np.testing.assert_array_equal(layer.scale, (2, 1, 1))
     without = register_stack(fixed, moving, mode="one", device="cpu")
     assert result_layers(without, fixed, moving, roles=["weights"]) == []
-    # the weights count as well where room is short: then the shown plane alone is fused
+    # the weights count towards the budget; beyond it only the shown plane is fused
     monkeypatch.setattr(stack_fusion, "STACK_BUDGET", 3 * 32 * 40)
     assert register_stack(fixed, moving, mode="one").fused.shape == (3, 32, 40)
     assert register_stack(fixed, moving, mode="one", fusion=options).weights.shape == (1, 32, 40)
@@ -633,7 +633,7 @@ def test_with_the_real_registration_and_fusion():
 
 @pytest.mark.parametrize("keep", ["best", "nothing"])
 def test_cancelled_in_a_real_refinement(keep):
-    """As the panel does it: what has been reached by then, or nothing."""
+    """As in the panel: the best so far, or nothing."""
     cancel = threading.Event()
     stages = []
 

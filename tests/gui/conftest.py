@@ -1,4 +1,4 @@
-"""What the tests with windows share: a viewer with the plugin, and a pipeline that needs no model.
+"""Fixtures of the tests with windows: a viewer with the plugin, and a pipeline without a model.
 
 Run them under a display, for example ``xvfb-run -a -s "-screen 0 1600x1200x24" pytest tests/gui``.
 """
@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def no_worker_is_left(request):
-    """Every worker has ended by itself once the test is over."""
+    """Check that every worker has ended at the end of a test."""
     yield
     if "viewer" not in request.fixturenames:
         return
@@ -43,7 +43,7 @@ def no_worker_is_left(request):
 
 @pytest.fixture
 def plugin(npe2pm):
-    """The plugin, from the manifest of the checkout, and no other."""
+    """Only this plugin, from the manifest of the checkout."""
     from npe2 import PluginManifest
 
     with npe2pm.tmp_plugin(manifest=PluginManifest.from_file(MANIFEST)) as tmp:
@@ -52,7 +52,7 @@ def plugin(npe2pm):
 
 @pytest.fixture
 def viewer(plugin, plugin_settings, make_napari_viewer_proxy):
-    """A viewer that remembers nothing of other tests, nor of the user."""
+    """A viewer with the default Preferences."""
     return make_napari_viewer_proxy()
 
 
@@ -80,8 +80,8 @@ def notes(monkeypatch):
 class FakePipeline:
     """Stands in for `register` and `fuse`: no model, a known shift.
 
-    Set `hold` to make it wait, after its first stage, until `go` is set or it is cancelled, or
-    `hold_fusion` to make it wait while it fuses; `deaf` keeps it from noticing that.
+    With `hold` it waits after its first stage until `go` is set or it is cancelled. With
+    `hold_fusion` it waits in the fusion. With `deaf` it ignores cancellation.
     """
 
     shift = (2.0, -3.0)

@@ -1,4 +1,4 @@
-"""What holds for each of the panels, in a real window."""
+"""Properties of every panel, in a real window."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHAPE = (48, 64)
 
 
 def controls_of(panel):
-    """All that a user can press, move or type into."""
+    """All controls that take the mouse or the keyboard."""
     from qtpy.QtWidgets import (
         QAbstractButton,
         QAbstractSlider,
@@ -78,7 +78,7 @@ def test_every_panel_is_in_the_layers_menu_too(viewer):
 
 
 class Held:
-    """Work that goes on until it is cancelled."""
+    """Work that runs until it is cancelled."""
 
     def __init__(self):
         self.begun, self.cancelled = threading.Event(), threading.Event()
@@ -133,7 +133,7 @@ def test_work_under_way_ends_with_its_panel_or_viewer(viewer, qtbot, monkeypatch
 
 def test_an_error_in_mid_work_is_notified_and_the_panels_go_on(viewer, qtbot, monkeypatch, notes):
     def fail(*args, **kwargs):
-        raise RuntimeError("out of luck")  # what torch raises, which napari's workers swallow
+        raise RuntimeError("out of luck")  # torch raises these, and napari's workers swallow them
 
     for name in ("vis", "ir"):
         viewer.add_image(np.zeros(SHAPE), name=name)

@@ -62,18 +62,18 @@ def test_selected_layers_are_carried_over_and_back(viewer, registered, panel, tr
     np.testing.assert_allclose(new.scale, (2, 2))
     marks = viewer.layers["marks on vis"]
     np.testing.assert_allclose(transform.points(marks.data), places, atol=1e-3)
-    # the same again replaces
+    # a second run updates the layers
     assert viewer.layers.selection == {labels, points, tracks}
     with qtbot.waitSignal(panel.idle, timeout=60_000):
         assert panel.run()
     assert len(viewer.layers) == 9
-    # and is taken back: what was replaced is there again
+    # Undo brings the earlier layers back
     assert viewer.layers["cells on vis"] != new
     panel.undo_button.click()
     assert viewer.layers["cells on vis"] == new and len(viewer.layers) == 9
     assert "undone" in panel.stage.text() and not panel.undo_button.isEnabled()
     assert not panel.undo()
-    # and back
+    # the inverse
     panel.direction.value = True
     viewer.layers.selection = {viewer.layers["marks on vis"]}
     with qtbot.waitSignal(panel.idle, timeout=60_000):
@@ -134,7 +134,7 @@ def test_errors_are_notified_and_the_panel_stays_usable(viewer, registered, pane
     with qtbot.waitSignal(panel.idle, timeout=60_000):
         assert panel.run()
     assert names(viewer)[-1] == "cells on vis"
-    # layers that go meanwhile
+    # layers that are removed during the run
     viewer.layers.selection = {labels}
     with qtbot.waitSignal(panel.idle, timeout=60_000):
         assert panel.run()
@@ -153,7 +153,7 @@ def test_errors_are_notified_and_the_panel_stays_usable(viewer, registered, pane
     ):
         assert control.toolTip()
     assert panel.minimumSizeHint().width() <= 320  # a narrow column of a small screen
-    # a panel that is closed hears no more of the selection
+    # a closed panel ignores changes of the selection
     viewer.window.remove_dock_widget(panel)
     panel.deleteLater()
     viewer.layers.selection = {labels}

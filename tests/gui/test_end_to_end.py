@@ -1,4 +1,4 @@
-"""The panel with the real pipeline, nothing replaced."""
+"""The panel with the real pipeline."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_events_are_served_while_the_real_work_runs_beside_the_main_thread(viewe
             assert panel.run()
     timer.stop()
     assert len(threads) == 1 and threads[0] is not threading.main_thread()
-    assert len(set(beats)) > 2  # served in several stages, not only before and after
+    assert len(set(beats)) > 2  # in several stages, not only before and after
     assert [layer.metadata["napari-busref"]["role"] for layer in list(viewer.layers)[2:]] == [
         "warped",
         "mask",

@@ -1,4 +1,4 @@
-"""Sample data, reader and writer, the way napari itself calls them."""
+"""Sample data, reader and writer, as napari calls them."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_import_panel(viewer, pair, tmp_path, notes):
     fixed, moving, transform = pair
     _, panel = viewer.window.add_plugin_dock_widget("napari-busref", "Import transform")
     assert (panel.fixed.value, panel.moving.value) == (fixed, moving)
-    panel.fixed.value = moving  # never the same twice
+    panel.fixed.value = moving  # always two layers
     assert (panel.fixed.value, panel.moving.value) == (moving, fixed)
     panel.fixed.value = fixed
     assert not panel.run()
@@ -175,7 +175,7 @@ def test_import_panel(viewer, pair, tmp_path, notes):
     assert panel.run()
     panel.wait()
     assert moving.metadata[INITIAL_KEY]["transform"] == found
-    # a layer goes away while the file is read, and then the panel does
+    # a layer and then the panel are removed while a file is read
     assert panel.run()
     viewer.layers.remove(moving)
     panel.wait()
@@ -232,4 +232,4 @@ viewer.close()
     assert result.returncode == 0, result.stderr
     seconds, torch = result.stdout.strip().splitlines()[-2:]
     assert torch == "False"
-    assert float(seconds) < 2  # of computing: whatever else the machine does meanwhile
+    assert float(seconds) < 2  # CPU time, independent of the load of the machine

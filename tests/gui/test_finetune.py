@@ -21,7 +21,7 @@ def own_data(tmp_path, monkeypatch):
 @pytest.fixture
 def train(viewer):
     _, widget = viewer.window.add_plugin_dock_widget(KEY, "Fine-tune")
-    widget.choices.registration.value, widget.choices.fusion.value = None, "gaf"  # the quicker one
+    widget.choices.registration.value, widget.choices.fusion.value = None, "gaf"  # faster to train
     widget.choices.name.setText("our camera")
     widget.choices.steps.setValue(3)
     widget.choices.batch.setValue(1)
@@ -91,7 +91,7 @@ def test_folders_are_trained_on_and_the_model_is_offered(viewer, train, folders,
     _, register = viewer.window.add_plugin_dock_widget(KEY, "Register and fuse")
     assert "our camera" in register.fusion_model.choices
 
-    # the same name again is refused, before any work
+    # an existing name is refused before any work
     assert train.run()
     wait(train, qtbot)
     assert "there is a model 'our camera' already" in train.stage.text()
@@ -161,7 +161,7 @@ def test_wrong_choices_are_said_and_the_panel_stays_usable(viewer, train, folder
     assert not train.source.add_pair()
     last("do not cover each other")
     small.translate = (0, 0)
-    assert train.run()  # a single small pair cannot be cut in two: the worker says so
+    assert train.run()  # the worker refuses a single pair that is too small to split
     wait(train, qtbot)
     last("give at least two pairs")
     train.choices.name.setText("gaf")
@@ -185,12 +185,12 @@ def test_a_panel_that_is_closed_leaves_a_checkpoint(viewer, train, folders, qtbo
     assert checkpoint.is_file()
     _, again = viewer.window.add_plugin_dock_widget(KEY, "Fine-tune")
     assert again.unfinished.value == trainings_folder() / "our camera"
-    # the same training goes on, without its images
+    # the training continues without its images
     again.resume_button.click()
     assert again.running
     qtbot.waitUntil(lambda: len(again.curve.losses) > 2, timeout=600_000)
     steps = [step for step, _ in again.curve.losses]
-    assert steps == sorted(set(steps)) and steps[0] == 1  # those of before are there, too
+    assert steps == sorted(set(steps)) and steps[0] == 1  # including the earlier ones
     again.cancel()
     wait(again, qtbot)
     assert again.unfinished.value == trainings_folder() / "our camera"

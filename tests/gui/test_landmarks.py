@@ -25,7 +25,7 @@ def picture(shape, seed=0):
 
 @pytest.fixture
 def pair(viewer):
-    """A colour and a grey infrared layer, at different places with different pixels."""
+    """A colour and a grey infrared layer, at different positions with different pixel sizes."""
     fixed = viewer.add_image(picture((*FIXED, 3)), name="vis", rgb=True, scale=(2, 2))
     moving = viewer.add_image(picture(MOVING, 1), name="ir", scale=(2.5, 2.5), translate=(3, -4))
     return moving, fixed
@@ -85,7 +85,7 @@ def test_placing_takes_turns_and_shows_one_image(viewer, landmarks, pair, qtbot)
     assert not landmarks.placing
     assert (first.mode, second.mode) == ("pan_zoom", "pan_zoom")
     assert first.visible and second.visible and not other.visible
-    # a layer that is moved takes its landmarks along
+    # landmarks move with their layer
     moving.translate = (30, 40)
     moving.affine = [[1, 0.2, 0], [0, 1, 5], [0, 0, 1]]
     np.testing.assert_allclose(second.data_to_world((5, 6)), moving.data_to_world((5, 6)))
@@ -98,9 +98,9 @@ def test_numbers_and_colours_go_together(viewer, landmarks, qtbot):
     assert landmarks.pairs.numbers("moving") == [1, 2, 3, 4]
     np.testing.assert_array_equal(first.face_color[:4], second.face_color)
     assert len(np.unique(first.face_color, axis=0)) == 6
-    viewer.scene.camera.zoom = 50  # far in: there is room for all numbers
+    viewer.scene.camera.zoom = 50  # zoomed in: there is room for all numbers
     qtbot.waitUntil(lambda: list(first.text.values) == ["1", "2", "3", "4", "5", "6"])
-    # from far away those that would lie on others are left out, but not that of the selected row
+    # zoomed out, numbers that would overlap are hidden, except that of the selected row
     viewer.scene.camera.zoom = 0.05
     landmarks.table.selectRow(2)
     qtbot.waitUntil(lambda: sum(map(bool, first.text.values)) < 4)
@@ -108,7 +108,7 @@ def test_numbers_and_colours_go_together(viewer, landmarks, qtbot):
     viewer.scene.camera.zoom = 50
     qtbot.waitUntil(lambda: all(first.text.values))
     assert column(landmarks, 2)[4:] == ["–", "–"]
-    # one point is deleted on one image: its number is free there, and placed next
+    # a point deleted on one image frees its number there for the next point
     first.selected_data = {1}
     first.remove_selected()
     assert landmarks.pairs.numbers("fixed") == [1, 3, 4, 5, 6]
@@ -117,7 +117,7 @@ def test_numbers_and_colours_go_together(viewer, landmarks, qtbot):
     landmarks.refresh()
     assert list(first.text.values) == ["1", "3", "4", "5", "6", "2"]
     np.testing.assert_array_equal(first.face_color[5], second.face_color[1])
-    # a whole pair is deleted in the table
+    # the table deletes a pair
     landmarks.refresh()
     landmarks.table.selectRow(0)
     assert first.selected_data == {0}
@@ -125,7 +125,7 @@ def test_numbers_and_colours_go_together(viewer, landmarks, qtbot):
     landmarks.refresh()
     assert landmarks.pairs.all_numbers() == [2, 3, 4, 5, 6]
     assert column(landmarks, 0) == ["2", "3", "4", "5", "6"]
-    # a new panel finds the points again
+    # a new panel finds existing points
     viewer.window.remove_dock_widget(landmarks)
     landmarks.deleteLater()
     _, again = viewer.window.add_plugin_dock_widget(KEY, "Landmarks")
@@ -182,7 +182,7 @@ def test_the_fit_becomes_the_result(viewer, landmarks, pair, qtbot, notes):
     assert "added 3 layers" in landmarks.stage.text()
     assert landmarks.result_button.isEnabled()
     assert not [text for kind, text in notes if kind == "error"]
-    # another fit updates the layers, and is taken back
+    # another fit updates the layers, and Undo restores them
     before = viewer.layers["ir warped"].data
     landmarks.pairs.remove(5)
     landmarks.model.value = "affine"
@@ -194,7 +194,7 @@ def test_the_fit_becomes_the_result(viewer, landmarks, pair, qtbot, notes):
     np.testing.assert_array_equal(viewer.layers["ir warped"].data, before)
     assert viewer.layers["ir warped"].metadata[KEY]["transform"] == transform
     assert "undone" in landmarks.stage.text() and not landmarks.undo()
-    # a layer that goes meanwhile
+    # a layer that is removed during the run
     with qtbot.waitSignal(landmarks.idle, timeout=300_000):
         assert landmarks.use_as_result()
         viewer.layers.remove("ir")
@@ -203,14 +203,14 @@ def test_the_fit_becomes_the_result(viewer, landmarks, pair, qtbot, notes):
 
 
 def test_the_fit_becomes_the_start_of_a_registration(viewer, landmarks, pair, fake, qtbot):
-    """Needs no model: the panel 'Register and fuse' is asked what it would start from."""
+    """Needs no model: the fake pipeline records the initial transform."""
     moving, fixed = pair
     mark(landmarks, PLACES, there(PLACES))
     _, register = viewer.window.add_plugin_dock_widget(KEY, "Register and fuse")
     with qtbot.waitSignal(register.idle, timeout=60_000):
         assert landmarks.use_as_start()
     np.testing.assert_allclose(fake.calls[0]["initial"].affine, AFFINE, atol=1e-9)
-    # once a layer is dragged, its place counts
+    # once a layer is dragged, its position counts
     moving.translate = (10, 10)
     with qtbot.waitSignal(register.idle, timeout=60_000):
         assert register.run()
@@ -221,7 +221,7 @@ def test_the_fit_becomes_the_start_of_a_registration(viewer, landmarks, pair, fa
 
 
 def test_dragging_with_naparis_own_tool_is_a_start(viewer, panel, pair, fake, qtbot):
-    """What the transform tool sets is the layer's affine."""
+    """The transform tool sets the affine of the layer."""
     moving, fixed = pair
     viewer.layers.selection.active = moving
     moving.mode = "transform"
@@ -259,7 +259,7 @@ def test_layers_that_go_take_the_landmarks_along(viewer, landmarks, pair, notes)
 
 
 def test_the_view_follows_the_place(viewer, landmarks, pair, qtbot):
-    """The same place stays at the same point of the window, as large as it was."""
+    """The place stays at the same point of the window, at the same zoom."""
     moving, fixed = pair
     mark(landmarks, PLACES[:4], there(PLACES)[:4])
     camera = viewer.scene.camera

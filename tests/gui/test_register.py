@@ -43,7 +43,7 @@ def pair(viewer):
 
 @pytest.fixture
 def window():
-    """Asked for by tests that need a real window; the others make do with a viewer model."""
+    """Requested by tests that need a real window; the others use a viewer model."""
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def run_to_the_end(panel, qtbot):
 
 
 def hold(panel, fake, qtbot):
-    """Start a run and come back while it is in the middle."""
+    """Start a run, and return in the middle of it."""
     fake.hold = True
     assert panel.run()
     qtbot.waitUntil(fake.holding.is_set, timeout=30_000)
@@ -101,7 +101,7 @@ def test_what_the_user_chose_is_kept_when_layers_come_and_go(viewer, panel, pair
     assert (panel.moving.value, panel.fixed.value) == (fixed, moving)
     third = viewer.add_image(picture((24, 36, 3)), name="visible rgb", rgb=True)
     assert (panel.moving.value, panel.fixed.value) == (fixed, moving)
-    panel.moving.value = moving  # the fixed one's place: they swap
+    panel.moving.value = moving  # the fixed layer: the two swap
     assert (panel.moving.value, panel.fixed.value) == (moving, fixed)
     panel.fixed.value = moving
     assert (panel.moving.value, panel.fixed.value) == (fixed, moving)
@@ -179,7 +179,7 @@ def test_settings_are_folded_explained_and_reached_by_the_keyboard(viewer, panel
 
     panel.model.value = "identity"
     assert not controls["transform"].enabled
-    assert controls["on_cancel"].enabled  # the fusion may be cut short
+    assert controls["on_cancel"].enabled  # the fusion can be cancelled
     controls["refine"].value = "affine"
     assert controls["transform"].enabled
     assert not controls["weights"].enabled
@@ -343,7 +343,7 @@ def test_layers_of_any_type(viewer, panel, fake, qtbot, dtype):
     assert names(viewer) == ["vis", "ir", *RESULTS]
     assert viewer.layers["ir warped"].data.dtype == dtype
     assert viewer.layers["ir warped"].data.shape == (24, 36)
-    assert fake.calls[0]["initial"] is None  # nothing is known about where they lie
+    assert fake.calls[0]["initial"] is None  # nothing is known about their positions
 
 
 def test_the_shown_plane_of_a_stack_and_of_a_pyramid(viewer, panel, fake, qtbot):
@@ -580,12 +580,12 @@ def test_cancel_stops_and_changes_nothing(window, viewer, panel, pair, fake, not
 
 
 def test_cancel_frees_the_panel_though_the_work_goes_on(viewer, panel, pair, fake, qtbot):
-    """The call does not look at `cancel`, and returns a result in the end."""
+    """The call ignores `cancel`, and returns a result in the end."""
     fake.deaf = True
     hold(panel, fake, qtbot)
     with qtbot.waitSignal(panel.idle, timeout=5000):
         panel.cancel()
-    assert not fake.go.is_set()  # it still works
+    assert not fake.go.is_set()  # it still runs
     assert not panel.running
     assert "cancelled" in panel.stage.text()
     first, fake.hold = fake.go, False
@@ -597,7 +597,7 @@ def test_cancel_frees_the_panel_though_the_work_goes_on(viewer, panel, pair, fak
     assert QThreadPool.globalInstance().waitForDone(5000)
     QApplication.processEvents()
     assert len(fake.calls) == 2
-    assert len(viewer.layers) == 6  # the first run comes to nothing
+    assert len(viewer.layers) == 6  # the first run has no effect
     assert panel.stage.text() == done
 
 
@@ -631,7 +631,7 @@ def seconds_to_cancel(panel, qtbot):
 
 @pytest.mark.parametrize("best", [False, True])
 def test_cancel_takes_less_than_half_a_second(viewer, panel, pair, fake, qtbot, best):
-    """Even while the fusion does not look whether it is cancelled."""
+    """Even while the fusion ignores `cancel`."""
     panel.settings = Settings(on_cancel="best" if best else "nothing")
     fake.hold_fusion = fake.deaf = True
     seconds = []
@@ -641,7 +641,7 @@ def test_cancel_takes_less_than_half_a_second(viewer, panel, pair, fake, qtbot, 
         assert panel.run()
         qtbot.waitUntil(fake.holding.is_set, timeout=30_000)
         seconds.append(seconds_to_cancel(panel, qtbot))
-        assert not fake.go.is_set()  # the fusion still works
+        assert not fake.go.is_set()  # the fusion still runs
         left = ["ir warped", "ir mask", "ir displacement"] if best else []
         assert names(viewer) == ["vis", "ir", *left]
         said = "what was done by then was kept" if best else "no layer was changed"
@@ -650,8 +650,8 @@ def test_cancel_takes_less_than_half_a_second(viewer, panel, pair, fake, qtbot, 
         fake.go.set()
         assert QThreadPool.globalInstance().waitForDone(5000)
         QApplication.processEvents()
-        assert names(viewer) == ["vis", "ir", *left]  # the fusion comes to nothing
-    assert min(seconds) < 0.5  # a busy machine may be late now and then
+        assert names(viewer) == ["vis", "ir", *left]  # the fusion has no effect
+    assert min(seconds) < 0.5  # a busy machine may be late once
 
 
 def test_the_best_so_far_can_be_done_without(viewer, panel, pair, fake, qtbot):
@@ -661,7 +661,7 @@ def test_the_best_so_far_can_be_done_without(viewer, panel, pair, fake, qtbot):
     qtbot.waitUntil(fake.holding.is_set, timeout=30_000)
     panel.button.click()
     assert panel.button.text() == "&Discard"
-    panel.button.click()  # before the first layer is there, or after it
+    panel.button.click()  # before or after the first layer is added
     assert not panel.running
     assert QThreadPool.globalInstance().waitForDone(5000)
     QApplication.processEvents()
@@ -684,7 +684,7 @@ def test_cancel_while_the_layers_of_a_finished_run_go_in(viewer, panel, pair, fa
 
 
 def cancel_for_the_best(panel, fake, qtbot):
-    """Come back when the panel is idle, and only the warped layer is there."""
+    """Return when the panel is idle and only the warped layer is added."""
     fake.holding.clear()
     hold(panel, fake, qtbot)
     panel.button.click()
@@ -720,7 +720,7 @@ def test_a_cancelled_run_ends_with_the_warped_layer(viewer, panel, pair, fake, q
 
     cancel_for_the_best(panel, fake, qtbot)
     fake.hold = False
-    assert panel.run()  # what is still on its way goes in before
+    assert panel.run()  # adds the remaining layers first
     assert names(viewer)[2:5] == kept
     panel.wait()
     assert names(viewer) == ["vis", "ir", *kept, "vis fused"]
