@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import ndimage as ndi
@@ -8,6 +11,7 @@ from napari_busref.data import samples
 from napari_busref.metrics.registration import draw_warp
 
 SMALL = (120, 160)
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +116,51 @@ def test_any_seed_and_shape(shape, seed):
     assert sample.fixed.shape == (*shape, 3)
     assert sample.moving.shape == shape
     assert sample.aligned.std() > 20
+
+
+def test_seed_0_shows_the_whole_stored_street():
+    sample = samples.thermal_scene()
+    with np.load(samples._STREET) as stored:
+        np.testing.assert_array_equal(sample.fixed, stored["visible"])
+        np.testing.assert_array_equal(sample.aligned, np.rint(255 * stored["infrared"]))
+
+
+def test_the_stored_street_is_the_rendered_one(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    script = importlib.import_module("render_street")
+    assert script.STORED.samefile(samples._STREET)
+    with np.load(samples._STREET) as stored:
+        assert sorted(stored) == ["infrared", "visible"]
+        for name, image in zip(("visible", "infrared"), script.pair(), strict=True):
+            np.testing.assert_array_equal(stored[name], image)
+            assert stored[name].dtype == image.dtype
+
+
+@pytest.mark.parametrize("shape", [(384, 512), (64, 64), (200, 96), (65, 131), (500, 900)])
+def test_the_seed_picks_a_large_part_of_the_street(shape):
+    whole = np.moveaxis(np.indices((384, 512)), 0, -1)
+    mirrored = set()
+    for seed in range(20):
+        part = whole[samples._part((384, 512), shape, np.random.default_rng(seed))]
+        height, width = part.shape[:2]
+        assert 0.59 < height / 384 <= 1 and 0.59 < width / 512 <= 1
+        np.testing.assert_array_equal(np.unique(np.diff(part[..., 0], axis=0)), 1)
+        (step,) = np.unique(np.diff(part[..., 1], axis=1))
+        assert step in (-1, 1)
+        mirrored.add(step)
+    assert mirrored == {-1, 1}
+
+
+def test_both_cameras_show_the_same_part(monkeypatch, tmp_path):
+    with np.load(samples._STREET) as stored:
+        infrared = stored["infrared"]
+    grey_visible = np.stack([np.uint8(255 * infrared)] * 3, -1)
+    np.savez(tmp_path / "equal.npz", visible=grey_visible, infrared=infrared)
+    monkeypatch.setattr(samples, "_STREET", tmp_path / "equal.npz")
+    for seed in (1, 2, 3):
+        sample = samples.thermal_scene(seed, SMALL)
+        difference = sample.fixed[..., 0].astype(int) - sample.aligned
+        assert np.abs(difference).max() <= 2
 
 
 def test_loading_by_name(street):

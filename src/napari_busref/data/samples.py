@@ -1,23 +1,26 @@
-"""Built-in image pairs with a known warp: rendered, or from the scikit-image wheel."""
+"""Built-in image pairs with a known warp: a drawn street, and a file of scikit-image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 from skimage import color, data
+from skimage.transform import resize
 
-from napari_busref.data.street.render import render
 from napari_busref.metrics.registration import SyntheticWarp, draw_warp
 from napari_busref.transforms.transform import Transform
 
 __all__ = ["Sample", "list_samples", "load_sample", "stain_pair", "thermal_scene"]
 
 _MIN_SIDE = 64
+_STREET = Path(__file__).with_name("street.npz")  # written by scripts/render_street.py
+_MIN_PART = 0.6  # of the street's height and width
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,18 +50,20 @@ class Sample:
 
 
 def thermal_scene(seed: int = 0, shape: tuple[int, int] = (384, 512)) -> Sample:
-    """Render a street at dusk for a visible and a thermal camera.
+    """Make a visible and a thermal image of a street at dusk.
 
-    The seed places houses, trees, cars and people. Both images show their outlines. Only the
-    visible image shows road markings, lettering and lamplight. Only the thermal one shows the
-    heat of bodies, engines, chimneys and tyres. A window may be warmer or colder than its wall.
+    Both images show the outlines of houses, trees, cars and people. Only the visible image shows
+    road markings, lettering and lamplight. Only the thermal one shows the heat of bodies,
+    engines, chimneys and tyres. A window may be warmer or colder than its wall.
 
     Parameters
     ----------
     seed : int
-        Seed of the street and of the warp, which follows the measurement protocol.
+        Chooses the part of one stored street, and the warp, which follows the measurement
+        protocol. Seed 0 shows the whole street. Any other seed shows 60 to 100 % of its height
+        and width, possibly mirrored.
     shape : tuple of int
-        (H, W), at least 64 pixels each.
+        (H, W), at least 64 pixels each. The part is resized to it; the street has (384, 512).
 
     Returns
     -------
@@ -73,7 +78,7 @@ def thermal_scene(seed: int = 0, shape: tuple[int, int] = (384, 512)) -> Sample:
     if len(shape) != 2 or min(shape) < _MIN_SIDE:
         raise ValueError(f"shape: got {shape!r}, need (H, W) of at least {_MIN_SIDE} pixels each")
     _check_seed(seed)
-    visible, infrared = render((int(shape[0]), int(shape[1])), seed)
+    visible, infrared = _street((int(shape[0]), int(shape[1])), seed)
     noise = np.random.default_rng([seed, 1])
     return _warped(
         visible, infrared, seed + 5, noise, name="thermal", title="Street at dusk, with people"
@@ -142,6 +147,37 @@ def load_sample(name: str, seed: int = 0) -> Sample:
     if name not in _SAMPLES:
         raise ValueError(f"name: got {name!r}, need one of {', '.join(map(repr, _SAMPLES))}")
     return _SAMPLES[name](seed)
+
+
+def _street(
+    shape: tuple[int, int], seed: int
+) -> tuple[NDArray[np.uint8], NDArray[np.floating[Any]]]:
+    """Read both images of the street, and resize the seed's part of them."""
+    with np.load(_STREET, allow_pickle=False) as stored:
+        visible, infrared = stored["visible"], stored["infrared"]
+    if seed:
+        part = _part(infrared.shape, shape, np.random.default_rng([seed, 2]))
+        visible, infrared = visible[part], infrared[part]
+    if infrared.shape != shape:
+        visible = np.rint(resize(visible, shape, preserve_range=True, anti_aliasing=True))
+        infrared = resize(infrared, shape, anti_aliasing=True)
+    return visible.astype(np.uint8), infrared
+
+
+def _part(
+    street: tuple[int, int], shape: tuple[int, int], rng: np.random.Generator
+) -> tuple[slice, slice]:
+    """Draw a part of the street, near the aspect of `shape`; a negative step mirrors it."""
+    scale = rng.uniform(_MIN_PART, 1) * min(street[0] / shape[0], street[1] / shape[1])
+    slices = []
+    for n, wanted in zip(street, shape, strict=True):
+        size = max(round(scale * wanted), round(_MIN_PART * n))
+        start = int(rng.integers(n - size + 1))
+        slices.append(slice(start, start + size))
+    rows, cols = slices
+    if rng.random() < 0.5:
+        cols = slice(cols.stop - 1, cols.start - 1 if cols.start else None, -1)
+    return rows, cols
 
 
 def _check_seed(seed: Any) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from napari_busref.data.street.canvas import CAMERA, WALL, Canvas, Floats, Window, point
-from napari_busref.data.street.things import tree
+from .canvas import CAMERA, WALL, Canvas, Floats, Window, point
+from .things import tree
 
 
 def street_side(canvas: Canvas, rng: np.random.Generator, side: int) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from napari_busref.data.street.canvas import CAMERA, FAR, ROAD, WHOLE, Canvas
-from napari_busref.data.street.houses import facade
+from .canvas import CAMERA, FAR, ROAD, WHOLE, Canvas
+from .houses import facade
 
 
 def sky(canvas: Canvas, rng: np.random.Generator) -> None:

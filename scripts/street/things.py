@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_busref.data.street.canvas import CAMERA, ROAD, WALL, Canvas, Floats, Window, point
+from .canvas import CAMERA, ROAD, WALL, Canvas, Floats, Window, point
 
 
 def street_life(canvas: Canvas, rng: np.random.Generator) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_busref.data.street.backdrop import ground, sky, skyline
-from napari_busref.data.street.canvas import Canvas, Floats
-from napari_busref.data.street.houses import street_side
-from napari_busref.data.street.things import street_life
+from .backdrop import ground, sky, skyline
+from .canvas import Canvas, Floats
+from .houses import street_side
+from .things import street_life
 
 
 def render(shape: tuple[int, int], seed: int) -> tuple[NDArray[np.uint8], Floats]:
