@@ -1,9 +1,10 @@
-"""What each part of ``register(model="auto")`` is worth, on the val sets of the protocol.
+"""Measure the parts of ``register(model="auto")`` on the val sets of the protocol.
 
     python benchmarks/ablation.py --out runs/ablation
 
-Search only; with affine, with dense refinement; that without the learned features, without the
-edges; the one-shot networks as the start instead of the search; and all candidates together.
+The variants: search alone, with affine refinement and with dense refinement; dense refinement
+without learned features, and without edges; proposal networks instead of the search; and all
+candidates together. ``FOLDER/rows.csv`` has a row for every pair and variant.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from tables import Row, console_table
 
 from napari_busref.data.datasets import load_pairs
 from napari_busref.evaluation import write_table
@@ -60,7 +61,7 @@ VARIANTS = (
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder for rows.csv.")],
+    out: Annotated[Path, typer.Option(help="Folder of rows.csv.")],
     dataset: Annotated[list[str], typer.Option()] = ["roadscene", "vis-nir"],  # noqa: B006
     seeds: Annotated[list[int], typer.Option()] = [0],  # noqa: B006
     limit: int | None = None,
@@ -69,7 +70,7 @@ def main(
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     auto = load_model("auto")
-    rows: list[dict[str, object]] = []
+    rows: list[Row] = []
     for name in dataset:
         pairs = load_pairs(name, None, "val")[:limit]
         jobs = [(pair, seed) for pair in pairs for seed in seeds]
@@ -77,11 +78,11 @@ def main(
             drawn = make_pair(infrared / 255.0, luma(visible / 255.0), seed)
             scorer = Scorer(drawn)
             for variant in VARIANTS:
-                begin = process_time()
-                estimate = _found(auto, variant, drawn.fixed, drawn.moving)
-                seconds = process_time() - begin
-                affine, field = estimate_to_pixels(estimate, infrared.shape)[0]
+                began = process_time()
+                estimate = _estimate(auto, variant, drawn.fixed, drawn.moving)
+                seconds = process_time() - began
                 shape = infrared.shape
+                affine, field = estimate_to_pixels(estimate, shape)[0]
                 transform = Transform(affine, field, fixed_shape=shape, moving_shape=shape)
                 scores = scorer(pixel_grid(shape) + transform.flow())
                 rows.append(
@@ -92,48 +93,49 @@ def main(
     _report(rows, dataset)
 
 
-def _found(
+def _estimate(
     auto: torch.nn.Module, variant: Variant, fixed: np.ndarray, moving: np.ndarray
 ) -> Estimate:
-    views = [
-        _view(prepare(image.astype(np.float32), name, find_border=True))
+    images = [
+        _to_masked_image(prepare(image.astype(np.float32), name, find_border=True))
         for image, name in ((fixed, "fixed"), (moving, "moving"))
     ]
     with torch.inference_mode():
         return match(
             {name: auto.proposal_networks[name] for name in variant.proposal_networks},
-            FixedFeatures(auto.networks, views[0]),
-            views[1],
+            FixedFeatures(auto.networks, images[0]),
+            images[1],
             Estimate(torch.eye(2, 3)[None]),
             RunContext(variant.options),
         ).estimate
 
 
-def _view(ready: Prepared) -> MaskedImage:
+def _to_masked_image(ready: Prepared) -> MaskedImage:
     image = fill_invalid(ready.grey, ready.valid)
     return MaskedImage(
         *(torch.from_numpy(x.astype(np.float32))[None, None] for x in (image, ready.valid))
     )
 
 
-def _report(rows: list[dict[str, object]], datasets: list[str]) -> None:
+def _report(rows: list[Row], datasets: list[str]) -> None:
+    headings = ("", "EPE mean", "median", "< 3 px", "< 5 px", "MNCC", "CPU seconds")
     for name in datasets:
-        table = Table(title=f"{name} val", title_justify="left")
-        for heading in ("", "EPE mean", "median", "< 3 px", "< 5 px", "MNCC", "CPU seconds"):
-            table.add_column(heading)
+        lines = []
         for variant in VARIANTS:
-            own = [r for r in rows if r["variant"] == variant.name and r["dataset"] == name]
-            epe = np.array([r["epe"] for r in own], float)
-            table.add_row(
-                variant.name,
-                f"{epe.mean():.2f}",
-                f"{np.median(epe):.2f}",
-                f"{(epe < 3).mean():.0%}",
-                f"{(epe < 5).mean():.0%}",
-                f"{np.mean([r['mncc'] for r in own]):.3f}",
-                f"{np.mean([r['seconds'] for r in own]):.2f}",
+            group = [r for r in rows if r["variant"] == variant.name and r["dataset"] == name]
+            epe = np.array([r["epe"] for r in group], float)
+            lines.append(
+                [
+                    variant.name,
+                    f"{epe.mean():.2f}",
+                    f"{np.median(epe):.2f}",
+                    f"{(epe < 3).mean():.0%}",
+                    f"{(epe < 5).mean():.0%}",
+                    f"{np.mean([r['mncc'] for r in group]):.3f}",
+                    f"{np.mean([r['seconds'] for r in group]):.2f}",
+                ]
             )
-        Console(width=110).print(table)
+        Console(width=110).print(console_table(headings, lines, f"{name} val"))
 
 
 if __name__ == "__main__":

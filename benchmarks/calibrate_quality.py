@@ -2,17 +2,18 @@
 
 Aligned pairs under synthetic warps are good where the mean error is below 5 px. As many mismatched
 pairs (the visible image of one scene, the infrared image of another) are bad. Logistic regression
-fits the score's three weights on the ``train`` split; the ``val`` split measures them. With
-``--train 0`` it measures the shipped weights.
+fits the score's bias and weights on the ``train`` split; the ``val`` split tests them. With
+``--train 0`` the script measures the shipped weights.
 
     python benchmarks/calibrate_quality.py --out runs/quality
 
-A run appends rows to OUT/rows.csv and continues where an earlier one stopped.
+A run appends rows to OUT/rows.csv and continues a stopped run.
 """
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -21,10 +22,10 @@ import torch
 import typer
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from scipy.optimize import minimize
 from scipy.stats import rankdata
 from skimage.color import rgb2gray
+from tables import console_table
 
 from napari_busref.data.datasets import load_pairs
 from napari_busref.metrics.registration import Scorer, make_pair, pixel_grid
@@ -46,14 +47,16 @@ from napari_busref.registration.quality import (
 )
 
 SETS = ("roadscene", "vis-nir")
-FIELDS = ("split", "set", "pair", "seed", "mate", "side", "epe", "score", "reliable")
+KEY = ("split", "set", "pair", "seed", "mate")
+FIELDS = (*KEY, "side", "epe", "score", "reliable")
 EVIDENCE = ("block_confidence", "inverse_consistency_px", "excess")
 GOOD = 5.0  # px
+Job = tuple[str, str, str, str, str, np.ndarray, np.ndarray]  # `KEY`, visible, infrared
 SHIPPED = np.array((SCORE_BIAS, *SCORE_WEIGHTS))
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder for rows.csv.")],
+    out: Annotated[Path, typer.Option(help="Folder of rows.csv.")],
     train: Annotated[int, typer.Option(help="Pairs of each set's train split.")] = 40,
     val: Annotated[int, typer.Option(help="Pairs of each set's val split.")] = 20,
     threads: int = 2,
@@ -61,12 +64,11 @@ def main(
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     path = out / "rows.csv"
-    done = _read(path)
-    known = {_key(row) for row in done}
-    jobs = [job for job in _jobs(train, val) if job[:5] not in known]
+    measured = {tuple(row[name] for name in KEY) for row in _read(path)}
+    jobs = [job for job in _jobs(train, val) if job[: len(KEY)] not in measured]
     model = load_model("auto")
     for job in track(jobs, "registering", console=Console(stderr=True)):
-        row = _measure(model, *job)
+        row = _measure(model, job)
         new = not path.exists()
         with path.open("a", newline="") as stream:
             writer = csv.DictWriter(stream, (*FIELDS, *EVIDENCE))
@@ -76,8 +78,8 @@ def main(
     _report(_read(path))
 
 
-def _jobs(train: int, val: int):
-    """(split, set, pair, seed, mate, visible, infrared); mate is the infrared image's scene."""
+def _jobs(train: int, val: int) -> Iterator[Job]:
+    """The cases; a mismatched one has the infrared image of its mate."""
     for split, count in (("val", val), ("train", train)):
         for name in SETS if count else ():
             pairs = load_pairs(name, None, split)
@@ -90,29 +92,22 @@ def _jobs(train: int, val: int):
                     rows, cols = (
                         min(a, b) for a, b in zip(infrared.shape, other.shape, strict=True)
                     )
-                    yield (
-                        *(split, name, pair, str(index + 3), mate),
-                        visible[:rows, :cols],
-                        other[:rows, :cols],
-                    )
+                    images = visible[:rows, :cols], other[:rows, :cols]
+                    yield split, name, pair, str(index + 3), mate, *images
 
 
-def _measure(model, split, name, pair, seed, mate, visible, infrared) -> dict[str, object]:
-    drawn = make_pair(infrared / 255.0, rgb2gray(visible), int(seed))
+def _measure(model: torch.nn.Module, job: Job) -> dict[str, object]:
+    *key, visible, infrared = job
+    drawn = make_pair(infrared / 255.0, rgb2gray(visible), int(job[3]))
     images = prepare_pair(drawn.fixed, drawn.moving.astype(np.float32))
-    try:  # also an estimate that `register` would reject
+    try:  # `register` would reject some of these estimates
         with inference_session(model, "registration", "cpu") as session:
             found = estimate_transform(images, Method.of(session))
         transform, quality = found.transform, assess_estimate(images, found)
     except NotRegistered as failure:
         transform, quality = images.initial, unregistered(images.warped_mask, str(failure))
     evidence = quality.evidence or Evidence(0.0, float("inf"))
-    return {
-        "split": split,
-        "set": name,
-        "pair": pair,
-        "seed": seed,
-        "mate": mate,
+    return dict(zip(KEY, key, strict=True)) | {
         "side": min(infrared.shape),
         "epe": Scorer(drawn)(pixel_grid(infrared.shape) + transform.flow())["epe"],
         "score": quality.score,
@@ -130,10 +125,6 @@ def _read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def _key(row: dict[str, str]) -> tuple[str, ...]:
-    return tuple(row[name] for name in ("split", "set", "pair", "seed", "mate"))
-
-
 def _report(rows: list[dict[str, str]]) -> None:
     features, good, mates = _design(rows)
     training = np.array([row["split"] == "train" for row in rows])
@@ -143,35 +134,30 @@ def _report(rows: list[dict[str, str]]) -> None:
     console.print(
         "weights:", ", ".join(f"{n} {w:.3f}" for n, w in zip(names, weights, strict=True))
     )
-    title = "score fitted on train" if training.any() else "score as it is"
-    table = Table(title=title, title_justify="left")
-    for heading in (
-        "split",
-        "pairs",
-        "good",
-        "AUC",
-        "mismatched called unreliable",
-        "calibration",
-    ):
-        table.add_column(heading)
+    title = "score fitted on train" if training.any() else "shipped score"
+    headings = ("split", "pairs", "good", "AUC", "mismatched called unreliable", "calibration")
+    lines = []
     probability = 1 / (1 + np.exp(-(features @ weights)))
     for split in ("train", "val"):
-        of = training if split == "train" else ~training
-        if not of.any():
+        part = training if split == "train" else ~training
+        if not part.any():
             continue
-        refused = (probability[of & mates] < 0.5).mean() if (of & mates).any() else np.nan
-        table.add_row(
-            split,
-            str(int(of.sum())),
-            str(int(good[of].sum())),
-            f"{_auc(probability[of], good[of]):.3f}",
-            f"{refused:.1%}",
-            _calibration(probability[of], good[of]),
+        mismatched = probability[part & mates]
+        lines.append(
+            [
+                split,
+                str(int(part.sum())),
+                str(int(good[part].sum())),
+                f"{_auc(probability[part], good[part]):.3f}",
+                f"{(mismatched < 0.5).mean() if len(mismatched) else np.nan:.1%}",
+                _calibration(probability[part], good[part]),
+            ]
         )
-    console.print(table)
+    console.print(console_table(headings, lines, title))
 
 
 def _design(rows: list[dict[str, str]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features with a constant column, and whether each row is good and mismatched."""
     features = np.array(
         [
             (
@@ -204,7 +190,7 @@ def _fit(features: np.ndarray, good: np.ndarray) -> np.ndarray:
 
 
 def _auc(score: np.ndarray, good: np.ndarray) -> float:
-    """Area under the ROC curve: how often a good pair scores above a bad one."""
+    """Area under the ROC curve: the probability that a good pair scores above a bad one."""
     count = int(good.sum())
     if count in (0, len(good)):
         return float("nan")
@@ -216,9 +202,9 @@ def _calibration(score: np.ndarray, good: np.ndarray) -> str:
     """Predicted and true fraction of good pairs, in four bins."""
     parts = []
     for low, high in ((0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.001)):
-        inside = (score >= low) & (score < high)
-        if inside.any():
-            parts.append(f"{score[inside].mean():.2f}→{good[inside].mean():.2f} ({inside.sum()})")
+        part = (score >= low) & (score < high)
+        if part.any():
+            parts.append(f"{score[part].mean():.2f}→{good[part].mean():.2f} ({part.sum()})")
     return ", ".join(parts)
 
 

@@ -4,8 +4,8 @@ Run it in two checkouts on one machine and compare the lines::
 
     python benchmarks/fingerprint.py > before.txt
 
-It uses only names that are public at the top level, and one thread, so that sums do not depend on
-the machine's load. The two built-in samples need no data; the real pairs need ``../shared``.
+It imports public top-level names only. One thread keeps the order of sums fixed. The built-in
+samples need no data, the real pairs need ``../shared``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 def main(
     data: Annotated[Path, typer.Option(help="Folder with the research data.")] = SHARED,
 ) -> None:
-    """Print a name, a hash of affine and displacement, and the verdict of each pair."""
+    """Print the name, hash and quality score of each pair."""
     torch.set_num_threads(1)
     for name, fixed, moving, options in (*samples(), *real_pairs(data)):
         result = nb.register(fixed, moving, device="cpu", **options)
@@ -35,7 +35,7 @@ def main(
 
 
 def samples() -> Iterator[tuple[str, Any, Any, dict[str, Any]]]:
-    """The built-in samples, by the default and by one network alone."""
+    """The built-in samples, by the default model and by ``busref`` alone."""
     for name in nb.list_samples():
         sample = nb.load_sample(name)
         yield name, sample.fixed, sample.moving, {}
@@ -43,7 +43,7 @@ def samples() -> Iterator[tuple[str, Any, Any, dict[str, Any]]]:
 
 
 def real_pairs(data: Path) -> Iterator[tuple[str, Any, Any, dict[str, Any]]]:
-    """Two pairs each of RoadScene, VIS-NIR and hand-held cameras."""
+    """Two pairs each of RoadScene, VIS-NIR and METU-VisTIR (hand-held cameras)."""
     for folder, options in (
         ("roadscene", {}),
         ("vis-nir", {"refine": "affine"}),
@@ -56,7 +56,7 @@ def real_pairs(data: Path) -> Iterator[tuple[str, Any, Any, dict[str, Any]]]:
 
 
 def fingerprint(result: Any) -> str:
-    """A hash of all bits of the transform and of the warped image."""
+    """Hash of all bits of the transform and the warped image."""
     parts = (result.transform.affine, result.transform.flow(), result.warped, result.mask)
     digest = hashlib.sha256()
     for part in parts:

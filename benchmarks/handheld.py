@@ -1,14 +1,15 @@
-"""The real pairs of two hand-held cameras, registered and drawn to be looked at.
+"""Register and draw real pairs of two hand-held cameras.
 
     python benchmarks/handheld.py --out FOLDER [--search wide] [--refine affine]
         [--transform homography] [--model auto] [--limit 3]
 
-METU-VisTIR has no truth, so a person counts on the sheet how many are right. Written to
-``FOLDER``: a picture of every pair, ``all.jpg`` with all of them, and ``table.csv``. On the left
-the visible image in grey with its own edges in green, those of the registered thermal image in
-red (yellow where both coincide) and the border of the registered area in blue; on the right a
-checkerboard of the visible image and the thermal one in orange. Scale, rotation and shift are
-counted from the starting position, equal fields of view.
+METU-VisTIR has no ground truth, so a person counts the correct pairs on the sheet. ``FOLDER`` gets
+a picture of every pair, ``all.jpg`` with all pairs, and ``table.csv``.
+
+The left panel has the grey visible image with its edges in green. Edges of the registered thermal
+image are red, coinciding edges yellow, the border of the registered area is blue. The right panel
+is a checkerboard of the visible image and the thermal one in orange. Scale, rotation and shift are
+relative to the initial transform, an equal field of view.
 """
 
 from __future__ import annotations
@@ -22,24 +23,24 @@ import numpy as np
 import typer
 from imageio.v3 import imread
 from numpy.typing import NDArray
+from options import DataRoot, Device, Limit, data_folder
 from PIL import Image, ImageDraw
 from rich.console import Console
-from rich.table import Table
 from scipy import ndimage
 from skimage.exposure import equalize_adapthist
 from skimage.feature import canny
 from skimage.transform import resize
+from tables import Row, console_table, wide_console
 
 from napari_busref import RegistrationResult, load_model, register
-from napari_busref.data.datasets import default_root
 from napari_busref.evaluation import write_table
 from napari_busref.images.preprocess import luma
 
 DATASET = "metu-vistir"
 SHEET_WIDTH = 640  # of one panel, in px
-EDGES = (0.05, 0.1)  # share of the pixels that are certain and possible edges
-BLUR = 2.0  # px, before edges are looked for
-TILES = 10  # of the checkerboard, across
+EDGES = (0.05, 0.1)  # shares of certain and possible edge pixels
+BLUR = 2.0  # px, before edge detection
+TILES = 10  # columns of the checkerboard
 RED, GREEN, BLUE, ORANGE = (
     np.array(c) for c in ((1, 0, 0), (0, 1, 0), (0.2, 0.5, 1), (1, 0.7, 0.3))
 )
@@ -56,12 +57,9 @@ def pairs(
     Raises
     ------
     ValueError
-        When the data is not there.
+        When the data is missing.
     """
-    root = data_root or default_root()
-    if root is None:
-        raise ValueError("--data-root: need it, no ../shared/data lies beside this checkout")
-    folder = root / DATASET
+    folder = data_folder(data_root) / DATASET
     files = sorted((folder / "visible").glob("*.jpg"))[:limit]
     if not files:
         raise ValueError(f"--data-root: {folder / 'visible'} holds no pictures")
@@ -71,19 +69,19 @@ def pairs(
 
 
 def edges(grey: Grey, mask: Mask) -> Mask:
-    """The strongest edges within a mask, the same share of it in any image."""
+    """The strongest edges within a mask, a fixed share of its pixels."""
     inside: Mask = ndimage.binary_erosion(mask, iterations=4, border_value=1)
     if not inside.any():
         return inside
     gradient = ndimage.gaussian_gradient_magnitude(grey, BLUR, mode="nearest")[inside]
-    # 8: canny's thresholds are for a Sobel filter that is not normalised
+    # 8: canny applies its thresholds to a Sobel filter without normalisation
     certain, possible = (8 * float(np.quantile(gradient, 1 - share)) for share in EDGES)
     found: Mask = canny(grey, BLUR, possible, certain, mask=inside, mode="nearest")
     return found
 
 
 def draw(visible: Grey, thermal: Grey, mask: Mask, width: int) -> NDArray[np.uint8]:
-    """Edges over the visible image, and a checkerboard beside it.
+    """Draw edges over the visible image, and a checkerboard beside it.
 
     Parameters
     ----------
@@ -92,7 +90,7 @@ def draw(visible: Grey, thermal: Grey, mask: Mask, width: int) -> NDArray[np.uin
     mask : ndarray of bool, shape (H, W)
         The registered area.
     width : int
-        Of one of the two panels; lines are 1 px wide whatever it is.
+        Of one of the two panels. Lines are 1 px wide.
 
     Returns
     -------
@@ -103,31 +101,30 @@ def draw(visible: Grey, thermal: Grey, mask: Mask, width: int) -> NDArray[np.uin
         resize(image, size, order=1, anti_aliasing=True) for image in (visible, thermal)
     )
     mask = resize(mask.astype(np.float32), size, order=1) > 0.99
-    everywhere = np.ones(size, bool)
     left = np.repeat(0.6 * visible[..., None], 3, 2)
-    own, registered = edges(visible, everywhere), edges(thermal, mask)
-    left[own] = GREEN
+    fixed, registered = edges(visible, np.ones(size, bool)), edges(thermal, mask)
+    left[fixed] = GREEN
     left[registered] = RED
-    left[own & registered] = RED + GREEN
+    left[fixed & registered] = RED + GREEN
     left[mask ^ ndimage.binary_erosion(mask)] = BLUE
     tile = max(width // TILES, 1)
     rows, cols = np.indices(size) // tile
-    shown = mask & ((rows + cols) % 2 == 1)
+    tiles = mask & ((rows + cols) % 2 == 1)
     right = np.repeat(visible[..., None], 3, 2)
-    right[shown] = thermal[shown, None] * ORANGE
+    right[tiles] = thermal[tiles, None] * ORANGE
     panels = np.concatenate([left, right], 1)
     return np.rint(255 * np.clip(panels, 0, 1)).astype(np.uint8)
 
 
-def evened(image: NDArray[Any]) -> Grey:
-    """Grey values in [0, 1], contrast evened out: a hot house still shows its windows."""
+def equalised(image: NDArray[Any]) -> Grey:
+    """Grey values in [0, 1] with locally equalised contrast."""
     grey = image.astype(np.float32) / 255
-    seen: Grey = equalize_adapthist(luma(grey) if grey.ndim == 3 else grey).astype(np.float32)
-    return seen
+    result: Grey = equalize_adapthist(luma(grey) if grey.ndim == 3 else grey).astype(np.float32)
+    return result
 
 
-def facts(name: str, result: RegistrationResult, seconds: float) -> dict[str, Any]:
-    """A row of the table."""
+def facts(name: str, result: RegistrationResult, seconds: float) -> Row:
+    """One row of the table."""
     quality = result.quality
     return {
         "pair": name,
@@ -143,8 +140,8 @@ def facts(name: str, result: RegistrationResult, seconds: float) -> dict[str, An
     }
 
 
-def labelled(picture: NDArray[np.uint8], row: dict[str, Any]) -> Image.Image:
-    """A picture of the sheet with its name and score written on it."""
+def labelled(picture: NDArray[np.uint8], row: Row) -> Image.Image:
+    """A picture with the name and score of its pair."""
     image = Image.fromarray(picture)
     text = f"{row['pair']}  score {row['score']:.2f}" + ("" if row["reliable"] else "  unreliable")
     brush = ImageDraw.Draw(image)
@@ -154,7 +151,7 @@ def labelled(picture: NDArray[np.uint8], row: dict[str, Any]) -> Image.Image:
 
 
 def sheet(pictures: Sequence[Image.Image]) -> Image.Image:
-    """All pictures on one, two beside each other."""
+    """All pictures in two columns."""
     width = max(picture.width for picture in pictures)
     height = max(picture.height for picture in pictures)
     across = min(2, len(pictures))
@@ -164,48 +161,41 @@ def sheet(pictures: Sequence[Image.Image]) -> Image.Image:
     return whole
 
 
-def report(rows: Sequence[dict[str, Any]], console: Console) -> None:
+def report(rows: Sequence[Row], console: Console) -> None:
     """Print the table."""
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    console.print(table)
-    console.print(f"{sum(row['reliable'] for row in rows)} of {len(rows)} are called reliable")
+    console.print(console_table(rows[0], [[str(value) for value in row.values()] for row in rows]))
+    console.print(f"{sum(row['reliable'] for row in rows)} of {len(rows)} are reliable")
 
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder of the pictures and the table.")],
-    model: Annotated[str, typer.Option(help="As of napari_busref.register.")] = "auto",
+    model: Annotated[str, typer.Option(help="As for napari_busref.register.")] = "auto",
     search: Annotated[str, typer.Option(help="near, wide or none.")] = "wide",
     refine: Annotated[str, typer.Option(help="dense, affine or none.")] = "affine",
     transform: Annotated[str, typer.Option(help="affine or homography.")] = "homography",
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "cpu",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
-    data_root: Annotated[
-        Path | None, typer.Option(help="Folder of the data sets (default: ../shared/data).")
-    ] = None,
+    device: Device = "cpu",
+    limit: Limit = None,
+    data_root: DataRoot = None,
 ) -> None:
     """Register the pairs of two hand-held cameras and draw them."""
-    console = Console(highlight=False)
-    if not console.is_terminal:  # the table in a file or pipe is not folded at 80 columns
-        console.width = max(console.width, 180)
-    rows: list[dict[str, Any]] = []
+    console = wide_console()
+    rows: list[Row] = []
     pictures = []
     options: Any = {"search": search, "refine": refine, "transform": transform}
     try:
         loaded = load_model(model, kind="registration", device=device)
         out.mkdir(parents=True, exist_ok=True)
         for name, visible, thermal in pairs(data_root, limit):
-            start = time.perf_counter()
+            began = time.perf_counter()
             result = register(visible, thermal, model=loaded, device=device, **options)
-            row = facts(name, result, time.perf_counter() - start)
+            row = facts(name, result, time.perf_counter() - began)
             rows.append(row)
             console.print(f"{name}: score {row['score']}, {row['seconds']} s", markup=False)
-            fixed, warped = evened(visible), result.transform.apply(evened(thermal))
+            fixed, warped = equalised(visible), result.transform.apply(equalised(thermal))
             whole = draw(fixed, warped, result.mask, fixed.shape[1])
             Image.fromarray(whole).save(out / f"{name}.jpg", quality=90)
             pictures.append(labelled(draw(fixed, warped, result.mask, SHEET_WIDTH), row))
-            # after every pair: they are there if the run is ended early
+            # after every pair, in case the run is stopped
             sheet(pictures).save(out / "all.jpg", quality=90)
             write_table(rows, out / "table.csv")
     except ValueError as error:

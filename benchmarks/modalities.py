@@ -25,7 +25,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from options import DataRoot, Device, Limit, Seeds, Threads, parse_seeds, provenance, set_threads
+from options import (
+    DataRoot,
+    Device,
+    Limit,
+    Seeds,
+    Threads,
+    data_folder,
+    parse_seeds,
+    provenance,
+    set_threads,
+)
 from rich.markup import escape
 from rich.table import Table
 from tables import Row, cell, console_table, markdown, wide_console
@@ -65,7 +75,7 @@ def slices(kind: str, data_root: Path | None) -> Iterator[Aligned]:
     """Slices of a head: MRI, and PET or CT, in their stored colours."""
     from imageio.v3 import imread
 
-    folder = _root(data_root) / "medical" / kind
+    folder = data_folder(data_root) / "medical" / kind
     files = sorted((folder / "mri").glob("*.png"))
     if not files:
         raise ValueError(f"{folder / 'mri'} holds no pictures")
@@ -212,15 +222,6 @@ CASES = {
         translation=0.15,
     ),
 }
-
-
-def _root(data_root: Path | None) -> Path:
-    from napari_busref.data.datasets import default_root
-
-    root = data_root or default_root()
-    if root is None:
-        raise ValueError("no ../shared/data lies beside this checkout")
-    return root
 
 
 def draw(case: Case, aligned: Aligned, seed: int) -> tuple[SyntheticPair, NDArray[Any]]:

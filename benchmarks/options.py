@@ -26,6 +26,22 @@ def parse_seeds(seeds: str) -> list[int]:
     return [int(seed) for seed in seeds.replace(",", " ").split()]
 
 
+def data_folder(data_root: Path | None) -> Path:
+    """The given folder of the data sets, or ``../shared/data``.
+
+    Raises
+    ------
+    ValueError
+        When neither exists.
+    """
+    from napari_busref.data.datasets import default_root
+
+    root = data_root or default_root()
+    if root is None:
+        raise ValueError("--data-root: required, there is no ../shared/data beside this checkout")
+    return root
+
+
 def set_threads(threads: int) -> None:
     """Set the number of threads of every library, and the seeds of ANTs and OpenCV.
 

@@ -1,9 +1,9 @@
-"""Installable registration tools, each called the way its documentation shows, none tuned.
+"""Installable registration tools, each called as its documentation shows, without tuning.
 
 A peer is a function of ``fixed`` and ``moving``, grey float32 images in [0, 1] of one size. It
 returns the source map ``(2, H, W)``, the (row, col) of the moving image for every fixed pixel, or
-raises. Where the tool takes a mask it is told which border of the moving image is empty, and the
-edges of that border are left out where the tool looks at edges.
+raises. Tools with a mask receive the empty border of the moving image. Edges near that border are
+removed from edge images.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Peer:
     run : callable
         ``run(fixed, moving)`` gives the source map.
     package, module : str
-        What pip installs and Python imports; empty where nothing more is needed.
+        Names for pip and for import; empty when the peer needs no package.
     """
 
     run: Callable[[Image, Image], Source]
@@ -46,12 +46,12 @@ class Peer:
     module: str = ""
 
     def missing(self) -> str | None:
-        """Why the tool cannot be used here, or None."""
+        """Why the tool cannot be imported, or None."""
         if not self.module:
             return None
         try:
             import_module(self.module)
-        except Exception as error:  # a compiled package fails in many ways; the reason is told
+        except Exception as error:  # a compiled package fails in many ways
             return f"{self.package}: {type(error).__name__}: {error}"
         return None
 
@@ -66,7 +66,7 @@ class Peer:
 
 
 def identity(fixed: Image, moving: Image) -> Source:
-    """Leave the pair as it is."""
+    """The pair without registration."""
     return pixel_grid(fixed.shape)
 
 
@@ -77,7 +77,7 @@ def sift(fixed: Image, moving: Image) -> Source:
     detector = cv2.SIFT_create()
     found = [
         detector.detectAndCompute(np.rint(image * 255).astype(np.uint8), mask)
-        for image, mask in ((fixed, None), (moving, _seen(moving).astype(np.uint8)))
+        for image, mask in ((fixed, None), (moving, nonempty(moving).astype(np.uint8)))
     ]
     (fixed_keys, fixed_words), (moving_keys, moving_words) = found
     if min(len(fixed_keys), len(moving_keys)) < 3:
@@ -94,25 +94,25 @@ def sift(fixed: Image, moving: Image) -> Source:
     )
     if matrix is None:
         raise ValueError(f"no affine fits the {len(matches)} matches")
-    return _affine_source(matrix, fixed.shape)
+    return affine_source(matrix, fixed.shape)
 
 
 def ecc(fixed: Image, moving: Image) -> Source:
     """OpenCV ECC, affine, on the gradient magnitude, coarse to fine."""
     import cv2
 
-    seen = _seen(moving)
+    valid = nonempty(moving)
     matrix = np.eye(2, 3, dtype=np.float32)
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 200, 1e-6)
     for step in (8, 4, 2, 1):
-        # every step-th pixel: pixel (0, 0) stays in its place and only the shift changes its unit
+        # with every step-th pixel, pixel (0, 0) does not move: only the shift changes its unit
         sigma = EDGE_SIGMA * step
         small_fixed, small_moving, mask = (
             np.ascontiguousarray(image[::step, ::step])
             for image in (
-                _edges(fixed, sigma),
-                _edges(moving, sigma, seen),
-                _away_from_border(seen, sigma).astype(np.uint8),
+                edge_image(fixed, sigma),
+                edge_image(moving, sigma, valid),
+                _away_from_border(valid, sigma).astype(np.uint8),
             )
         )
         matrix[:, 2] /= step
@@ -120,16 +120,16 @@ def ecc(fixed: Image, moving: Image) -> Source:
             small_fixed, small_moving, matrix, cv2.MOTION_AFFINE, stop, mask, 5
         )
         matrix[:, 2] *= step
-    return _affine_source(matrix, fixed.shape)
+    return affine_source(matrix, fixed.shape)
 
 
 def stackreg(fixed: Image, moving: Image) -> Source:
     """Pystackreg (TurboReg), affine, on the gradient magnitude."""
     from pystackreg import StackReg
 
-    edges = _edges(fixed, EDGE_SIGMA), _edges(moving, EDGE_SIGMA, _seen(moving))
-    matrix = StackReg(StackReg.AFFINE).register(*edges)
-    return _affine_source(matrix[:2], fixed.shape)
+    images = edge_image(fixed, EDGE_SIGMA), edge_image(moving, EDGE_SIGMA, nonempty(moving))
+    matrix = StackReg(StackReg.AFFINE).register(*images)
+    return affine_source(matrix[:2], fixed.shape)
 
 
 def simpleitk(fixed: Image, moving: Image) -> Source:
@@ -139,7 +139,7 @@ def simpleitk(fixed: Image, moving: Image) -> Source:
     target, other = sitk.GetImageFromArray(fixed), sitk.GetImageFromArray(moving)
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
-    method.SetMetricMovingMask(sitk.GetImageFromArray(_seen(moving).astype(np.uint8)))
+    method.SetMetricMovingMask(sitk.GetImageFromArray(nonempty(moving).astype(np.uint8)))
     method.SetMetricSamplingStrategy(method.RANDOM)
     method.SetMetricSamplingPercentagePerLevel([1.0, 1.0, 0.5, 0.25], seed=1)
     method.SetInterpolator(sitk.sitkLinear)
@@ -149,10 +149,10 @@ def simpleitk(fixed: Image, moving: Image) -> Source:
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetShrinkFactorsPerLevel([8, 4, 2, 1])
     method.SetSmoothingSigmasPerLevel([4, 2, 1, 0])
-    start = sitk.CenteredTransformInitializer(
+    initial = sitk.CenteredTransformInitializer(
         target, other, sitk.AffineTransform(2), sitk.CenteredTransformInitializerFilter.GEOMETRY
     )
-    method.SetInitialTransform(start, inPlace=False)
+    method.SetInitialTransform(initial, inPlace=False)
     transform = method.Execute(target, other)
     field = sitk.TransformToDisplacementField(
         transform,
@@ -166,23 +166,23 @@ def simpleitk(fixed: Image, moving: Image) -> Source:
 
 
 def elastix(fixed: Image, moving: Image) -> Source:
-    """Elastix's affine and B-spline (mutual information), control points 1/8 of a side apart."""
+    """Elastix, affine and B-spline by mutual information, control points 1/8 of a side apart."""
     import itk
 
     target, other = itk.image_from_array(fixed), itk.image_from_array(moving)
     parameters = itk.ParameterObject.New()
     for kind in ("affine", "bspline"):
-        # the default spacing of 10 mm is meant for medical images, not for pixels
+        # the default spacing of 10 mm suits medical images, not pixels
         spacing = min(fixed.shape) / 8
         settings = parameters.GetDefaultParameterMap(kind, 4, spacing)
         settings["WriteResultImage"] = ["false"]
         parameters.AddParameterMap(settings)
     method = itk.ElastixRegistrationMethod.New(target, other)
-    method.SetMovingMask(itk.image_from_array(_seen(moving).astype(np.uint8)))
+    method.SetMovingMask(itk.image_from_array(nonempty(moving).astype(np.uint8)))
     method.SetParameterObject(parameters)
     method.SetLogToConsole(False)
     method.UpdateLargestPossibleRegion()
-    # without a folder of its own it leaves deformationField.nii where it is run
+    # without a folder, transformix writes deformationField.nii to the working directory
     with tempfile.TemporaryDirectory() as folder:
         field = itk.transformix_deformation_field(
             other, method.GetTransformParameterObject(), output_directory=folder
@@ -196,7 +196,7 @@ def ants(fixed: Image, moving: Image) -> Source:
     import ants as antspy
     import pandas as pd
 
-    # ANTs takes the first axis of an array as x, so that its points are (row, col)
+    # ANTs takes the first axis of an array as x: its points are (row, col)
     target, other = antspy.from_numpy(fixed), antspy.from_numpy(moving)
     positions = pixel_grid(fixed.shape)
     points = pd.DataFrame({"x": positions[0].ravel(), "y": positions[1].ravel()})
@@ -207,11 +207,11 @@ def ants(fixed: Image, moving: Image) -> Source:
             type_of_transform="SyNRA",
             aff_metric="mattes",
             syn_metric="mattes",
-            moving_mask=antspy.from_numpy(_seen(moving).astype(np.float32)),
+            moving_mask=antspy.from_numpy(nonempty(moving).astype(np.float32)),
             mask_all_stages=True,
             outprefix=os.path.join(folder, "warp"),
         )
-        # what pulls the moving image to the fixed one pushes points the other way
+        # transforms that warp the moving image map points from fixed to moving
         moved = antspy.apply_transforms_to_points(2, points, found["fwdtransforms"])
     source: Source = moved[["x", "y"]].to_numpy(np.float64).T.reshape(positions.shape)
     return source
@@ -228,27 +228,28 @@ PEERS: dict[str, Peer] = {
 }
 
 
-def _seen(moving: Image) -> NDArray[np.bool_]:
+def nonempty(moving: Image) -> NDArray[np.bool_]:
+    """True inside the empty border of a warped image."""
     return ~empty_border(moving, "moving")
 
 
-def _away_from_border(seen: NDArray[np.bool_], sigma: float) -> NDArray[np.bool_]:
-    """Where scipy's filters of this sigma, which end at 4 sigma, do not reach the empty border."""
-    away: NDArray[np.bool_] = ndi.minimum_filter(seen, 2 * round(4 * sigma) + 1)
+def _away_from_border(valid: NDArray[np.bool_], sigma: float) -> NDArray[np.bool_]:
+    """True where scipy's filters of this sigma, cut at 4 sigma, do not reach the empty border."""
+    away: NDArray[np.bool_] = ndi.minimum_filter(valid, 2 * round(4 * sigma) + 1)
     return away
 
 
-def _edges(image: Image, sigma: float, seen: NDArray[np.bool_] | None = None) -> Image:
-    """Gradient magnitude, 1 at its 99th percentile; 0 at the edges of the empty border."""
+def edge_image(image: Image, sigma: float, valid: NDArray[np.bool_] | None = None) -> Image:
+    """Gradient magnitude, 1 at its 99th percentile, and 0 near the empty border."""
     edges: Image = ndi.gaussian_gradient_magnitude(image.astype(np.float32), sigma)
-    if seen is not None:
-        edges[~_away_from_border(seen, sigma)] = 0
-    # below 1e-3 a pixel the image is flat, and what is left is rounding
+    if valid is not None:
+        edges[~_away_from_border(valid, sigma)] = 0
+    # below 1e-3 per pixel the image is flat, and only rounding remains
     return edges / max(float(np.percentile(edges, 99)), 1e-3)
 
 
-def _affine_source(matrix: NDArray[np.floating], shape: tuple[int, ...]) -> Source:
-    """Source map of a 2 x 3 matrix that takes (x, y, 1) of fixed to (x, y) of moving."""
+def affine_source(matrix: NDArray[np.floating], shape: tuple[int, ...]) -> Source:
+    """Source map of a 2 x 3 matrix from fixed (x, y, 1) to moving (x, y)."""
     rows, cols = pixel_grid(shape)
     (a, b, x), (c, d, y) = np.asarray(matrix, np.float64)
     return np.stack([c * cols + d * rows + y, a * cols + b * rows + x])

@@ -1,12 +1,12 @@
-"""Seconds a pair, parameters and peak memory at 512 x 640, each beside a peer in the same run.
+"""Measure seconds per pair, parameters and peak memory at 512 x 640, beside a reference method.
 
     python benchmarks/speed.py [--threads 2] [--device cpu] [--repeats 5] [--out speed.json]
         [--kind fusion] [--shape 512 640] [--precision float32]
 
-Registration stands beside ``skimage.registration.optical_flow_tvl1``, fusion beside the Laplacian
-pyramid. Every row is measured in a process of its own, so that peak memory is that of the row. The
-ratio to the peer is what to compare between machines; the seconds are those of this one. CPU
-seconds are those of all threads together: other work on the machine changes them less.
+The reference of registration is ``skimage.registration.optical_flow_tvl1``, that of fusion the
+Laplacian pyramid. Each row runs in a separate process, which measures its peak memory. Compare the
+ratio to the reference between machines. CPU seconds add all threads and depend little on other
+work of the machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ROWS = {
 def _call(
     kind: str, name: str, shape: tuple[int, int], device: str, precision: Any
 ) -> tuple[Callable[[], object], int]:
-    """What one row times, and how many parameters it has."""
+    """The call that a row times, and the number of its parameters."""
     from skimage.color import rgb2gray
 
     from napari_busref import fuse, register
@@ -57,7 +57,7 @@ def _call(
 
 
 def measure(kind: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One row: median and fastest of the repeated calls after one that warms up."""
+    """One row: median and fastest of the repeated calls, after a first call that is not timed."""
     import torch
 
     torch.set_num_threads(options.threads)
@@ -67,10 +67,10 @@ def measure(kind: str, name: str, options: argparse.Namespace) -> dict[str, Any]
     call()
     seconds, busy = [], []
     for _ in range(options.repeats):
-        started, worked = time.perf_counter(), time.process_time()
-        call()  # results are numpy arrays: the device has finished
-        seconds.append(time.perf_counter() - started)
-        busy.append(time.process_time() - worked)
+        began, cpu = time.perf_counter(), time.process_time()
+        call()  # returns numpy arrays, so the device has finished
+        seconds.append(time.perf_counter() - began)
+        busy.append(time.process_time() - cpu)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "kind": kind,
@@ -85,7 +85,7 @@ def measure(kind: str, name: str, options: argparse.Namespace) -> dict[str, Any]
 
 
 def import_seconds(repeats: int) -> float:
-    """Median seconds of ``import napari_busref`` in fresh interpreters, without their start."""
+    """Median seconds of ``import napari_busref`` in a new interpreter."""
     code = (
         "import time; t = time.perf_counter(); import napari_busref; "
         "print(time.perf_counter() - t)"
@@ -100,7 +100,7 @@ def import_seconds(repeats: int) -> float:
 
 
 def main() -> None:
-    """Run every row and print the table."""
+    """Measure every row and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")

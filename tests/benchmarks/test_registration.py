@@ -89,16 +89,16 @@ def test_tool_finds_a_small_warp_of_one_modality(peers, name):
 
 def test_affine_source_takes_columns_first(peers):
     matrix = np.array([[1.0, 0.5, 7.0], [0.0, 1.0, -2.0]])  # x' = x + y / 2 + 7, y' = y - 2
-    source = peers._affine_source(matrix, (4, 6))
+    source = peers.affine_source(matrix, (4, 6))
     np.testing.assert_allclose(source[:, 2, 3], [0.0, 11.0])
 
 
 def test_edges_of_the_empty_border_are_left_out(peers):
     moving = np.full((60, 80), 0.8, np.float32)
     moving[:12] = 0
-    with_border = peers._edges(moving, 1.5)
+    with_border = peers.edge_image(moving, 1.5)
     assert with_border[10:14].max() > 0.5
-    assert peers._edges(moving, 1.5, peers._seen(moving)).max() < 0.01
+    assert peers.edge_image(moving, 1.5, peers.nonempty(moving)).max() < 0.01
 
 
 def test_best_affine_is_exact_for_affine_warps_and_a_floor_for_others(bench):
