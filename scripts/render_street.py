@@ -2,7 +2,7 @@
 
     python scripts/render_street.py
 
-The renderer is in scripts/street. It takes about a second.
+scripts/street draws it, in about five seconds.
 """
 
 from __future__ import annotations

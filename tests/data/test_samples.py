@@ -131,9 +131,13 @@ def test_the_stored_street_is_the_rendered_one(monkeypatch):
     assert script.STORED.samefile(samples._STREET)
     with np.load(samples._STREET) as stored:
         assert sorted(stored) == ["infrared", "visible"]
-        for name, image in zip(("visible", "infrared"), script.pair(), strict=True):
-            np.testing.assert_array_equal(stored[name], image)
-            assert stored[name].dtype == image.dtype
+        visible, infrared = script.pair()
+        assert stored["visible"].dtype == visible.dtype
+        assert stored["infrared"].dtype == infrared.dtype
+        # the last bit of numpy's float32 functions depends on the processor
+        np.testing.assert_allclose(stored["infrared"], infrared, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(stored["visible"].astype(int), visible, rtol=0, atol=1)
+        assert (stored["visible"] != visible).mean() < 1e-3
 
 
 @pytest.mark.parametrize("shape", [(384, 512), (64, 64), (200, 96), (65, 131), (500, 900)])
