@@ -20,7 +20,7 @@ TASK_DATASETS = ("mri-pet", "mri-ct", "multi-focus", "multi-exposure")
 
 def default_root() -> Path | None:
     """Find the data folder beside a development checkout, or None."""
-    root = Path(__file__).resolve().parents[3] / "shared" / "data"
+    root = Path(__file__).resolve().parents[4] / "shared" / "data"
     return root if root.is_dir() else None
 
 
