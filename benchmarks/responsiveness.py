@@ -1,22 +1,20 @@
-"""How long the main thread is away while a large pair registers in the panel.
+"""Measure how long the main thread is blocked while a large pair registers in the panel.
 
     xvfb-run -a -s "-screen 0 1600x1200x24" python benchmarks/responsiveness.py [--size 2048]
     xvfb-run -a -s "-screen 0 1600x1200x24" python benchmarks/responsiveness.py --cancel 8
 
-With `--cancel N` it measures instead how long it takes from a click on Cancel until the panel is
-idle again, with the warped layer in the window if the best is kept, and until the other layers are
-there too; at N moments spread over a run, for both choices of what is kept. The very first click
-comes in the session's first run, in which napari has shown no results yet.
+A timer in the main thread records heartbeats; a gap is the time between two of them. A control
+without a run comes first. Then the panel *Register and fuse* runs twice in a napari window; the
+first run also loads torch. The output includes the time to open the panel.
 
-A timer in the main thread writes down when it is served; a gap is the time between two of these
-heartbeats. First comes a control in which nothing runs, then the panel "Register and fuse" runs
-twice in a real napari window: the first run also loads torch. How long the panel took to open is
-told too.
+Three times of the main thread explain a gap. It computed (slots, drawing), it was queued for a
+processor, or it was idle or waited for a lock, mostly Python's. Garbage collection holds that lock
+and is listed separately. A second thread records what both threads execute during long gaps.
 
-Where a gap comes from is told by three times of the main thread: what it computed itself (slots,
-drawing), what it waited for a processor while others had them all, and the rest, in which it had
-nothing to do or waited for a lock, mostly Python's. Python's own garbage collection, which holds
-that lock, is told apart. A second thread notes what both were doing meanwhile.
+``--cancel N`` measures clicks on Cancel instead: the time until the panel is idle, with the warped
+layer in the window if the best result is kept, and the time until the other layers exist. N clicks
+are spread over a run, for both settings of what to keep. The first click comes in the first run of
+the session, before napari has shown any result.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -39,9 +37,9 @@ from types import FrameType
 from typing import Any
 
 BEAT = 5  # ms
-LATE = 0.03  # s without a heartbeat, after which is noted what the threads are doing
+LATE = 0.03  # s without a heartbeat before the threads are sampled
 LISTED = 5  # longest gaps
-FIRST = 450  # thousandths of the progress bar: there the model "auto" refines
+FIRST = 450  # thousandths of the progress bar: the refinement of the model "auto"
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,11 @@ class Beat:
     Attributes
     ----------
     time : float
-        When, in seconds.
+        Seconds.
     stage : str
-        What the panel showed then.
+        Text of the panel.
     computed, queued : float
-        Seconds that the main thread had run until then, and had waited for a processor.
+        Seconds until then that the main thread had run, and had waited for a processor.
     """
 
     time: float
@@ -66,7 +64,7 @@ class Beat:
 
 @dataclass(frozen=True)
 class Note:
-    """What the threads were doing at a time (s) when the main thread was late."""
+    """What the threads executed at a time (s) within a long gap."""
 
     time: float
     main: str
@@ -75,14 +73,14 @@ class Note:
 
 @dataclass
 class Record:
-    """All that is written down while the main thread is watched.
+    """Measurements of the main thread.
 
     Attributes
     ----------
     beats : list of Beat
     notes : list of Note
     collections : list of (float, float)
-        Begin and end (s) of each garbage collection, in whatever thread.
+        Begin and end (s) of each garbage collection, in any thread.
     """
 
     beats: list[Beat] = field(default_factory=list)
@@ -96,7 +94,7 @@ def gaps(beats: Sequence[Beat]) -> list[float]:
 
 
 def summary(record: Record) -> dict[str, Any]:
-    """Median and longest gaps of at least two beats, and where the longest ones came from."""
+    """Median and longest gaps of at least two beats, with the causes of the longest."""
     beats = record.beats
     if len(beats) < 2:
         raise ValueError(f"beats: got {len(beats)}, need at least two")
@@ -109,11 +107,11 @@ def summary(record: Record) -> dict[str, Any]:
         "over_50_ms": sum(gap > 50 for gap in found),
         "over_250_ms": sum(gap > 250 for gap in found),
         "longest_ms": round(found[order[0]], 1),
-        "longest": [_described(beats[at], beats[at + 1], record) for at in order[:LISTED]],
+        "longest": [_describe(beats[at], beats[at + 1], record) for at in order[:LISTED]],
     }
 
 
-def _described(before: Beat, after: Beat, record: Record) -> dict[str, Any]:
+def _describe(before: Beat, after: Beat, record: Record) -> dict[str, Any]:
     whole = 1000 * (after.time - before.time)
     computed = 1000 * (after.computed - before.computed)
     queued = 1000 * (after.queued - before.queued)
@@ -129,25 +127,25 @@ def _described(before: Beat, after: Beat, record: Record) -> dict[str, Any]:
         "waited_ms": max(0, round(whole - computed - queued)),
         "garbage_ms": round(1000 * collected),
         "stage": f"{before.stage} -> {after.stage}",
-        "main": _most([note.main for note in within]),
-        "worker": _most([note.worker for note in within]),
+        "main": _most_frequent(note.main for note in within),
+        "worker": _most_frequent(note.worker for note in within),
     }
 
 
-def _most(words: Sequence[str]) -> dict[str, int]:
+def _most_frequent(words: Iterable[str]) -> dict[str, int]:
     return dict(Counter(filter(None, words)).most_common(3))
 
 
-def _waited() -> float:
-    """Seconds that this thread has waited for a processor; Linux tells."""
+def _queued() -> float:
+    """Seconds that this thread has waited for a processor; 0 except on Linux."""
     try:
         return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
     except OSError:
         return 0.0
 
 
-def _place(frame: FrameType | None) -> str:
-    """Where a thread is: the innermost call of this package, and the innermost one of all."""
+def _innermost(frame: FrameType | None) -> str:
+    """The innermost call of this package, and the innermost call of all."""
     names = []
     while frame is not None:
         code = frame.f_code
@@ -158,25 +156,25 @@ def _place(frame: FrameType | None) -> str:
     return inner if inner == ours or not ours else f"{ours} > {inner}"
 
 
-class Watch:
-    """Notes what the threads are doing while the main thread is late."""
+class Sampler:
+    """Notes what the threads execute while the main thread is late."""
 
     def __init__(self, record: Record) -> None:
         self._record = record
         self._main = threading.main_thread().ident
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread = threading.Thread(target=self._sample, daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End."""
+        """End the thread."""
         self._end.set()
         self._thread.join()
 
-    def _watch(self) -> None:
+    def _sample(self) -> None:
         own, beats = threading.get_ident(), self._record.beats
         while not self._end.is_set():
             sleep(0.01)
@@ -184,24 +182,24 @@ class Watch:
             if not beats or now - beats[-1].time < LATE:
                 continue
             frames = sys._current_frames()
-            main = _place(frames.pop(self._main, None))
+            main = _innermost(frames.pop(self._main, None))
             frames.pop(own, None)
-            others = [_place(frame) for frame in frames.values()]
-            at_work = "; ".join(place for place in others if " > " in place)
-            self._record.notes.append(Note(now, main, at_work))
+            others = [_innermost(frame) for frame in frames.values()]
+            ours = "; ".join(call for call in others if " > " in call)
+            self._record.notes.append(Note(now, main, ours))
 
 
 @contextmanager
-def watched(panel: Any) -> Iterator[Record]:
-    """Record the heartbeats of the main thread, and what it did when they were late."""
+def recording(panel: Any) -> Iterator[Record]:
+    """Record the heartbeats of the main thread, and what it executed in long gaps."""
     from qtpy.QtCore import Qt, QTimer
 
     record = Record()
-    watch = Watch(record)
+    sampler = Sampler(record)
 
     def beat() -> None:
         stage = panel.stage.text().split(" · ")[0]
-        record.beats.append(Beat(perf_counter(), stage, thread_time(), _waited()))
+        record.beats.append(Beat(perf_counter(), stage, thread_time(), _queued()))
 
     def collecting(phase: str, _: dict[str, int]) -> None:
         now = perf_counter()
@@ -215,18 +213,18 @@ def watched(panel: Any) -> Iterator[Record]:
     timer.setInterval(BEAT)
     timer.timeout.connect(beat)
     timer.start()
-    watch.start()
+    sampler.start()
     gc.callbacks.append(collecting)
     try:
         yield record
     finally:
         gc.callbacks.remove(collecting)
         timer.stop()
-        watch.stop()
+        sampler.stop()
 
 
 def serve(seconds: float) -> None:
-    """Serve the window for a time."""
+    """Run the event loop for a time."""
     from qtpy.QtCore import QEventLoop, QTimer
 
     loop = QEventLoop()
@@ -234,8 +232,8 @@ def serve(seconds: float) -> None:
     loop.exec()
 
 
-def opened(size: int) -> tuple[Any, Any, dict[str, Any]]:
-    """A napari window with a pair of this size and the panel; and what opening that cost."""
+def open_panel(size: int) -> tuple[Any, Any, dict[str, Any]]:
+    """A napari window with a pair of this size, the panel, and the cost of opening the panel."""
     import napari
     from npe2 import PluginManager, PluginManifest
 
@@ -252,44 +250,44 @@ def opened(size: int) -> tuple[Any, Any, dict[str, Any]]:
     viewer.add_image(sample.fixed, name="visible")
     viewer.add_image(sample.moving, name="infrared")
     serve(1)
-    started = perf_counter()
+    began = perf_counter()
     _, panel = viewer.window.add_plugin_dock_widget("napari-busref", "Register and fuse")
-    cost = {"seconds": round(perf_counter() - started, 2), "torch_loaded": "torch" in sys.modules}
+    cost = {"seconds": round(perf_counter() - began, 2), "torch_loaded": "torch" in sys.modules}
     return viewer, panel, cost
 
 
 def choose(panel: Any, arguments: argparse.Namespace) -> None:
-    """Set the panel as the command line says."""
+    """Set the panel to the options of the command line."""
     panel.model.value, panel.fusion_model.value = arguments.model, arguments.fusion_model
     panel.device.value = arguments.device
     serve(1)
 
 
-def begin(panel: Any) -> None:
-    """Press the button."""
+def start(panel: Any) -> None:
+    """Start a run."""
     if not panel.run():
-        raise SystemExit("the run could not be started")
+        raise SystemExit("the panel could not start the run")
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Open napari and the panel, and run it."""
-    viewer, panel, cost = opened(arguments.size or 2048)
+    """Measure the gaps while the panel is idle, and while it runs."""
+    viewer, panel, cost = open_panel(arguments.size or 2048)
     choose(panel, arguments)
-    with watched(panel) as idle:
+    with recording(panel) as idle:
         serve(arguments.idle)
     runs = []
     for _ in range(arguments.runs):
-        with watched(panel) as record:
-            begin(panel)
+        with recording(panel) as record:
+            start(panel)
             panel.wait()
-            serve(0.5)  # what the new layers cost counts too
+            serve(0.5)  # include the cost of the new layers
         runs.append(summary(record))
-    serve(2)  # the panel lets Python search again
-    started = perf_counter()
+    serve(2)  # the panel enables garbage collection again
+    began = perf_counter()
     gc.collect()
-    search = {"objects": len(gc.get_objects()), "seconds": round(perf_counter() - started, 2)}
+    garbage = {"objects": len(gc.get_objects()), "seconds": round(perf_counter() - began, 2)}
     viewer.close()
-    return {"opened": cost, "idle": summary(idle), "runs": runs, "garbage": search}
+    return {"opened": cost, "idle": summary(idle), "runs": runs, "garbage": garbage}
 
 
 @dataclass(frozen=True)
@@ -299,17 +297,17 @@ class Click:
     Attributes
     ----------
     keep : str
-        What was to be kept: "nothing" or "best".
+        The setting: "nothing" or "best".
     after : float
-        Seconds after the run began.
+        Seconds after the start of the run.
     stage : str
-        What the panel showed.
+        Text of the panel.
     idle : float
-        Seconds from the click until the panel was idle again, and the window drawn.
+        Seconds from the click until the panel was idle and the window drawn.
     complete : float
-        Seconds from the click until all layers were there.
+        Seconds from the click until all layers existed.
     ended : float
-        Seconds from the click until the thread had ended, for which nobody waits.
+        Seconds from the click until the thread ended; the panel does not wait for it.
     kept : bool
         Whether there are results.
     """
@@ -324,22 +322,22 @@ class Click:
 
 
 def timeline(panel: Any) -> list[tuple[float, int]]:
-    """Run to the end; seconds at which the progress bar moved, and where to."""
+    """Run to the end; seconds and values of the progress bar whenever it moved."""
     moved: list[tuple[float, int]] = []
-    started = perf_counter()
-    begin(panel)
+    began = perf_counter()
+    start(panel)
     while panel.running:
         serve(0.02)
         if not moved or panel.bar.value() > moved[-1][1]:
-            moved.append((perf_counter() - started, panel.bar.value()))
+            moved.append((perf_counter() - began, panel.bar.value()))
     panel.wait()
     return moved
 
 
 def moments(moved: Sequence[tuple[float, int]], count: int) -> list[tuple[int, float]]:
-    """Moments spread over a run: where the bar is then, and for how many seconds.
+    """Moments spread over a run: the value of the bar, and seconds since it reached the value.
 
-    A run is not as long as the one before, so seconds alone would miss the longer steps.
+    Runs differ in length, so seconds alone would miss the longer steps.
     """
     whole = moved[-1][0]
     found = []
@@ -351,26 +349,26 @@ def moments(moved: Sequence[tuple[float, int]], count: int) -> list[tuple[int, f
 
 
 def click(panel: Any, keep: str, moment: tuple[int, float]) -> Click | None:
-    """Begin a run and cancel it; None when it was done before."""
+    """Start a run and cancel it; None if it finished before the click."""
     from qtpy.QtCore import QThreadPool
 
     value, further = moment
     panel.advanced.controls["on_cancel"].value = keep
-    started = perf_counter()
-    begin(panel)
+    began = perf_counter()
+    start(panel)
     while panel.running and panel.bar.value() < value:
         serve(0.01)
     serve(further)
     if not panel.running:
         panel.wait()
         return None
-    after = perf_counter() - started
+    after = perf_counter() - began
     stage = panel.stage.text().split(" · ")[0]
     pressed = perf_counter()
     panel.button.click()
     while panel.running:
         serve(0.001)
-    serve(0)  # what has come into the window is drawn
+    serve(0)  # draw the window
     idle = perf_counter() - pressed
     panel.wait()
     complete = perf_counter() - pressed
@@ -382,11 +380,11 @@ def click(panel: Any, keep: str, moment: tuple[int, float]) -> Click | None:
     return Click(keep, round(after, 2), stage, *times, panel.result is not None)
 
 
-def cancelled(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Cancel runs at moments that are spread over a whole one."""
+def measure_cancelling(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Cancel runs at moments spread over the length of a run."""
     sizes: dict[str, Any] = {}
     for size in [arguments.size] if arguments.size else [512, 1024]:
-        viewer, panel, _ = opened(size)
+        viewer, panel, _ = open_panel(size)
         choose(panel, arguments)
         first = click(panel, "best", (FIRST, 0.0))
         moved = timeline(panel)
@@ -406,9 +404,9 @@ def cancelled(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def print_gaps(found: dict[str, Any]) -> None:
-    """Tell what was measured of the main thread."""
+    """Print the gaps of the main thread."""
     print("panel opened:", found["opened"])
-    print("a search of all objects for garbage, at the end:", found["garbage"])
+    print("garbage collection of all objects at the end:", found["garbage"])
     for name, row in [("idle", found["idle"]), *enumerate(found["runs"], 1)]:
         print(f"{name}:", ", ".join(f"{key} {row[key]}" for key in row if key != "longest"))
         for gap in row["longest"]:
@@ -416,13 +414,13 @@ def print_gaps(found: dict[str, Any]) -> None:
 
 
 def print_clicks(sizes: dict[str, Any]) -> None:
-    """Tell the times for each size and choice, then every click."""
+    """Print the times for each size and setting, then every click."""
     for size, found in sizes.items():
         print(f"{size} x {size}, a run takes {found['whole_run']} s")
         print("  first run of the session:", found["first"])
         for keep in ("nothing", "best"):
             clicks = [one for one in found["clicks"] if one["keep"] == keep]
-            # a click that comes before there is anything to keep says nothing of keeping it
+            # ignore clicks before there was a result to keep
             counted = [one for one in clicks if one["kept"] or keep == "nothing"]
             times = [one["idle"] for one in counted]
             if times:
@@ -439,7 +437,7 @@ def print_clicks(sizes: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--size", type=int, help="rows and columns of both images; 2048, or 512 and 1024 to cancel"
+        "--size", type=int, help="side of both images (default: 2048, with --cancel 512 and 1024)"
     )
     parser.add_argument(
         "--cancel", type=int, metavar="N", help="measure N clicks on Cancel instead"
@@ -452,7 +450,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write everything as JSON")
     arguments = parser.parse_args()
     if arguments.cancel:
-        found = cancelled(arguments)
+        found = measure_cancelling(arguments)
         print_clicks(found)
     else:
         found = measure(arguments)

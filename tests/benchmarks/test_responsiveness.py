@@ -16,7 +16,7 @@ def responsiveness() -> ModuleType:
         return importlib.import_module("responsiveness")
 
 
-def test_gaps_and_where_they_come_from(responsiveness):
+def test_gaps_and_their_causes(responsiveness):
     Beat, Note, Record = responsiveness.Beat, responsiveness.Note, responsiveness.Record
     beats = [
         Beat(0.0, "reading", 0.0, 0.0),

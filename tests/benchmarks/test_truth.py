@@ -1,4 +1,4 @@
-"""The benchmark of how far off the truth is."""
+"""The benchmark that measures the error of the truth."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from napari_busref import register
 from napari_busref.data.samples import thermal_scene
 from napari_busref.metrics import registration
 
-OFF = (0, 3)  # rows, columns by which the content of the infrared image lies beside its place
+OFFSET = (0, 3)  # rows, columns: error of the alignment of the infrared image
 
 
 @pytest.fixture
@@ -30,19 +30,19 @@ def visible() -> np.ndarray:
     return rgb2gray(thermal_scene(1, (160, 240)).fixed)
 
 
-def test_sift_sees_an_offset(truth, visible) -> None:
-    place, offset = truth.sift_matches(visible, np.roll(visible, OFF, (0, 1)))
-    assert len(place) > truth.MIN_MATCHES
-    np.testing.assert_allclose(np.median(offset, 0), OFF, atol=0.2)
+def test_sift_measures_an_offset(truth, visible) -> None:
+    positions, offsets = truth.sift_matches(visible, np.roll(visible, OFFSET, (0, 1)))
+    assert len(positions) > truth.MIN_MATCHES
+    np.testing.assert_allclose(np.median(offsets, 0), OFFSET, atol=0.2)
 
 
-def test_nothing_is_matched_with_nothing(truth, visible) -> None:
+def test_noise_has_too_few_matches(truth, visible) -> None:
     noise = np.random.default_rng(0).random(visible.shape)
     assert len(truth.sift_matches(visible, noise)[0]) < truth.MIN_MATCHES
 
 
-def test_a_right_registration_of_a_pair_that_is_off(truth, visible, monkeypatch) -> None:
-    """It ends where SIFT ends, and its whole error is common to all warps."""
+def test_a_correct_registration_of_a_misaligned_pair(truth, visible, monkeypatch) -> None:
+    """It agrees with SIFT, and its whole error is common to all warps."""
     drawn = []
 
     def make_pair(*args, **kwargs):
@@ -50,7 +50,7 @@ def test_a_right_registration_of_a_pair_that_is_off(truth, visible, monkeypatch)
         return drawn[-1]
 
     def register(fixed, moving, **kwargs):
-        source = np.roll(drawn[-1].warp.true_source(), [-n for n in OFF], (1, 2))
+        source = np.roll(drawn[-1].warp.true_source(), [-n for n in OFFSET], (1, 2))
         return SimpleNamespace(flow=source - registration.pixel_grid(fixed.shape))
 
     original = registration.make_pair
@@ -60,7 +60,7 @@ def test_a_right_registration_of_a_pair_that_is_off(truth, visible, monkeypatch)
         truth, "register_with_truth", lambda pair, *_: register(pair.fixed, 0).flow
     )
     monkeypatch.setattr(registration.SyntheticWarp, "mask", inner)
-    row = truth.measure(np.roll(visible, OFF, (0, 1)), visible, [0, 1], None, "cpu")
+    row = truth.measure(np.roll(visible, OFFSET, (0, 1)), visible, [0, 1], None, "cpu")
     assert row["epe"] == pytest.approx(3, abs=0.05)
     assert row["common_square"] == pytest.approx(9, abs=0.3)
     assert row["given"] == pytest.approx(3, abs=0.2) and row["seen"] < 0.5
@@ -70,13 +70,13 @@ def test_a_right_registration_of_a_pair_that_is_off(truth, visible, monkeypatch)
 
 
 def inner(warp) -> np.ndarray:
-    """The mask without what the roll brings in from the other side."""
+    """The mask without the content that the roll wraps around."""
     found = np.zeros(warp.shape, bool)
     found[30:-30, 30:-30] = True
     return found
 
 
-def test_without_matches_nothing_is_said_of_them(truth) -> None:
+def test_without_matches_their_columns_are_empty(truth) -> None:
     row = {
         "epe": 2.0,
         "told": 1.0,
@@ -97,21 +97,23 @@ def test_pairs_are_drawn_as_given_and_as_registered(truth, visible, monkeypatch,
     )
     monkeypatch.setattr("napari_busref.register", lambda *images, **options: found)
     path = tmp_path / "set" / "pair.png"
-    assert truth.look(np.roll(visible, 3, 1), visible, None, "cpu", path) == pytest.approx(3)
+    assert truth.draw_as_registered(
+        np.roll(visible, 3, 1), visible, None, "cpu", path
+    ) == pytest.approx(3)
     given, registered = np.split(imread(path).astype(int), 2, axis=1)
     apart = [np.abs(side[..., 0] - side[..., 1]).mean() for side in (given, registered)]
     assert apart[1] == 0 < apart[0]
 
 
-def test_who_is_told_the_truth_finds_it(truth, visible) -> None:
-    """Also where the pair itself is off: the images are not asked any more."""
-    pair = registration.make_pair(np.roll(visible, OFF, (0, 1)), visible, 0)
+def test_a_fit_with_the_truth_finds_it(truth, visible) -> None:
+    """Also for a misaligned pair, whose images contradict the truth."""
+    pair = registration.make_pair(np.roll(visible, OFFSET, (0, 1)), visible, 0)
     images = (pair.fixed, pair.moving.astype(np.float32))
     flows = {
-        "seen": register(*images, device="cpu").flow,
-        "told": truth.register_with_truth(pair, 0, "auto", "cpu"),
+        "images": register(*images, device="cpu").flow,
+        "truth": truth.register_with_truth(pair, 0, "auto", "cpu"),
     }
     score, grid = registration.Scorer(pair), registration.pixel_grid(visible.shape)
     errors = {name: score(grid + flow) for name, flow in flows.items()}
-    assert errors["seen"]["epe"] > 2.5
-    assert errors["told"]["epe"] < errors["seen"]["epe"] / 2
+    assert errors["images"]["epe"] > 2.5
+    assert errors["truth"]["epe"] < errors["images"]["epe"] / 2
