@@ -251,7 +251,7 @@ def test_what_cannot_be_scored_is_nan_or_refused():
     assert np.isnan(scores["edge_agreement"])
     mask = np.zeros(SHAPE, bool)
     mask[0, 0] = True
-    with pytest.raises(ValueError, match="tested: overlaps 1 valid pixels"):
+    with pytest.raises(ValueError, match="warped: overlaps 1 valid pixels"):
         alignment_scores(noise(), noise(), mask=mask)
     with pytest.raises(ValueError, match=r"truth: got \(8, 8\) pixels, need the size"):
         alignment_scores(noise(), noise(), truth=noise((8, 8)))

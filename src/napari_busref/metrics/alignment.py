@@ -71,31 +71,31 @@ ALIGNMENT_METRICS: dict[str, AlignmentMetric] = {
         "EPE (px)",
         False,
         "End-point error: mean distance between the estimated and the true position, in pixels "
-        "of the reference.",
+        "of the fixed image.",
     ),
 }
 
 
 def alignment_scores(
-    reference: ArrayLike,
-    tested: ArrayLike,
+    fixed: ArrayLike,
+    warped: ArrayLike,
     *,
     mask: ArrayLike | None = None,
     truth: ArrayLike | None = None,
     truth_mask: ArrayLike | None = None,
 ) -> dict[str, float]:
-    """Score the alignment of an image with a reference.
+    """Score the alignment of a warped image with the fixed one.
 
     Parameters
     ----------
-    reference, tested : array_like, shape (H, W) or (H, W, 3 or 4)
+    fixed, warped : array_like, shape (H, W) or (H, W, 3 or 4)
         On one grid; grey or colour, any real number type.
     mask : array_like of bool, shape (H, W), optional
-        Valid pixels of `tested`; by default all except an empty border.
+        Valid pixels of `warped`; by default all except an empty border.
     truth : array_like, shape (H, W) or (H, W, 3 or 4), optional
-        The perfectly aligned `tested`, on the same scale of values.
+        The perfectly aligned `warped`, on the same scale of values.
     truth_mask : array_like of bool, shape (H, W), optional
-        Reconstructible mask: where `tested` can equal the truth. By default `mask`.
+        Reconstructible mask: where `warped` can equal the truth. By default `mask`.
 
     Returns
     -------
@@ -119,15 +119,15 @@ def alignment_scores(
     >>> round(scores["nmi"], 3), round(scores["mncc"], 3), scores["mmse"]
     (2.0, 1.0, 0.0)
     """
-    first = prepare(reference, "reference")
+    first = prepare(fixed, "fixed")
     shape = first.grey.shape
-    _check(tested, "tested", shape)
+    _check(warped, "warped", shape)
     given = None if mask is None else as_mask(mask, "mask", shape)
-    second = prepare(tested, "tested", mask=given, find_border=given is None)
+    second = prepare(warped, "warped", mask=given, find_border=given is None)
     both = first.valid & second.valid
     if both.sum() < _MIN_OVERLAP:
         raise ValueError(
-            f"tested: overlaps {both.sum()} valid pixels of the reference, need {_MIN_OVERLAP}"
+            f"warped: overlaps {both.sum()} valid pixels of fixed, need {_MIN_OVERLAP}"
         )
     one, other = first.grey[both], second.grey[both]
     varied = np.ptp(one) > 0 and np.ptp(other) > 0
@@ -139,7 +139,7 @@ def alignment_scores(
     }
     if truth is not None:
         area = second.valid if truth_mask is None else as_mask(truth_mask, "truth_mask", shape)
-        scores |= _against_truth(tested, truth, area)
+        scores |= _against_truth(warped, truth, area)
     return scores
 
 
@@ -185,13 +185,13 @@ def end_point_error(
 
 
 def _against_truth(
-    tested: ArrayLike, truth: ArrayLike, area: NDArray[np.bool_]
+    warped: ArrayLike, truth: ArrayLike, area: NDArray[np.bool_]
 ) -> dict[str, float]:
-    """MNCC and MMSE; invalid pixels of the tested image inside the area count as 0."""
+    """MNCC and MMSE; invalid pixels of the warped image inside the area count as 0."""
     _check(truth, "truth", area.shape)
-    images = as_image(tested, "tested"), as_image(truth, "truth")
+    images = as_image(warped, "warped"), as_image(truth, "truth")
     true = prepare(images[1], "truth")
-    grey = prepare(images[0], "tested").grey
+    grey = prepare(images[0], "warped").grey
     if images[0].dtype == images[1].dtype and true.high > true.low:
         # one number type, one meaning of values: compare on one scale
         values = images[0].astype(np.float64)
@@ -210,4 +210,4 @@ def _against_truth(
 def _check(image: ArrayLike, name: str, shape: tuple[int, ...]) -> None:
     found = np.shape(image)[:2]
     if found != shape:
-        raise ValueError(f"{name}: got {found} pixels, need the size of reference, {shape}")
+        raise ValueError(f"{name}: got {found} pixels, need the size of fixed, {shape}")
