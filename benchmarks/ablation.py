@@ -19,13 +19,13 @@ import torch
 import typer
 from rich.console import Console
 from rich.progress import track
-from tables import Row, console_table
+from tables import Row, cell, console_table
 
 from napari_busref.data.datasets import load_pairs
 from napari_busref.evaluation import write_table
 from napari_busref.geometry import Estimate, estimate_to_pixels
 from napari_busref.images.preprocess import Prepared, fill_invalid, luma, prepare
-from napari_busref.metrics.registration import Scorer, make_pair, pixel_grid
+from napari_busref.metrics.registration import Scorer, make_pair, pixel_grid, summarise
 from napari_busref.models import load_model
 from napari_busref.registration.candidates import match
 from napari_busref.registration.context import MatchOptions, RunContext
@@ -43,6 +43,14 @@ class Variant:
     proposal_networks: tuple[str, ...] = ()
 
 
+HEADINGS = {
+    "epe_mean": "EPE mean",
+    "epe_median": "median",
+    "share_below_3px": "< 3 px, %",
+    "share_below_5px": "< 5 px, %",
+    "mncc": "MNCC",
+    "seconds": "CPU seconds",
+}
 NETWORKS = ("busref", "superfusion")
 VARIANTS = (
     Variant("search", MatchOptions(refine="none", initial=False)),
@@ -118,24 +126,18 @@ def _to_masked_image(ready: Prepared) -> MaskedImage:
 
 
 def _report(rows: list[Row], datasets: list[str]) -> None:
-    headings = ("", "EPE mean", "median", "< 3 px", "< 5 px", "MNCC", "CPU seconds")
     for name in datasets:
         lines = []
         for variant in VARIANTS:
             group = [r for r in rows if r["variant"] == variant.name and r["dataset"] == name]
-            epe = np.array([r["epe"] for r in group], float)
+            mean = summarise(group)
             lines.append(
                 [
                     variant.name,
-                    f"{epe.mean():.2f}",
-                    f"{np.median(epe):.2f}",
-                    f"{(epe < 3).mean():.0%}",
-                    f"{(epe < 5).mean():.0%}",
-                    f"{np.mean([r['mncc'] for r in group]):.3f}",
-                    f"{np.mean([r['seconds'] for r in group]):.2f}",
+                    *(cell(key, mean[key], 3 if key == "mncc" else 2) for key in HEADINGS),
                 ]
             )
-        Console(width=110).print(console_table(headings, lines, f"{name} val"))
+        Console(width=110).print(console_table(["", *HEADINGS.values()], lines, f"{name} val"))
 
 
 if __name__ == "__main__":

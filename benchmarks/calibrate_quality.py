@@ -12,7 +12,6 @@ A run appends rows to OUT/rows.csv and continues a stopped run.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +24,7 @@ from rich.progress import track
 from scipy.optimize import minimize
 from scipy.stats import rankdata
 from skimage.color import rgb2gray
-from tables import console_table
+from tables import append_row, console_table, read_rows
 
 from napari_busref.data.datasets import load_pairs
 from napari_busref.metrics.registration import Scorer, make_pair, pixel_grid
@@ -64,18 +63,12 @@ def main(
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     path = out / "rows.csv"
-    measured = {tuple(row[name] for name in KEY) for row in _read(path)}
+    measured = {tuple(row[name] for name in KEY) for row in read_rows(path)}
     jobs = [job for job in _jobs(train, val) if job[: len(KEY)] not in measured]
     model = load_model("auto")
     for job in track(jobs, "registering", console=Console(stderr=True)):
-        row = _measure(model, job)
-        new = not path.exists()
-        with path.open("a", newline="") as stream:
-            writer = csv.DictWriter(stream, (*FIELDS, *EVIDENCE))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-    _report(_read(path))
+        append_row(path, _measure(model, job), (*FIELDS, *EVIDENCE))
+    _report(read_rows(path))
 
 
 def _jobs(train: int, val: int) -> Iterator[Job]:
@@ -116,13 +109,6 @@ def _measure(model: torch.nn.Module, job: Job) -> dict[str, object]:
         "inverse_consistency_px": evidence.inverse_consistency_px,
         "excess": quality.edge_excess,
     }
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def _report(rows: list[dict[str, str]]) -> None:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from options import DataRoot, Device, Limit, Threads
+from tables import Row, markdown, publish
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Row = dict[str, Any]
 Pair = tuple[str, "NDArray[Any]", "NDArray[Any]"]
 
 
@@ -54,11 +54,7 @@ def table(summary: Sequence[Row]) -> str:
         lines = [row for row in summary if row["dataset"] == case]
         fusing = [row for row in lines if not row["model"].endswith("only")]
         heads = [f"{m.symbol} {'↑' if m.higher_is_better else '↓'}" for m in METRICS.values()]
-        text = [
-            f"{case}, {lines[0]['n']} pairs\n",
-            "| " + " | ".join(["method", *heads, "seconds"]) + " |",
-            "| --- " * (len(heads) + 2) + "|",
-        ]
+        rows = []
         for row in lines:
             cells = []
             for name, metric in METRICS.items():
@@ -67,8 +63,9 @@ def table(summary: Sequence[Row]) -> str:
                 shown = "" if row[name] is None else f"{row[name]:.4g}"
                 cells.append(f"**{shown}**" if row in fusing and row[name] == best else shown)
             cells.append("" if row["seconds"] is None else f"{row['seconds']:.2f}")
-            text.append("| " + " | ".join([row["model"], *cells]) + " |")
-        blocks.append("\n".join(text))
+            rows.append([row["model"], *cells])
+        blocks.append(f"{case}, {lines[0]['n']} pairs")
+        blocks.append(markdown(["method", *heads, "seconds"], rows))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -78,10 +75,10 @@ def main(
     model: Annotated[
         list[str] | None, typer.Option(help="Models (default: those of the case's task).")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
-    device: str = "cpu",
-    threads: int = 2,
-    data_root: Annotated[Path | None, typer.Option(help="Folder of the data sets.")] = None,
+    limit: Limit = None,
+    device: Device = "cpu",
+    threads: Threads = 2,
+    data_root: DataRoot = None,
 ) -> None:
     """Measure all methods on all cases."""
     unknown = set(case or CASES) - set(CASES)
@@ -113,8 +110,7 @@ def main(
     text = table(summary)
     if missing:
         text += f"\nLeft out: {'; '.join(missing)}\n"
-    (out / "table.md").write_text(text, encoding="utf-8")
-    Console().print(text, markup=False, soft_wrap=True)
+    publish(text, out / "table.md")
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from options import DataRoot, Device, Limit, Threads, parse_seeds
+from tables import Row, markdown, publish
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-Row = dict[str, Any]
 ROWS = ("visible only", "misaligned", "registered", "true warp", "aligned")
 
 
@@ -80,14 +80,14 @@ def table(rows: list[Row]) -> str:
     """Markdown: the mean of every variant."""
     import numpy as np
 
-    lines = ["| fused | EPE before fusing, px | Q_AB/F | SSIM |", "| --- | --- | --- | --- |"]
+    lines = []
     for name in ROWS:
         group = [row for row in rows if row["fused"] == name]
         errors = [row["epe"] for row in group if row["epe"] is not None]
         error = f"{np.mean(errors):.1f}" if errors else ""
         means = [float(np.mean([row[key] for row in group])) for key in ("qabf", "ssim")]
-        lines.append(f"| {name} | {error} | {means[0]:.3f} | {means[1]:.3f} |")
-    return "\n".join(lines) + "\n"
+        lines.append([name, error, *(f"{mean:.3f}" for mean in means)])
+    return markdown(["fused", "EPE before fusing, px", "Q_AB/F", "SSIM"], lines) + "\n"
 
 
 def main(
@@ -98,10 +98,10 @@ def main(
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds of the warps of each pair.")] = "0",
     dataset: str = "roadscene",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
-    device: str = "cpu",
-    threads: int = 2,
-    data_root: Annotated[Path | None, typer.Option(help="Folder of the data sets.")] = None,
+    limit: Limit = None,
+    device: Device = "cpu",
+    threads: Threads = 2,
+    data_root: DataRoot = None,
 ) -> None:
     """Measure all pairs and print the table."""
     from options import set_threads
@@ -123,13 +123,11 @@ def main(
     rows: list[Row] = []
     for name, infrared, visible in load_pairs(dataset, data_root)[:limit]:
         grey = np.rint(luma(visible.astype(float))).astype(np.uint8)
-        for seed in map(int, seeds.split(",")):
+        for seed in parse_seeds(seeds):
             scored = measure(grey, infrared, seed, *networks, device)
             rows += [{"pair": name, "seed": seed} | row for row in scored]
         write_table(rows, out / "rows.csv")
-    text = table(rows)
-    (out / "table.md").write_text(text, encoding="utf-8")
-    Console().print(text, markup=False, soft_wrap=True)
+    publish(table(rows), out / "table.md")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ the reason.
 # Imports here must not load numpy: the number of threads is set first.
 from __future__ import annotations
 
-import csv
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,7 @@ import typer
 from options import DataRoot, Limit, Seeds, Split, Threads, parse_seeds, provenance, set_threads
 from rich.console import Console
 from rich.markup import escape
-from tables import Row, cell, console_table, markdown, wide_console
+from tables import Row, append_row, cell, console_table, markdown, read_rows, wide_console
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,31 +78,15 @@ HEADINGS = {
 }
 
 
-def read_rows(file: Path) -> list[Row]:
-    """Rows of the file. An incomplete last line is removed from it."""
-    if not file.exists():
-        return []
-    text = file.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        file.write_text(whole, encoding="utf-8")
-    rows: list[Row] = [dict(row) for row in csv.DictReader(whole.splitlines())]
+def typed_rows(file: Path) -> list[Row]:
+    """Rows measured so far, with numbers and truth values."""
+    rows: list[Row] = [dict(row) for row in read_rows(file)]
     for row in rows:
         row["seed"] = int(row["seed"])
         row["failed"] = row["failed"] == "True"
         for name in (*SCORES, "seconds"):
             row[name] = float(row[name]) if row[name] else None
     return rows
-
-
-def append_row(file: Path, row: Row) -> None:
-    """Append one row to the file. The first one also writes the header."""
-    first = not file.exists() or not file.stat().st_size
-    with file.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
-        if first:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def best_affine(pair: SyntheticPair) -> NDArray[Any]:
@@ -228,7 +211,7 @@ def measure(
     from napari_busref.metrics.registration import Scorer, make_pair
 
     file = out / "rows.csv"
-    before = read_rows(file)
+    before = typed_rows(file)
     threads = {row["threads"] for row in before} - {str(facts["threads"])}
     if threads:
         raise ValueError(f"--threads {facts['threads']}: {file} has rows of {', '.join(threads)}")
@@ -249,7 +232,8 @@ def measure(
         for method in left:
             row = score(scorer, partial(run[method], pair))
             package = PEERS[method].version() if method in PEERS else ""
-            append_row(file, facts | key | {"method": method, "version": package} | row)
+            key_facts = facts | key | {"method": method, "version": package}
+            append_row(file, key_facts | row, COLUMNS)
             console.print(
                 f"{key['dataset']} {key['pair']} warp {key['seed']} {method}: "
                 f"EPE {row['epe']:.2f} px {row['error']}",
@@ -300,7 +284,7 @@ def report(out: Path, console: Console) -> None:
     """Write table.md, table.csv and errors.png from rows.csv, and print the table."""
     from napari_busref.evaluation import write_table
 
-    rows = read_rows(out / "rows.csv")
+    rows = typed_rows(out / "rows.csv")
     if not rows:
         raise ValueError(f"{out / 'rows.csv'}: has no rows yet")
     table = summary(rows)

@@ -32,7 +32,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from time import perf_counter, sleep, thread_time
+from time import perf_counter, thread_time
 from types import FrameType
 from typing import Any
 
@@ -156,37 +156,30 @@ def _innermost(frame: FrameType | None) -> str:
     return inner if inner == ours or not ours else f"{ours} > {inner}"
 
 
-class Sampler:
-    """Notes what the threads execute while the main thread is late."""
+@contextmanager
+def sampling(record: Record) -> Iterator[None]:
+    """Note what the threads execute while the main thread is late."""
+    main_thread, end = threading.main_thread().ident, threading.Event()
 
-    def __init__(self, record: Record) -> None:
-        self._record = record
-        self._main = threading.main_thread().ident
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._end.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        own, beats = threading.get_ident(), self._record.beats
-        while not self._end.is_set():
-            sleep(0.01)
+    def sample() -> None:
+        while not end.wait(0.01):
             now = perf_counter()
-            if not beats or now - beats[-1].time < LATE:
+            if not record.beats or now - record.beats[-1].time < LATE:
                 continue
             frames = sys._current_frames()
-            main = _innermost(frames.pop(self._main, None))
-            frames.pop(own, None)
-            others = [_innermost(frame) for frame in frames.values()]
-            ours = "; ".join(call for call in others if " > " in call)
-            self._record.notes.append(Note(now, main, ours))
+            main = _innermost(frames.pop(main_thread, None))
+            frames.pop(threading.get_ident(), None)
+            calls = [_innermost(frame) for frame in frames.values()]
+            ours = "; ".join(call for call in calls if " > " in call)
+            record.notes.append(Note(now, main, ours))
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
 
 
 @contextmanager
@@ -195,7 +188,6 @@ def recording(panel: Any) -> Iterator[Record]:
     from qtpy.QtCore import Qt, QTimer
 
     record = Record()
-    sampler = Sampler(record)
 
     def beat() -> None:
         stage = panel.stage.text().split(" · ")[0]
@@ -213,14 +205,13 @@ def recording(panel: Any) -> Iterator[Record]:
     timer.setInterval(BEAT)
     timer.timeout.connect(beat)
     timer.start()
-    sampler.start()
     gc.callbacks.append(collecting)
     try:
-        yield record
+        with sampling(record):
+            yield record
     finally:
         gc.callbacks.remove(collecting)
         timer.stop()
-        sampler.stop()
 
 
 def serve(seconds: float) -> None:

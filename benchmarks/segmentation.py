@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from options import Device, Limit, Threads
+from tables import markdown
 
 
 def main(
@@ -31,9 +33,9 @@ def main(
         list[str] | None, typer.Option(help="Models (default: all, with the baselines).")
     ] = None,
     ignore: Annotated[int, typer.Option(help="Label to ignore.")] = 255,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
-    device: str = "cpu",
-    threads: int = 2,
+    limit: Limit = None,
+    device: Device = "cpu",
+    threads: Threads = 2,
 ) -> None:
     """Print the table."""
     from options import set_threads
@@ -80,12 +82,12 @@ def main(
         samples = (tuple(part.to(device) for part in scene) for scene in islice(scenes, limit))
         rows[name] = class_ious(constraint, method, samples)  # type: ignore[arg-type]
     classes = list(next(iter(rows.values())))
-    typer.echo("| " + " | ".join(["", "mean IoU", *(f"class {c}" for c in classes)]) + " |")
-    typer.echo("| --- " * (len(classes) + 2) + "|")
+    table = []
     for name, found in rows.items():
         mean = sum(found.values()) / len(found)
         cells = [f"{value:.3f}" for value in (mean, *found.values())]
-        typer.echo("| " + " | ".join([name, *cells]) + " |")
+        table.append([name, *cells])
+    typer.echo(markdown(["", "mean IoU", *(f"class {c}" for c in classes)], table))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Tables of results on the console and in Markdown."""
+"""Tables of results: CSV files that runs append to, Markdown, and the console."""
 
 # Imports here must not load numpy: the number of threads is set first.
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +13,27 @@ from rich.markup import escape
 from rich.table import Table
 
 Row = dict[str, Any]
+
+
+def read_rows(file: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file, if it exists. An incomplete last line is removed from the file."""
+    if not file.exists():
+        return []
+    text = file.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        file.write_text(whole, encoding="utf-8")
+    return list(csv.DictReader(whole.splitlines()))
+
+
+def append_row(file: Path, row: Row, columns: Sequence[str]) -> None:
+    """Append one row to a CSV file. The first one also writes the header."""
+    first = not file.exists() or not file.stat().st_size
+    with file.open("a", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+        if first:
+            writer.writeheader()
+        writer.writerow(row)
 
 
 def cell(name: str, value: Any, decimals: int = 2) -> str:
@@ -27,6 +50,12 @@ def markdown(headings: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
     headings = list(headings)
     lines = (headings, ["---"] * len(headings), *rows)
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def publish(text: str, file: Path) -> None:
+    """Write a Markdown page and print it."""
+    file.write_text(text, encoding="utf-8")
+    Console().print(text, markup=False, soft_wrap=True)
 
 
 def console_table(

@@ -36,8 +36,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from options import DataRoot, Device, Limit, Split, Threads, parse_seeds, set_threads
-from rich.console import Console
-from tables import Row, cell, markdown
+from tables import Row, cell, markdown, publish
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -251,9 +250,7 @@ def main(
             rows.append({"dataset": name, "pair": pair} | measured[-1])
             write_table(rows, out / "rows.csv")
         summaries[f"{name} {split}"] = summary(measured)
-    text = table(summaries)
-    (out / "table.md").write_text(text, encoding="utf-8")
-    Console().print(text, markup=False, soft_wrap=True)
+    publish(table(summaries), out / "table.md")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ Brightness is in 0..1, the Y channel for colour images.
 # Imports here must not load numpy: the number of threads is set first.
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from options import DataRoot, Device, Limit, Threads
+from tables import markdown
 
 from fusion import CASES
 
@@ -41,10 +42,10 @@ def main(
     model: Annotated[
         list[str] | None, typer.Option(help="Models (default: the task's, then the baselines).")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
-    device: str = "cpu",
-    threads: int = 2,
-    data_root: Annotated[Path | None, typer.Option(help="Folder of the data sets.")] = None,
+    limit: Limit = None,
+    device: Device = "cpu",
+    threads: Threads = 2,
+    data_root: DataRoot = None,
 ) -> None:
     """Print the table."""
     if case not in CASES:
@@ -81,11 +82,11 @@ def main(
         "visible bright": (visible > BRIGHT) & (infrared < visible - MIN_DIFFERENCE),
         "infrared bright": (infrared > BRIGHT) & (visible < infrared - MIN_DIFFERENCE),
     }
-    typer.echo("| " + " | ".join(["", "area", *means]) + " |")
-    typer.echo("| --- " * (len(means) + 2) + "|")
+    rows = []
     for kind, where in kinds.items():
         cells = [f"{row[where].mean():.2f}" if where.any() else "" for row in means.values()]
-        typer.echo("| " + " | ".join([kind, f"{where.mean():.1%}", *cells]) + " |")
+        rows.append([kind, f"{where.mean():.1%}", *cells])
+    typer.echo(markdown(["", "area", *means], rows))
 
 
 if __name__ == "__main__":

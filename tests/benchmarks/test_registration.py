@@ -127,12 +127,12 @@ def test_goes_on_where_it_stopped(bench, data, tmp_path):
     first = list(tasks(bench, data))[:1]
     bench.measure(tmp_path, run, iter(first), FACTS, QUIET)
     done = file.read_text()
-    assert len(bench.read_rows(file)) == 2
+    assert len(bench.typed_rows(file)) == 2
     file.write_text(done + "vis-nir-affine,val,b,0,iden")  # a run that was ended while it wrote
     bench.measure(tmp_path, run, tasks(bench, data), FACTS, QUIET)
     text = file.read_text()
     assert text.startswith(done)
-    rows = bench.read_rows(file)
+    rows = bench.typed_rows(file)
     assert [(row["pair"], row["method"]) for row in rows] == [
         (pair, method) for pair in "ab" for method in run
     ]
@@ -153,7 +153,7 @@ def test_failed_methods_score_as_the_pair_was_left(bench, wrong):
 
 def test_measures_a_model_of_ours(bench, data, tmp_path):
     bench.measure(tmp_path, bench.callers([], ["identity"]), tasks(bench, data), FACTS, QUIET)
-    rows = bench.read_rows(tmp_path / "rows.csv")
+    rows = bench.typed_rows(tmp_path / "rows.csv")
     for row, (_, draw) in zip(rows, tasks(bench, data), strict=True):
         pair = draw()
         assert row["epe"] == pytest.approx(Scorer(pair)(pixel_grid(SHAPE))["epe"], abs=0.01)
@@ -174,7 +174,7 @@ def test_report(bench, tmp_path):
             row = dict.fromkeys(bench.SCORES, 0.25) | {"epe": epe, "seconds": 2.0}
             key = {"dataset": "roadscene", "split": "val", "pair": pair, "seed": 0}
             failed = {"method": method, "failed": (pair, method) == ("b", "good")}
-            bench.append_row(tmp_path / "rows.csv", FACTS | key | row | failed)
+            bench.append_row(tmp_path / "rows.csv", FACTS | key | row | failed, bench.COLUMNS)
     bench.report(tmp_path, QUIET)
     with (tmp_path / "table.csv").open() as stream:
         good, identity = csv.DictReader(stream)
