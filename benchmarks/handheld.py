@@ -70,14 +70,13 @@ def pairs(
 
 def edges(grey: Grey, mask: Mask) -> Mask:
     """The strongest edges within a mask, a fixed share of its pixels."""
-    inside: Mask = ndimage.binary_erosion(mask, iterations=4, border_value=1)
+    inside = ndimage.binary_erosion(mask, iterations=4, border_value=1)
     if not inside.any():
         return inside
     gradient = ndimage.gaussian_gradient_magnitude(grey, BLUR, mode="nearest")[inside]
     # 8: canny applies its thresholds to a Sobel filter without normalisation
     certain, possible = (8 * float(np.quantile(gradient, 1 - share)) for share in EDGES)
-    found: Mask = canny(grey, BLUR, possible, certain, mask=inside, mode="nearest")
-    return found
+    return canny(grey, BLUR, possible, certain, mask=inside, mode="nearest")
 
 
 def draw(visible: Grey, thermal: Grey, mask: Mask, width: int) -> NDArray[np.uint8]:
@@ -119,8 +118,7 @@ def draw(visible: Grey, thermal: Grey, mask: Mask, width: int) -> NDArray[np.uin
 def equalised(image: NDArray[Any]) -> Grey:
     """Grey values in [0, 1] with locally equalised contrast."""
     grey = image.astype(np.float32) / 255
-    result: Grey = equalize_adapthist(luma(grey) if grey.ndim == 3 else grey).astype(np.float32)
-    return result
+    return equalize_adapthist(luma(grey) if grey.ndim == 3 else grey).astype(np.float32)
 
 
 def facts(name: str, result: RegistrationResult, seconds: float) -> Row:

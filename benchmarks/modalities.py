@@ -121,16 +121,14 @@ def blur(image: NDArray[Any]) -> NDArray[Any]:
     """Gaussian, sigma 2 px."""
     from scipy import ndimage
 
-    blurred: NDArray[Any] = ndimage.gaussian_filter(image, (2, 2) + (0,) * (image.ndim - 2))
-    return blurred
+    return ndimage.gaussian_filter(image, (2, 2) + (0,) * (image.ndim - 2))
 
 
 def degraded(how: str, image: NDArray[Any]) -> NDArray[Any]:
     """Apply the function of this name in `degrade.py`."""
     import degrade
 
-    result: NDArray[Any] = getattr(degrade, how)(image)
-    return result
+    return getattr(degrade, how)(image)
 
 
 def everything(image: NDArray[Any]) -> NDArray[Any]:
@@ -179,6 +177,14 @@ def far(title: str, search: str, **warp: Any) -> Case:
     return Case(f"{search}: {title}", both, warp=affine | warp, search=search)
 
 
+DEGRADED = {
+    "noise": "noise of 0.1",
+    "motion": "blurred along 13 px",
+    "hot-object": "a hot object, contrast / 4",
+    "overlay": "cross hair, marks and scale",
+    "bars": "grey bars above and below",
+    "rainbow": "false colours",
+}
 CASES = {
     "stains": Case("two stains of a tissue section", stains),
     "mri-pet": Case("MRI, PET", partial(slices, "mri-pet")),
@@ -193,16 +199,10 @@ CASES = {
     "coarser": Case("photograph, pixels of twice the size", photographs, pixels=0.5),
     "thermal-finer": Case("visible, thermal, pixels of half the size", thermal, pixels=2.0),
     "thermal-coarser": Case("visible, thermal, pixels of twice the size", thermal, pixels=0.5),
-    "noise": Case("infrared, noise of 0.1", both, degrade=partial(degraded, "noise")),
-    "motion": Case("infrared, blurred along 13 px", both, degrade=partial(degraded, "motion")),
-    "hot-object": Case(
-        "infrared, a hot object, contrast / 4", both, degrade=partial(degraded, "hot_object")
-    ),
-    "overlay": Case(
-        "infrared, cross hair, marks and scale", both, degrade=partial(degraded, "overlay")
-    ),
-    "bars": Case("infrared, grey bars above and below", both, degrade=partial(degraded, "bars")),
-    "rainbow": Case("infrared, false colours", both, degrade=partial(degraded, "rainbow")),
+    **{
+        name: Case(f"infrared, {title}", both, degrade=partial(degraded, name.replace("-", "_")))
+        for name, title in DEGRADED.items()
+    },
     "round": Case("infrared, round field of view", both, partial(degraded, "round_field")),
     "coarse": Case("infrared, pixels of six times the size", both, pixels=1 / 6),
     "near-turned": far("to 15°, 0.8 to 1.25", "near", rotation_deg=15.0, scale=(0.8, 1.25)),
@@ -266,8 +266,7 @@ def as_warped(source: NDArray[Any], moving: Sequence[int], warped: Sequence[int]
     import numpy as np
 
     shrink = (np.asarray(warped[:2]) / moving[:2])[:, None, None]
-    converted: NDArray[Any] = (source + 0.5) * shrink - 0.5
-    return converted
+    return (source + 0.5) * shrink - 0.5
 
 
 def measure(case: str, aligned: Aligned, seed: int, model: nn.Module, device: str) -> Row:

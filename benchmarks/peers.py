@@ -213,8 +213,7 @@ def ants(fixed: Image, moving: Image) -> Source:
         )
         # transforms that warp the moving image map points from fixed to moving
         moved = antspy.apply_transforms_to_points(2, points, found["fwdtransforms"])
-    source: Source = moved[["x", "y"]].to_numpy(np.float64).T.reshape(positions.shape)
-    return source
+    return moved[["x", "y"]].to_numpy(np.float64).T.reshape(positions.shape)
 
 
 PEERS: dict[str, Peer] = {
@@ -235,8 +234,7 @@ def nonempty(moving: Image) -> NDArray[np.bool_]:
 
 def _away_from_border(valid: NDArray[np.bool_], sigma: float) -> NDArray[np.bool_]:
     """True where scipy's filters of this sigma, cut at 4 sigma, do not reach the empty border."""
-    away: NDArray[np.bool_] = ndi.minimum_filter(valid, 2 * round(4 * sigma) + 1)
-    return away
+    return ndi.minimum_filter(valid, 2 * round(4 * sigma) + 1)
 
 
 def edge_image(image: Image, sigma: float, valid: NDArray[np.bool_] | None = None) -> Image:

@@ -49,19 +49,8 @@ MODELS = ("auto", "busref", "superfusion")
 ORACLE = "best-affine"
 KEY = ("dataset", "split", "pair", "seed", "method")
 SCORES = ("epe", "epe_median_px", "epe_p95", "ncc", "mse", "mncc", "mmse", "mask_fraction")
-COLUMNS = (
-    *KEY,
-    *SCORES,
-    "seconds",
-    "failed",
-    "error",
-    "quality",
-    "reliable",
-    "threads",
-    "version",
-    "commit",
-    "machine",
-)
+FACTS = ("failed", "error", "quality", "reliable", "threads", "version", "commit", "machine")
+COLUMNS = (*KEY, *SCORES, "seconds", *FACTS)
 HEADINGS = {
     "method": "method",
     "n": "pairs",

@@ -28,7 +28,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -281,37 +281,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"opened": cost, "idle": summary(idle), "runs": runs, "garbage": garbage}
 
 
-@dataclass(frozen=True)
-class Click:
-    """One click on Cancel.
-
-    Attributes
-    ----------
-    keep : str
-        The setting: "nothing" or "best".
-    after : float
-        Seconds after the start of the run.
-    stage : str
-        Text of the panel.
-    idle : float
-        Seconds from the click until the panel was idle and the window drawn.
-    complete : float
-        Seconds from the click until all layers existed.
-    ended : float
-        Seconds from the click until the thread ended; the panel does not wait for it.
-    kept : bool
-        Whether there are results.
-    """
-
-    keep: str
-    after: float
-    stage: str
-    idle: float
-    complete: float
-    ended: float
-    kept: bool
-
-
 def timeline(panel: Any) -> list[tuple[float, int]]:
     """Run to the end; seconds and values of the progress bar whenever it moved."""
     moved: list[tuple[float, int]] = []
@@ -339,8 +308,13 @@ def moments(moved: Sequence[tuple[float, int]], count: int) -> list[tuple[int, f
     return found
 
 
-def click(panel: Any, keep: str, moment: tuple[int, float]) -> Click | None:
-    """Start a run and cancel it; None if it finished before the click."""
+def click(panel: Any, keep: str, moment: tuple[int, float]) -> dict[str, Any] | None:
+    """Start a run and cancel it; None if it finished before the click.
+
+    The click comes ``after`` seconds. Seconds from the click: ``idle`` until the panel is idle and
+    the window drawn, ``complete`` until all layers exist, ``ended`` until the thread ends, for
+    which the panel does not wait. ``kept`` is True when there are results.
+    """
     from qtpy.QtCore import QThreadPool
 
     value, further = moment
@@ -367,8 +341,9 @@ def click(panel: Any, keep: str, moment: tuple[int, float]) -> Click | None:
         serve(0.02)
     ended = perf_counter() - pressed
     serve(0.5)
-    times = (round(seconds, 3) for seconds in (idle, complete, ended))
-    return Click(keep, round(after, 2), stage, *times, panel.result is not None)
+    times = {"idle": round(idle, 3), "complete": round(complete, 3), "ended": round(ended, 3)}
+    kept = panel.result is not None
+    return {"keep": keep, "after": round(after, 2), "stage": stage, **times, "kept": kept}
 
 
 def measure_cancelling(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -386,8 +361,8 @@ def measure_cancelling(arguments: argparse.Namespace) -> dict[str, Any]:
         ]
         sizes[str(size)] = {
             "whole_run": round(moved[-1][0], 1),
-            "first": None if first is None else asdict(first),
-            "clicks": [asdict(one) for one in clicks if one is not None],
+            "first": first,
+            "clicks": [one for one in clicks if one is not None],
         }
         viewer.close()
         serve(0.5)

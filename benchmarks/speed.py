@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -48,12 +49,10 @@ def _call(
     model: Any = load_model(name, kind=kind, device=device)
     parameters = sum(p.numel() for p in model.parameters())
     if kind == "registration":
-        return lambda: register(
-            sample.fixed, sample.moving, model=model, device=device
-        ), parameters
-    return lambda: fuse(
-        sample.fixed, sample.aligned, model=model, device=device, precision=precision
-    ), parameters
+        call = partial(register, sample.fixed, sample.moving)
+    else:
+        call = partial(fuse, sample.fixed, sample.aligned, precision=precision)
+    return partial(call, model=model, device=device), parameters
 
 
 def measure(kind: str, name: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -24,7 +24,7 @@ QUIET = Console(quiet=True)
 
 @pytest.fixture(scope="module")
 def folder():
-    """The folder of benchmarks on the path, as for a script that runs there."""
+    """Put the folder of benchmarks on the path, as for its scripts."""
     path = Path(__file__).resolve().parents[2] / "benchmarks"
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(path))
@@ -43,7 +43,7 @@ def bench(folder, peers) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """A data set of two small aligned pairs under the name of a known one."""
+    """Two small aligned pairs under the name of a known data set."""
     root = tmp_path_factory.mktemp("data") / "vis-nir"
     for kind in ("infrared", "visible"):
         (root / kind).mkdir(parents=True)
@@ -77,7 +77,7 @@ def test_tool_finds_a_small_warp_of_one_modality(peers, name):
     if reason := peers.PEERS[name].missing():
         pytest.skip(reason)
     grey = luma(thermal_scene(1, (192, 256)).fixed.astype(np.float32) / 255)
-    # rows and columns move differently, so that swapped axes or directions cannot pass
+    # rows and columns move differently: swapped axes or directions must fail
     pair = make_pair(
         grey, grey, 3, rotation_deg=3, scale=(0.97, 1.03), translation=0.05, elastic=(0.0, 0.005)
     )
@@ -128,7 +128,7 @@ def test_goes_on_where_it_stopped(bench, data, tmp_path):
     bench.measure(tmp_path, run, iter(first), FACTS, QUIET)
     done = file.read_text()
     assert len(bench.typed_rows(file)) == 2
-    file.write_text(done + "vis-nir-affine,val,b,0,iden")  # a run that was ended while it wrote
+    file.write_text(done + "vis-nir-affine,val,b,0,iden")  # a run that stopped while it wrote
     bench.measure(tmp_path, run, tasks(bench, data), FACTS, QUIET)
     text = file.read_text()
     assert text.startswith(done)
@@ -181,7 +181,7 @@ def test_report(bench, tmp_path):
     assert (good["method"], identity["method"]) == ("good", "identity")
     assert float(good["epe_mean"]) == 2 and float(good["epe_largest"]) == 3.5
     assert (good["n"], good["failures"]) == ("2", "1")
-    assert float(good["share_below_5px"]) == 0.5  # the failed pair is below no limit
+    assert float(good["share_below_5px"]) == 0.5  # a failed pair counts as above every limit
     text = (tmp_path / "table.md").read_text()
     assert "threads: 1" in text and "commit abc" in text
     assert "| good | 2 | 1 | 2.00 | 2.00 | 3.50 | 50 | 50 | 50 | 0.25 | 0.2500 | 2.00 |" in text

@@ -20,7 +20,7 @@ SHAPE = (64, 96)
 
 @pytest.fixture(scope="module")
 def folder():
-    """The folder of benchmarks on the path, as for a script that runs there."""
+    """Put the folder of benchmarks on the path, as for its scripts."""
     path = Path(__file__).resolve().parents[2] / "benchmarks"
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(path))
@@ -34,7 +34,7 @@ def handheld(folder) -> ModuleType:
 
 @pytest.fixture
 def modalities(folder, monkeypatch) -> ModuleType:
-    # the other tests keep their threads
+    # do not change the number of threads of other tests
     module = importlib.import_module("modalities")
     monkeypatch.setattr(module, "set_threads", lambda count: None)
     return module
@@ -66,7 +66,7 @@ def read(file: Path) -> list[dict[str, str]]:
 
 
 def smooth(shape: tuple[int, int]) -> np.ndarray:
-    """A picture that survives being made smaller."""
+    """A smooth picture, which can be reduced without loss."""
     noise = ndimage.gaussian_filter(np.random.default_rng(0).random(shape), 5)
     low, high = noise.min(), noise.max()
     return np.uint8(255 * (0.2 + 0.8 * (noise - low) / (high - low)))
@@ -80,7 +80,7 @@ def counts(picture: np.ndarray) -> dict[str, int]:
 def test_edges_that_coincide_are_yellow(handheld):
     square = np.full(SHAPE, 0.2, np.float32)
     square[20:44, 30:66] = 0.7
-    square[21:43, 31:65] = 0.8  # steepest at one pixel and not between two
+    square[21:43, 31:65] = 0.8  # steepest at one pixel, not between two
     everywhere = np.ones(SHAPE, bool)
     same = counts(handheld.draw(square, 1 - square, everywhere, SHAPE[1]))
     assert same["yellow"] > 90 and same["red"] == same["green"] == 0
@@ -127,26 +127,25 @@ def test_pixels_of_another_size_are_scored_where_they_are(modalities, pixels):
     assert moving.shape == (round(81 * pixels), 120 * pixels)
     truth = pair.warp.true_source()
     factor = np.array(moving.shape)[:, None, None] / np.array([81, 120])[:, None, None]
-    there = (truth + 0.5) * factor - 0.5
+    resized = (truth + 0.5) * factor - 0.5
     inside = ndimage.binary_erosion(pair.mask, iterations=8)  # the warp leaves a black border
 
     def difference(at):
         return np.abs(ndimage.map_coordinates(moving, at, order=1) - pair.aligned)[inside].mean()
 
-    # the content lies there, and half a pixel beside it does not
-    assert difference(there) < 0.01 and difference(there) < 0.5 * difference(there + 0.5)
-    back = modalities.as_warped(there, moving.shape, pair.aligned.shape)
-    assert Scorer(pair)(back)["epe"] < 0.02
+    # the content differs by less there than half a pixel beside it
+    assert difference(resized) < 0.01 and difference(resized) < 0.5 * difference(resized + 0.5)
+    source = modalities.as_warped(resized, moving.shape, pair.aligned.shape)
+    assert Scorer(pair)(source)["epe"] < 0.02
 
 
 def test_second_image_is_altered_before_it_is_warped(modalities):
     aligned = ("", smooth(SHAPE), smooth(SHAPE))
     plain = modalities.draw(modalities.CASES["itself"], aligned, 2)[1]
     inverted = modalities.draw(modalities.CASES["inverted"], aligned, 2)[1]
-    seen = (plain > 0) & (inverted > 0)
-    seen = ndimage.binary_erosion(seen, iterations=2)
-    np.testing.assert_allclose(inverted[seen], 1 - plain[seen], atol=1e-6)
-    assert (inverted[plain == 0] == 0).all()  # what the warp left empty is not inverted
+    inside = ndimage.binary_erosion((plain > 0) & (inverted > 0), iterations=2)
+    np.testing.assert_allclose(inverted[inside], 1 - plain[inside], atol=1e-6)
+    assert (inverted[plain == 0] == 0).all()  # the empty border of the warp is not inverted
     gamma = modalities.draw(modalities.CASES["gamma-0.4"], aligned, 2)[0].aligned
     np.testing.assert_allclose(gamma, (aligned[2] / 255) ** 0.4)
     both = modalities.draw(modalities.CASES["everything"], aligned, 2)[0].aligned
@@ -157,14 +156,14 @@ def test_second_image_is_altered_before_it_is_warped(modalities):
 @pytest.mark.parametrize(
     "name", ["noise", "motion", "hot-object", "overlay", "bars", "rainbow", "round"]
 )
-def test_spoilt_pictures(modalities, name):
+def test_degraded_pictures(modalities, name):
     aligned = ("", smooth((120, 160)), smooth((120, 160)))
     plain, whole = modalities.draw(modalities.CASES["itself"], aligned, 2)
     pair, moving = modalities.draw(modalities.CASES[name], aligned, 2)
     grey = moving if moving.ndim == 2 else moving.mean(-1)
     assert grey.shape == whole.shape and 0 <= grey.min() and grey.max() <= 1
     assert np.abs(grey - whole).mean() > 0.01
-    if name == "round":  # what is black beyond the circle is not scored
+    if name == "round":  # the black border outside the circle is not scored
         assert 0.4 < pair.mask.sum() / plain.mask.sum() < 0.8
     else:
         assert (pair.mask == plain.mask).all()
