@@ -227,3 +227,66 @@ def test_fill_invalid():
     assert np.array_equal(filled, np.minimum(grey, 5))
     assert grey.max() == 9
     assert fill_invalid(grey, np.zeros_like(valid)) is grey
+
+
+def temperatures():
+    """A smooth scene of 10 to 35 degrees."""
+    scene = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((120, 160)), 4)
+    return 10 + 25 * (scene - scene.min()) / np.ptp(scene)
+
+
+def disc(share, shape=(120, 160)):
+    """A disc that covers a share of the image."""
+    rows, cols = np.indices(shape)
+    return np.hypot(rows - 40, cols - 90) < np.sqrt(share * shape[0] * shape[1] / np.pi)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "u2"])
+@pytest.mark.parametrize("share", [0.0005, 0.015, 0.05])
+@pytest.mark.parametrize("value", [-273.15, -40.0, 100.0, 1200.0])
+def test_a_hot_or_cold_object_changes_the_rest_by_three_grey_levels_at_most(dtype, share, value):
+    unit, offset = (1, 0) if np.dtype(dtype).kind == "f" else (20, 300)
+    plain, spot = temperatures(), disc(share)
+    hot = np.where(spot, value, plain)
+    before, after = (
+        prepare((unit * (x + offset)).astype(dtype), "moving").grey for x in (plain, hot)
+    )
+    assert 255 * np.abs(after - before)[~spot].max() <= 3
+    brightest = after[spot].min() >= after[~spot].max()
+    darkest = after[spot].max() <= after[~spot].min()
+    assert brightest if value > 35 else darkest
+
+
+def test_outliers_keep_their_order():
+    image = temperatures()
+    image[:4] = np.linspace(80, 200, 160)
+    image[-4:] = np.linspace(-200, -90, 160)
+    grey = prepare(image, "moving").grey
+    assert (np.diff(grey[0]) > 0).all()
+    assert (np.diff(grey[-1]) > 0).all()
+    assert grey[0].min() == pytest.approx(1 - 2 / 255, abs=0.01)
+    assert (grey.min(), grey.max()) == (0, 1)
+    order = np.argsort(image, axis=None)
+    assert (np.diff(grey.reshape(-1)[order]) >= 0).all()
+
+
+def test_a_long_tail_is_no_outlier():
+    """Exponential values are stretched from percentile to percentile."""
+    image = np.random.default_rng(0).exponential(100, (200, 200))
+    low, high = np.percentile(image, (0.1, 99.9))
+    prepared = prepare(image, "fixed")
+    assert (prepared.low, prepared.high) == (low, high)
+    expected = np.clip((image - low) / (high - low), 0, 1).astype(np.float32)
+    assert np.array_equal(prepared.grey, expected)
+
+
+def test_a_hot_object_does_not_darken_the_fused_picture():
+    from napari_busref import fuse
+
+    plain, spot = temperatures(), disc(0.015)
+    visible = np.uint8(255 * ramp(plain.shape))
+    fused = [
+        fuse(visible, image, model="average", device="cpu").fused.astype(float)
+        for image in (plain, np.where(spot, 100.0, plain))
+    ]
+    assert np.abs(fused[1] - fused[0])[~spot].max() <= 3

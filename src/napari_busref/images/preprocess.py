@@ -18,6 +18,11 @@ LUMA = (0.299, 0.587, 0.114)  # Y of YCbCr, ITU-R BT.601
 MIN_SIZE = 16
 _PERCENTILES = (0.1, 99.9)
 _MAX_SAMPLES = 1 << 20  # pixels for the percentiles, at most
+_BULK = (10, 90)  # percentiles of the bulk: up to a tenth of the pixels may lie outside, each side
+_FENCE = 1.0  # outliers are this many widths of the bulk away from it
+_ISOLATION = 4  # and this many times as many as the pixels in the farther half of that distance
+_RARE = 2e-4  # share of the pixels; fewer outliers hardly move the percentiles
+_SHOULDER = 2 / 255  # grey range of the outliers of each side
 _MAX_FLOAT64 = 1e300  # differences of larger float64 values overflow
 
 
@@ -32,7 +37,8 @@ class Prepared:
     valid : ndarray of bool, shape (H, W)
         Pixels that hold content.
     low, high : float
-        Image values that map to 0 and 1. Equal when the image is constant.
+        Ends of the linear part of the mapping, in image values: they map to 0 and 1, or to
+        2/255 inside a shoulder. Equal when the image is constant.
     """
 
     grey: NDArray[np.float32]
@@ -129,8 +135,10 @@ def prepare(
 
     bool and uint8 images keep their scale (0..255 becomes 0..1). So do floats that all lie in
     [0, 1]. Other values are stretched from their 0.1 to their 99.9 percentile, over all colour
-    channels together, and clipped; if they are constant they become 0. Colour becomes luma
-    (ITU-R BT.601).
+    channels together, and clipped; if they are constant they become 0. Outliers, such as a hot
+    object, stuck pixels or a sentinel value, do not take part in the percentiles. They share a
+    soft shoulder of 2 grey levels of 255 at their end of the range, in their order (see `Scale`).
+    Colour becomes luma (ITU-R BT.601).
 
     Parameters
     ----------
@@ -164,13 +172,62 @@ def prepare(
         inside = valid & ~empty_border(array, name)
         valid = inside if inside.any() else valid
     colours = array[..., :3] if array.ndim == 3 else array
-    low, high = _range(colours, valid)
+    scale = _scale(colours, valid)
     work = np.dtype(np.float32 if array.dtype.itemsize <= 2 else np.float64)
     kept = np.where(valid if array.ndim == 2 else valid[..., None], colours, 0).astype(work)
-    values = (kept - work.type(low)) / work.type(high - low if high > low else 1)
+    values = scale(kept)
     grey = np.clip(luma(values) if array.ndim == 3 else values, 0, 1).astype(np.float32)
     grey[~valid] = 0
-    return Prepared(grey, valid, low, high)
+    return Prepared(grey, valid, scale.low, scale.high)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Monotone mapping of image values to grey values.
+
+    Without outliers it is linear from ``low`` to ``high``. With outliers above, ``low`` to
+    ``high`` takes 2 grey levels of 255 less. ``high`` to ``top`` takes these, by a curve
+    ``2 t / (1 + t)`` for t from 0 to 1. Outliers below do the same at the other end.
+
+    Attributes
+    ----------
+    low, high : float
+        Ends of the linear part. Equal when the image is constant.
+    bottom, top : float or None
+        Values that map to 0 and 1 where there are outliers.
+    """
+
+    low: float
+    high: float
+    bottom: float | None = None
+    top: float | None = None
+
+    def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Map float values, without clipping; the result has their number type."""
+        kind = values.dtype.type
+        linear = (values - kind(self.low)) / kind(self.high - self.low or 1)
+        if self.bottom is None and self.top is None:
+            return linear
+        start = 0.0 if self.bottom is None else _SHOULDER
+        end = 1.0 if self.top is None else 1 - _SHOULDER
+        mapped = kind(start) + kind(end - start) * (
+            linear if self.top is None else linear.clip(max=1)
+        )
+        if self.bottom is not None:
+            mapped = np.maximum(mapped, kind(start)) - _shoulder(
+                self.low - values, self.low - self.bottom
+            )
+        if self.top is not None:
+            mapped = mapped + _shoulder(values - self.high, self.top - self.high)
+        result: NDArray[Any] = mapped.astype(values.dtype)
+        return result
+
+
+def _shoulder(beyond: NDArray[Any], width: float) -> NDArray[Any]:
+    """Grey range that values take that lie ``beyond`` an end of the linear part."""
+    t = (beyond / beyond.dtype.type(width)).clip(0, 1)
+    result: NDArray[Any] = beyond.dtype.type(_SHOULDER) * (2 * t / (1 + t))
+    return result
 
 
 def luma(colours: NDArray[Any]) -> NDArray[Any]:
@@ -260,18 +317,51 @@ def _usable_limit(dtype: np.dtype[Any]) -> float:
     return _MAX_FLOAT64 if dtype.itemsize >= 8 else float("inf")
 
 
-def _range(colours: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[float, float]:
-    """Image values that map to 0 and 1."""
+def _scale(colours: NDArray[Any], valid: NDArray[np.bool_]) -> Scale:
+    """Find the mapping of an image's values."""
     if colours.dtype.kind == "b":
-        return 0.0, 1.0
+        return Scale(0.0, 1.0)
     if colours.dtype == np.uint8:
-        return 0.0, 255.0
+        return Scale(0.0, 255.0)
     values = colours[valid]
     smallest, largest = float(values.min()), float(values.max())
     if colours.dtype.kind == "f" and smallest >= 0 and largest <= 1:
-        return 0.0, 1.0
+        return Scale(0.0, 1.0)
     step = -(-values.size // _MAX_SAMPLES)
-    low, high = np.percentile(values.reshape(-1)[::step].astype(np.float64), _PERCENTILES)
-    if high > low:
-        return float(low), float(high)
-    return smallest, largest  # nearly all pixels are equal
+    sample = values.reshape(-1)[::step].astype(np.float64)
+    low, high = np.percentile(sample, _PERCENTILES)
+    if not high > low:
+        return Scale(smallest, largest)  # nearly all pixels are equal
+    below, above = _outliers(sample)
+    if not (below.any() or above.any()):
+        return Scale(float(low), float(high))
+    low, high = np.percentile(sample[~(below | above)], _PERCENTILES)
+    return Scale(
+        float(low),
+        float(high),
+        smallest if below.any() else None,
+        largest if above.any() else None,
+    )
+
+
+def _outliers(sample: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Find values far below and far above the bulk, with hardly any value between.
+
+    A long tail is no outlier: at any distance it has as many values before as beyond.
+    """
+    first, last = np.percentile(sample, _BULK)
+    fence = _FENCE * (last - first)
+    found = []
+    for distance in (first - sample, sample - last):
+        limit = np.inf
+        tail = np.sort(distance[distance > fence / 2])
+        if fence > 0 and tail.size and tail[-1] > fence:
+            steps = np.ceil(2 * np.log2(tail[-1] / fence))
+            limits = fence * 2 ** (np.arange(steps) / 2)
+            before, until = np.searchsorted(tail, [limits / 2, limits], side="right")
+            outside = tail.size - until
+            isolated = (outside > _ISOLATION * (until - before)) & (outside >= _RARE * sample.size)
+            if isolated.any():
+                limit = limits[np.argmax(isolated)]
+        found.append(distance > limit)
+    return found[0], found[1]
