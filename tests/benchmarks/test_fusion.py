@@ -84,6 +84,25 @@ def test_all_methods_stand_in_one_table(scripts: dict[str, ModuleType], data, tm
         scripts["fusion"].main(tmp_path, case=["moon"])
 
 
+def test_models_are_compared_with_the_pyramid(scripts: dict[str, ModuleType], data, tmp_path):
+    cases = ["roadscene-dark", "roadscene-both-dark"]
+    scripts["fusion"].main(tmp_path, case=cases, model=["average"], threads=1, data_root=data)
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    rows = {(r["dataset"], r["model"]): r for r in read(tmp_path / "table.csv")}
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines()]
+    for case in cases:
+        (line,) = (cells for cells in lines if cells[:2] == [case, "average"])
+        gains = [
+            float(rows[case, "average"][name]) - float(rows[case, "laplacian"][name])
+            for name in scripts["fusion"].BOUNDS
+        ]
+        assert [cell.strip("*") for cell in line[2:]] == [f"{gain:+.3f}" for gain in gains]
+        assert line[2].startswith("**-")  # the mean of both has weak edges
+        assert not line[6].startswith("**")  # and no artefacts
+    night = scripts["fusion"].dark(data)[0][2]
+    assert night.max() <= 90 and night.dtype == np.uint8
+
+
 def test_the_right_answer_of_a_made_pair_is_the_photograph(
     scripts: dict[str, ModuleType], monkeypatch, capsys
 ):
