@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from numpy.typing import ArrayLike
 
 from napari_busref.fusion import FusionResult, fuse
+from napari_busref.images.nodata import NoData
 from napari_busref.registration import RegistrationResult, register
 from napari_busref.runtime.progress import Cancelled, Progress, Reporter
 from napari_busref.transforms.transform import Transform
@@ -55,6 +56,7 @@ def register_and_fuse(
     initial: Transform | tuple[ArrayLike, ArrayLike] | None = None,
     fixed_mask: ArrayLike | None = None,
     moving_mask: ArrayLike | None = None,
+    nodata: NoData = "auto",
     on_cancel: Literal["raise", "best"] = "raise",
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
@@ -75,6 +77,8 @@ def register_and_fuse(
         For the fusion, see `napari_busref.fuse`.
     search, refine, transform, initial, fixed_mask, moving_mask
         For the registration, see `napari_busref.register`.
+    nodata : float, "auto" or None
+        For both steps, see `napari_busref.register`.
     device : str or torch.device
         For both steps.
     on_cancel : str
@@ -108,6 +112,7 @@ def register_and_fuse(
         initial=initial,
         fixed_mask=fixed_mask,
         moving_mask=moving_mask,
+        nodata=nodata,
         on_cancel=on_cancel,
         # `register` polls cancel itself and keeps reporting while it returns the best so far
         progress=reporter.part(0.0, 0.7).regardless().step,
@@ -124,6 +129,7 @@ def register_and_fuse(
             loss_weights=loss_weights,
             device=device,
             mask=registration.mask,
+            nodata=nodata,
             progress=reporter.part(0.7, 1.0).step,
             cancel=cancel,
         )

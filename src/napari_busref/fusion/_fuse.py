@@ -16,6 +16,7 @@ from napari_busref.fusion.emphasis import more_detail, more_infrared
 from napari_busref.fusion.tasks import model_for
 from napari_busref.fusion.tiling import choose_size, run_tiles
 from napari_busref.images.dtypes import cast
+from napari_busref.images.nodata import NoData
 from napari_busref.images.preprocess import (
     LUMA,
     Prepared,
@@ -23,6 +24,7 @@ from napari_busref.images.preprocess import (
     as_mask,
     fill_invalid,
     prepare,
+    what_was_read,
 )
 from napari_busref.models.inference import (
     InferenceSession,
@@ -86,6 +88,7 @@ def fuse(
     precision: Literal["float32", "bfloat16"] = "float32",
     tile: int | Literal["auto"] | None = "auto",
     mask: ArrayLike | None = None,
+    nodata: NoData = "auto",
     feather: float = 16.0,
     loss_weights: bool = False,
     progress: Progress | None = None,
@@ -136,7 +139,10 @@ def fuse(
     mask : array_like of bool, shape (H, W), optional
         Valid pixels of the infrared image, such as `RegistrationResult.mask`. By default all
         except its empty border. NaN, infinite and transparent pixels of either image are always
-        left out.
+        left out, and so are the masked pixels of numpy masked arrays.
+    nodata : float, "auto" or None
+        Value of missing pixels in both images, as for `napari_busref.register`. They are left
+        out; in the visible image they keep their value.
     feather : float
         Width in pixels of the band inside the border of the mask in which the fused image fades
         into the visible one. 0 switches abruptly.
@@ -173,15 +179,16 @@ def fuse(
     reporter = Reporter(progress, cancel)
     reporter.step("checking the images", 0.0)
     watch = Stopwatch()
-    image = as_image(fixed, "fixed")
-    shape = image.shape[0], image.shape[1]
-    other = as_image(moving, "moving")
+    found = as_image(fixed, "fixed", nodata=nodata)
+    shape = found.shape[0], found.shape[1]
+    other = as_image(moving, "moving", nodata=nodata)
     valid = None if mask is None else as_mask(mask, "mask", shape)
     feather = check_number("feather", feather)
     emphasis = check_number("infrared", infrared), check_number("detail", detail)
     chosen = model_for(task, model)
     other, valid = _on_fixed_grid(other, valid, transform, shape)
-    visible = prepare(image, "fixed")
+    visible = prepare(found, "fixed", nodata=None)
+    image = np.ma.getdata(found)
     thermal = _prepare_infrared(other, valid)
     weight = _weight(visible.valid & thermal.valid, feather)
     watch.lap("prepare")
@@ -218,6 +225,7 @@ def fuse(
             "fixed_shape": list(image.shape),
             "fixed_dtype": str(image.dtype),
             "versions": versions(),
+            **what_was_read(fixed, moving, nodata),
         }
     watch.lap("model")
 
@@ -253,7 +261,7 @@ def _on_fixed_grid(
             f"{transform.moving_shape}, but fixed and moving are of shape {shape} and "
             f"{moving.shape[:2]}"
         )
-    inside = transform.mask(prepare(moving, "moving", find_border=True).valid)
+    inside = transform.mask(prepare(moving, "moving", find_border=True, nodata=None).valid)
     return transform.apply(moving), inside if mask is None else mask & inside
 
 
@@ -261,7 +269,7 @@ def _prepare_infrared(infrared: NDArray[Any], mask: NDArray[np.bool_] | None) ->
     if mask is not None and not mask.any():  # an empty overlap is no error
         nothing = np.zeros(infrared.shape[:2], np.float32)
         return Prepared(nothing, nothing > 0, 0.0, 0.0)
-    return prepare(infrared, "moving", mask=mask, find_border=mask is None)
+    return prepare(infrared, "moving", mask=mask, find_border=mask is None, nodata=None)
 
 
 def _weight(mask: NDArray[np.bool_], feather: float) -> NDArray[np.float32]:

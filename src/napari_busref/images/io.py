@@ -1,4 +1,4 @@
-"""Read and write images: TIFF, PNG, JPEG and NPY."""
+"""Read and write images: TIFF, PNG, JPEG, NPY, and what cameras and microscopes write."""
 
 from __future__ import annotations
 
@@ -9,33 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from napari_busref.images.dtypes import native
+from napari_busref.images.nodata import NoData, check_nodata, mark_nodata, match_nodata
+from napari_busref.images.pictures import Unsupported, read_picture
+from napari_busref.images.selection import Choice, Stored, choose, guess_axes
+from napari_busref.images.tiff import read_tiff, write_tiff
 from napari_busref.runtime.atomic_write import replacing
 
-__all__ = ["READABLE", "ImageFile", "read_image", "write_image"]
+__all__ = ["READABLE", "WRITABLE", "ImageFile", "read_image", "read_plane", "write_image"]
 
-_TIFF = (".tif", ".tiff")
+_TIFF = (".tif", ".tiff", ".btf")
 _JPEG = (".jpg", ".jpeg")
-#: Extensions that can be read and written.
-READABLE = (*_TIFF, ".png", *_JPEG, ".npy")
-
-# types that ImageJ opens; only these keep its "unit"
-_IMAGEJ_TYPES = ("uint8", "uint16", "float32")
-_LENGTHS_IN_CM = {
-    "nm": 1e-7,
-    "um": 1e-4,
-    "µm": 1e-4,
-    "μm": 1e-4,
-    "micron": 1e-4,
-    "mm": 0.1,
-    "cm": 1.0,
-    "inch": 2.54,
-    "m": 100.0,
-}
+_PICTURES = (".png", *_JPEG, ".bmp", ".webp", ".gif", ".jp2", ".j2k", ".pgm", ".ppm")
+_DICOM = (".dcm", ".dicom")
+_CZI = (".czi",)
+#: Extensions that can be written.
+WRITABLE = (".tif", ".tiff", ".png", *_JPEG, ".npy")
+#: Extensions that can be read.
+READABLE = (*_TIFF, *_PICTURES, ".npy", *_DICOM, *_CZI)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,57 +39,107 @@ class ImageFile:
     Attributes
     ----------
     data : numpy.ndarray
-        The pixels, ``(H, W)`` or ``(H, W, 3 or 4)``; stacks keep all their axes.
+        The pixels, ``(H, W)`` or ``(H, W, 3 or 4)``, where the fourth channel is alpha. Stacks
+        and bands keep all their axes, rows and columns last. Missing pixels are NaN in floats and
+        masked in a `numpy.ma.MaskedArray` of integers.
     metadata : dict
         ``spacing`` ((row, col) size of a pixel) and ``unit`` (its length unit) when both are
         known; ``resolution`` and ``resolution_unit`` (the TIFF tags, pixels per unit along x and
-        y as fractions); ``imagej_unit``. Empty without any. `write_image` writes them.
+        y as fractions); ``imagej_unit``; ``geotiff`` (tags by their number); ``nodata`` (value
+        of missing pixels); ``value_unit`` (``"°C"``) and ``thermal`` (the parameters behind it).
+        Empty without any. `write_image` writes resolution, unit, geotags and nodata.
+    taken : str
+        What was taken of a file with several planes, such as ``"band 1 of 5"``.
+    note : str
+        What else the file holds.
+    axes : str
+        A letter for each axis of `data`: Y, X; S for colour or bands, C for channels, T, Z …
     """
 
     data: NDArray[Any]
     metadata: dict[str, Any] = field(default_factory=dict)
+    taken: str = ""
+    note: str = ""
+    axes: str = ""
 
 
-def read_image(path: str | os.PathLike[str]) -> ImageFile:
+def read_image(
+    path: str | os.PathLike[str],
+    *,
+    band: int | None = None,
+    page: int | None = None,
+    channel: int | None = None,
+    nodata: NoData = "auto",
+) -> ImageFile:
     """Read an image.
 
     Parameters
     ----------
     path : path-like
-        A file that ends in ``.tif``, ``.tiff``, ``.png``, ``.jpg``, ``.jpeg`` or ``.npy``.
+        A file that ends in one of `READABLE`: TIFF, PNG, JPEG, BMP, WebP, GIF, JPEG 2000, PGM,
+        NPY, DICOM (needs pydicom) or CZI (needs czifile).
+    band, channel : int, optional
+        One band of a picture, or one channel of a microscope's file, counted from 1.
+    page : int, optional
+        One page, frame or plane (of T, Z …), counted from 1. Page 2 of a thermal JPEG is the
+        embedded visible picture, page 3 the picture as displayed.
+    nodata : float, "auto" or None
+        Value of missing pixels. ``"auto"`` takes the one that the file names (GDAL's tag 42113,
+        DICOM's pixel padding value), None takes every number as content.
 
     Returns
     -------
     ImageFile
-        TIFF: the first series, colour axis last, axes of length one removed. PNG: 8 bits grey
-        or colour, 16 bits grey, 1 bit as bool; palettes become RGB. JPEG: turned upright by its
-        EXIF orientation. NPY: the array, never a pickle.
+        TIFF: the first series, colour axis last, axes of length one removed. Only extra samples
+        that the file calls alpha are alpha; others are bands, and a colour picture is read
+        without them. Everything is turned upright by its orientation tag. PNG: 8 and 16 bits, 1
+        bit as bool; palettes become RGB. Thermal JPEG of FLIR: °C as float32. NPY: the array,
+        never a pickle.
 
     Raises
     ------
-    ValueError
-        If the extension is not accepted, or the content does not match it.
+    TypeError, ValueError
+        If the extension is not accepted, the content does not match it, or there is no such band
+        or page.
     OSError
         If there is no such file or it is not readable.
     """
+    return _read(path, Choice(band, channel, page), check_nodata(nodata), single=False)
+
+
+def read_plane(
+    path: str | os.PathLike[str],
+    *,
+    band: int | None = None,
+    page: int | None = None,
+    channel: int | None = None,
+    nodata: NoData = "auto",
+) -> ImageFile:
+    """Read one grey or colour plane; parameters as of `read_image`.
+
+    Of several planes, the first is taken where none is chosen; `ImageFile.taken` says which.
+    """
+    return _read(path, Choice(band, channel, page), check_nodata(nodata), single=True)
+
+
+def _read(
+    path: str | os.PathLike[str], choice: Choice, nodata: NoData, *, single: bool
+) -> ImageFile:
     file = Path(path)
-    suffix = _suffix(file)
+    suffix = _suffix(file, READABLE)
     if file.is_dir():
         raise IsADirectoryError(f"{file} is a folder, need an image file ({_accepted()})")
     if not file.exists():
         raise FileNotFoundError(f"no such file: {file}")
+    choice.check()
     # a file without permission is an OSError, and not a corrupt file
     with file.open("rb"):
         pass
     try:
-        if suffix in _TIFF:
-            return _read_tiff(file)
-        if suffix == ".npy":
-            return ImageFile(np.load(file, allow_pickle=False))
-        return _read_picture(file)
+        stored = _stored(file, suffix)
     except Image.DecompressionBombError as error:
         raise ValueError(f"{file}: {error}; use TIFF for an image this large") from None
-    except _Unsupported as error:
+    except Unsupported as error:
         raise ValueError(f"{file}: {error}") from None
     except Exception as error:
         # the readers raise anything from struct.error to KeyError for damaged files
@@ -104,6 +148,55 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
             f"{file} cannot be read as {kind} ({type(error).__name__}: {error}); "
             f"accepted are complete files of the formats {_accepted()}"
         ) from error
+    try:
+        data, axes, words = choose(stored, choice, single=single)
+    except ValueError as error:
+        raise ValueError(f"{error}: {file}") from None
+    return _marked(stored, data, axes, words, nodata)
+
+
+def _stored(file: Path, suffix: str) -> Stored:
+    if suffix in _TIFF:
+        return read_tiff(file)
+    if suffix == ".npy":
+        array = np.load(file, allow_pickle=False)
+        return Stored(array, guess_axes(array.shape))
+    if suffix in _DICOM:
+        from napari_busref.images.dicom import read_dicom
+
+        return read_dicom(file)
+    if suffix in _CZI:
+        from napari_busref.images.czi import read_czi
+
+        return read_czi(file)
+    return read_picture(file)
+
+
+def _marked(
+    stored: Stored, data: NDArray[Any], axes: str, words: str, nodata: NoData
+) -> ImageFile:
+    """Mark the missing pixels of what was chosen."""
+    data, metadata = native(data), dict(stored.metadata)
+    value = metadata.get("nodata") if nodata == "auto" else nodata
+    if nodata != "auto":
+        metadata.pop("nodata", None)
+        metadata |= {} if value is None else {"nodata": value}
+    if data.dtype.kind not in "biuf":
+        return ImageFile(data, metadata, words, stored.note, axes)
+    colour = axes == "YXS"
+    missing = np.zeros(data.shape[:2] if colour else data.shape, bool)
+    if value is not None:
+        flat = data if data.ndim <= 2 or colour else data.reshape(-1, data.shape[-1])
+        missing |= match_nodata(flat, value).reshape(missing.shape)
+    if stored.valid is not None and axes.replace("S", "").endswith("YX"):
+        if missing.shape[-2:] == stored.valid.shape:
+            missing |= ~stored.valid
+    if colour:
+        data = mark_nodata(data, missing, value or 0)
+    elif missing.any():
+        flat = mark_nodata(data.reshape(-1, 1), missing.reshape(-1, 1), value or 0)
+        data = flat.reshape(data.shape)
+    return ImageFile(data, metadata, words, stored.note, axes)
 
 
 def write_image(
@@ -117,10 +210,12 @@ def write_image(
         TIFF and NPY hold any real type. PNG: uint8 grey, RGB or RGBA, uint16 grey, bool.
         JPEG (lossy, quality 95): uint8 grey or RGB. Values are never rescaled.
     data : array_like
-        Image ``(H, W[, C])``; TIFF and NPY also take stacks.
+        Image ``(H, W[, C])``; TIFF and NPY also take stacks. Masked pixels of a numpy masked
+        array are written as its fill value, or 0, which TIFF names as the value of missing
+        pixels.
     metadata : mapping, optional
-        As in `ImageFile.metadata`. TIFF keeps resolution tags, spacing and ImageJ's unit; the
-        other formats drop them.
+        As in `ImageFile.metadata`. TIFF keeps resolution tags, spacing, ImageJ's unit, geotags
+        and the value of missing pixels (NaN in floats); the other formats drop them.
 
     Returns
     -------
@@ -135,8 +230,9 @@ def write_image(
         If the folder does not exist or cannot be written.
     """
     file = Path(path)
-    suffix = _suffix(file)
-    image = np.asarray(data)
+    suffix = _suffix(file, WRITABLE)
+    tags = dict(metadata or {})
+    image, tags = _filled(data, tags)
     if image.dtype.kind not in "biuf" or image.size == 0:
         raise ValueError(
             f"data: got shape {image.shape}, dtype {image.dtype}, need pixels that are real "
@@ -149,7 +245,7 @@ def write_image(
         _check_jpeg(image, file)
     with replacing(file) as temporary:
         if suffix in _TIFF:
-            _write_tiff(temporary, image, dict(metadata or {}))
+            write_tiff(temporary, image, tags)
         elif suffix == ".npy":
             with temporary.open("wb") as stream:  # np.save would append .npy to a.NPY
                 np.save(stream, image, allow_pickle=False)
@@ -160,148 +256,37 @@ def write_image(
     return file
 
 
-class _Unsupported(Exception):
-    """A sound file whose content cannot be read without loss."""
+def _filled(data: ArrayLike, metadata: dict[str, Any]) -> tuple[NDArray[Any], dict[str, Any]]:
+    """Fill the missing pixels; adapt the value that the metadata names for them."""
+    nodata = metadata.pop("nodata", None)
+    if isinstance(data, np.ma.MaskedArray):
+        if data.dtype.kind == "f":
+            fill: Any = np.nan
+        else:
+            fill = 0 if data._fill_value is None else data.fill_value
+        return data.filled(fill), {**metadata, "nodata": float(fill)}
+    image = np.asarray(data)
+    if nodata is not None and image.dtype.kind == "f":
+        nodata = float("nan")  # as `read_image` marks them
+    elif nodata is not None and image.dtype.kind in "iu":
+        limits = np.iinfo(image.dtype)
+        nodata = nodata if limits.min <= nodata <= limits.max else None
+    else:
+        nodata = None
+    return image, metadata if nodata is None else {**metadata, "nodata": nodata}
 
 
 def _accepted() -> str:
     return ", ".join(READABLE)
 
 
-def _suffix(file: Path) -> str:
+def _suffix(file: Path, accepted: tuple[str, ...]) -> str:
     suffix = file.suffix.lower()
-    if suffix not in READABLE:
-        raise ValueError(f"{file}: extension {file.suffix!r} is not accepted, need {_accepted()}")
-    return suffix
-
-
-# -- TIFF ---------------------------------------------------------------------------------------
-
-
-def _read_tiff(file: Path) -> ImageFile:
-    with tifffile.TiffFile(file) as tiff:
-        series = tiff.series[0]
-        data = series.asarray()
-        axes = series.axes
-        page = tiff.pages.first
-        metadata = _tiff_metadata(tiff, page)
-    keep = tuple(i for i, n in enumerate(data.shape) if n > 1 or axes[i] in "YX")
-    data = data.reshape([data.shape[i] for i in keep])
-    axes = "".join(axes[i] for i in keep)
-    if "S" in axes:
-        data = np.moveaxis(data, axes.index("S"), -1)
-    return ImageFile(native(data), metadata)
-
-
-def _tiff_metadata(tiff: tifffile.TiffFile, page: Any) -> dict[str, Any]:
-    metadata: dict[str, Any] = {}
-    tags = {name: page.tags.get(name) for name in ("XResolution", "YResolution")}
-    values = [tuple(map(int, tag.value)) for tag in tags.values() if tag is not None]
-    if len(values) == 2 and all(n > 0 and d > 0 for n, d in values):
-        unit = page.tags.get("ResolutionUnit")
-        # TIFF 6: inch where the tag is absent
-        code = int(unit.value) if unit is not None else 2
-        metadata["resolution"] = tuple(values)
-        metadata["resolution_unit"] = {1: "none", 2: "inch", 3: "cm"}.get(code, "none")
-    imagej = tiff.imagej_metadata or {}
-    if imagej.get("unit"):
-        # files written by others may hold an escaped micro sign
-        metadata["imagej_unit"] = str(imagej["unit"]).replace("\\u00B5", "µ")
-    spacing = _ome_spacing(tiff) or _tag_spacing(metadata)
-    if spacing is not None:
-        metadata["spacing"], metadata["unit"] = spacing
-    return metadata
-
-
-def _ome_spacing(tiff: tifffile.TiffFile) -> tuple[tuple[float, float], str] | None:
-    if not tiff.is_ome or not tiff.ome_metadata:
-        return None
-    try:
-        image = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]
-        pixels = (image[0] if isinstance(image, list) else image)["Pixels"]
-        size = (float(pixels["PhysicalSizeY"]), float(pixels["PhysicalSizeX"]))
-        # µm is OME's default
-        return size, str(pixels.get("PhysicalSizeXUnit", "µm"))
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _tag_spacing(metadata: Mapping[str, Any]) -> tuple[tuple[float, float], str] | None:
-    unit = metadata.get("imagej_unit", metadata.get("resolution_unit", "none"))
-    if "resolution" not in metadata or unit in ("none", "pixel", "pixels"):
-        return None
-    (nx, dx), (ny, dy) = metadata["resolution"]
-    return (dy / ny, dx / nx), unit
-
-
-def _write_tiff(file: Path, image: NDArray[Any], metadata: dict[str, Any]) -> None:
-    options: dict[str, Any] = {}
-    colour = image.ndim == 3 and image.shape[-1] in (3, 4)
-    options["photometric"] = "rgb" if colour else "minisblack"
-    if colour and image.shape[-1] == 4:
-        options["extrasamples"] = ["unassalpha"]
-    unit = metadata.get("imagej_unit")
-    resolution, code = metadata.get("resolution"), metadata.get("resolution_unit", "none")
-    if resolution is None and "spacing" in metadata and "unit" in metadata:
-        resolution, code = _resolution_of(metadata["spacing"], str(metadata["unit"]))
-    if resolution is not None:
-        options["resolution"] = tuple(resolution)
-        options["resolutionunit"] = {"none": 1, "inch": 2, "cm": 3}[code]
-    in_imagej = image.dtype.name in _IMAGEJ_TYPES and (
-        image.ndim == 2 or (colour and image.dtype == np.uint8 and image.shape[-1] == 3)
-    )
-    if unit and in_imagej:
-        options["imagej"] = True
-        options["metadata"] = {"unit": unit, "axes": "YXS" if colour else "YX"}
-    elif unit and resolution is not None and unit in _LENGTHS_IN_CM:
-        # ImageJ cannot open this type: plain tags hold the same size
-        spacing = _tag_spacing(metadata)
-        if spacing is not None:
-            options["resolution"], code = _resolution_of(*spacing)
-            options["resolutionunit"] = {"none": 1, "inch": 2, "cm": 3}[code]
-    tifffile.imwrite(file, image, **options)
-
-
-def _resolution_of(spacing: Any, unit: str) -> tuple[tuple[float, float] | None, str]:
-    """Pixels per unit (x, y) and the TIFF unit, from a pixel size in any length unit."""
-    length = _LENGTHS_IN_CM.get(unit)
-    rows, cols = (float(value) for value in spacing)
-    if length is None or rows <= 0 or cols <= 0:
-        return None, "none"
-    return (1 / (cols * length), 1 / (rows * length)), "cm"
-
-
-# -- PNG and JPEG -------------------------------------------------------------------------------
-
-
-def _read_picture(file: Path) -> ImageFile:
-    with Image.open(file) as opened:
-        if opened.format == "PNG":
-            _refuse_deep_colour(file)
-        picture: Image.Image = ImageOps.exif_transpose(opened)
-        if picture.mode in ("P", "PA"):
-            alpha = picture.mode == "PA" or "transparency" in picture.info
-            picture = picture.convert("RGBA" if alpha else "RGB")
-        elif picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-            picture = picture.convert("RGB")
-        elif picture.mode == "LA":
-            picture = picture.convert("RGBA")
-        data = np.array(picture)
-    if data.dtype == np.int32:  # some Pillow versions open 16-bit grey as mode I
-        data = data.astype(np.uint16)
-    return ImageFile(native(data))
-
-
-def _refuse_deep_colour(file: Path) -> None:
-    with file.open("rb") as stream:
-        header = stream.read(26)
-    # the IHDR chunk comes first: bit depth at byte 24, colour type (2: RGB, 4, 6: alpha) at 25
-    depth, colour = header[24], header[25]
-    if depth == 16 and colour != 0:
-        raise _Unsupported(
-            "16-bit colour PNG would lose its lower 8 bits here; accepted are 8-bit colour and "
-            "16-bit grey PNG, or convert it to TIFF"
+    if suffix not in accepted:
+        raise ValueError(
+            f"{file}: extension {file.suffix!r} is not accepted, need {', '.join(accepted)}"
         )
+    return suffix
 
 
 def _check_png(image: NDArray[Any], file: Path) -> None:

@@ -10,9 +10,19 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import convex_hull_image
 
-from napari_busref.images.dtypes import native
+from napari_busref.images.arrays import one_plane, taken, to_array, with_nodata
+from napari_busref.images.nodata import NoData, check_nodata
 
-__all__ = ["Prepared", "as_image", "as_mask", "empty_border", "fill_invalid", "luma", "prepare"]
+__all__ = [
+    "Prepared",
+    "as_image",
+    "as_mask",
+    "empty_border",
+    "fill_invalid",
+    "luma",
+    "prepare",
+    "what_was_read",
+]
 
 LUMA = (0.299, 0.587, 0.114)  # Y of YCbCr, ITU-R BT.601
 MIN_SIZE = 16
@@ -52,23 +62,30 @@ class Prepared:
         return self.grey.shape[0], self.grey.shape[1]
 
 
-def as_image(image: Any, name: str, *, min_size: int = MIN_SIZE) -> NDArray[Any]:
+def as_image(
+    image: Any, name: str, *, min_size: int = MIN_SIZE, nodata: NoData = "auto"
+) -> NDArray[Any]:
     """Check one grey or colour image and return it as a native-endian array.
 
     Parameters
     ----------
     image : array_like, shape (H, W) or (H, W, 3 or 4)
-        bool, integers or floats of any size and byte order; also what numpy can convert (dask,
-        xarray, CPU tensors). Not changed.
+        bool, integers or floats of any size and byte order, in any container that
+        `napari_busref.images.arrays.to_array` converts. Of bands or pages the first, see
+        `napari_busref.images.arrays.one_plane`. Not changed.
     name : str
         The argument in error messages.
     min_size : int
         Smallest accepted side in pixels.
+    nodata : float, "auto" or None
+        Value of missing pixels; ``"auto"`` recognises it
+        (`napari_busref.images.nodata.find_nodata`), None takes every number as content.
 
     Returns
     -------
     ndarray
-        Shares memory with `image` where it can.
+        Shares memory with `image` where it can. Missing pixels are NaN in floats, and masked in
+        a `numpy.ma.MaskedArray` of integers.
 
     Raises
     ------
@@ -77,30 +94,32 @@ def as_image(image: Any, name: str, *, min_size: int = MIN_SIZE) -> NDArray[Any]
     ValueError
         When it is empty, has the wrong number of dimensions, is too small or has no finite pixel.
     """
-    if image is None or not (isinstance(image, np.ndarray) or hasattr(image, "__array__")):
-        raise TypeError(f"{name}: got {type(image).__name__}, need an array (H, W) or (H, W, 3|4)")
-    array = np.asarray(image)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name}: got dtype {array.dtype}, need bool, integers or floats")
-    if array.size == 0:
-        raise ValueError(f"{name}: got an empty array of shape {array.shape}")
-    if array.ndim == 3 and array.shape[-1] not in (3, 4):
-        raise ValueError(
-            f"{name}: got shape {array.shape}, need (H, W) or (H, W, 3|4); of a stack give one "
-            f"plane, such as {name}[0]"
-        )
-    if array.ndim not in (2, 3):
-        more = f"; of a stack give one plane, such as {name}[0]" if array.ndim > 3 else ""
-        raise ValueError(f"{name}: got {array.ndim}-D, need (H, W) or (H, W, 3|4){more}")
+    array, known = to_array(image, name)
+    array = one_plane(array, name)
     if min(array.shape[:2]) < min_size:
         raise ValueError(
             f"{name}: got {array.shape[0]} x {array.shape[1]} px, need at least "
             f"{min_size} x {min_size}"
         )
-    array = native(array)
+    array = with_nodata(array, known, check_nodata(nodata))
     if not _finite(array).any():
-        raise ValueError(f"{name}: all pixels are NaN, infinite or transparent")
+        raise ValueError(f"{name}: all pixels are NaN, infinite, transparent or no-data")
     return array
+
+
+def what_was_read(fixed: Any, moving: Any, nodata: NoData) -> dict[str, Any]:
+    """Entries of a result's ``parameters``: `nodata`, and which bands or pages were taken.
+
+    Parameters
+    ----------
+    fixed, moving : array_like
+        As given to `as_image`.
+    nodata : float, "auto" or None
+    """
+    images = {"fixed": fixed, "moving": moving}
+    words = {name: text for name, image in images.items() if (text := taken(image))}
+    value = nodata if nodata is None or isinstance(nodata, str) else float(nodata)
+    return {"nodata": value, **({"taken": words} if words else {})}
 
 
 def as_mask(mask: Any, name: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -115,9 +134,11 @@ def as_mask(mask: Any, name: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
     shape : tuple of int
         The required shape.
     """
-    array = np.asarray(mask)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name}: got dtype {array.dtype}, need bool")
+    array, _ = to_array(mask, name)
+    if array.size and array.ndim > 2:
+        array = one_plane(array, name)
+    if isinstance(array, np.ma.MaskedArray):
+        array = array.filled(0)
     if array.shape != shape:
         raise ValueError(f"{name}: got shape {array.shape}, need {shape} as its image")
     return np.nan_to_num(array) != 0 if array.dtype.kind == "f" else array != 0
@@ -130,6 +151,7 @@ def prepare(
     min_size: int = MIN_SIZE,
     mask: NDArray[np.bool_] | None = None,
     find_border: bool = False,
+    nodata: NoData = "auto",
 ) -> Prepared:
     """Check an image and convert it to grey values in [0, 1].
 
@@ -143,7 +165,7 @@ def prepare(
     Parameters
     ----------
     image : array_like, shape (H, W) or (H, W, 3 or 4)
-        See `as_image`. NaN, infinite and fully transparent pixels are invalid.
+        See `as_image`. NaN, infinite, missing and fully transparent pixels are invalid.
     name : str
         The argument in error messages.
     min_size : int
@@ -152,6 +174,8 @@ def prepare(
         Pixels that may be valid; see `as_mask`.
     find_border : bool
         An `empty_border` is invalid too, unless nothing else is left.
+    nodata : float, "auto" or None
+        See `as_image`; None for an image that `as_image` returned.
 
     Returns
     -------
@@ -162,14 +186,15 @@ def prepare(
     TypeError, ValueError
         As `as_image`, and when `mask` leaves no valid pixel.
     """
-    array = as_image(image, name, min_size=min_size)
+    array = as_image(image, name, min_size=min_size, nodata=nodata)
     valid = _finite(array)
+    array = np.ma.getdata(array)
     if mask is not None:
         valid &= mask
         if not valid.any():
             raise ValueError(f"{name}: its mask leaves no valid pixel")
     if find_border:
-        inside = valid & ~empty_border(array, name)
+        inside = valid & ~_empty_border(array)
         valid = inside if inside.any() else valid
     colours = array[..., :3] if array.ndim == 3 else array
     scale = _scale(colours, valid)
@@ -254,7 +279,10 @@ def empty_border(image: Any, name: str) -> NDArray[np.bool_]:
     ndarray of bool, shape (H, W)
         True where the image is empty.
     """
-    array = as_image(image, name, min_size=1)
+    return _empty_border(np.ma.getdata(as_image(image, name, min_size=1)))
+
+
+def _empty_border(array: NDArray[Any]) -> NDArray[np.bool_]:
     nothing = np.zeros(array.shape[:2], bool)
     if array.dtype.kind == "b":
         return nothing  # 0 is content in a binary image
@@ -303,6 +331,10 @@ def fill_invalid(grey: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray
 def _finite(array: NDArray[Any]) -> NDArray[np.bool_]:
     """Find pixels whose colours are all usable numbers and that are not fully transparent."""
     valid = np.ones(array.shape[:2], bool)
+    if isinstance(array, np.ma.MaskedArray):
+        masked = np.ma.getmaskarray(array)
+        valid = ~(masked[..., :3].any(-1) if array.ndim == 3 else masked)
+        array = np.ma.getdata(array)
     colours = array[..., :3] if array.ndim == 3 else array
     if array.dtype.kind == "f":
         # this also excludes NaN, for which every comparison is False

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from napari_busref.images.nodata import NoData
+from napari_busref.images.preprocess import what_was_read
 from napari_busref.models.inference import InferenceSession, inference_session, versions
 from napari_busref.registration.estimate import (
     Estimated,
@@ -43,11 +45,12 @@ class RegistrationResult:
     warped : ndarray, shape (H, W) or (H, W, C)
         The moving image on the grid of the fixed one, with its own type and channels. It is
         interpolated once, from the original. Pixels outside the moving image are 0, or NaN when
-        the moving image itself contains NaN or infinite pixels.
+        the moving image itself contains NaN, infinite or missing pixels. Missing pixels of
+        integers keep their value, which then also stands outside the moving image.
     mask : ndarray of bool, shape (H, W)
         The reconstructible mask: fixed pixels whose content lies on valid moving pixels. Moving
-        pixels are invalid where they are NaN, transparent, in the empty border or outside
-        `moving_mask`.
+        pixels are invalid where they are NaN, missing, transparent, in the empty border or
+        outside `moving_mask`.
     transform : Transform
         From fixed to moving positions. Apply it to other channels, labels or points; invert it;
         save it.
@@ -100,6 +103,7 @@ def register(
     initial: Transform | tuple[ArrayLike, ArrayLike] | None = None,
     fixed_mask: ArrayLike | None = None,
     moving_mask: ArrayLike | None = None,
+    nodata: NoData = "auto",
     on_cancel: Literal["raise", "best"] = "raise",
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
@@ -138,7 +142,10 @@ def register(
         `Transform.equal_field_of_view` when the sizes differ.
     fixed_mask, moving_mask : array_like of bool, optional
         Valid pixels, in the shape of their image. NaN, infinite and transparent pixels and empty
-        borders are always invalid.
+        borders are always invalid, and so are the masked pixels of numpy masked arrays.
+    nodata : float, "auto" or None
+        Value of missing pixels in both images. ``"auto"`` recognises values such as −9999 and
+        3.4e38 (`napari_busref.images.nodata.find_nodata`); None takes them as content.
     on_cancel : str
         ``"raise"`` raises `Cancelled`. ``"best"`` returns the best estimate so far once the
         refinement has begun; the work then runs in a thread.
@@ -180,7 +187,12 @@ def register(
     reporter, watch = Reporter(progress, cancel), Stopwatch()
     reporter.step("checking the images", 0.0)
     pair = prepare_pair(
-        fixed, moving, fixed_mask=fixed_mask, moving_mask=moving_mask, initial=initial
+        fixed,
+        moving,
+        fixed_mask=fixed_mask,
+        moving_mask=moving_mask,
+        initial=initial,
+        nodata=nodata,
     )
     watch.lap("prepare")
     reporter.step("loading the model", 0.02)
@@ -190,6 +202,7 @@ def register(
             method = Method.of(session, search, refine, transform)
             masks = {"fixed": fixed_mask, "moving": moving_mask}
             parameters = _parameters(session, method, pair, masks)
+            parameters |= what_was_read(fixed, moving, nodata)
             watch.lap("load")
             part = reporter.part(0.05, 0.8)
             found = estimate_transform(pair, method, part, watch, keep_best=keep_best)
@@ -209,7 +222,7 @@ def register(
     reporter.step("resampling", 0.9)
     array = pair.moving_array
     incomplete = array.dtype.kind == "f" and not np.isfinite(array).all()
-    warped = estimate.apply(array, cval=np.nan if incomplete else 0.0)
+    warped = np.ma.getdata(estimate.apply(array, cval=np.nan if incomplete else 0.0))
     watch.lap("resample")
     reporter.step("registered", 1.0)
     return RegistrationResult(warped, mask, estimate, quality, watch.total(), parameters)

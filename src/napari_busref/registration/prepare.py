@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from napari_busref.images.nodata import NoData
 from napari_busref.images.preprocess import Prepared, as_image, as_mask, fill_invalid, prepare
 from napari_busref.transforms.transform import Transform
 
@@ -29,7 +30,7 @@ class Pair:
     initial_kind : str
         ``"identity"``, ``"equal field of view"``, ``"points"`` or ``"given"``.
     moving_array : ndarray
-        The moving image as given.
+        The moving image as given; missing pixels as `as_image` marks them.
     warped : ndarray of float32, shape (H, W)
         Grey values of the moving image by the initial transform, 0 outside `warped_mask`.
     warped_mask : ndarray of bool, shape (H, W)
@@ -55,6 +56,7 @@ def prepare_pair(
     fixed_mask: ArrayLike | None = None,
     moving_mask: ArrayLike | None = None,
     initial: Transform | tuple[ArrayLike, ArrayLike] | None = None,
+    nodata: NoData = "auto",
 ) -> Pair:
     """Check and prepare the images of a pair; parameters as of `napari_busref.register`.
 
@@ -63,8 +65,9 @@ def prepare_pair(
     TypeError, ValueError
         Naming the argument, what was given and what is accepted.
     """
-    moving_array = as_image(moving, "moving")
-    ready_fixed, empty_fixed = _prepare(fixed, "fixed", fixed_mask)
+    moving_array = as_image(moving, "moving", nodata=nodata)
+    fixed_array = as_image(fixed, "fixed", nodata=nodata)
+    ready_fixed, empty_fixed = _prepare(fixed_array, "fixed", fixed_mask)
     ready_moving, empty_moving = _prepare(moving_array, "moving", moving_mask)
     transform, kind = _initial_transform(initial, ready_fixed.shape, ready_moving.shape)
     return Pair(
@@ -78,16 +81,15 @@ def prepare_pair(
     )
 
 
-def _prepare(image: Any, name: str, mask: ArrayLike | None) -> tuple[Prepared, str | None]:
+def _prepare(array: NDArray[Any], name: str, mask: ArrayLike | None) -> tuple[Prepared, str | None]:
     """The prepared image, and the problem when its mask leaves no valid pixel."""
-    array = as_image(image, name)
     if mask is None:
-        return prepare(array, name, find_border=True), None
+        return prepare(array, name, find_border=True, nodata=None), None
     checked = as_mask(mask, f"{name}_mask", array.shape[:2])
-    unmasked = prepare(array, name, find_border=True)
+    unmasked = prepare(array, name, find_border=True, nodata=None)
     if not (checked & unmasked.valid).any():
         return unmasked, f"{name}_mask leaves nothing of the {name} image"
-    return prepare(array, name, mask=checked, find_border=True), None
+    return prepare(array, name, mask=checked, find_border=True, nodata=None), None
 
 
 def _initial_transform(

@@ -261,7 +261,8 @@ class Transform:
         Parameters
         ----------
         image : ndarray, shape (h, w) or (h, w, C)
-            Any real number type or bool, any byte order. Not changed.
+            Any real number type or bool, any byte order. Masked pixels of a numpy masked array
+            are missing. Not changed.
         order : int
             Spline order, 0 to 5. 0 (nearest pixel) preserves labels, 1 is bilinear.
         cval : float
@@ -272,7 +273,8 @@ class Transform:
         ndarray, shape (H, W) or (H, W, C)
             The type of `image` in native byte order; integers rounded and clipped, bool cut at
             one half. NaN where interpolation uses a NaN or infinite pixel (with ``order=0``: the
-            pixel itself).
+            pixel itself). A masked array is masked where interpolation uses a masked pixel and
+            outside the moving image, and holds its fill value there.
 
         Raises
         ------
@@ -281,6 +283,8 @@ class Transform:
         TypeError
             When the image does not hold real numbers.
         """
+        if isinstance(image, np.ma.MaskedArray):
+            return self._apply_masked(image, order)
         image = np.asarray(image)
         if image.ndim not in (2, 3) or image.shape[:2] != self.moving_shape:
             raise ValueError(
@@ -307,6 +311,28 @@ class Transform:
 
         self._in_blocks(work)
         return warped[..., 0] if image.ndim == 2 else warped
+
+    def _apply_masked(self, image: Any, order: int) -> Any:
+        """`apply` for a masked array: a masked pixel is never blended with another."""
+        masked = np.ma.getmaskarray(image)
+        missing = masked.any(-1) if image.ndim == 3 else masked
+        fill = 0 if image._fill_value is None else image.fill_value
+        plain = np.ma.getdata(image)
+        if missing.all():
+            plain = np.full_like(plain, fill)
+        elif image.ndim in (2, 3) and missing.any():
+            rows, cols = ndimage.distance_transform_edt(
+                missing, return_distances=False, return_indices=True
+            )
+            plain = plain[rows, cols]
+        warped = self.apply(plain, order)  # checks the arguments
+        if order == 0:
+            lost = self.apply(missing, 0, 1.0)
+        else:
+            lost = ~self.mask(~missing)
+        warped[lost] = fill
+        mask = np.broadcast_to(lost.reshape(lost.shape + (1,) * (warped.ndim - 2)), warped.shape)
+        return np.ma.MaskedArray(warped, mask=mask.copy(), fill_value=fill)
 
     def jacobian_determinant(self) -> NDArray[np.float32]:
         """Compute the local change of area from the fixed to the moving image.

@@ -1,0 +1,308 @@
+"""Read and write TIFF: compression, orientation, bands, alpha, no-data and tags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from napari_busref.images.arrays import picture_array
+from napari_busref.images.dtypes import native
+from napari_busref.images.nodata import parse_nodata
+from napari_busref.images.selection import Stored
+
+__all__ = ["read_tiff", "upright", "write_tiff"]
+
+# types that ImageJ opens; only these keep its "unit"
+_IMAGEJ_TYPES = ("uint8", "uint16", "float32")
+_LENGTHS_IN_CM = {
+    "nm": 1e-7,
+    "um": 1e-4,
+    "µm": 1e-4,
+    "μm": 1e-4,
+    "micron": 1e-4,
+    "mm": 0.1,
+    "cm": 1.0,
+    "inch": 2.54,
+    "m": 100.0,
+}
+_ALPHA = (1, 2)  # TIFF 6, ExtraSamples: associated and unassociated alpha
+_NODATA_TAG = 42113  # GDAL_NODATA
+#: GeoTIFF: ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory, GeoDoubleParams,
+#: GeoAsciiParams; with the TIFF type that each is written in.
+_GEO_TAGS = {33550: 12, 33922: 12, 34264: 12, 34735: 3, 34736: 12, 34737: 2}
+_MAX_MASK_PAGES = 16
+_MINISWHITE, _RGB, _PALETTE, _SEPARATED, _YCBCR, _CIELAB = 0, 2, 3, 5, 6, 8
+
+
+def read_tiff(file: Path) -> Stored:
+    """Read the first series of a TIFF.
+
+    Grey where white is 0 becomes normal grey, 2 and 4 bits are spread to 8, palettes and CMYK
+    become RGB.
+    """
+    with tifffile.TiffFile(file) as tiff:
+        series = tiff.series[0]
+        page = tiff.pages.first
+        metadata = _metadata(tiff, page)
+        photometric = int(page.photometric)
+        converted = photometric in (_SEPARATED, _CIELAB) or (
+            photometric == _YCBCR and int(page.compression) not in (6, 7)
+        )
+        if converted:
+            with Image.open(file) as picture:
+                return Stored(picture_array(picture), "YXS", metadata)  # also turns it upright
+        data, axes = series.asarray(), series.axes
+        hidden = _mask_page(tiff, series)
+        data = _as_meant(data, page, photometric)
+        if photometric == _PALETTE and page.colormap is not None and data.ndim > len(axes):
+            axes += "S"
+        extra = tuple(int(kind) for kind in page.extrasamples or ())
+        orientation = _orientation(page)
+    data = native(data)
+    keep = tuple(i for i, n in enumerate(data.shape) if n > 1 or axes[i] in "YX")
+    data = data.reshape([data.shape[i] for i in keep])
+    axes = "".join(axes[i] for i in keep)
+    data, axes, alpha, left_out = _split_samples(data, axes, photometric, extra)
+    if hidden is not None and hidden.shape == data.shape[:2]:
+        alpha = hidden if alpha is None else alpha & hidden
+    rows = axes.index("Y")
+    data = upright(data, orientation, rows)
+    if alpha is not None:
+        alpha = upright(alpha, orientation, alpha.ndim - 2)
+    if orientation > 4 and "resolution" in metadata:
+        metadata["resolution"] = metadata["resolution"][::-1]
+        metadata |= {"spacing": metadata["spacing"][::-1]} if "spacing" in metadata else {}
+    if orientation > 1:
+        metadata.pop("geotiff", None)  # it places the pixels as they are stored
+    return Stored(data, axes, metadata, alpha, extra_bands=left_out)
+
+
+def upright(image: NDArray[Any], orientation: int, rows: int = 0) -> NDArray[Any]:
+    """Turn an image by its orientation tag of TIFF and EXIF (274).
+
+    Parameters
+    ----------
+    image : ndarray
+    orientation : int
+        1 to 8; others count as 1.
+    rows : int
+        The axis of the rows; that of the columns follows.
+    """
+    columns = rows + 1
+    if orientation in (5, 6, 7, 8):
+        image = np.swapaxes(image, rows, columns)
+    if orientation in (2, 3, 6, 7):
+        image = np.flip(image, columns)
+    if orientation in (3, 4, 7, 8):
+        image = np.flip(image, rows)
+    return np.ascontiguousarray(image)
+
+
+def _as_meant(data: NDArray[Any], page: Any, photometric: int) -> NDArray[Any]:
+    """Apply the palette, white-is-zero and fewer than 8 bits."""
+    bits = int(page.bitspersample) if isinstance(page.bitspersample, int) else 0
+    if photometric == _PALETTE and page.colormap is not None:
+        colours = np.asarray(page.colormap)
+        if colours.max() > 255:
+            colours = colours >> 8
+        return np.moveaxis(colours.astype(np.uint8)[:, data], 0, -1)
+    if photometric == _MINISWHITE:
+        if data.dtype.kind == "b":
+            data = ~data
+        elif data.dtype.kind == "u":
+            data = (data.dtype.type(2 ** (bits or 8 * data.dtype.itemsize) - 1) - data)
+    if data.dtype == np.uint8 and 1 < bits < 8 and photometric < _RGB:
+        data = np.rint(data * (255 / (2**bits - 1))).astype(np.uint8)
+    return data
+
+
+def _split_samples(
+    data: NDArray[Any], axes: str, photometric: int, extra: tuple[int, ...]
+) -> tuple[NDArray[Any], str, NDArray[np.bool_] | None, NDArray[Any] | None]:
+    """Colour, alpha and other bands.
+
+    Returns
+    -------
+    data : ndarray
+        Colour (…, Y, X, 3 or 4), where four includes alpha, or bands (S, Y, X).
+    axes : str
+    valid : ndarray of bool, or None
+        Where grey that has alpha is not transparent.
+    bands : ndarray or None
+        All samples (S, Y, X), where `data` is only the colours.
+    """
+    if "S" not in axes:
+        return data, axes, None, None
+    data = np.moveaxis(data, axes.index("S"), -1)
+    axes = axes.replace("S", "") + "S"
+    count = data.shape[-1]
+    colours = 3 if photometric in (_RGB, _YCBCR, _PALETTE) or (count == 3 and not extra) else 1
+    if photometric == _RGB and count >= 3 and len(extra) < count - 3:
+        extra = (0,) * (count - 3 - len(extra)) + extra
+    elif colours == 1 and len(extra) < count - 1:
+        extra = (0,) * (count - 1 - len(extra)) + extra
+    alphas = [colours + i for i, kind in enumerate(extra) if kind in _ALPHA and colours + i < count]
+    alpha = data[..., alphas[0]] if alphas else None
+    plain = colours + len(alphas)  # without other bands
+    if colours == 3:
+        bands = np.moveaxis(data, -1, 0) if count > plain and data.ndim == 3 else None
+        chosen = [0, 1, 2, *alphas[:1]]
+        return (data if count == len(chosen) else data[..., chosen]), axes, None, bands
+    kept = [i for i in range(count) if i not in alphas]
+    data = np.moveaxis(data[..., kept], -1, data.ndim - 3)
+    axes = axes[:-3] + "SYX"
+    if len(kept) == 1:
+        data, axes = np.squeeze(data, data.ndim - 3), axes[:-3] + "YX"
+        if alpha is not None and data.ndim == 2 and data.dtype == np.uint8:
+            return np.stack([data, data, data, alpha], -1), "YXS", None, None
+    return data, axes, None if alpha is None or alpha.ndim != 2 else alpha > 0, None
+
+
+def _mask_page(tiff: tifffile.TiffFile, series: Any) -> NDArray[np.bool_] | None:
+    """The transparency mask that GDAL and others write as the next page."""
+    if len(series.pages) != 1:
+        return None
+    for number, page in enumerate(tiff.pages):
+        if number >= _MAX_MASK_PAGES:
+            return None
+        if number and isinstance(page, tifffile.TiffPage) and int(page.subfiletype) & 4:
+            first = tiff.pages.first
+            if page.shape[:2] == (first.imagelength, first.imagewidth):
+                return np.asarray(page.asarray() != 0)
+    return None
+
+
+def _orientation(page: Any) -> int:
+    tag = page.tags.get("Orientation")
+    try:
+        value = int(tag.value) if tag is not None else 1
+    except (TypeError, ValueError):
+        return 1
+    return value if 1 <= value <= 8 else 1
+
+
+# -- tags ---------------------------------------------------------------------------------------
+
+
+def _metadata(tiff: tifffile.TiffFile, page: Any) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    tags = {name: page.tags.get(name) for name in ("XResolution", "YResolution")}
+    values = [tuple(map(int, tag.value)) for tag in tags.values() if tag is not None]
+    if len(values) == 2 and all(n > 0 and d > 0 for n, d in values):
+        unit = page.tags.get("ResolutionUnit")
+        # TIFF 6: inch where the tag is absent
+        code = int(unit.value) if unit is not None else 2
+        metadata["resolution"] = tuple(values)
+        metadata["resolution_unit"] = {1: "none", 2: "inch", 3: "cm"}.get(code, "none")
+    imagej = tiff.imagej_metadata or {}
+    if imagej.get("unit"):
+        # files written by others may hold an escaped micro sign
+        metadata["imagej_unit"] = str(imagej["unit"]).replace("\\u00B5", "µ")
+    geo = {str(code): _values(page.tags[code].value) for code in _GEO_TAGS if code in page.tags}
+    if geo:
+        metadata["geotiff"] = geo
+    nodata = page.tags.get(_NODATA_TAG)
+    if nodata is not None:
+        value = parse_nodata(str(nodata.value))
+        if value is not None:
+            metadata["nodata"] = value
+    spacing = _ome_spacing(tiff) or _tag_spacing(metadata) or _geo_spacing(geo)
+    if spacing is not None:
+        metadata["spacing"], metadata["unit"] = spacing
+    return metadata
+
+
+def _values(value: Any) -> Any:
+    return value if isinstance(value, str) else list(np.atleast_1d(value).tolist())
+
+
+def _ome_spacing(tiff: tifffile.TiffFile) -> tuple[tuple[float, float], str] | None:
+    if not tiff.is_ome or not tiff.ome_metadata:
+        return None
+    try:
+        image = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]
+        pixels = (image[0] if isinstance(image, list) else image)["Pixels"]
+        size = (float(pixels["PhysicalSizeY"]), float(pixels["PhysicalSizeX"]))
+        # µm is OME's default
+        return size, str(pixels.get("PhysicalSizeXUnit", "µm"))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _tag_spacing(metadata: Mapping[str, Any]) -> tuple[tuple[float, float], str] | None:
+    unit = metadata.get("imagej_unit", metadata.get("resolution_unit", "none"))
+    if "resolution" not in metadata or unit in ("none", "pixel", "pixels"):
+        return None
+    if "geotiff" in metadata:  # there it is that of a print
+        return None
+    (nx, dx), (ny, dy) = metadata["resolution"]
+    return (dy / ny, dx / nx), unit
+
+
+def _geo_spacing(geo: Mapping[str, Any]) -> tuple[tuple[float, float], str] | None:
+    """Pixel size on a map in metres; none in degrees or in a unit that is not named."""
+    scale, keys = geo.get("33550"), geo.get("34735", [])
+    entries = {keys[i]: keys[i + 3] for i in range(4, len(keys) - 3, 4) if keys[i + 1] == 0}
+    projected, metres = entries.get(1024) == 1, entries.get(3076, 9001) == 9001
+    if not (projected and metres) or not scale or len(scale) < 2 or min(scale[:2]) <= 0:
+        return None
+    return (float(scale[1]), float(scale[0])), "m"
+
+
+def write_tiff(file: Path, image: NDArray[Any], metadata: dict[str, Any]) -> None:
+    """Write pixels, resolution, ImageJ's unit, geotags and the value of missing pixels."""
+    options: dict[str, Any] = {}
+    colour = image.ndim == 3 and image.shape[-1] in (3, 4)
+    options["photometric"] = "rgb" if colour else "minisblack"
+    if colour and image.shape[-1] == 4:
+        options["extrasamples"] = ["unassalpha"]
+    unit = metadata.get("imagej_unit")
+    geo = metadata.get("geotiff") or {}
+    resolution, code = metadata.get("resolution"), metadata.get("resolution_unit", "none")
+    if resolution is None and "spacing" in metadata and "unit" in metadata and not geo:
+        resolution, code = _resolution_of(metadata["spacing"], str(metadata["unit"]))
+    if resolution is not None:
+        options["resolution"] = tuple(resolution)
+        options["resolutionunit"] = {"none": 1, "inch": 2, "cm": 3}[code]
+    in_imagej = image.dtype.name in _IMAGEJ_TYPES and (
+        image.ndim == 2 or (colour and image.dtype == np.uint8 and image.shape[-1] == 3)
+    )
+    if unit and in_imagej:
+        options["imagej"] = True
+        options["metadata"] = {"unit": unit, "axes": "YXS" if colour else "YX"}
+    elif unit and resolution is not None and unit in _LENGTHS_IN_CM:
+        # ImageJ cannot open this type: plain tags hold the same size
+        spacing = _tag_spacing(metadata)
+        if spacing is not None:
+            options["resolution"], code = _resolution_of(*spacing)
+            options["resolutionunit"] = {"none": 1, "inch": 2, "cm": 3}[code]
+    extratags = [_geo_tag(int(code), geo[code]) for code in geo if int(code) in _GEO_TAGS]
+    if metadata.get("nodata") is not None:
+        text = f"{float(metadata['nodata']):.17g}"
+        extratags.append((_NODATA_TAG, 2, 0, text, True))
+    if extratags:
+        options["extratags"] = extratags
+    tifffile.imwrite(file, image, **options)
+
+
+def _geo_tag(code: int, value: Any) -> tuple[int, int, int, Any, bool]:
+    if _GEO_TAGS[code] == 2:
+        return code, 2, 0, str(value), True
+    kind = int if _GEO_TAGS[code] == 3 else float
+    values = tuple(kind(number) for number in value)
+    return code, _GEO_TAGS[code], len(values), values, True
+
+
+def _resolution_of(spacing: Any, unit: str) -> tuple[tuple[float, float] | None, str]:
+    """Pixels per unit (x, y) and the TIFF unit, from a pixel size in any length unit."""
+    length = _LENGTHS_IN_CM.get(unit)
+    rows, cols = (float(value) for value in spacing)
+    if length is None or rows <= 0 or cols <= 0:
+        return None, "none"
+    return (1 / (cols * length), 1 / (rows * length)), "cm"
