@@ -78,12 +78,13 @@ def test_palette_and_grey_alpha_png_become_colour(tmp_path):
     np.testing.assert_array_equal(back[..., 3], RGBA[..., 3])
 
 
-def test_deep_colour_png_is_refused_rather_than_cut(tmp_path):
+def test_deep_colour_png_keeps_its_16_bits(tmp_path):
     def chunk(kind: bytes, content: bytes) -> bytes:
         check = zlib.crc32(kind + content)
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
 
-    rows = b"".join(b"\0" + bytes(2 * 6) for _ in range(2))
+    pixels = RNG.integers(0, 65536, (2, 2, 3), dtype=np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     path = tmp_path / "deep.png"
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
@@ -91,8 +92,9 @@ def test_deep_colour_png_is_refused_rather_than_cut(tmp_path):
         + chunk(b"IDAT", zlib.compress(rows))
         + chunk(b"IEND", b"")
     )
-    with pytest.raises(ValueError, match=r"deep.png: 16-bit colour PNG.*TIFF"):
-        io.read_image(path)
+    back = io.read_image(path).data
+    assert back.dtype == np.uint16
+    np.testing.assert_array_equal(back, pixels)
 
 
 def test_resolution_tags_survive_a_round_trip(tmp_path):
@@ -190,8 +192,10 @@ def test_wrong_paths_are_named(tmp_path):
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(IsADirectoryError, match=r"folder.png is a folder"):
         io.read_image(tmp_path / "folder.png")
-    with pytest.raises(ValueError, match=r"image.gif: extension '.gif' is not accepted.*\.tif"):
-        io.read_image(tmp_path / "image.gif")
+    with pytest.raises(ValueError, match=r"image.xyz: extension '.xyz' is not accepted.*\.tif"):
+        io.read_image(tmp_path / "image.xyz")
+    with pytest.raises(ValueError, match=r"extension '.gif' is not accepted, need .tif, .tiff"):
+        io.write_image(tmp_path / "image.gif", GREY)
     with pytest.raises(ValueError, match=r"extension '' is not accepted"):
         io.write_image(tmp_path / "image", GREY)
     with pytest.raises(FileNotFoundError, match=r"nowhere.*does not exist"):

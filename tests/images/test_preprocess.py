@@ -111,7 +111,9 @@ def test_transparent_is_not_valid():
     [
         (None, TypeError, "moving: got NoneType"),
         ("image.png", TypeError, "moving: got str"),
-        ([[1, 2], [3, 4]], TypeError, "moving: got list"),
+        ([[1, 2], [3, 4]], ValueError, "moving: got 2 x 2 px"),
+        ([[1, 2], [3]], TypeError, "moving: is no array"),
+        ([["a", "b"]], TypeError, "moving: got dtype <U1"),
         (np.zeros((20, 20), complex), TypeError, "moving: got dtype complex128"),
         (np.zeros((20, 20), object), TypeError, "moving: got dtype object"),
         (np.zeros((20, 20), "M8[s]"), TypeError, "moving: got dtype datetime64"),
@@ -119,8 +121,8 @@ def test_transparent_is_not_valid():
         (np.zeros((0, 20)), ValueError, r"moving: got an empty array of shape \(0, 20\)"),
         (np.zeros(400), ValueError, "moving: got 1-D"),
         (np.array(1.0), ValueError, "moving: got 0-D"),
-        (np.zeros((5, 20, 20)), ValueError, r"one plane, such as moving\[0\]"),
-        (np.zeros((1, 2, 1, 20, 20)), ValueError, "moving: got 5-D.*one plane"),
+        (np.zeros((5, 2, 20, 20)), ValueError, r"one plane, such as moving\[0, 0\]"),
+        (np.zeros((2, 2, 1, 20, 20)), ValueError, "moving: got 5-D.*one plane"),
         (np.zeros((20, 15)), ValueError, "moving: got 20 x 15 px, need at least 16 x 16"),
         (np.full((20, 20), np.nan), ValueError, "moving: all pixels are NaN"),
         (np.zeros((20, 20, 4), np.uint8), ValueError, "moving: all pixels are.*transparent"),
@@ -187,7 +189,8 @@ def test_border_of_a_shifted_colour_picture():
 def test_border_is_left_out_of_the_scale():
     image = picture().astype(np.uint16) + 7000
     image[:, :40] = 0
-    with_border, without = prepare(image, "m"), prepare(image, "m", find_border=True)
+    with_border = prepare(image, "m", nodata=None)
+    without = prepare(image, "m", find_border=True)
     assert with_border.low == 0
     assert without.low > 6900
     assert without.valid.sum() == 120 * 120

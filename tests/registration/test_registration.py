@@ -445,7 +445,7 @@ def test_busref_by_name(device, name):
     ("change", "error", "message"),
     [
         ({"fixed": None}, TypeError, "fixed: got NoneType"),
-        ({"moving": np.zeros((3, 40, 40))}, ValueError, "moving: got shape .*one plane"),
+        ({"moving": np.zeros((2, 5, 40, 40))}, ValueError, "moving: got 4-D, shape .*one plane"),
         (
             {"moving": np.zeros((8, 40))},
             ValueError,

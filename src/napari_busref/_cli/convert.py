@@ -87,10 +87,10 @@ def convert(
 def _grid(image: Path | None) -> ImageGrid | None:
     if image is None:
         return None
-    from napari_busref.images.io import read_image
+    from napari_busref.images.io import read_plane
     from napari_busref.transforms.formats import ImageGrid
 
-    return ImageGrid.from_image(read_image(image))
+    return ImageGrid.from_image(read_plane(image))
 
 
 def _inverse(found: TransformFile) -> TransformFile:

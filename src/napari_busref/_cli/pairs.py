@@ -31,6 +31,7 @@ from napari_busref._cli.files import (
     write_json,
 )
 from napari_busref._cli.options import Format
+from napari_busref._cli.reading import on_grid
 from napari_busref.data.pairing import Pair, find_pairs
 from napari_busref.runtime.progress import Cancelled
 
@@ -89,9 +90,10 @@ class ResultWriter:
         """Write warped image, mask, transform and flow; return their paths by name."""
         import numpy as np
 
+        missing = result.parameters.get("missing_value", moving.metadata.get("nodata"))
         paths = {
-            "warped": self.image(pair, fixed, "warped", result.warped),
-            "mask": self.image(pair, fixed, "mask", result.mask),
+            "warped": self.image(pair, on_grid(fixed, missing), "warped", result.warped),
+            "mask": self.image(pair, on_grid(fixed, None), "mask", result.mask),
             "transform": self.folder / f"{pair.name}.busref.h5",
         }
         metadata = {
@@ -142,13 +144,6 @@ class ResultWriter:
             reasons = "; ".join(quality.reasons)
             bars.note(warning(f"{pair.name}: the registration may be wrong: {reasons}"))
         return report
-
-
-def read_pair(pair: Pair) -> tuple[ImageFile, ImageFile]:
-    """Read the fixed and the moving image."""
-    from napari_busref.images.io import read_image
-
-    return read_image(pair.fixed), read_image(pair.moving)
 
 
 def process_pairs(

@@ -32,7 +32,8 @@ from napari_busref._cli.options import (
     TransformModel,
     WriteFlow,
 )
-from napari_busref._cli.pairs import ResultWriter, process_pairs, read_pair
+from napari_busref._cli.pairs import ResultWriter, process_pairs
+from napari_busref._cli.reading import Band, Channel, NoData, Page, Reading, record
 from napari_busref.data.pairing import Pair, image_files
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ def register(
     transform: TransformModel = DEFAULTS["transform"],
     device: Device = DEFAULTS["device"],
     initial: Initial = None,
+    band: Band = None,
+    page: Page = None,
+    channel: Channel = None,
+    nodata: NoData = None,
     flow: WriteFlow = False,
     file_format: FileFormat = None,
     overwrite: Overwrite = False,
@@ -61,7 +66,9 @@ def register(
     (exit code 1) and does not stop the others.
     """
     writer = ResultWriter(output, overwrite, file_format, flow)
+    reading = Reading(band, page, channel, nodata)
     options: dict[str, Any] = {
+        "nodata": reading.nodata_option,
         "model": model,
         "search": search,
         "refine": refine,
@@ -73,7 +80,7 @@ def register(
     def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
         from napari_busref.registration import register as register_images
 
-        fixed_file, moving_file = read_pair(pair)
+        fixed_file, moving_file = reading.pair(pair.fixed, pair.moving)
         result = register_images(
             fixed_file.data,
             moving_file.data,
@@ -81,6 +88,7 @@ def register(
             cancel=cancel,
             **options,
         )
+        record(result, fixed_file, moving_file)
         paths = writer.registration(pair, fixed_file, moving_file, result)
         return writer.report(pair, bars, paths, result)
 
@@ -102,13 +110,19 @@ def run(
     detail: Detail = DEFAULTS["detail"],
     device: Device = DEFAULTS["device"],
     initial: Initial = None,
+    band: Band = None,
+    page: Page = None,
+    channel: Channel = None,
+    nodata: NoData = None,
     flow: WriteFlow = False,
     file_format: FileFormat = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Register MOVING to FIXED and fuse them: the files of `register`, and STEM_fused."""
     writer = ResultWriter(output, overwrite, file_format, flow)
+    reading = Reading(band, page, channel, nodata)
     options: dict[str, Any] = {
+        "nodata": reading.nodata_option,
         "model": model,
         "search": search,
         "refine": refine,
@@ -124,7 +138,7 @@ def run(
     def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
         from napari_busref.pipeline import register_and_fuse
 
-        fixed_file, moving_file = read_pair(pair)
+        fixed_file, moving_file = reading.pair(pair.fixed, pair.moving)
         both = register_and_fuse(
             fixed_file.data,
             moving_file.data,
@@ -133,6 +147,7 @@ def run(
             **options,
         )
         assert both.fusion is not None  # a cancelled call raises
+        record(both.registration, fixed_file, moving_file)
         paths = writer.registration(pair, fixed_file, moving_file, both.registration)
         paths["fused"] = writer.image(pair, fixed_file, "fused", both.fusion.fused)
         fusion = {"timings": both.fusion.timings, "parameters": both.fusion.parameters}
@@ -169,12 +184,18 @@ def fuse(
     precision: Precision = DEFAULTS["precision"],
     tile: Tile = None,
     device: Device = DEFAULTS["device"],
+    band: Band = None,
+    page: Page = None,
+    channel: Channel = None,
+    nodata: NoData = None,
     file_format: FileFormat = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Fuse two images of the same grid into STEM_fused; outside the mask FIXED stays as it is."""
     writer = ResultWriter(output, overwrite, file_format)
+    reading = Reading(band, page, channel, nodata)
     options: dict[str, Any] = {
+        "nodata": reading.nodata_option,
         "model": model,
         "task": task,
         "infrared": infrared,
@@ -188,7 +209,7 @@ def fuse(
     def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
         from napari_busref.fusion import fuse as fuse_images
 
-        fixed_file, moving_file = read_pair(pair)
+        fixed_file, moving_file = reading.pair(pair.fixed, pair.moving)
         result = fuse_images(
             fixed_file.data,
             moving_file.data,
@@ -220,10 +241,14 @@ def apply(
     inverse: Annotated[
         bool, typer.Option("--inverse", help="From the fixed grid back to the moving one.")
     ] = False,
+    band: Band = None,
+    page: Page = None,
+    channel: Channel = None,
+    nodata: NoData = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Apply a saved transform to another image, channel or label image."""
-    from napari_busref.images.io import read_image, write_image
+    from napari_busref.images.io import write_image
     from napari_busref.runtime.atomic_write import check_writable
     from napari_busref.transforms.formats import read_transform
     from napari_busref.transforms.transform import Transform
@@ -238,11 +263,13 @@ def apply(
                 "that of the displayed plane is applied"
             )
         )
-    picture = read_image(image)
+    picture = Reading(band, page, channel, nodata).image(image)
     if inverse:
         loaded = loaded.inverse()
     warped = loaded.apply(picture.data, order=order)
-    write_image(output, warped, metadata=_grid_metadata(stored, inverse))
+    grid = dict(_grid_metadata(stored, inverse) or {})
+    grid.pop("nodata", None)  # that of another image
+    write_image(output, warped, metadata=grid)
     out().print(escape(str(output)))
 
 
@@ -270,6 +297,8 @@ def _load(path: Path | None) -> Transform | None:
 
 
 def _read_mask(mask: Path, pair: Pair) -> Any:
+    import numpy as np
+
     from napari_busref.images.io import read_image
 
     if mask.is_dir():
@@ -278,7 +307,7 @@ def _read_mask(mask: Path, pair: Pair) -> Any:
         if found is None:
             raise FileNotFoundError(f"--mask: neither {pair.name}_mask nor {pair.name} in {mask}")
         mask = found
-    data = read_image(mask).data
+    data = np.ma.filled(read_image(mask).data, 0)
     if data.ndim != 2:
         raise ValueError(f"--mask: {mask} has shape {data.shape}, need a grey image")
     return data > 0

@@ -142,7 +142,7 @@ def fuse(
         left out, and so are the masked pixels of numpy masked arrays.
     nodata : float, "auto" or None
         Value of missing pixels in both images, as for `napari_busref.register`. They are left
-        out; in the visible image they keep their value.
+        out. In the fused image they are NaN, or keep their value in integers.
     feather : float
         Width in pixels of the band inside the border of the mask in which the fused image fades
         into the visible one. 0 switches abruptly.

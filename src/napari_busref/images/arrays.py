@@ -66,7 +66,7 @@ def to_array(image: Any, name: str) -> tuple[NDArray[Any], list[float]]:
             array = np.asarray(array)
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).split(". ")[0][:120]
-        raise TypeError(f"{name}: cannot be converted to an array ({reason}), need {need}") from None
+        raise TypeError(f"{name}: is no array ({reason}), need {need}") from None
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name}: got dtype {array.dtype}, need bool, integers or floats")
     return array, missing
@@ -158,8 +158,8 @@ def with_nodata(array: NDArray[Any], values: list[float], nodata: NoData) -> NDA
     fill = 0.0
     if isinstance(array, np.ma.MaskedArray):
         masked = np.ma.getmaskarray(array)
-        missing = masked[..., :3].any(-1) if array.ndim == 3 else masked.copy()
-        if array._fill_value is not None:  # else a default of numpy
+        missing = np.array(masked[..., :3].any(-1) if array.ndim == 3 else masked, bool)
+        if getattr(array, "_fill_value", None) is not None:  # else a default of numpy
             fill = float(array.fill_value)
     if nodata is None:
         values = []

@@ -24,9 +24,7 @@ def read_dicom(file: Path) -> Stored:
         import pydicom
         from pydicom.pixels import apply_color_lut, apply_modality_lut, convert_color_space
     except ImportError:
-        raise Unsupported(
-            "DICOM needs pydicom: pip install 'napari-busref[dicom]'"
-        ) from None
+        raise Unsupported("DICOM needs pydicom: pip install 'napari-busref[dicom]'") from None
     dataset = pydicom.dcmread(file)
     if "PixelData" not in dataset and "FloatPixelData" not in dataset:
         raise Unsupported("this DICOM file holds no pixels")
@@ -47,7 +45,7 @@ def read_dicom(file: Path) -> Stored:
         padding = _padding(dataset, stored)
         data = apply_modality_lut(stored, dataset)
         if photometric == "MONOCHROME1":
-            data = float(data.max()) + float(data.min()) - data
+            data = _inverted(np.asarray(data), dataset)
         data = _shortest(np.asarray(data), stored.dtype)
         frames = "I" * (data.ndim - 2)
         if padding is not None and padding.any():
@@ -57,6 +55,13 @@ def read_dicom(file: Path) -> Stored:
                 data[padding] = np.nan
         return Stored(data, f"{frames}YX", metadata)
     return Stored(np.asarray(data), "I" * (data.ndim - 3) + "YXS", metadata)
+
+
+def _inverted(data: Any, dataset: Any) -> Any:
+    """White-is-low values turned round: over the stored bits, else over their range."""
+    if data.dtype.kind == "u" and "RescaleSlope" not in dataset:
+        return data.dtype.type(2 ** int(dataset.BitsStored) - 1) - data
+    return float(data.max()) + float(data.min()) - data
 
 
 def _metadata(dataset: Any) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from napari_busref.images.arrays import picture_array
 __all__ = ["NOTE_DJI", "Thermal", "celsius", "find_thermal", "is_dji_thermal"]
 
 NOTE_DJI = (
-    "a thermal JPEG of DJI: the picture as displayed is read; export its temperatures as TIFF with "
-    "DJI's own tools"
+    "a thermal JPEG of DJI: the picture as displayed is read; for temperatures, export TIFF with "
+    "the tools of DJI"
 )
 _SEGMENT = b"FLIR\0"
 _RAW, _VISIBLE, _CAMERA = 1, 14, 32  # types of records
@@ -96,9 +96,7 @@ def find_thermal(file: Path) -> Thermal | None:
         return None
     kelvin = [name for name in camera if name.endswith("temperature")]
     parameters = camera | {name: round(camera[name] - _ZERO, 2) for name in kelvin}
-    return Thermal(
-        upright(temperatures, orientation), parameters, _embedded(records), orientation
-    )
+    return Thermal(upright(temperatures, orientation), parameters, _embedded(records), orientation)
 
 
 def celsius(raw: NDArray[Any], camera: Mapping[str, float]) -> NDArray[np.float32]:
@@ -120,10 +118,10 @@ def celsius(raw: NDArray[Any], camera: Mapping[str, float]) -> NDArray[np.float3
         1.5587 + 0.06939 * air - 2.7816e-4 * air**2 + 6.8455e-7 * air**3
     )
     path = np.sqrt(max(camera["object_distance"], 0) / 2)
-    losses = [
-        np.exp(-path * (camera[f"atmospheric_alpha{i}"] + camera[f"atmospheric_beta{i}"] * water**0.5))
-        for i in (1, 2)
-    ]
+    losses = []
+    for i in (1, 2):
+        alpha, beta = camera[f"atmospheric_alpha{i}"], camera[f"atmospheric_beta{i}"]
+        losses.append(np.exp(-path * (alpha + beta * np.sqrt(water))))
     share = camera["atmospheric_x"]
     tau = share * losses[0] + (1 - share) * losses[1]  # of either side of the window
 
@@ -163,7 +161,8 @@ def is_dji_thermal(file: Path, format_: str | None) -> bool:
 
 def _segments(content: bytes) -> list[tuple[int, bytes]]:
     """The markers and contents of the segments before the pixels of a JPEG."""
-    found, at = [], 2
+    found: list[tuple[int, bytes]] = []
+    at = 2
     if content[:2] != b"\xff\xd8":
         return found
     while at + 4 <= len(content) and content[at] == 0xFF:

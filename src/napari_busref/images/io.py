@@ -188,9 +188,9 @@ def _marked(
     if value is not None:
         flat = data if data.ndim <= 2 or colour else data.reshape(-1, data.shape[-1])
         missing |= match_nodata(flat, value).reshape(missing.shape)
-    if stored.valid is not None and axes.replace("S", "").endswith("YX"):
-        if missing.shape[-2:] == stored.valid.shape:
-            missing |= ~stored.valid
+    valid, placed = stored.valid, axes.replace("S", "").endswith("YX")
+    if valid is not None and placed and missing.shape[-2:] == valid.shape:
+        missing |= ~valid
     if colour:
         data = mark_nodata(data, missing, value or 0)
     elif missing.any():
@@ -263,7 +263,7 @@ def _filled(data: ArrayLike, metadata: dict[str, Any]) -> tuple[NDArray[Any], di
         if data.dtype.kind == "f":
             fill: Any = np.nan
         else:
-            fill = 0 if data._fill_value is None else data.fill_value
+            fill = 0 if getattr(data, "_fill_value", None) is None else data.fill_value
         return data.filled(fill), {**metadata, "nodata": float(fill)}
     image = np.asarray(data)
     if nodata is not None and image.dtype.kind == "f":

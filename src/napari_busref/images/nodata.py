@@ -16,6 +16,7 @@ NoData = float | Literal["auto"] | None
 
 _KNOWN_VALUES = {-32768.0, -32767.0, -2147483648.0, -2147483647.0}
 _NINES = re.compile(r"-?9{3,}(\.9+)?$")
+_HALF_9999 = float(np.float16(-9999))
 _HUGE = 1e10  # 1e20 and ±3.4e38 mark missing pixels; no camera measures as much
 _UNKNOWN_GAP = 1000  # ranges of the rest between it and a repeated value that no list names
 _MIN_COUNT = 16  # pixels of a value that could also be content
@@ -68,7 +69,7 @@ def match_nodata(image: NDArray[Any], value: float) -> NDArray[np.bool_]:
     if image.ndim == 2:
         return found
     everywhere = value == 0 or image.dtype.itemsize == 1
-    return found.all(-1) if everywhere else found.any(-1)
+    return np.asarray(found.all(-1) if everywhere else found.any(-1))
 
 
 def find_nodata(image: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> list[float]:
@@ -153,7 +154,7 @@ def _equals(values: NDArray[Any], value: float) -> NDArray[np.bool_]:
     if math.isnan(value):
         return np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
     if values.dtype.kind != "f":
-        if not math.isfinite(value) or (values.dtype.kind != "b" and not _fits(value, values.dtype)):
+        if not math.isfinite(value) or not _fits(value, values.dtype):
             return np.zeros(values.shape, bool)
         return values == values.dtype.type(int(value))
     with np.errstate(over="ignore"):
@@ -170,6 +171,8 @@ def _is_nodata(
 ) -> bool:
     """Whether an extreme value marks missing pixels, see `find_nodata`."""
     same = _equals(values, value)
+    if image.dtype == np.float16 and value == _HALF_9999:
+        value = -9999.0
     count = int(same.sum())
     # the other extreme may mark missing pixels, too
     other = extremes[1] if value == extremes[0] else extremes[0]
@@ -189,7 +192,7 @@ def _is_nodata(
         return False
     if value == 0 or _is_listed(value):
         return True
-    if image.dtype.kind == "u" and value == np.iinfo(image.dtype).max or value == 65535:
+    if value == 65535 or (image.dtype.kind == "u" and value == np.iinfo(image.dtype).max):
         return _share_at_edge(match_nodata(image, value)) > _MIN_BORDER
     return gap > _UNKNOWN_GAP * span
 
@@ -199,7 +202,7 @@ def _is_listed(value: float) -> bool:
         value == 0
         or abs(value) >= _HUGE
         or value in _KNOWN_VALUES
-        or bool(_NINES.match(f"{value:.10g}".removesuffix(".0")))
+        or bool(_NINES.match(f"{value:.7g}"))
     )
 
 

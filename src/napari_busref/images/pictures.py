@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,7 @@ def read_picture(file: Path) -> Stored:
         if format_ == "JPEG2000":
             return _jpeg2000(file, opened)
         data = _array(opened)
-    pages: list[Callable[[], NDArray[Any]]] = []
-    for number in range(1, frames):
-        pages.append(lambda number=number: _frame(file, number))  # type: ignore[misc]
+    pages = [partial(_frame, file, number) for number in range(1, frames)]
     note = flir.NOTE_DJI if flir.is_dji_thermal(file, format_) else ""
     return Stored(data, "YXS"[: data.ndim], pages=pages, note=note)
 
@@ -66,8 +65,9 @@ def _frame(file: Path, number: int) -> NDArray[Any]:
 
 
 def _thermal(file: Path, thermal: flir.Thermal) -> Stored:
-    pages = [thermal.read_visible] if thermal.visible is not None else []
-    pages.append(lambda: _frame(file, 0))
+    pages: list[Callable[[], NDArray[Any]]] = [partial(_frame, file, 0)]
+    if thermal.visible is not None:
+        pages.insert(0, thermal.read_visible)
     metadata = {"value_unit": "°C", "thermal": thermal.parameters}
     held = " its visible picture is page 2," if thermal.visible is not None else ""
     note = f"temperatures in °C;{held} the picture as displayed page {len(pages) + 1}"

@@ -107,19 +107,30 @@ def as_image(
     return array
 
 
-def what_was_read(fixed: Any, moving: Any, nodata: NoData) -> dict[str, Any]:
+def what_was_read(
+    fixed: Any, moving: Any, nodata: NoData, checked: NDArray[Any] | None = None
+) -> dict[str, Any]:
     """Entries of a result's ``parameters``: `nodata`, and which bands or pages were taken.
+
+    With integers that have missing pixels, ``missing_value`` is what stands there.
 
     Parameters
     ----------
     fixed, moving : array_like
         As given to `as_image`.
     nodata : float, "auto" or None
+    checked : ndarray, optional
+        The moving image as `as_image` returned it.
     """
     images = {"fixed": fixed, "moving": moving}
     words = {name: text for name, image in images.items() if (text := taken(image))}
     value = nodata if nodata is None or isinstance(nodata, str) else float(nodata)
-    return {"nodata": value, **({"taken": words} if words else {})}
+    found: dict[str, Any] = {"nodata": value}
+    if words:
+        found["taken"] = words
+    if isinstance(checked, np.ma.MaskedArray):
+        found["missing_value"] = float(checked.fill_value)
+    return found
 
 
 def as_mask(mask: Any, name: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -333,7 +344,7 @@ def _finite(array: NDArray[Any]) -> NDArray[np.bool_]:
     valid = np.ones(array.shape[:2], bool)
     if isinstance(array, np.ma.MaskedArray):
         masked = np.ma.getmaskarray(array)
-        valid = ~(masked[..., :3].any(-1) if array.ndim == 3 else masked)
+        valid = ~np.array(masked[..., :3].any(-1) if array.ndim == 3 else masked, bool)
         array = np.ma.getdata(array)
     colours = array[..., :3] if array.ndim == 3 else array
     if array.dtype.kind == "f":

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 __all__ = ["Choice", "Stored", "choose", "guess_axes"]
 
 
-
 @dataclass(frozen=True, eq=False)
 class Stored:
     """What a file holds.
@@ -113,15 +112,14 @@ def choose(stored: Stored, choice: Choice, *, single: bool) -> tuple[NDArray[Any
     """
     choice.check()
     page, band, channel = choice.page, choice.band, choice.channel
-    if stored.pages:
-        if page is not None or single:
-            count = len(stored.pages) + 1
-            number = _number("page", page or 1, count)
-            data = stored.data if number == 1 else stored.pages[number - 2]()
-            axes = stored.axes if number == 1 else "YXS"[: data.ndim]
-            found = choose(Stored(data, axes), Choice(band, channel), single=single)
-            words = [f"page {number} of {count}", found[2]]
-            return found[0], found[1], ", ".join(filter(None, words))
+    if stored.pages and (page is not None or single):
+        count = len(stored.pages) + 1
+        number = _number("page", page or 1, count)
+        data = stored.data if number == 1 else stored.pages[number - 2]()
+        axes = stored.axes if number == 1 else "YXS"[: data.ndim]
+        found = choose(Stored(data, axes), Choice(band, channel), single=single)
+        words = [f"page {number} of {count}", found[2]]
+        return found[0], found[1], ", ".join(filter(None, words))
     data, axes = stored.data, stored.axes
     if stored.extra_bands is not None and (band or channel):
         data, axes = stored.extra_bands, "SYX"

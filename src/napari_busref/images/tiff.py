@@ -116,7 +116,7 @@ def _as_meant(data: NDArray[Any], page: Any, photometric: int) -> NDArray[Any]:
         if data.dtype.kind == "b":
             data = ~data
         elif data.dtype.kind == "u":
-            data = (data.dtype.type(2 ** (bits or 8 * data.dtype.itemsize) - 1) - data)
+            data = data.dtype.type(2 ** (bits or 8 * data.dtype.itemsize) - 1) - data
     if data.dtype == np.uint8 and 1 < bits < 8 and photometric < _RGB:
         data = np.rint(data * (255 / (2**bits - 1))).astype(np.uint8)
     return data
@@ -147,7 +147,9 @@ def _split_samples(
         extra = (0,) * (count - 3 - len(extra)) + extra
     elif colours == 1 and len(extra) < count - 1:
         extra = (0,) * (count - 1 - len(extra)) + extra
-    alphas = [colours + i for i, kind in enumerate(extra) if kind in _ALPHA and colours + i < count]
+    alphas = [
+        colours + i for i, kind in enumerate(extra) if kind in _ALPHA and colours + i < count
+    ]
     alpha = data[..., alphas[0]] if alphas else None
     plain = colours + len(alphas)  # without other bands
     if colours == 3:

@@ -202,7 +202,7 @@ def register(
             method = Method.of(session, search, refine, transform)
             masks = {"fixed": fixed_mask, "moving": moving_mask}
             parameters = _parameters(session, method, pair, masks)
-            parameters |= what_was_read(fixed, moving, nodata)
+            parameters |= what_was_read(fixed, moving, nodata, pair.moving_array)
             watch.lap("load")
             part = reporter.part(0.05, 0.8)
             found = estimate_transform(pair, method, part, watch, keep_best=keep_best)

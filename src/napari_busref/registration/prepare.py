@@ -81,7 +81,9 @@ def prepare_pair(
     )
 
 
-def _prepare(array: NDArray[Any], name: str, mask: ArrayLike | None) -> tuple[Prepared, str | None]:
+def _prepare(
+    array: NDArray[Any], name: str, mask: ArrayLike | None
+) -> tuple[Prepared, str | None]:
     """The prepared image, and the problem when its mask leaves no valid pixel."""
     if mask is None:
         return prepare(array, name, find_border=True, nodata=None), None

@@ -315,8 +315,8 @@ class Transform:
     def _apply_masked(self, image: Any, order: int) -> Any:
         """`apply` for a masked array: a masked pixel is never blended with another."""
         masked = np.ma.getmaskarray(image)
-        missing = masked.any(-1) if image.ndim == 3 else masked
-        fill = 0 if image._fill_value is None else image.fill_value
+        missing = np.array(masked.any(-1) if image.ndim == 3 else masked, bool)
+        fill = 0 if getattr(image, "_fill_value", None) is None else image.fill_value
         plain = np.ma.getdata(image)
         if missing.all():
             plain = np.full_like(plain, fill)

@@ -82,9 +82,9 @@ def pairs_in_folders(
 
 def _reader(fixed: Path, moving: Path) -> Callable[[], tuple[NDArray[Any], NDArray[Any]]]:
     def read() -> tuple[NDArray[Any], NDArray[Any]]:
-        from napari_busref.images.io import read_image
+        from napari_busref.images.io import read_plane
 
-        return read_image(fixed).data, read_image(moving).data
+        return read_plane(fixed).data, read_plane(moving).data
 
     return read
 

@@ -165,7 +165,8 @@ class ImageGrid:
     @classmethod
     def from_image(cls, image: ImageFile) -> ImageGrid:
         """Make the grid of an image file; without a pixel size, the unit is the pixel."""
-        return cls.from_metadata(image.data.shape[:2], image.metadata)
+        rows = image.axes.index("Y") if "Y" in image.axes else 0
+        return cls.from_metadata(image.data.shape[rows : rows + 2], image.metadata)
 
     @classmethod
     def from_metadata(cls, shape: Sequence[int], metadata: Mapping[str, Any] | None) -> ImageGrid:

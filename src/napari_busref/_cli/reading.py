@@ -1,0 +1,197 @@
+"""Options that choose what to read of an image file: band, page, channel, no-data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from napari_busref._cli.console import err, warning
+
+if TYPE_CHECKING:
+    from napari_busref.images.io import ImageFile
+    from napari_busref.registration import RegistrationResult
+
+_PLANES = ("band", "page", "channel")
+_TWO = "One for both images, or FIXED,MOVING, where one may be left out (4, or ,2)."
+
+
+def _plane_option(name: str, what: str) -> Any:
+    def check(value: str | None) -> str | None:
+        _numbers(value, name)
+        return value
+
+    return typer.Option(
+        f"--{name}", metavar="N", help=f"{what}, counted from 1. {_TWO}", callback=check
+    )
+
+
+def _check_nodata(value: str | None) -> str | None:
+    for part in _parts(value or "auto", "nodata"):
+        _value(part)
+    return value
+
+
+Band = Annotated[str | None, _plane_option("band", "Band of a file with several")]
+Page = Annotated[
+    str | None,
+    _plane_option("page", "Page or frame of a file with several (2: visible part of a FLIR JPEG)"),
+]
+Channel = Annotated[str | None, _plane_option("channel", "Channel of a microscope's file")]
+NoData = Annotated[
+    str | None,
+    typer.Option(
+        "--nodata",
+        metavar="<auto|none|VALUE>",
+        help="Value of missing pixels. auto: as the file says, and values such as -9999; none: "
+        f"all are content. {_TWO} Default: auto.",
+        callback=_check_nodata,
+    ),
+]
+
+
+@dataclass
+class Reading:
+    """What to read of the files of a pair.
+
+    Attributes
+    ----------
+    band, page, channel, nodata : str, optional
+        As given on the command line.
+    """
+
+    band: str | None = None
+    page: str | None = None
+    channel: str | None = None
+    nodata: str | None = None
+    _told: set[str] = field(default_factory=set)
+
+    @property
+    def nodata_option(self) -> float | str | None:
+        """``nodata`` of `napari_busref.register` for what `pair` returns."""
+        values = _parts(self.nodata or "auto", "nodata")
+        return "auto" if all(part in ("", "auto") for part in values) else None
+
+    def pair(self, fixed: Path, moving: Path) -> tuple[ImageFile, ImageFile]:
+        """Read one plane of each file.
+
+        A single number for both leaves a file alone that has nothing to choose from.
+
+        Raises
+        ------
+        ValueError
+            When neither file has such a band, page or channel.
+        """
+        files = (fixed, moving)
+        choices: list[dict[str, int]] = [{}, {}]
+        single = {}
+        for name in _PLANES:
+            numbers = _numbers(getattr(self, name), name)
+            if len(numbers) == 1 and numbers[0] is not None:
+                single[name] = numbers[0]
+            for choice, number in zip(choices, numbers, strict=False):
+                if len(numbers) == 2 and number is not None:
+                    choice[name] = number
+        if single:
+            several = [bool(_read(path, {}, "none").taken) for path in files]
+            for choice, needs in zip(choices, several, strict=True):
+                if needs or not any(several):
+                    choice |= single
+        nodata = _parts(self.nodata or "auto", "nodata") * 2
+        one, other = (
+            self._one(path, choice, value, alone=self.nodata_option == "auto")
+            for path, choice, value in zip(files, choices, nodata[:2], strict=True)
+        )
+        return one, other
+
+    def image(self, path: Path) -> ImageFile:
+        """Read one plane of one file."""
+        choice = {}
+        for name in _PLANES:
+            numbers = _numbers(getattr(self, name), name)
+            if len(numbers) == 2:
+                raise ValueError(f"--{name}: got {getattr(self, name)}, need one number")
+            if numbers and numbers[0] is not None:
+                choice[name] = numbers[0]
+        return self._one(path, choice, _parts(self.nodata or "auto", "nodata")[0], alone=False)
+
+    def _one(self, path: Path, choice: dict[str, int], nodata: str, *, alone: bool) -> ImageFile:
+        from dataclasses import replace
+
+        from napari_busref.images.preprocess import as_image
+
+        found = _read(path, choice, nodata)
+        if nodata in ("", "auto") and not alone:
+            found = replace(found, data=as_image(found.data, path.name, min_size=1))
+        words = []
+        if found.taken and not choice:
+            words.append(f"took {found.taken}; --band, --page or --channel chooses another")
+        words += [found.note] if found.note and "page" not in choice else []
+        for text in words:
+            if text not in self._told:  # once for a folder
+                self._told.add(text)
+                err().print(warning(f"{path.name}: {text}"))
+        return found
+
+
+def record(result: RegistrationResult, fixed: ImageFile, moving: ImageFile) -> None:
+    """Add what was taken of the files to the parameters of a result."""
+    taken = {"fixed": fixed.taken, "moving": moving.taken}
+    words = {name: text for name, text in taken.items() if text}
+    if words:
+        result.parameters["taken"] = words
+
+
+def on_grid(fixed: ImageFile, nodata: float | None) -> ImageFile:
+    """The fixed file's metadata for an image with other missing values, for the writer."""
+    from dataclasses import replace
+
+    metadata = {name: value for name, value in fixed.metadata.items() if name != "nodata"}
+    return replace(fixed, metadata=metadata | ({} if nodata is None else {"nodata": nodata}))
+
+
+def _read(path: Path, choice: dict[str, int], nodata: str) -> ImageFile:
+    from napari_busref.images.io import read_plane
+
+    try:
+        return read_plane(path, **choice, nodata=_value(nodata))  # type: ignore[arg-type]
+    except ValueError as error:
+        text = str(error)
+        for name in _PLANES:
+            if text.startswith(f"{name}: "):
+                raise ValueError(f"--{text}") from None
+        raise
+
+
+def _numbers(value: str | None, name: str) -> list[int | None]:
+    """One or two numbers; None where one is left out."""
+    if value is None:
+        return []
+    need = f"--{name}: got {value}, need a whole number from 1, or two as FIXED,MOVING"
+    try:
+        numbers = [int(part) if part else None for part in _parts(value, name)]
+    except ValueError:
+        raise ValueError(need) from None
+    if any(number is not None and number < 1 for number in numbers) or not any(numbers):
+        raise ValueError(need)
+    return numbers
+
+
+def _parts(value: str, name: str) -> list[str]:
+    parts = [part.strip() for part in value.split(",")]
+    if len(parts) > 2:
+        raise ValueError(f"--{name}: got {value}, need one, or two as FIXED,MOVING")
+    return parts
+
+
+def _value(text: str) -> float | str | None:
+    if text.lower() in ("", "auto"):
+        return "auto"
+    if text.lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--nodata: got {text}, need auto, none or a number") from None

@@ -1,0 +1,421 @@
+"""Files that cameras, scanners, GIS and microscopes write, made here and read back."""
+
+from __future__ import annotations
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from skimage import data
+
+from napari_busref.images.io import read_image, read_plane, write_image
+from napari_busref.transforms.formats import ImageGrid
+
+GREY = data.camera()[100:164, 200:280]
+RGB = data.astronaut()[100:164, 200:280]
+DEEP = GREY.astype(np.uint16) * 200 + 11
+FLOAT = (GREY / 7).astype(np.float32)
+DEEP_RGB = RGB.astype(np.uint16) * 200 + 7
+
+
+def same(path, expected, **options):
+    found = read_image(path, **options).data
+    assert found.shape == expected.shape
+    np.testing.assert_array_equal(found, expected)
+
+
+# -- compression --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("predictor", [False, True])
+@pytest.mark.parametrize("image", [GREY, RGB, DEEP, DEEP_RGB, FLOAT, FLOAT.astype(np.float64)])
+@pytest.mark.parametrize("compression", ["lzw", "zlib", "zstd", "lzma", "packbits"])
+def test_lossless_compression_of_tiff(tmp_path, compression, image, predictor):
+    if compression == "packbits" and predictor:
+        pytest.skip("has no predictor")
+    path = tmp_path / "a.tif"
+    photometric = "rgb" if image.ndim == 3 else "minisblack"
+    options = {"predictor": True} if predictor else {}
+    tifffile.imwrite(path, image, compression=compression, photometric=photometric, **options)
+    same(path, image)
+
+
+@pytest.mark.parametrize("options", [{"tile": (32, 32)}, {"rowsperstrip": 7}, {"bigtiff": True}])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_layouts_of_tiff(tmp_path, options, planar):
+    pixels = RGB if planar == "contig" else np.moveaxis(RGB, -1, 0)
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        pixels,
+        photometric="rgb",
+        planarconfig=planar,
+        compression="lzw",
+        **options,
+    )
+    same(tmp_path / "a.tif", RGB)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "webp", "jpegxl", "jpeg2000", "lerc", "png"])
+def test_other_compression_of_tiff(tmp_path, compression):
+    tifffile.imwrite(tmp_path / "a.tif", RGB, compression=compression, photometric="rgb")
+    assert np.abs(read_image(tmp_path / "a.tif").data.astype(int) - RGB).mean() < 5
+
+
+@pytest.mark.parametrize(
+    "compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"]
+)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_files_of_libtiff(tmp_path, mode, compression):
+    picture = Image.fromarray(GREY if mode == "L" else RGB)
+    picture.save(tmp_path / "a.tif", compression=compression)
+    expected = np.array(Image.open(tmp_path / "a.tif"))
+    assert np.abs(read_image(tmp_path / "a.tif").data.astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("compression", ["raw", "group3", "group4", "tiff_lzw"])
+@pytest.mark.parametrize("white", [0, 1])
+def test_fax_and_packed_bits(tmp_path, compression, white):
+    image = GREY > 99
+    Image.fromarray(image).save(
+        tmp_path / "a.tif", compression=compression, tiffinfo={262: 1 - white}
+    )
+    with Image.open(tmp_path / "a.tif") as picture:
+        expected = np.array(picture)
+    found = read_image(tmp_path / "a.tif").data
+    assert found.dtype == bool
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 12])
+def test_odd_numbers_of_bits(tmp_path, bits):
+    image = (DEEP >> (16 - bits)).astype(np.uint16 if bits > 8 else np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", image, bitspersample=bits)
+    scale = 1 if bits > 8 else 255 / (2**bits - 1)
+    same(tmp_path / "a.tif", np.rint(image * scale).astype(image.dtype))
+
+
+@pytest.mark.parametrize("image", [GREY, DEEP])
+def test_white_is_zero(tmp_path, image):
+    inverted = np.iinfo(image.dtype).max - image
+    tifffile.imwrite(tmp_path / "a.tif", inverted, photometric="miniswhite")
+    same(tmp_path / "a.tif", image)
+
+
+def test_palette_and_cmyk_become_colour(tmp_path):
+    picture = Image.fromarray(RGB)
+    palette = picture.quantize(64)
+    palette.save(tmp_path / "p.tif")
+    same(tmp_path / "p.tif", np.array(palette.convert("RGB")))
+    cmyk = picture.convert("CMYK")
+    cmyk.save(tmp_path / "c.tif")
+    same(tmp_path / "c.tif", np.array(cmyk.convert("RGB")))
+    assert np.abs(read_image(tmp_path / "c.tif").data.astype(int) - RGB).max() < 3
+
+
+# -- orientation --------------------------------------------------------------------------------
+
+#: What a file holds so that the tag turns it into the upright image.
+STORED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: np.swapaxes(a, 0, 1),
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: np.swapaxes(a[::-1, ::-1], 0, 1),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.webp", "a.jpg", "deep.tif"])
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_every_orientation_in_every_format(tmp_path, tag, name):
+    image = DEEP if name == "deep.tif" else RGB
+    picture = Image.fromarray(np.ascontiguousarray(STORED[tag](image)))
+    exif = Image.Exif()
+    exif[274] = tag
+    path = tmp_path / name
+    if name.endswith("tif"):
+        picture.save(path, tiffinfo={274: tag}, dpi=(100, 200))
+    else:
+        picture.save(path, exif=exif, **({"lossless": True} if name == "a.webp" else {}))
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(
+            np.array(opened) if name != "a.jpg" else STORED[tag](image),
+            STORED[tag](image),
+        )
+    found = read_image(path)
+    assert found.data.shape == image.shape
+    assert np.abs(found.data.astype(float) - image).mean() < (6 if name == "a.jpg" else 1e-9)
+    if name == "a.tif":  # the pixel size turns, too
+        rows, cols = found.metadata["spacing"]
+        assert rows / cols == pytest.approx(2 if tag > 4 else 0.5)
+
+
+def test_orientation_of_bands_and_alpha(tmp_path):
+    alpha = np.where(GREY > 99, 255, 0).astype(np.uint8)
+    rgba = np.dstack([RGB, alpha])
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        np.rot90(rgba).copy(),
+        photometric="rgb",
+        extrasamples=["unassalpha"],
+        extratags=[(274, 3, 1, 6, True)],
+    )
+    same(tmp_path / "a.tif", rgba)
+    bands = np.stack([GREY, GREY // 2, GREY // 3, GREY // 4, GREY // 5])
+    tifffile.imwrite(
+        tmp_path / "b.tif",
+        np.rot90(bands, axes=(1, 2)).copy(),
+        photometric="minisblack",
+        planarconfig="separate",
+        extratags=[(274, 3, 1, 6, True)],
+    )
+    same(tmp_path / "b.tif", bands)
+    same(tmp_path / "b.tif", bands[2], band=3)
+
+
+# -- alpha and bands ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["assocalpha", "unassalpha"])
+def test_alpha_is_what_the_file_calls_alpha(tmp_path, kind):
+    rgba = np.dstack([RGB, np.where(GREY > 99, 255, 0).astype(np.uint8)])
+    tifffile.imwrite(tmp_path / "a.tif", rgba, photometric="rgb", extrasamples=[kind])
+    same(tmp_path / "a.tif", rgba)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("extra", [["unspecified"], ["unspecified", "unspecified"], None])
+def test_other_bands_of_colour_are_bands(tmp_path, dtype, extra):
+    near = (GREY // 2).astype(dtype)
+    count = len(extra or [0])
+    pixels = np.dstack([RGB.astype(dtype), *[near] * count])
+    options = {"extrasamples": extra} if extra else {"extrasamples": [0]}
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", **options)
+    same(tmp_path / "a.tif", RGB.astype(dtype))
+    same(tmp_path / "a.tif", near, band=4)
+    same(tmp_path / "a.tif", RGB[..., 1].astype(dtype), band=2)
+    plane = read_plane(tmp_path / "a.tif")
+    assert plane.taken == f"bands 1-3 of {3 + count} as colour"
+
+
+def test_alpha_beside_near_infrared(tmp_path):
+    alpha = np.where(GREY > 99, 255, 0).astype(np.uint8)
+    pixels = np.dstack([RGB, GREY, alpha])
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        pixels,
+        photometric="rgb",
+        extrasamples=["unspecified", "unassalpha"],
+    )
+    same(tmp_path / "a.tif", np.dstack([RGB, alpha]))
+    same(tmp_path / "a.tif", GREY, band=4)
+
+
+@pytest.mark.parametrize("image", [GREY, DEEP, FLOAT])
+def test_grey_with_alpha(tmp_path, image):
+    opaque = GREY > 99
+    alpha = (opaque * (255 if image.dtype.kind == "u" else 1)).astype(image.dtype)
+    pixels = np.dstack([image, alpha])
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        pixels,
+        photometric="minisblack",
+        planarconfig="contig",
+        extrasamples=["unassalpha"],
+    )
+    found = read_image(tmp_path / "a.tif").data
+    if image.dtype == np.uint8:
+        np.testing.assert_array_equal(found, np.dstack([image] * 3 + [alpha]))
+    elif image.dtype.kind == "f":
+        np.testing.assert_array_equal(found, np.where(opaque, image, np.nan))
+    else:
+        np.testing.assert_array_equal(np.ma.getmaskarray(found), ~opaque)
+        np.testing.assert_array_equal(found.compressed(), image[opaque])
+
+
+@pytest.mark.parametrize("count", [2, 4, 5, 12])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_bands_of_a_satellite(tmp_path, count, planar):
+    bands = np.stack([DEEP // (i + 1) for i in range(count)])
+    pixels = bands if planar == "separate" else np.moveaxis(bands, 0, -1)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig=planar)
+    same(path, bands)
+    for number in (1, count):
+        same(path, bands[number - 1], band=number)
+        assert read_plane(path, band=number).taken == f"band {number} of {count}"
+    assert read_plane(path).taken == f"band 1 of {count}"
+    assert ImageGrid.from_image(read_image(path)).shape == GREY.shape
+    for wrong in (0, count + 1):
+        with pytest.raises(ValueError, match=rf"band: got {wrong}, need 1"):
+            read_image(path, band=wrong)
+    with pytest.raises(TypeError, match="band: got 1.5, need a whole number"):
+        read_image(path, band=1.5)
+
+
+def test_pages_frames_and_channels(tmp_path):
+    stack = np.arange(2 * 3 * 4)[:, None, None] + np.zeros((64, 80))
+    stack = stack.reshape(2, 3, 4, 64, 80).astype(np.uint16)
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, stack, ome=True, metadata={"axes": "TZCYX"})
+    same(path, stack)
+    same(path, stack[1, 2, 1], page=6, channel=2)
+    same(path, stack[0, 1], page=2)
+    same(path, stack[:, :, 3], channel=4)
+    plane = read_plane(path)
+    np.testing.assert_array_equal(plane.data, stack[0, 0, 0])
+    assert plane.taken == "page 1 of 6, channel 1 of 4"
+    hyper = tmp_path / "ij.tif"
+    tifffile.imwrite(hyper, stack, imagej=True, metadata={"axes": "TZCYX", "unit": "um"})
+    same(hyper, stack[1, 0, 2], page=4, channel=3)
+    film = tmp_path / "film.tif"
+    tifffile.imwrite(film, stack[:, 0, 0])
+    same(film, stack[1, 0, 0], page=2)
+    same(film, stack[1, 0, 0], band=2)  # any name serves where there is one axis
+    assert read_plane(film).taken == "page 1 of 2"
+    with pytest.raises(ValueError, match="page: got 3, need 1 to 2"):
+        read_image(film, page=3)
+    with pytest.raises(ValueError, match="page: got 2, need 1 to 1: it has only one"):
+        write_image(tmp_path / "grey.png", GREY)
+        read_image(tmp_path / "grey.png", page=2)
+
+
+def test_bands_of_npy(tmp_path):
+    bands = np.stack([DEEP, DEEP // 2, DEEP // 3, DEEP // 4, DEEP // 5])
+    np.save(tmp_path / "first.npy", bands)
+    np.save(tmp_path / "last.npy", np.moveaxis(bands, 0, -1))
+    for name in ("first.npy", "last.npy"):
+        same(tmp_path / name, bands[3], band=4)
+        np.testing.assert_array_equal(read_plane(tmp_path / name).data, bands[0])
+
+
+# -- other formats ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("image", [GREY, RGB, GREY > 99])
+@pytest.mark.parametrize("name", ["a.bmp", "a.webp", "a.gif", "a.jp2", "a.j2k", "a.ppm", "a.BMP"])
+def test_pictures_that_pillow_writes(tmp_path, name, image):
+    picture = Image.fromarray(image)
+    lossless = name in ("a.webp",)
+    if name.endswith(("jp2", "j2k", "webp")) and image.dtype == bool:
+        pytest.skip("holds no single bits")
+    picture.save(tmp_path / name, **({"lossless": True} if lossless else {}))
+    with Image.open(tmp_path / name) as opened:
+        mode = "1" if opened.mode == "1" else "L" if opened.mode in "L1" else "RGB"
+        expected = np.array(opened.convert(mode))
+    found = read_image(tmp_path / name).data
+    if found.ndim == 3 and expected.ndim == 2:  # a palette of greys
+        expected = np.dstack([expected] * 3)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("image", [DEEP, DEEP_RGB])
+def test_deep_jpeg_2000(tmp_path, image):
+    (tmp_path / "a.jp2").write_bytes(imagecodecs.jpeg2k_encode(image, level=0))
+    same(tmp_path / "a.jp2", image)
+
+
+def test_frames_of_a_gif_and_of_an_mpo(tmp_path):
+    first, second = (Image.fromarray(part) for part in (RGB, RGB[::-1].copy()))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
+    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
+    for name in ("a.gif", "a.jpg"):
+        assert read_plane(tmp_path / name).taken == "page 1 of 2"
+        last = read_image(tmp_path / name, page=2).data[..., :3].astype(int)
+        assert np.abs(last - RGB[::-1]).mean() < 12
+
+
+def test_transparency_without_an_alpha_channel(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "a.png", transparency=int(GREY[0, 0]))
+    found = read_image(tmp_path / "a.png").data
+    np.testing.assert_array_equal(found[..., 3] == 0, GREY == GREY[0, 0])
+
+
+def test_dicom(tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    path = tmp_path / "a.dcm"
+
+    def write(pixels, **more):
+        dataset = pydicom.Dataset()
+        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
+        dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+        dataset.SOPClassUID = pydicom.uid.CTImageStorage
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
+        dataset.Rows, dataset.Columns = GREY.shape
+        dataset.SamplesPerPixel = 1
+        dataset.PhotometricInterpretation = "MONOCHROME2"
+        dataset.BitsAllocated = 8 * pixels.dtype.itemsize
+        dataset.BitsStored, dataset.HighBit = dataset.BitsAllocated, dataset.BitsAllocated - 1
+        dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+        dataset.PixelSpacing = [0.5, 0.25]
+        for name, value in more.items():
+            setattr(dataset, name, value)
+        dataset.PixelData = pixels.tobytes()
+        dataset.save_as(path, enforce_file_format=True)
+
+    write(DEEP.astype(np.int16), RescaleSlope=1, RescaleIntercept=-1024)
+    same(path, DEEP.astype(np.int32) - 1024)
+    assert read_image(path).metadata == {"spacing": (0.5, 0.25), "unit": "mm"}
+    write(DEEP, PhotometricInterpretation="MONOCHROME1")
+    same(path, 65535 - DEEP)
+    write(DEEP, RescaleSlope=0.5, RescaleIntercept=0)
+    same(path, (DEEP / 2).astype(np.float32))
+    write(DEEP, PixelPaddingValue=int(DEEP[0, 0]))
+    padding = np.ma.getmaskarray(read_image(path).data)
+    np.testing.assert_array_equal(padding, DEEP == DEEP[0, 0])
+    write(np.stack([DEEP, DEEP // 2]), NumberOfFrames=2)
+    same(path, DEEP // 2, page=2)
+    write(RGB, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
+    same(path, RGB)
+
+
+def test_czi(tmp_path):
+    pytest.importorskip("czifile")
+    writer = pytest.importorskip("pylibCZIrw.czi")
+    path = tmp_path / "a.czi"
+    with writer.create_czi(str(path)) as czi:
+        for channel, image in enumerate([DEEP, DEEP // 2]):
+            for z in range(3):
+                czi.write(data=(image // (z + 1))[..., None], plane={"C": channel, "Z": z, "T": 0})
+        czi.write_metadata("a", scale_x=5e-7, scale_y=2.5e-7)
+    same(path, DEEP // 2 // 3, channel=2, page=3)
+    assert read_plane(path).taken == "page 1 of 3, channel 1 of 2"
+    metadata = read_image(path).metadata
+    assert metadata["unit"] == "µm"
+    assert metadata["spacing"] == pytest.approx((0.25, 0.5))
+
+
+@pytest.mark.parametrize(("name", "package"), [("a.dcm", "pydicom"), ("a.czi", "czifile")])
+def test_a_missing_library_is_named(tmp_path, monkeypatch, name, package):
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    (tmp_path / name).write_bytes(b"content")
+    with pytest.raises(ValueError, match=rf"{name}: .* needs {package}: pip install 'napari-bus"):
+        read_image(tmp_path / name)
+
+
+# -- tags ---------------------------------------------------------------------------------------
+
+
+def test_the_place_on_a_map_is_kept(tmp_path):
+    keys = (1, 1, 0, 4, 1024, 0, 1, 1, 1025, 0, 1, 1, 1026, 34737, 6, 0, 3072, 0, 1, 32631)
+    tags = {
+        33550: (12, 3, (0.5, 0.25, 0.0)),
+        33922: (12, 6, (0.0, 0.0, 0.0, 5e5, 4.6e6, 0.0)),
+        34735: (3, len(keys), keys),
+        34737: (2, 0, "UTM31|"),
+    }
+    extra = [(code, kind, count, value, True) for code, (kind, count, value) in tags.items()]
+    tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb", extratags=extra)
+    found = read_image(tmp_path / "a.tif")
+    assert (found.metadata["spacing"], found.metadata["unit"]) == ((0.25, 0.5), "m")
+    for image in (GREY, RGB, FLOAT, DEEP):
+        write_image(tmp_path / "b.tif", image, found.metadata)
+        with tifffile.TiffFile(tmp_path / "b.tif") as tiff:
+            for code, (_, _, value) in tags.items():
+                assert tiff.pages[0].tags[code].value == value
+        assert read_image(tmp_path / "b.tif").metadata["geotiff"] == found.metadata["geotiff"]
