@@ -84,7 +84,7 @@ def test_a_picture_comes_upright():
 
 
 def test_the_fill_value_of_xarray_is_missing():
-    image = data_array(np.where(GREY > 200, -7, GREY).astype(np.int16), ("y", "x"), _FillValue=-7)
+    image = data_array(np.where(GREY > 200, np.int16(-7), GREY), ("y", "x"), _FillValue=-7)
     np.testing.assert_array_equal(np.ma.getmaskarray(as_image(image, "fixed")), GREY > 200)
 
 

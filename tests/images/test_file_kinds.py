@@ -140,11 +140,8 @@ def test_every_orientation_in_every_format(tmp_path, tag, name):
         picture.save(path, tiffinfo={274: tag}, dpi=(100, 200))
     else:
         picture.save(path, exif=exif, **({"lossless": True} if name == "a.webp" else {}))
-    with Image.open(path) as opened:
-        np.testing.assert_array_equal(
-            np.array(opened) if name != "a.jpg" else STORED[tag](image),
-            STORED[tag](image),
-        )
+    if name.endswith("tif"):  # Pillow turns TIFF itself
+        np.testing.assert_array_equal(tifffile.imread(path), STORED[tag](image))
     found = read_image(path)
     assert found.data.shape == image.shape
     assert np.abs(found.data.astype(float) - image).mean() < (6 if name == "a.jpg" else 1e-9)
@@ -278,8 +275,8 @@ def test_pages_frames_and_channels(tmp_path):
     assert read_plane(film).taken == "page 1 of 2"
     with pytest.raises(ValueError, match="page: got 3, need 1 to 2"):
         read_image(film, page=3)
+    write_image(tmp_path / "grey.png", GREY)
     with pytest.raises(ValueError, match="page: got 2, need 1 to 1: it has only one"):
-        write_image(tmp_path / "grey.png", GREY)
         read_image(tmp_path / "grey.png", page=2)
 
 
@@ -358,8 +355,8 @@ def test_dicom(tmp_path):
         dataset.PixelData = pixels.tobytes()
         dataset.save_as(path, enforce_file_format=True)
 
-    write(DEEP.astype(np.int16), RescaleSlope=1, RescaleIntercept=-1024)
-    same(path, DEEP.astype(np.int32) - 1024)
+    write(GREY.astype(np.int16) * 9, RescaleSlope=1, RescaleIntercept=-1024)
+    same(path, GREY.astype(np.int16) * 9 - 1024)
     assert read_image(path).metadata == {"spacing": (0.5, 0.25), "unit": "mm"}
     write(DEEP, PhotometricInterpretation="MONOCHROME1")
     same(path, 65535 - DEEP)

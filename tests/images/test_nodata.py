@@ -198,7 +198,7 @@ def test_bad_values_are_named(value, error, message):
 
 
 def test_an_image_without_any_pixel_is_refused():
-    with pytest.raises(ValueError, match="moving: all pixels are NaN.*no-data"):
+    with pytest.raises(ValueError, match=r"moving: all pixels are NaN.*no-data"):
         as_image(np.ma.masked_all((20, 20), np.uint16), "moving")
 
 

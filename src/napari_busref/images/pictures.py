@@ -93,9 +93,9 @@ def _deep_png(file: Path) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
 def _jpeg2000(file: Path, opened: Image.Image) -> Stored:
     """JPEG 2000; its fourth channel is alpha only where a channel definition says so."""
     content = file.read_bytes()
-    if opened.mode in ("L", "RGB"):
-        return Stored(data := _array(opened), "YXS"[: data.ndim])
-    data = np.asarray(_codecs("JPEG 2000 of this kind").jpeg2k_decode(content))
+    data = np.asarray(_codecs("JPEG 2000").jpeg2k_decode(content))
+    if data.dtype == np.uint8 and opened.mode in ("L", "RGB"):
+        data = _array(opened)  # also converts other colour spaces
     if data.ndim == 2 or data.shape[-1] == 3:
         return Stored(data, "YXS"[: data.ndim])
     start = content.find(b"cdef", 0, content.find(b"jp2c"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ class Stored:
         False where the file says that there is nothing.
     extra_bands : ndarray, shape (N, H, W), optional
         All bands, where `data` is only the colours.
-    pages : list of callables
+    pages : sequence of callables
         Each reads a further picture, of any size; page 1 is `data`.
     note : str
         What else the user should know.
@@ -39,7 +39,7 @@ class Stored:
     metadata: dict[str, Any] = field(default_factory=dict)
     valid: NDArray[np.bool_] | None = None
     extra_bands: NDArray[Any] | None = None
-    pages: list[Callable[[], NDArray[Any]]] = field(default_factory=list)
+    pages: Sequence[Callable[[], NDArray[Any]]] = ()
     note: str = ""
 
 
