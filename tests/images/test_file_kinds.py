@@ -249,7 +249,7 @@ def test_bands_of_a_satellite(tmp_path, count, planar):
     for wrong in (0, count + 1):
         with pytest.raises(ValueError, match=rf"band: got {wrong}, need 1"):
             read_image(path, band=wrong)
-    with pytest.raises(TypeError, match="band: got 1.5, need a whole number"):
+    with pytest.raises(TypeError, match=r"band: got 1\.5, need a whole number"):
         read_image(path, band=1.5)
 
 
