@@ -1,0 +1,81 @@
+"""The plugin's reader of images: napari shows what the command line reads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+from napari.layers import Layer
+from PIL import Image
+from skimage import data
+
+from napari_busref._napari.files.image_reader import get_image_reader, read_images
+
+GREY = data.camera()[100:164, 200:280]
+RGB = data.astronaut()[100:164, 200:280]
+
+
+def layers(path):
+    reader = get_image_reader(str(path))
+    assert reader is read_images
+    return [Layer.create(*one) for one in reader(str(path)) if "channel_axis" not in one[1]]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.tif"])
+def test_sideways_pictures_open_upright(tmp_path, name):
+    stored = np.rot90(RGB).copy()
+    if name == "a.jpg":
+        exif = Image.Exif()
+        exif[274] = 6
+        Image.fromarray(stored).save(tmp_path / name, exif=exif)
+    else:
+        tag = [(274, 3, 1, 6, True)]
+        tifffile.imwrite(tmp_path / name, stored, photometric="rgb", extratags=tag)
+    (layer,) = layers(tmp_path / name)
+    assert layer.data.shape == RGB.shape
+    assert layer.rgb
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int16, np.uint8])
+def test_missing_pixels_are_nan(tmp_path, dtype):
+    image = GREY.astype(dtype)
+    image[:9] = 3
+    image[9:][image[9:] == 3] = 4
+    tifffile.imwrite(tmp_path / "a.tif", image, extratags=[(42113, 2, 0, "3", True)])
+    (layer,) = layers(tmp_path / "a.tif")
+    np.testing.assert_array_equal(np.isnan(layer.data[:9]), True)
+    np.testing.assert_array_equal(layer.data[9:], image[9:])
+
+
+def test_pixel_size_and_unit(tmp_path):
+    stack = np.stack([GREY, GREY // 2])
+    tifffile.imwrite(
+        tmp_path / "a.ome.tif",
+        stack,
+        ome=True,
+        metadata={
+            "axes": "TYX",
+            "PhysicalSizeX": 0.5,
+            "PhysicalSizeY": 0.25,
+            "PhysicalSizeXUnit": "µm",
+            "PhysicalSizeYUnit": "µm",
+        },
+    )
+    (layer,) = layers(tmp_path / "a.ome.tif")
+    np.testing.assert_allclose(layer.scale, (1, 0.25, 0.5))
+    assert [str(unit) for unit in layer.units] == ["pixel", "micrometer", "micrometer"]
+    np.testing.assert_array_equal(layer.data, stack)
+
+
+def test_channels_become_layers(tmp_path):
+    stack = np.stack([GREY, GREY // 2])
+    path = tmp_path / "b.tif"
+    tifffile.imwrite(path, stack, imagej=True, metadata={"axes": "CYX"})
+    ((found, options, kind),) = read_images(str(path))
+    assert (options["channel_axis"], options["name"], kind) == (0, ["b 1", "b 2"], "image")
+    np.testing.assert_array_equal(found, stack)
+
+
+def test_other_files_are_left_to_napari(tmp_path):
+    assert get_image_reader("a.svg") is None
+    assert get_image_reader(["a.tif", "a.obj"]) is None
