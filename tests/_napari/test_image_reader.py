@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tifffile
-from napari.layers import Layer
-from PIL import Image
+from napari.layers import Image, Layer
+from PIL import Image as Picture
 from skimage import data
 
+from napari_busref._napari.files.image_io import write_ome_tiff
 from napari_busref._napari.files.image_reader import get_image_reader, read_images
 
 GREY = data.camera()[100:164, 200:280]
@@ -25,9 +26,9 @@ def layers(path):
 def test_sideways_pictures_open_upright(tmp_path, name):
     stored = np.rot90(RGB).copy()
     if name == "a.jpg":
-        exif = Image.Exif()
+        exif = Picture.Exif()
         exif[274] = 6
-        Image.fromarray(stored).save(tmp_path / name, exif=exif)
+        Picture.fromarray(stored).save(tmp_path / name, exif=exif)
     else:
         tag = [(274, 3, 1, 6, True)]
         tifffile.imwrite(tmp_path / name, stored, photometric="rgb", extratags=tag)
@@ -65,6 +66,18 @@ def test_pixel_size_and_unit(tmp_path):
     np.testing.assert_allclose(layer.scale, (1, 0.25, 0.5))
     assert [str(unit) for unit in layer.units] == ["pixel", "micrometer", "micrometer"]
     np.testing.assert_array_equal(layer.data, stack)
+
+
+def test_a_time_series_of_stacks_comes_back_with_its_units(tmp_path):
+    stack = np.arange(2 * 3 * 20 * 30).reshape(2, 3, 20, 30).astype(np.uint16)
+    units = ("pixel", "um", "um", "um")
+    layer = Image(stack, name="a", scale=(1, 2, 0.25, 0.5), units=units)
+    path = str(tmp_path / "a.ome.tif")
+    write_ome_tiff(path, *layer.as_layer_data_tuple()[:2])
+    (again,) = layers(path)
+    np.testing.assert_array_equal(again.data, stack)
+    np.testing.assert_allclose(again.scale, layer.scale)
+    assert again.units == layer.units
 
 
 def test_channels_become_layers(tmp_path):

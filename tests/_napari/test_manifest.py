@@ -72,11 +72,14 @@ def test_menus_are_open_to_plugins(manifest):
 
 
 def test_reader_and_writers_leave_the_files_of_others_alone(manifest):
-    from napari_busref._napari.files.activation import OWN_FILES
+    from napari_busref._napari.files.activation import IMAGE_FILES, OWN_FILES
+    from napari_busref.images.io import READABLE
     from napari_busref.transforms.formats.files import WRITABLE
 
-    (reader,) = manifest.contributions.readers
+    reader, images = manifest.contributions.readers
     assert reader.filename_patterns == list(OWN_FILES)
+    assert images.filename_patterns == list(IMAGE_FILES)
+    assert {pattern[1:] for pattern in IMAGE_FILES} <= set(READABLE)
     for writer in manifest.contributions.writers:
         extensions = set(writer.filename_extensions)
         if writer.command == "napari-busref.write_ome_tiff":

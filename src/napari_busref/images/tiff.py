@@ -217,6 +217,9 @@ def _metadata(tiff: tifffile.TiffFile, page: Any) -> dict[str, Any]:
     spacing = _ome_spacing(tiff) or _tag_spacing(metadata) or _geo_spacing(geo)
     if spacing is not None:
         metadata["spacing"], metadata["unit"] = spacing
+    depth = _ome_depth(tiff)
+    if depth is not None:
+        metadata["z_spacing"], metadata["z_unit"] = depth
     return metadata
 
 
@@ -224,15 +227,32 @@ def _values(value: Any) -> Any:
     return value if isinstance(value, str) else list(np.atleast_1d(value).tolist())
 
 
-def _ome_spacing(tiff: tifffile.TiffFile) -> tuple[tuple[float, float], str] | None:
+def _ome_pixels(tiff: tifffile.TiffFile) -> Mapping[str, Any]:
+    """Attributes of the first image of an OME-TIFF; empty in another file."""
     if not tiff.is_ome or not tiff.ome_metadata:
-        return None
+        return {}
     try:
         image = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]
-        pixels = (image[0] if isinstance(image, list) else image)["Pixels"]
+        return dict((image[0] if isinstance(image, list) else image)["Pixels"])
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+def _ome_spacing(tiff: tifffile.TiffFile) -> tuple[tuple[float, float], str] | None:
+    pixels = _ome_pixels(tiff)
+    try:
         size = (float(pixels["PhysicalSizeY"]), float(pixels["PhysicalSizeX"]))
         # µm is OME's default
         return size, str(pixels.get("PhysicalSizeXUnit", "µm"))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _ome_depth(tiff: tifffile.TiffFile) -> tuple[float, str] | None:
+    """Distance of the planes of a Z stack and its unit."""
+    pixels = _ome_pixels(tiff)
+    try:
+        return float(pixels["PhysicalSizeZ"]), str(pixels.get("PhysicalSizeZUnit", "µm"))
     except (KeyError, TypeError, ValueError):
         return None
 

@@ -40,8 +40,8 @@ def write_ome_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     path : str
         Ends in ``.ome.tif`` or ``.ome.tiff``.
     data : array_like
-        ``(H, W)``, ``(H, W, 3 or 4)`` of an RGB layer, or a stack of them. The finest level of a
-        multiscale layer is saved.
+        ``(H, W)``, ``(H, W, 3 or 4)`` of an RGB layer, or a stack of them along one or two
+        axes: T, Z, or T and Z. The finest level of a multiscale layer is saved.
     meta : dict
         As from `Layer.as_layer_data_tuple`.
 
@@ -53,7 +53,7 @@ def write_ome_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     Raises
     ------
     ValueError
-        For another extension, more than one stack dimension, or integers above 32 bits.
+        For another extension, more than two stack dimensions, or integers above 32 bits.
     """
     file = Path(path)
     if not file.name.lower().endswith(_EXTENSIONS):
@@ -64,23 +64,26 @@ def write_ome_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     units = [unit_name(unit) for unit in meta.get("units") or (None,) * ndim]
     # drop axes of length 1, except rows and columns
     kept = [axis for axis in range(ndim) if image.shape[axis] > 1 or axis >= ndim - 2]
-    if len(kept) > 3:
+    if len(kept) > 4:
         raise ValueError(
             f"layer {meta.get('name', '')!r} has shape {image.shape}, need a plane or one stack "
-            "of planes"
+            "of planes, or T and Z"
         )
     image = image.reshape([image.shape[axis] for axis in kept] + list(image.shape[ndim:]))
-    stack = "Z" if len(kept) == 3 and units[kept[0]] in METRES else "T"
-    axes = stack * (len(kept) - 2) + "YX" + "S" * rgb
+    stack = ["T", "Z"] if len(kept) == 4 else ["T"] * (len(kept) - 2)
+    if len(kept) == 3 and units[kept[0]] in METRES:
+        stack = ["Z"]
+    axes = "".join(stack) + "YX" + "S" * rgb
     metadata: dict[str, Any] = {"axes": axes, "Name": meta.get("name", "")}
     grid = grid_of_layer((image.shape[-2 - rgb], image.shape[-1 - rgb]), meta, (-2, -1))
     if grid.has_length:
         for letter, size in zip("YX", grid.spacing, strict=True):
             metadata[f"PhysicalSize{letter}"] = size
             metadata[f"PhysicalSize{letter}Unit"] = _UNITS[grid.unit]
-    if stack == "Z" and len(kept) == 3:
-        metadata["PhysicalSizeZ"] = float(abs(np.asarray(meta["scale"])[kept[0]]))
-        metadata["PhysicalSizeZUnit"] = _UNITS[units[kept[0]]]
+    depth = kept[stack.index("Z")] if "Z" in stack else None
+    if depth is not None and units[depth] in METRES:
+        metadata["PhysicalSizeZ"] = float(abs(np.asarray(meta["scale"])[depth]))
+        metadata["PhysicalSizeZUnit"] = _UNITS[units[depth]]
     with replacing(file) as temporary:
         tifffile.imwrite(
             temporary,

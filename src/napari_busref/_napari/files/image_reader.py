@@ -62,9 +62,12 @@ def _layer(found: ImageFile, name: str) -> LayerData:
         options["colormap"] = "inferno"
     spacing, unit = found.metadata.get("spacing"), found.metadata.get("unit")
     if spacing is not None and spatial.endswith("YX"):
-        options["scale"] = (*(1.0,) * (len(spatial) - 2), *spacing)
+        depth, depth_unit = found.metadata.get("z_spacing"), found.metadata.get("z_unit")
+        steep = [letter == "Z" and depth is not None for letter in spatial[:-2]]
+        options["scale"] = (*(depth if one else 1.0 for one in steep), *spacing)
         if unit_name(unit) in METRES:
-            options["units"] = ("pixel",) * (len(spatial) - 2) + (unit_name(unit),) * 2
+            along = (unit_name(depth_unit) if one else "pixel" for one in steep)
+            options["units"] = (*along, *(unit_name(unit),) * 2)
     return data, options, "image"
 
 
