@@ -36,9 +36,7 @@ def test_each_term_of_gaf_has_its_share_of_the_gradient() -> None:
     norms = {
         name: float(torch.stack([g.square().sum() for g in gradients]).sum().sqrt())
         for name, weight in weights.items()
-        for gradients in [
-            torch.autograd.grad(weight * losses[name], trained, retain_graph=True)
-        ]
+        for gradients in [torch.autograd.grad(weight * losses[name], trained, retain_graph=True)]
     }
     total = sum(norms.values())
     assert set(losses) == {"loss", *weights}

@@ -176,9 +176,8 @@ def fuse(
     >>> int(fuse(visible, infrared, model="average", device="cpu").fused[0, 0])
     150
     """
-    reporter = Reporter(progress, cancel)
+    reporter, watch = Reporter(progress, cancel), Stopwatch()
     reporter.step("checking the images", 0.0)
-    watch = Stopwatch()
     found = as_image(fixed, "fixed", nodata=nodata)
     shape = found.shape[0], found.shape[1]
     other = as_image(moving, "moving", nodata=nodata)

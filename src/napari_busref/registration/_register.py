@@ -177,30 +177,19 @@ def register(
     >>> bool((result.warped == image).all())
     True
     """
-    for name, value in (
-        ("search", search),
-        ("refine", refine),
-        ("transform", transform),
-        ("on_cancel", on_cancel),
-    ):
+    options = {"search": search, "refine": refine, "transform": transform, "on_cancel": on_cancel}
+    for name, value in options.items():
         check_choice(name, value)
     reporter, watch = Reporter(progress, cancel), Stopwatch()
     reporter.step("checking the images", 0.0)
-    pair = prepare_pair(
-        fixed,
-        moving,
-        fixed_mask=fixed_mask,
-        moving_mask=moving_mask,
-        initial=initial,
-        nodata=nodata,
-    )
+    masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
+    pair = prepare_pair(fixed, moving, **masks, initial=initial, nodata=nodata)
     watch.lap("prepare")
     reporter.step("loading the model", 0.02)
     keep_best = on_cancel == "best"
     try:
         with inference_session(model, "registration", device) as session:
             method = Method.of(session, search, refine, transform)
-            masks = {"fixed": fixed_mask, "moving": moving_mask}
             parameters = _parameters(session, method, pair, masks)
             parameters |= what_was_read(fixed, moving, nodata, pair.moving_array)
             watch.lap("load")
@@ -265,7 +254,7 @@ def _parameters(
         "transform": method.options.transform,
         "device": describe(session.device),
         "initial": pair.initial_kind,
-        "masks": [name for name, mask in masks.items() if mask is not None],
+        "masks": [name.removesuffix("_mask") for name, mask in masks.items() if mask is not None],
         "fixed_shape": list(pair.fixed.shape),
         "moving_shape": list(pair.moving.shape),
         "moving_dtype": str(pair.moving_array.dtype),

@@ -79,7 +79,7 @@ def _with_nan(data: NDArray[Any]) -> NDArray[Any]:
         alpha = np.where(np.ma.getmaskarray(data)[..., :3].any(-1), 0, 255).astype(np.uint8)
         return np.dstack([np.ma.getdata(data)[..., :3], alpha])
     kind = np.float32 if data.dtype.itemsize <= 2 else np.float64
-    return data.astype(kind).filled(np.nan)
+    return np.ma.filled(data.astype(kind), np.nan)
 
 
 def _paths(path: str | Sequence[str]) -> list[str]:
