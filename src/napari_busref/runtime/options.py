@@ -94,6 +94,12 @@ _TABLE = (
         },
     ),
     Option(
+        "nodata",
+        "auto",
+        "Value of missing pixels in both images; auto recognises values such as -9999.",
+        open_ended=True,
+    ),
+    Option(
         "on_cancel",
         "raise",
         "Result of a cancelled call.",
