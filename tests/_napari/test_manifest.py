@@ -170,15 +170,15 @@ def test_napari_need_not_ask_which_reader_to_take(monkeypatch, manifest):
     """napari's own reader also takes ``*.h5``; the user's choices stay."""
     from napari import settings
 
-    from napari_busref._napari.files.activation import prefer_own_reader
+    from napari_busref._napari.files.activation import IMAGE_FILES, prefer_own_reader
 
     own = settings.NapariSettings(config_path=None)
     monkeypatch.setattr(settings, "_SETTINGS", own)
-    own.plugins.extension2reader = {"*.busref.ome.zarr*": "napari", "*.png": "other"}
+    own.plugins.extension2reader = {"*.busref.ome.zarr*": "napari", "*.tif": "other"}
     prefer_own_reader()
     assert own.plugins.extension2reader == {
+        **dict.fromkeys((*IMAGE_FILES, "*.busref.h5"), "napari-busref"),
         "*.busref.ome.zarr*": "napari",
-        "*.png": "other",
-        "*.busref.h5": "napari-busref",
+        "*.tif": "other",
     }
     assert str(manifest.on_activate) == f"{prefer_own_reader.__module__}:prefer_own_reader"
