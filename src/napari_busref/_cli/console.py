@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from typer.core import TyperGroup
 
@@ -35,6 +35,11 @@ def out() -> Console:
 def err() -> Console:
     """Make the console of progress, warnings and errors (standard error)."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def escape(text: str) -> str:
+    """Escape rich's markup, and what a file name holds that is no UTF-8."""
+    return markup.escape(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def warning(message: str) -> str:
@@ -94,7 +99,7 @@ class FriendlyGroup(TyperGroup):
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Give an event that the first Ctrl+C sets; a second Ctrl+C stops at once.
+    """Give an event that SIGTERM or the first Ctrl+C sets; a second one stops at once.
 
     The computation checks the event between its steps and ends with `Cancelled`. No file is
     left half written.
@@ -110,11 +115,12 @@ def interruptible() -> Iterator[threading.Event]:
         cancel.set()
         err().print("Stopping after this step (Ctrl+C again to stop at once) ...")
 
-    previous = signal.signal(signal.SIGINT, stop)
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield cancel
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class Bars:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
-from napari_busref._cli.console import err, fail, one_line, out, warning
+from napari_busref._cli.console import err, escape, fail, one_line, out, warning
 from napari_busref._cli.files import refuse_existing
 from napari_busref._cli.options import Overwrite
 

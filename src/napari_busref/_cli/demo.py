@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from napari_busref._cli.console import Bars, err, interruptible, out, warning
+from napari_busref._cli.console import Bars, err, escape, interruptible, out, warning
 from napari_busref._cli.files import output_folder, write_json
 from napari_busref._cli.options import Device, FusionModel, Model
 

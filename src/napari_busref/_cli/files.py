@@ -96,4 +96,5 @@ def plain(value: Any) -> Any:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON."""
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    # a name that is no UTF-8 becomes an escape, which JSON reads back
+    path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from napari_busref._cli.console import Bars, interruptible, out
-from napari_busref._cli.options import Device
+from napari_busref._cli.console import Bars, escape, interruptible, out
+from napari_busref._cli.options import Device, Match
 
 
 def finetune(
@@ -32,9 +31,7 @@ def finetune(
         Path | None,
         typer.Option("--output", "-o", help="Folder for checkpoint and log."),
     ] = None,
-    match: Annotated[
-        Literal["name", "order"], typer.Option(help="How to pair the files of both folders.")
-    ] = "name",
+    match: Match = "name",
     steps: Annotated[int, typer.Option(help="Steps for each model.")] = 300,
     learning_rate: Annotated[
         float | None, typer.Option(help="Default: a twentieth of the model's own training.")

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from napari_busref._cli.console import Bars, interruptible, out
+from napari_busref._cli.console import Bars, escape, interruptible, out
 from napari_busref._cli.files import plain, refuse_existing
 from napari_busref._cli.options import Device, Overwrite
 

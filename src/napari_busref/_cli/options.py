@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from napari_busref.data.pairing import check_match
 from napari_busref.runtime.options import OPTIONS, check_choice, check_number
 
 Format = Literal["tif", "png", "npy"]
@@ -91,3 +92,19 @@ FileFormat = Annotated[
     typer.Option("--format", help="Format of the written images (default: that of FIXED)."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
+Match = Annotated[
+    str,
+    typer.Option(
+        metavar="<name|order|PATTERN>",
+        callback=check_match,
+        help="How to pair the files of two folders. name: of the same stem, or of stems that "
+        "differ by a word such as _V and _T. order: in the order of their names. PATTERN: two, "
+        "such as '*_rgb,*_lwir', or a regular expression with a group, such as '([0-9]+)'.",
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume", help="Keep the pairs that an interrupted run finished, and do the others."
+    ),
+]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import csv
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
-from rich.markup import escape
 
 from napari_busref._cli.console import (
     EXIT_SOME_FAILED,
     Bars,
     err,
+    escape,
     interruptible,
     one_line,
     out,
@@ -56,21 +57,66 @@ class ResultWriter:
         Extension of the images; by default that of the fixed image, where it fits.
     flow : bool
         Also write the flow of each registration.
+    resume : bool
+        Keep the results of finished pairs, and replace those of others.
     """
 
     folder: Path
     overwrite: bool = False
     file_format: Format | None = None
     flow: bool = False
+    resume: bool = False
 
-    def existing(self, pair: Pair, suffixes: list[str]) -> list[Path]:
-        """Find results of this pair that exist already, whatever their image format."""
-        found: list[Path] = []
+    def existing(self, pair: Pair, suffixes: list[str]) -> dict[str, list[Path]]:
+        """Find results of this pair that exist already, whatever their image format.
+
+        Parameters
+        ----------
+        pair : Pair
+        suffixes : list of str
+            What the names of results have after the stem.
+
+        Returns
+        -------
+        dict
+            From each suffix to its files.
+        """
+        found: dict[str, list[Path]] = {}
         for name in suffixes + (["_flow.npy"] if self.flow else []):
             extensions = [""] if "." in name else [".tif", ".tiff", ".png", ".npy"]
             candidates = (self.folder / f"{pair.name}{name}{each}" for each in extensions)
-            found += [path for path in candidates if path.exists()]
+            found[name] = [path for path in candidates if path.exists()]
         return found
+
+    def finished(self, pair: Pair, suffixes: list[str]) -> dict[str, str] | None:
+        """Return the row of the summary of a finished pair, None for an unfinished one.
+
+        The report of a registration is written last. A pair without a whole one is unfinished.
+
+        Raises
+        ------
+        FileExistsError
+            When the results are those of other images.
+        """
+        existing = self.existing(pair, suffixes)
+        if not all(existing.values()):
+            return None
+        if "_report.json" not in existing:
+            return {"name": pair.name, "status": "ok"}
+        path = existing["_report.json"][0]
+        try:
+            report = json.loads(path.read_text("utf-8"))
+            made_of = [Path(report[name]).name for name in ("fixed", "moving")]
+            quality = report["quality"]
+            row = _quality_row(quality["score"] or 0, quality["overlap"] or 0, quality["reasons"])
+        except (ValueError, KeyError, TypeError):
+            return None
+        if made_of != [pair.fixed.name, pair.moving.name]:
+            raise FileExistsError(
+                f"--resume: {path} holds the results of {' and '.join(made_of)}, not of "
+                f"{pair.fixed.name} and {pair.moving.name}; choose another --output"
+            )
+        return {"name": pair.name} | row
 
     def image(self, pair: Pair, fixed: ImageFile, what: str, image: Any) -> Path:
         """Write an image on the grid of the fixed one, with its pixel size."""
@@ -80,7 +126,7 @@ class ResultWriter:
         if image.dtype == bool:
             image = mask_picture(image, suffix)
         path = self.folder / f"{pair.name}_{what}{suffix}"
-        refuse_existing([path], self.overwrite)
+        refuse_existing([path], self.overwrite or self.resume)
         write_image(path, image, metadata=fixed.metadata)
         return path
 
@@ -147,12 +193,17 @@ class ResultWriter:
 
 
 def process_pairs(
-    writer: ResultWriter, fixed: Path, moving: Path, suffixes: list[str], process: ProcessPair
+    writer: ResultWriter,
+    fixed: Path,
+    moving: Path,
+    suffixes: list[str],
+    process: ProcessPair,
+    match: str = "name",
 ) -> None:
     """Process two files, or all pairs of two folders.
 
     The error of a single pair is raised. Of several pairs, each failure is reported and the
-    others go on; ``summary.csv`` then holds a row for each pair.
+    others go on; ``summary.csv`` gets a row for each pair as soon as it is done.
 
     Parameters
     ----------
@@ -160,41 +211,65 @@ def process_pairs(
     fixed, moving : Path
         Two files or two folders.
     suffixes : list of str
-        What the names of results have after the stem; none of them may exist.
+        What the names of results have after the stem; unless `writer` replaces or resumes, none
+        of them may exist.
     process : ProcessPair
+    match : str
+        How to pair the files of folders, see `find_pairs`.
     """
-    pairs, alone = find_pairs(fixed, moving)
+    if writer.overwrite and writer.resume:
+        raise ValueError("--resume: keeps results, which --overwrite replaces; need one of them")
+    pairs, alone = find_pairs(fixed, moving, match)
     output_folder(writer.folder)
     several = fixed.is_dir()
-    expected = [path for pair in pairs for path in writer.existing(pair, suffixes)]
-    summary = writer.folder / "summary.csv"
-    refuse_existing([*expected, summary] if several else expected, writer.overwrite)
+    summary = writer.folder / "summary.csv" if several else None
+    done = _finished_pairs(writer, pairs, suffixes, summary)
     for path in alone:
-        err().print(warning(f"{path}: no partner of the same stem, left out"))
-    rows: list[dict[str, Any]] = []
-    try:
-        with interruptible() as cancel, Bars() as bars:
-            overall = bars.add("all pairs") if several else None
-            for number, pair in enumerate(pairs):
-                if overall is not None:
-                    overall(f"{number + 1} of {len(pairs)}", number / len(pairs))
-                rows.append(_summary_row(pair, bars, cancel, process, may_raise=not several))
-    finally:
-        if several and rows:  # after Ctrl+C: the pairs that are done
-            _write_summary(summary, rows)
-    if several:
-        failed = [row["name"] for row in rows if row["status"] == "failed"]
-        out().print(f"{len(rows) - len(failed)} of {len(rows)} pairs done, {escape(str(summary))}")
+        err().print(warning(f"{path}: no partner, left out"))
+    failed = []
+    with interruptible() as cancel, Bars() as bars, _Summary(summary) as rows:
+        overall = bars.add("all pairs") if several else None
+        for number, pair in enumerate(pairs):
+            if overall is not None:
+                overall(f"{number + 1} of {len(pairs)}", number / len(pairs))
+            row = done.get(pair.name) or _summary_row(
+                pair, bars, cancel, process, may_raise=not several
+            )
+            rows.add(row)
+            failed += [pair.name] if row["status"] == "failed" else []
+    if summary is not None:
+        count = len(pairs) - len(failed)
+        out().print(f"{count} of {len(pairs)} pairs done, {escape(str(summary))}")
         if failed:
             err().print(f"[red]Failed:[/] {escape(', '.join(failed))}")
             raise typer.Exit(EXIT_SOME_FAILED)
 
 
+def _finished_pairs(
+    writer: ResultWriter, pairs: list[Pair], suffixes: list[str], summary: Path | None
+) -> dict[str, dict[str, str]]:
+    """Find the rows of finished pairs to keep, by name; without ``resume``, refuse any results."""
+    if writer.resume:
+        rows = {pair.name: writer.finished(pair, suffixes) for pair in pairs}
+        done = {name: row for name, row in rows.items() if row is not None}
+        if done:
+            err().print(f"{len(done)} of {len(pairs)} pairs are done already and kept")
+        return done
+    expected = [
+        path
+        for pair in pairs
+        for paths in writer.existing(pair, suffixes).values()
+        for path in paths
+    ]
+    refuse_existing(expected if summary is None else [*expected, summary], writer.overwrite)
+    return {}
+
+
 def _summary_row(
     pair: Pair, bars: Bars, cancel: Event, process: ProcessPair, *, may_raise: bool
-) -> dict[str, Any]:
+) -> dict[str, str]:
     """Process one pair and return its row of the summary."""
-    row: dict[str, Any] = {"name": pair.name}
+    row = {"name": pair.name}
     start = time.perf_counter()
     try:
         quality = process(pair, bars, cancel).get("quality")
@@ -206,16 +281,52 @@ def _summary_row(
         bars.note(f"[red]{escape(pair.name)} failed:[/] {escape(one_line(error))}")
         row |= {"status": "failed", "message": one_line(error)}
     else:
-        row["status"] = "ok" if quality is None or quality.reliable else "doubtful"
+        row["status"] = "ok"
         if quality is not None:
-            row |= {"score": f"{quality.score:.4f}", "overlap": f"{quality.overlap:.4f}"}
-            row["message"] = "; ".join(quality.reasons)
+            row |= _quality_row(quality.score, quality.overlap, quality.reasons)
     return row | {"seconds": f"{time.perf_counter() - start:.2f}"}
 
 
-def _write_summary(path: Path, rows: list[dict[str, Any]]) -> None:
-    fields = ["name", "status", "score", "overlap", "seconds", "message"]
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fields)
-        writer.writeheader()
-        writer.writerows(rows)
+def _quality_row(score: float, overlap: float, reasons: Sequence[str]) -> dict[str, str]:
+    """The cells of the summary that a quality fills; any reason makes a pair doubtful."""
+    return {
+        "status": "doubtful" if reasons else "ok",
+        "score": f"{score:.4f}",
+        "overlap": f"{overlap:.4f}",
+        "message": "; ".join(reasons),
+    }
+
+
+class _Summary:
+    """``summary.csv``, written row by row: what a killed batch leaves is true.
+
+    Nothing is written without a path, or without a row.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._stream: TextIO | None = None
+
+    def __enter__(self) -> _Summary:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+    def add(self, row: dict[str, str]) -> None:
+        """Write the row of one pair."""
+        if self._path is None:
+            return
+        fields = ["name", "status", "score", "overlap", "seconds", "message"]
+        new = self._stream is None
+        if self._stream is None:
+            # names that are no UTF-8 are escaped
+            self._stream = self._path.open(
+                "w", newline="", encoding="utf-8", errors="backslashreplace"
+            )
+        writer = csv.DictWriter(self._stream, fields)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+        self._stream.flush()

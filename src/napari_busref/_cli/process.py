@@ -7,9 +7,8 @@ from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from napari_busref._cli.console import Bars, err, out, warning
+from napari_busref._cli.console import Bars, err, escape, out, warning
 from napari_busref._cli.files import refuse_existing
 from napari_busref._cli.options import (
     DEFAULTS,
@@ -20,12 +19,14 @@ from napari_busref._cli.options import (
     FusionModel,
     Infrared,
     Initial,
+    Match,
     Model,
     Moving,
     Output,
     Overwrite,
     Precision,
     Refine,
+    Resume,
     Search,
     Task,
     Tile,
@@ -57,15 +58,17 @@ def register(
     nodata: NoData = None,
     flow: WriteFlow = False,
     file_format: FileFormat = None,
+    match: Match = "name",
+    resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Register MOVING to FIXED: write the warped image, the mask, the transform and a report.
 
     Results start with the stem of MOVING: STEM_warped, STEM_mask, STEM.busref.h5 and
-    STEM_report.json. Two folders are paired by stem; a pair that fails is reported at the end
-    (exit code 1) and does not stop the others.
+    STEM_report.json. The files of two folders are paired by --match; a pair that fails is
+    reported at the end (exit code 1) and does not stop the others.
     """
-    writer = ResultWriter(output, overwrite, file_format, flow)
+    writer = ResultWriter(output, overwrite, file_format, flow, resume)
     reading = Reading(band, page, channel, nodata)
     options: dict[str, Any] = {
         "nodata": reading.nodata_option,
@@ -93,7 +96,7 @@ def register(
         return writer.report(pair, bars, paths, result)
 
     suffixes = ["_warped", "_mask", ".busref.h5", "_report.json"]
-    process_pairs(writer, fixed, moving, suffixes, process)
+    process_pairs(writer, fixed, moving, suffixes, process, match)
 
 
 def run(
@@ -116,10 +119,12 @@ def run(
     nodata: NoData = None,
     flow: WriteFlow = False,
     file_format: FileFormat = None,
+    match: Match = "name",
+    resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Register MOVING to FIXED and fuse them: the files of `register`, and STEM_fused."""
-    writer = ResultWriter(output, overwrite, file_format, flow)
+    writer = ResultWriter(output, overwrite, file_format, flow, resume)
     reading = Reading(band, page, channel, nodata)
     options: dict[str, Any] = {
         "nodata": reading.nodata_option,
@@ -154,7 +159,7 @@ def run(
         return writer.report(pair, bars, paths, both.registration, fusion=fusion)
 
     suffixes = ["_warped", "_mask", "_fused", ".busref.h5", "_report.json"]
-    process_pairs(writer, fixed, moving, suffixes, process)
+    process_pairs(writer, fixed, moving, suffixes, process, match)
 
 
 def fuse(
@@ -189,10 +194,12 @@ def fuse(
     channel: Channel = None,
     nodata: NoData = None,
     file_format: FileFormat = None,
+    match: Match = "name",
+    resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Fuse two images of the same grid into STEM_fused; outside the mask FIXED stays as it is."""
-    writer = ResultWriter(output, overwrite, file_format)
+    writer = ResultWriter(output, overwrite, file_format, resume=resume)
     reading = Reading(band, page, channel, nodata)
     options: dict[str, Any] = {
         "nodata": reading.nodata_option,
@@ -222,7 +229,7 @@ def fuse(
         bars.result(f"{escape(pair.name)}: {escape(str(path))}")
         return {"outputs": {"fused": path}}
 
-    process_pairs(writer, fixed, moving, ["_fused"], process)
+    process_pairs(writer, fixed, moving, ["_fused"], process, match)
 
 
 def apply(

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from napari_busref._cli.console import Bars, err, interruptible, out
+from napari_busref._cli.console import Bars, err, escape, interruptible, out
 from napari_busref._cli.options import Device
 from napari_busref.training.stage_names import STAGES
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
-__all__ = ["Match", "Pair", "find_pairs", "image_files"]
+from napari_busref.data import name_words
 
-Match = Literal["name", "order"]
-"""Rule that pairs the files of two folders."""
+__all__ = ["MATCHES", "Pair", "check_match", "find_pairs", "image_files"]
+
+#: Rules that pair the files of two folders, besides patterns.
+MATCHES = ("name", "order")
 
 _WARPED = re.compile(r"_warped$")  # output of `register`, which pairs with its input
 _BY_PRODUCT = re.compile(r"_(mask|fused)$")
+_EXAMPLES = r"*_rgb,*_lwir or (\d+)"
+
+_Files = dict[str, Path]  # by stem
+_Links = dict[str, str]  # from stems of fixed files to those of moving files
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,9 @@ class Pair:
 
 
 def image_files(folder: Path, argument: str) -> dict[str, Path]:
-    """Find the readable images of a folder, without subfolders, by stem.
+    """Find the readable images of a folder, without subfolders and hidden files, by stem.
+
+    Hidden files include those that macOS writes beside each image, ``._a.png``.
 
     Raises
     ------
@@ -37,7 +46,7 @@ def image_files(folder: Path, argument: str) -> dict[str, Path]:
 
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in READABLE or not path.is_file():
+        if path.name.startswith(".") or path.suffix.lower() not in READABLE or not path.is_file():
             continue
         if path.stem in found:
             raise ValueError(
@@ -51,41 +60,63 @@ def image_files(folder: Path, argument: str) -> dict[str, Path]:
     return found
 
 
+def check_match(match: str) -> str:
+    """Check a rule for pairs, see `find_pairs`, and return it.
+
+    Raises
+    ------
+    ValueError
+        When it is neither a name of `MATCHES` nor a pattern.
+    """
+    if match not in MATCHES:
+        _keys(match)
+    return match
+
+
 def find_pairs(
     fixed: Path,
     moving: Path,
-    match: Match = "name",
+    match: str = "name",
     arguments: tuple[str, str] = ("FIXED", "MOVING"),
 ) -> tuple[list[Pair], list[Path]]:
-    """Pair two files, or the files of two folders.
+    r"""Pair two files, or the files of two folders.
 
     Parameters
     ----------
     fixed, moving : Path
     match : str
-        For folders. ``"name"`` pairs files of the same stem. A moving file may also be called
-        ``<stem>_warped``, the output of `register`; names in ``_mask`` or ``_fused`` are ignored.
+        For folders. ``"name"`` pairs files of the same stem, whatever their case and the
+        composition of their accents. Files without such a partner pair when their names differ
+        by a word for the kind of image, such as ``a_V`` and ``a_T``, or by one that is the same
+        in all names of a folder. A moving file may also be called ``<stem>_warped``, the output
+        of `register`; names in ``_mask`` or ``_fused`` are ignored.
+
         ``"order"`` pairs the files in the order of their names, with numbers by value.
+
+        Two patterns, such as ``*_rgb,*_lwir``, select the fixed and the moving files; those with
+        the same text for ``*`` are a pair. A regular expression with a group, such as
+        ``(\d+)``, pairs files of the same text in its groups, with numbers by value.
     arguments : tuple of str
         Names of the two in error messages.
 
     Returns
     -------
     pairs : list of Pair
+        Their names are the moving stems without ``_warped``; with ``"order"`` the fixed stems.
     alone : list of Path
         Images without a partner.
 
     Raises
     ------
     ValueError
-        When one is a file and the other a folder, no files pair, or their numbers differ with
-        ``"order"``.
+        When one is a file and the other a folder, no files pair, a file has two partners, or
+        the numbers differ with ``"order"``. Also when both are one folder, and the names do not
+        distinguish fixed from moving images.
     FileNotFoundError
         When a path does not exist.
     """
     first, second = arguments
-    if match not in get_args(Match):
-        raise ValueError(f"match: got {match!r}, need one of {', '.join(get_args(Match))}")
+    check_match(match)
     for argument, path in ((first, fixed), (second, moving)):
         if not path.exists():
             raise FileNotFoundError(f"{argument}: no such file or folder: {path}")
@@ -95,31 +126,222 @@ def find_pairs(
             f"{first} and {second}: only {folder} is a folder, need two files or two folders"
         )
     if not fixed.is_dir():
-        return [Pair(_WARPED.sub("", moving.stem), fixed, moving)], []
-    left, right = image_files(fixed, first), image_files(moving, second)
+        return [Pair(_unwarped(moving.stem), fixed, moving)], []
+    both, same = f"{first} and {second}", fixed.samefile(moving)
+    left = image_files(fixed, first)
+    right = _without_by_products(left if same else image_files(moving, second), left)
     if match == "order":
-        return _in_order(left, right, f"{first} and {second}"), []
-    partners: dict[str, Path] = {}
-    for stem, path in right.items():
-        key = stem if stem in left else _WARPED.sub("", stem)
-        if key in partners:
-            raise ValueError(
-                f"{second}: {partners[key].name} and {path.name} in {moving} both belong to "
-                f"{left[key].name}"
-            )
-        if key in left or not _BY_PRODUCT.search(stem):
-            partners[key] = path
-    pairs = [Pair(key, left[key], partners[key]) for key in left if key in partners]
-    if not pairs:
-        raise ValueError(
-            f"{first} and {second}: no two files of the same stem in {fixed}, {moving}"
+        if same:
+            raise ValueError(f"{both}: both are the same folder, which has one order only")
+        return _in_order(left, right, both), []
+    if match == "name":
+        links = _by_name(left, right, second, same)
+    else:
+        links = _by_pattern(left, right, match, arguments, same)
+    if not links:
+        raise ValueError(_no_pairs(fixed, moving, both, match, same))
+    pairs = [
+        Pair(_pair_name(stem, links[stem]), left[stem], right[links[stem]])
+        for stem in left
+        if stem in links
+    ]
+    used = {path for pair in pairs for path in (pair.fixed, pair.moving)}
+    alone = dict.fromkeys([*left.values(), *right.values()])
+    return pairs, [path for path in alone if path not in used]
+
+
+def _unwarped(stem: str) -> str:
+    return _WARPED.sub("", stem)
+
+
+def _pair_name(fixed: str, moving: str) -> str:
+    return fixed if fixed == moving else _unwarped(moving)
+
+
+def _without_by_products(right: _Files, left: _Files) -> _Files:
+    """Leave out masks and fused images of earlier runs."""
+
+    def is_image(stem: str) -> bool:
+        return (right is not left and stem in left) or not _BY_PRODUCT.search(stem)
+
+    return {stem: path for stem, path in right.items() if is_image(stem)} or right
+
+
+def _no_pairs(fixed: Path, moving: Path, both: str, match: str, same: bool) -> str:
+    if match != "name":
+        return f"{both}: no two files pair by the match {match!r} in {fixed}, {moving}"
+    if same:
+        return (
+            f"{both}: both are the same folder {fixed}, and no names distinguish the two images "
+            "of a pair, as a_V and a_T do; give two folders, or two patterns for match, such as "
+            "*_rgb,*_lwir"
         )
-    alone = [path for key, path in left.items() if key not in partners]
-    alone += [path for key, path in partners.items() if key not in left]
-    return pairs, alone
+    return (
+        f"{both}: no two files of the same stem in {fixed}, {moving}; files of other names pair "
+        f"by match: order, or a pattern such as {_EXAMPLES}"
+    )
 
 
-def _in_order(left: dict[str, Path], right: dict[str, Path], arguments: str) -> list[Pair]:
+# -- by name ------------------------------------------------------------------------------------
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _without_case(text: str) -> str:
+    return _composed(_composed(text).casefold())
+
+
+def _by_name(left: _Files, right: _Files, argument: str, same: bool) -> _Links:
+    """Pair equal stems, then equal ones but for case and accents, then by words."""
+    links: _Links = {}
+    for form in () if same else (str, _composed, _without_case):
+        links |= _by_form(form, left, right, links, argument)
+    unpaired = [stem for stem in left if stem not in links]
+    partners = [stem for stem in right if stem not in links.values()]
+    words = name_words.pair_by_words(unpaired, partners, same)
+    for fixed, others in words.items():
+        if len(others) > 1:
+            raise ValueError(_two_partners(left[fixed], [right[stem] for stem in others]))
+        links[fixed] = others[0]
+    if len(set(links.values())) < len(links):
+        twice = next(stem for stem in links.values() if list(links.values()).count(stem) > 1)
+        several = [left[stem] for stem, other in links.items() if other == twice]
+        raise ValueError(_two_partners(right[twice], several))
+    if not links and not same:
+        links = name_words.pair_by_constant_words(list(left), [_unwarped(stem) for stem in right])
+        originals = {_unwarped(stem): stem for stem in right}
+        links = {fixed: originals[other] for fixed, other in links.items()}
+    return links
+
+
+def _by_form(
+    form: Callable[[str], str], left: _Files, right: _Files, done: _Links, argument: str
+) -> _Links:
+    """Pair the files that are left by a form of their stems."""
+    names = {form(stem) for stem in left}
+
+    def moving_form(stem: str) -> str:
+        return form(stem if form(stem) in names else _unwarped(stem))
+
+    here = _group([stem for stem in left if stem not in done], form)
+    there = _group([stem for stem in right if stem not in done.values()], moving_form)
+    return _join(here, there, left, right, argument)
+
+
+def _two_partners(one: Path, others: list[Path]) -> str:
+    names = " and ".join(path.name for path in others[:2])
+    return (
+        f"match: {names} in {others[0].parent} both belong to {one.name}; a pattern such as "
+        "*_rgb,*_lwir selects one"
+    )
+
+
+def _group(stems: Iterable[str], key: Callable[[str], object]) -> dict[object, list[str]]:
+    groups: dict[object, list[str]] = {}
+    for stem in stems:
+        groups.setdefault(key(stem), []).append(stem)
+    return groups
+
+
+def _join(
+    here: Mapping[object, list[str]],
+    there: Mapping[object, list[str]],
+    left: _Files,
+    right: _Files,
+    argument: str,
+) -> _Links:
+    """Link fixed and moving stems of the same key."""
+    links = {}
+    for key, fixed in here.items():
+        moving = there.get(key, [])
+        if moving and len(fixed) > 1:
+            raise ValueError(_two_partners(right[moving[0]], [left[stem] for stem in fixed]))
+        if len(moving) > 1:
+            one, other = (right[stem] for stem in moving[:2])
+            raise ValueError(
+                f"{argument}: {one.name} and {other.name} in {one.parent} both belong to "
+                f"{left[fixed[0]].name}"
+            )
+        if moving:
+            links[fixed[0]] = moving[0]
+    return links
+
+
+# -- by a pattern -------------------------------------------------------------------------------
+
+_Key = Callable[[Path], object]
+
+
+def _keys(match: str) -> tuple[_Key, _Key]:
+    """Functions from a fixed and a moving file to its key, None where the pattern fails."""
+    parts = match.split(",")
+    if len(parts) == 2 and all("*" in part for part in parts):
+        return _wildcard_key(parts[0]), _wildcard_key(parts[1])
+    try:
+        pattern = re.compile(_composed(match), re.IGNORECASE)
+    except re.error as error:
+        raise ValueError(
+            f"match: got {match!r}, which is no regular expression: {error}; need one of "
+            f"{', '.join(MATCHES)}, or a pattern such as {_EXAMPLES}"
+        ) from None
+    if pattern.groups == 0:
+        raise ValueError(
+            f"match: got {match!r}, need one of {', '.join(MATCHES)}, or a pattern such as "
+            f"{_EXAMPLES}"
+        )
+
+    def key(path: Path) -> object:
+        found = pattern.search(_composed(path.stem))
+        if found is None:
+            return None
+        return tuple(_comparable(group or "") for group in found.groups())
+
+    return key, key
+
+
+def _comparable(text: str) -> str:
+    """The text without case, and a number without leading zeros."""
+    return str(int(text)) if text.isdecimal() else text.casefold()
+
+
+def _wildcard_key(pattern: str) -> _Key:
+    text = "".join({"*": "(.*)", "?": "(.)"}.get(char, re.escape(char)) for char in pattern)
+    compiled = re.compile(_composed(text), re.IGNORECASE)
+
+    def key(path: Path) -> object:
+        for name in (_unwarped(path.stem), path.stem, path.name):
+            if found := compiled.fullmatch(_composed(name)):
+                return tuple(group.casefold() for group in found.groups())
+        return None
+
+    return key
+
+
+def _by_pattern(
+    left: _Files, right: _Files, match: str, arguments: tuple[str, str], same: bool
+) -> _Links:
+    fixed_key, moving_key = _keys(match)
+    if same and fixed_key is moving_key:
+        raise ValueError(
+            f"{arguments[0]} and {arguments[1]}: both are the same folder; for match, give two "
+            f"patterns such as *_rgb,*_lwir, which distinguish the two images, not {match!r}"
+        )
+    here = _group(left, lambda stem: fixed_key(left[stem]))
+    there = _group(right, lambda stem: moving_key(right[stem]))
+    here.pop(None, None)
+    links = _join(here, there, left, right, arguments[1])
+    for fixed, moving in links.items():
+        if left[fixed] == right[moving]:
+            raise ValueError(f"match: {match!r} pairs {left[fixed].name} with itself")
+    return links
+
+
+# -- by order -----------------------------------------------------------------------------------
+
+
+def _in_order(left: _Files, right: _Files, arguments: str) -> list[Pair]:
     if len(left) != len(right):
         raise ValueError(
             f"{arguments}: {len(left)} and {len(right)} images cannot be paired by their order; "

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_busref.data.pairing import Match, find_pairs
+from napari_busref.data.pairing import find_pairs
 from napari_busref.images.preprocess import fill_invalid, prepare
 
 __all__ = ["AlignedPair", "PreparedPair", "pairs_in_folders", "prepare_pair", "split_pairs"]
@@ -54,7 +54,7 @@ class PreparedPair:
 
 
 def pairs_in_folders(
-    fixed: str | Path, moving: str | Path, match: Match = "name"
+    fixed: str | Path, moving: str | Path, match: str = "name"
 ) -> list[AlignedPair]:
     """Pair the images of two folders, without reading them.
 
@@ -63,7 +63,7 @@ def pairs_in_folders(
     fixed, moving : path
         Folders of fixed (visible) and of moving (infrared) images.
     match : str
-        ``"name"`` or ``"order"``, see `napari_busref.data.pairing.find_pairs`.
+        ``"name"``, ``"order"`` or a pattern, see `napari_busref.data.pairing.find_pairs`.
 
     Raises
     ------
