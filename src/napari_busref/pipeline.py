@@ -57,6 +57,7 @@ def register_and_fuse(
     fixed_mask: ArrayLike | None = None,
     moving_mask: ArrayLike | None = None,
     nodata: NoData = "auto",
+    fill_value: float | None = None,
     on_cancel: Literal["raise", "best"] = "raise",
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
@@ -75,7 +76,7 @@ def register_and_fuse(
         For the fusion, ``model`` of `napari_busref.fuse`.
     task, infrared, detail, loss_weights
         For the fusion, see `napari_busref.fuse`.
-    search, refine, transform, initial, fixed_mask, moving_mask
+    search, refine, transform, initial, fixed_mask, moving_mask, fill_value
         For the registration, see `napari_busref.register`.
     nodata : float, "auto" or None
         For both steps, see `napari_busref.register`.
@@ -113,6 +114,7 @@ def register_and_fuse(
         fixed_mask=fixed_mask,
         moving_mask=moving_mask,
         nodata=nodata,
+        fill_value=fill_value,
         on_cancel=on_cancel,
         # `register` polls cancel itself and keeps reporting while it returns the best so far
         progress=reporter.part(0.0, 0.7).regardless().step,

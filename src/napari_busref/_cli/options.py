@@ -77,6 +77,9 @@ Detail = Annotated[float, table_option("detail")]
 Search = Annotated[str | None, table_option("search")]
 Refine = Annotated[str | None, table_option("refine")]
 TransformModel = Annotated[str, table_option("transform", "--transform")]
+FillValue = Annotated[
+    float | None, table_option("fill_value", "--fill-value", note="nan is a number, too.")
+]
 Device = Annotated[str, table_option("device", note="Also cuda:1 and the like.")]
 Precision = Annotated[str, table_option("precision")]
 Tile = Annotated[int | None, table_option("tile")]

@@ -15,6 +15,7 @@ from napari_busref._cli.options import (
     Detail,
     Device,
     FileFormat,
+    FillValue,
     Fixed,
     FusionModel,
     Infrared,
@@ -56,6 +57,7 @@ def register(
     page: Page = None,
     channel: Channel = None,
     nodata: NoData = None,
+    fill_value: FillValue = DEFAULTS["fill_value"],
     flow: WriteFlow = False,
     file_format: FileFormat = None,
     match: Match = "name",
@@ -78,6 +80,7 @@ def register(
         "transform": transform,
         "device": device,
         "initial": _load(initial),
+        "fill_value": fill_value,
     }
 
     def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
@@ -117,6 +120,7 @@ def run(
     page: Page = None,
     channel: Channel = None,
     nodata: NoData = None,
+    fill_value: FillValue = DEFAULTS["fill_value"],
     flow: WriteFlow = False,
     file_format: FileFormat = None,
     match: Match = "name",
@@ -138,6 +142,7 @@ def run(
         "detail": detail,
         "device": device,
         "initial": _load(initial),
+        "fill_value": fill_value,
     }
 
     def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
@@ -238,13 +243,22 @@ def apply(
     ],
     image: Annotated[
         Path,
-        typer.Argument(metavar="IMAGE", help="Image or label image of the moving image's size."),
+        typer.Argument(
+            metavar="IMAGE",
+            help="Image or label image of the moving image's size, or a .csv table of points.",
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
     order: Annotated[
-        int,
-        typer.Option(min=0, max=5, help="0 nearest pixel (labels), 1 linear, 3 cubic."),
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=0,
+            max=5,
+            help="0 nearest pixel, 1 linear, 3 cubic. Default: 0 for labels, which are whole "
+            "numbers of few distinct values, else 1.",
+        ),
+    ] = None,
+    fill_value: FillValue = DEFAULTS["fill_value"],
     inverse: Annotated[
         bool, typer.Option("--inverse", help="From the fixed grid back to the moving one.")
     ] = False,
@@ -254,10 +268,15 @@ def apply(
     nodata: NoData = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Apply a saved transform to another image, channel or label image."""
+    """Apply a saved transform to another image, channel or label image, or to points.
+
+    The points of a table, in pixels (row and col, or y and x), go to the grid where an image
+    would go.
+    """
+    from napari_busref.images.dtypes import checked_fill
     from napari_busref.images.io import write_image
     from napari_busref.runtime.atomic_write import check_writable
-    from napari_busref.transforms.formats import read_transform
+    from napari_busref.transforms.formats import points_csv, read_transform
     from napari_busref.transforms.transform import Transform
 
     refuse_existing([output], overwrite)
@@ -270,14 +289,60 @@ def apply(
                 "that of the displayed plane is applied"
             )
         )
-    picture = Reading(band, page, channel, nodata).image(image)
-    if inverse:
-        loaded = loaded.inverse()
-    warped = loaded.apply(picture.data, order=order)
-    grid = dict(_grid_metadata(stored, inverse) or {})
-    grid.pop("nodata", None)  # that of another image
-    write_image(output, warped, metadata=grid)
+    if image.suffix.lower() in points_csv.SUFFIXES:
+        _apply_to_points(loaded, image, output, inverse)
+    else:
+        picture = Reading(band, page, channel, nodata).image(image)
+        order = _order(picture.data, order, image.name)
+        fill = checked_fill(fill_value, picture.data.dtype, "fill_value")
+        if inverse:
+            loaded = loaded.inverse()
+        warped = loaded.apply(picture.data, order=order, cval=fill)
+        grid = dict(_grid_metadata(stored, inverse) or {})
+        grid.pop("nodata", None)  # that of another image
+        write_image(output, warped, metadata=grid)
     out().print(escape(str(output)))
+
+
+def _apply_to_points(loaded: Transform, points: Path, output: Path, inverse: bool) -> None:
+    """Map a table of points from the moving to the fixed image, or back."""
+    from napari_busref.transforms.formats import points_csv
+
+    if not points.exists():
+        raise FileNotFoundError(f"IMAGE: no such file: {points}")
+    if output.suffix.lower() not in points_csv.SUFFIXES:
+        raise ValueError(
+            f"--output: got {output.name} for a table of points, need "
+            f"{' or '.join(points_csv.SUFFIXES)}"
+        )
+    moved = points_csv.map_points_file(
+        points, output, lambda given: loaded.points(given, inverse=not inverse)
+    )
+    rows, cols = loaded.moving_shape if inverse else loaded.fixed_shape
+    inside = ((moved > -0.5) & (moved < [rows - 0.5, cols - 0.5])).all(1)
+    if not inside.all():
+        target = "moving" if inverse else "fixed"
+        err().print(
+            warning(f"{(~inside).sum()} of {len(moved)} points lie outside the {target} image")
+        )
+
+
+def _order(image: Any, order: int | None, name: str) -> int:
+    """The spline order for an image, and a line where labels decide or suffer."""
+    from napari_busref.images.labels import count_labels
+
+    count = count_labels(image) if order != 0 else None
+    if count is None:
+        return 1 if order is None else order
+    if order is not None:
+        mixes = f"--order {order} mixes labels, --order 0 keeps them"
+        err().print(warning(f"{name} has {count} distinct values, like labels; {mixes}"))
+        return order
+    err().print(
+        f"{escape(name)} has {count} distinct values and is taken for labels: nearest pixel "
+        "(--order 1 interpolates)"
+    )
+    return 0
 
 
 def _grid_metadata(stored: TransformFile, inverse: bool) -> dict[str, Any] | None:

@@ -180,8 +180,10 @@ def fuse(
     reporter.step("checking the images", 0.0)
     found = as_image(fixed, "fixed", nodata=nodata)
     shape = found.shape[0], found.shape[1]
-    other = as_image(moving, "moving", nodata=nodata)
     valid = None if mask is None else as_mask(mask, "mask", shape)
+    if valid is not None and not valid.any() and isinstance(moving, np.ndarray):
+        moving = np.nan_to_num(moving)  # an empty overlap is no error
+    other = as_image(moving, "moving", nodata=nodata)
     feather = check_number("feather", feather)
     emphasis = check_number("infrared", infrared), check_number("detail", detail)
     chosen = model_for(task, model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,43 @@ def cast(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
             high = float(np.nextafter(high, 0.0))
         return np.clip(np.rint(values), low, high).astype(dtype)
     return values.astype(dtype, copy=False)
+
+
+def default_fill(dtype: Any) -> float:
+    """Return the value of pixels without content: NaN for floats, else 0."""
+    return np.nan if np.dtype(dtype).kind == "f" else 0.0
+
+
+def checked_fill(value: Any, dtype: np.dtype[Any], name: str) -> float:
+    """Check the value of pixels without content.
+
+    Parameters
+    ----------
+    value : float or None
+        None is `default_fill`.
+    dtype : numpy.dtype
+        Of the image that holds it. Integers are rounded.
+    name : str
+        The argument in error messages.
+
+    Raises
+    ------
+    ValueError
+        When it is no number, or `dtype` cannot hold it.
+    """
+    if value is None:
+        return default_fill(dtype)
+    if not isinstance(value, Real | np.number) or isinstance(value, bool | np.complexfloating):
+        raise ValueError(f"{name}: got {value!r}, need a number")
+    number = float(value)
+    if dtype.kind == "f":
+        if np.isfinite(number) and abs(number) > np.finfo(dtype).max:
+            raise ValueError(f"{name}: got {value!r}, which {dtype} cannot hold")
+        return number
+    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    if not low <= number <= high:
+        raise ValueError(f"{name}: got {value!r}, which {dtype} cannot hold, need {low} to {high}")
+    return number
 
 
 def frozen(array: NDArray[Any], dtype: Any) -> NDArray[Any]:

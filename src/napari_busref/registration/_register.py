@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from napari_busref.images.dtypes import checked_fill
 from napari_busref.images.nodata import NoData
 from napari_busref.images.preprocess import what_was_read
 from napari_busref.models.inference import InferenceSession, inference_session, versions
@@ -44,9 +45,9 @@ class RegistrationResult:
     ----------
     warped : ndarray, shape (H, W) or (H, W, C)
         The moving image on the grid of the fixed one, with its own type and channels. It is
-        interpolated once, from the original. Pixels outside the moving image are 0, or NaN when
-        the moving image itself contains NaN, infinite or missing pixels. Missing pixels of
-        integers keep their value, which then also stands outside the moving image.
+        interpolated once, from the original. Pixels outside the moving image are `fill_value`, by
+        default NaN for floats and 0 for others. Missing pixels of integers keep their value,
+        which by default also stands outside the moving image.
     mask : ndarray of bool, shape (H, W)
         The reconstructible mask: fixed pixels whose content lies on valid moving pixels. Moving
         pixels are invalid where they are NaN, missing, transparent, in the empty border or
@@ -104,6 +105,7 @@ def register(
     fixed_mask: ArrayLike | None = None,
     moving_mask: ArrayLike | None = None,
     nodata: NoData = "auto",
+    fill_value: float | None = None,
     on_cancel: Literal["raise", "best"] = "raise",
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
@@ -146,6 +148,9 @@ def register(
     nodata : float, "auto" or None
         Value of missing pixels in both images. ``"auto"`` recognises values such as −9999 and
         3.4e38 (`napari_busref.images.nodata.find_nodata`); None takes them as content.
+    fill_value : float, optional
+        Value of `RegistrationResult.warped` outside the moving image. By default NaN for floats,
+        so that no value is invented, and 0 for integers and bool.
     on_cancel : str
         ``"raise"`` raises `Cancelled`. ``"best"`` returns the best estimate so far once the
         refinement has begun; the work then runs in a thread.
@@ -184,6 +189,7 @@ def register(
     reporter.step("checking the images", 0.0)
     masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
     pair = prepare_pair(fixed, moving, **masks, initial=initial, nodata=nodata)
+    fill = checked_fill(fill_value, pair.moving_array.dtype, "fill_value")
     watch.lap("prepare")
     reporter.step("loading the model", 0.02)
     keep_best = on_cancel == "best"
@@ -209,9 +215,9 @@ def register(
     watch.lap("quality")
 
     reporter.step("resampling", 0.9)
-    array = pair.moving_array
-    incomplete = array.dtype.kind == "f" and not np.isfinite(array).all()
-    warped = np.ma.getdata(estimate.apply(array, cval=np.nan if incomplete else 0.0))
+    warped = np.ma.getdata(estimate.apply(pair.moving_array, cval=fill))
+    if fill_value is not None and np.ma.isMaskedArray(pair.moving_array):
+        warped[~estimate.mask()] = fill
     watch.lap("resample")
     reporter.step("registered", 1.0)
     return RegistrationResult(warped, mask, estimate, quality, watch.total(), parameters)

@@ -98,6 +98,10 @@ _TABLE = (
         "auto",
         "Value of missing pixels in both images; auto recognises values such as -9999.",
         open_ended=True,
+        "fill_value",
+        None,
+        "Value of the warped image outside the moving image.",
+        automatic="NaN for floats, 0 for integers",
     ),
     Option(
         "on_cancel",

@@ -15,7 +15,7 @@ from scipy.optimize import least_squares
 from napari_busref.transforms.resampling import row_blocks
 from napari_busref.transforms.transform import Transform
 
-__all__ = ["MIN_PAIRS", "LandmarkFit", "LandmarkModel", "fit_landmarks"]
+__all__ = ["MIN_PAIRS", "LandmarkFit", "LandmarkModel", "fit_landmarks", "landmark_transform"]
 
 Array = NDArray[np.float64]
 LandmarkModel = Literal["affine", "homography", "thin-plate"]
@@ -64,18 +64,7 @@ class LandmarkFit:
 
     @cached_property
     def transform(self) -> Transform:  # noqa: D102 - an attribute above
-        fixed_shape, moving_shape = self._shapes
-        affine = self._map.affine
-        start = Transform(affine, fixed_shape=fixed_shape, moving_shape=moving_shape)
-        if self._map.exact is None:
-            return start
-        displacement = np.empty((2, *fixed_shape), np.float32)
-        for rows in row_blocks(fixed_shape):
-            grid = np.mgrid[rows, : fixed_shape[1]].reshape(2, -1).T.astype(float)
-            beyond = start.points(self._map.exact(grid), inverse=True) - grid
-            displacement[:, rows] = beyond.T.reshape(2, -1, fixed_shape[1])
-        displacement.flags.writeable = False
-        return Transform(affine, displacement, fixed_shape=fixed_shape, moving_shape=moving_shape)
+        return _as_transform(self._map, self._shapes)
 
     @property
     def rms(self) -> float:
@@ -138,6 +127,42 @@ def fit_landmarks(
     >>> fit.transform.points([[4, 4]]).round(6)
     array([[5., 6.]])
     """
+    fixed, moving = _checked_points(fixed_points, moving_points, model, numbers)
+    shapes = (fixed_shape, moving_shape)
+    fitted = _FITS[model](fixed, moving, shapes)
+    residuals = _errors(fitted, fixed, moving)
+    left_out = _leave_one_out(model, fixed, moving, shapes)
+    return LandmarkFit(
+        model,
+        residuals=residuals,
+        leave_one_out=left_out,
+        worst=_worst(model, fixed, residuals, left_out),
+        _map=fitted,
+        _shapes=shapes,
+    )
+
+
+def landmark_transform(
+    fixed_points: ArrayLike,
+    moving_points: ArrayLike,
+    *,
+    fixed_shape: tuple[int, int],
+    moving_shape: tuple[int, int],
+    model: LandmarkModel = "affine",
+) -> Transform:
+    """Fit a transform as `fit_landmarks`, without residuals, which take long for many pairs."""
+    points = _checked_points(fixed_points, moving_points, model, None)
+    shapes = (fixed_shape, moving_shape)
+    return _as_transform(_FITS[model](*points, shapes), shapes)
+
+
+def _checked_points(
+    fixed_points: ArrayLike,
+    moving_points: ArrayLike,
+    model: LandmarkModel,
+    numbers: Sequence[int] | None,
+) -> tuple[Array, Array]:
+    """The points as arrays; raises as `fit_landmarks`."""
     if model not in MIN_PAIRS:
         raise ValueError(f"model: got {model!r}, need one of {', '.join(get_args(LandmarkModel))}")
     fixed, moving = (
@@ -154,18 +179,7 @@ def fit_landmarks(
         raise ValueError(f"numbers: got {len(numbers)} for {len(fixed)} pairs, need as many")
     _check_points(fixed, "fixed", model, numbers)
     _check_points(moving, "moving", model, numbers)
-    shapes = (fixed_shape, moving_shape)
-    fitted = _FITS[model](fixed, moving, shapes)
-    residuals = _errors(fitted, fixed, moving)
-    left_out = _leave_one_out(model, fixed, moving, shapes)
-    return LandmarkFit(
-        model,
-        residuals=residuals,
-        leave_one_out=left_out,
-        worst=_worst(model, fixed, residuals, left_out),
-        _map=fitted,
-        _shapes=shapes,
-    )
+    return fixed, moving
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +196,23 @@ class _Map:
 
 
 _Shapes = tuple[tuple[int, int], tuple[int, int]]
+
+
+def _as_transform(fitted: _Map, shapes: _Shapes) -> Transform:
+    """The transform of a fitted map: an affine, and on the fixed grid what that cannot hold."""
+    fixed_shape, moving_shape = shapes
+    start = Transform(fitted.affine, fixed_shape=fixed_shape, moving_shape=moving_shape)
+    if fitted.exact is None:
+        return start
+    displacement = np.empty((2, *fixed_shape), np.float32)
+    for rows in row_blocks(fixed_shape):
+        grid = np.mgrid[rows, : fixed_shape[1]].reshape(2, -1).T.astype(float)
+        beyond = start.points(fitted.exact(grid), inverse=True) - grid
+        displacement[:, rows] = beyond.T.reshape(2, -1, fixed_shape[1])
+    displacement.flags.writeable = False
+    return Transform(
+        fitted.affine, displacement, fixed_shape=fixed_shape, moving_shape=moving_shape
+    )
 
 
 def _affine(fixed: Array, moving: Array, shapes: _Shapes) -> _Map:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from napari_busref.images.dtypes import cast as cast_dtype
-from napari_busref.images.dtypes import frozen, native
+from napari_busref.images.dtypes import checked_fill, frozen, native
 from napari_busref.transforms import hdf5
 from napari_busref.transforms.hdf5 import EXTENSION
 from napari_busref.transforms.resampling import EDGE, Plane, row_blocks, touches
@@ -266,7 +266,7 @@ class Transform:
         order : int
             Spline order, 0 to 5. 0 (nearest pixel) preserves labels, 1 is bilinear.
         cval : float
-            Value of fixed pixels whose source lies outside the moving image.
+            Value of fixed pixels whose source lies outside the moving image; NaN for floats only.
 
         Returns
         -------
@@ -279,7 +279,8 @@ class Transform:
         Raises
         ------
         ValueError
-            When the image does not have the transform's `moving_shape`, or `order` is not 0..5.
+            When the image does not have the transform's `moving_shape`, `order` is not 0..5, or
+            the image's type cannot hold `cval`.
         TypeError
             When the image does not hold real numbers.
         """
@@ -296,6 +297,7 @@ class Transform:
         if order not in range(6):
             raise ValueError(f"order: got {order!r}, need 0, 1, 2, 3, 4 or 5")
         image = native(image)
+        cval = checked_fill(0.0 if cval is None else cval, image.dtype, "cval")
         if order == 0:
             return self._nearest(image, cval)
         channels = image[..., None] if image.ndim == 2 else image

@@ -20,6 +20,7 @@ from napari_busref._napari.layers.result import LayersResult, PlaneResult
 from napari_busref._napari.register.masks import mask_on
 from napari_busref._napari.register.stack_fusion import Fuser, RegisteredPair
 from napari_busref._napari.register.stack_warp import Warp
+from napari_busref.images.dtypes import default_fill
 from napari_busref.images.preprocess import MIN_SIZE
 from napari_busref.runtime.progress import Cancelled, Progress, Reporter
 from napari_busref.transforms.transform import Transform
@@ -295,8 +296,7 @@ class _StackRun:
             cancel=self.cancel,
             **(self.options | options),
         )
-        if image.dtype.kind == "f" and not np.isfinite(image).all():
-            self.cval = np.nan
+        self.cval = default_fill(image.dtype)
         transform = Rescaled(
             found.transform, self.fixed_grid, self.moving_grid, fixed.shape, moving.shape
         )

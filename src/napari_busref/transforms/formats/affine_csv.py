@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from napari_busref.runtime.atomic_write import replacing
 from napari_busref.runtime.version import package_version
 from napari_busref.transforms.formats.grid import ImageGrid
+from napari_busref.transforms.formats.landmark_files import is_bigwarp, read_landmark_transform
 from napari_busref.transforms.formats.physical import (
     affine_from_physical,
     affine_to_physical,
@@ -72,7 +74,9 @@ def write_csv(
 
 
 def read_csv(path: Path, fixed: ImageGrid, moving: ImageGrid) -> Transform:
-    """Read a table that `write_csv` wrote, or any 3 x 3 or 2 x 3 matrix on ``(row, col, 1)``.
+    """Read a table that `write_csv` wrote, any 3 x 3 or 2 x 3 matrix, or landmarks of BigWarp.
+
+    The matrix acts on ``(row, col, 1)``.
 
     Parameters
     ----------
@@ -87,10 +91,17 @@ def read_csv(path: Path, fixed: ImageGrid, moving: ImageGrid) -> Transform:
         When the matrix is of another shape, or the units cannot be converted.
     """
     try:
-        text = path.read_text("utf-8")
-        matrix = np.loadtxt(io.StringIO(text), delimiter=",", ndmin=2, comments="#")
-    except (UnicodeDecodeError, ValueError) as error:
-        raise ValueError(f"path: {path} is no table of numbers with commas: {error}") from None
+        text = path.read_text("utf-8-sig")
+        landmarks = is_bigwarp(text)
+        if not landmarks:
+            matrix = np.loadtxt(io.StringIO(text), delimiter=",", ndmin=2, comments="#")
+    except (UnicodeDecodeError, ValueError, csv.Error) as error:
+        raise ValueError(
+            f"path: {path} is no table of numbers with commas, and holds no landmarks of "
+            f"BigWarp: {error}"
+        ) from None
+    if landmarks:
+        return read_landmark_transform(path, fixed, moving)
     if matrix.shape == (2, 3):
         matrix = np.vstack([matrix, (0.0, 0.0, 1.0)])
     if matrix.shape != (3, 3) or not np.array_equal(matrix[2], (0.0, 0.0, 1.0)):

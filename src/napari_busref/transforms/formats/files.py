@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_busref.transforms import hdf5
-from napari_busref.transforms.formats import affine_csv, itk, ngff
+from napari_busref.transforms.formats import affine_csv, itk, landmark_files, ngff
 from napari_busref.transforms.formats.grid import ImageGrid
 from napari_busref.transforms.formats.physical import check_grids, inverted
 from napari_busref.transforms.transform import EXTENSION, Transform
@@ -27,9 +27,9 @@ __all__ = [
 #: Extensions of files that hold the grids of their images.
 COMPLETE = (EXTENSION, ngff.SUFFIX)
 #: Extensions that can be read. All but those of `COMPLETE` need both grids as arguments.
-READABLE = (*COMPLETE, *itk.TRANSFORMS, *itk.FIELDS, ".csv")
+READABLE = (*COMPLETE, *itk.TRANSFORMS, *itk.FIELDS, ".csv", landmark_files.POINTS)
 #: Extensions that can be written.
-WRITABLE = READABLE
+WRITABLE = READABLE[:-1]
 
 #: Metadata keys for the grids of the images, where the transform has coarser ones.
 FULL = {"fixed": "fixed_full", "moving": "moving_full"}
@@ -70,14 +70,15 @@ def read_transform(
     fixed: ImageGrid | tuple[int, int] | None = None,
     moving: ImageGrid | tuple[int, int] | None = None,
 ) -> TransformFile:
-    """Read a transform of this package, of ITK, of OME-NGFF, or a table of an affine.
+    """Read a transform of this package, of ITK, elastix or OME-NGFF, an affine or landmarks.
 
     Parameters
     ----------
     path : path-like
         Ends in ``.busref.h5``, in ``.tfm``, ``.txt``, ``.mat``, ``.h5``, ``.hdf5`` (ITK
-        transforms), in ``.nrrd``, ``.nii``, ``.nii.gz``, ``.mha`` (displacement fields), in
-        ``.ome.zarr`` (a folder, OME-NGFF 0.6), or in ``.csv``.
+        transforms; ``.txt`` also parameters of elastix), in ``.nrrd``, ``.nii``, ``.nii.gz``,
+        ``.mha`` (displacement fields), in ``.ome.zarr`` (a folder, OME-NGFF 0.6), in ``.csv`` (an
+        affine, or landmarks of BigWarp), or in ``.points`` (landmarks of QGIS).
     fixed, moving : ImageGrid or tuple of int
         Grids of the two images, or their ``(rows, cols)`` in pixels. The ``.busref.h5`` and
         ``.ome.zarr`` of this package hold them; there, arguments replace the stored grids. All
@@ -123,7 +124,12 @@ def read_transform(
         )
     first, second = given["fixed"], given["moving"]
     assert first is not None and second is not None
-    read = {".csv": affine_csv.read_csv, ngff.SUFFIX: ngff.read_ngff}.get(suffix, itk.read_itk)
+    readers = {
+        ".csv": affine_csv.read_csv,
+        landmark_files.POINTS: landmark_files.read_landmark_transform,
+        ngff.SUFFIX: ngff.read_ngff,
+    }
+    read = readers.get(suffix, itk.read_itk)
     known = {key: value for key, value in metadata.items() if key not in _GRIDS.values()}
     return TransformFile(read(file, first, second), first, second, known)
 

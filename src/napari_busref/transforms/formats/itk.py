@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from napari_busref.runtime.atomic_write import replacing
 from napari_busref.runtime.version import package_version
+from napari_busref.transforms.formats.elastix import is_elastix, linear_matrix, read_elastix
 from napari_busref.transforms.formats.grid import ImageGrid
 from napari_busref.transforms.formats.physical import (
     affine_from_physical,
@@ -132,12 +133,12 @@ def write_itk_field(path: Path, transform: Transform, fixed: ImageGrid, moving: 
 
 
 def read_itk(path: Path, fixed: ImageGrid, moving: ImageGrid) -> Transform:
-    """Read a two-dimensional ITK transform or displacement field.
+    """Read a two-dimensional transform or displacement field of ITK, or a file of elastix.
 
     Parameters
     ----------
     path : Path
-        Ends in one of `TRANSFORMS` or `FIELDS`.
+        Ends in one of `TRANSFORMS` or `FIELDS`. A parameter file of elastix is text.
     fixed, moving : ImageGrid
         Grids of the two images, which ITK files do not hold.
 
@@ -158,7 +159,10 @@ def read_itk(path: Path, fixed: ImageGrid, moving: ImageGrid) -> Transform:
     name = path.name.lower()
     matrix = None
     if name.endswith((".tfm", ".txt")):
-        matrix = _parse(path)
+        text = _text_of(path)
+        if is_elastix(text):
+            return read_elastix(path, text, fixed, moving)
+        matrix = _parse(path, text)
     if matrix is None:
         loaded = _load(path, field=name.endswith(FIELDS))
         if loaded.GetDimension() != 2:
@@ -192,18 +196,16 @@ def _text(matrix: NDArray[np.float64], fixed: ImageGrid, moving: ImageGrid) -> s
     )
 
 
-def _parse(path: Path) -> NDArray[np.float64] | None:
-    """Read the matrix on ``(x, y, 1)`` of a text file; None where only SimpleITK can."""
+def _text_of(path: Path) -> str:
     try:
-        text = path.read_text("utf-8")
+        return path.read_text("utf-8")
     except UnicodeDecodeError:
         raise ValueError(f"path: {path} is no ITK transform: it is not text") from None
+
+
+def _parse(path: Path, text: str) -> NDArray[np.float64] | None:
+    """Read the matrix on ``(x, y, 1)`` of a text file; None where only SimpleITK can."""
     if not text.lstrip().startswith("#Insight Transform File"):
-        if "(Transform " in text and "(TransformParameters" in text:
-            raise ValueError(
-                f"path: {path} is an elastix parameter file, need an ITK transform; elastix "
-                'writes one beside it with (ITKTransformOutputFileNameExtension "tfm")'
-            )
         raise ValueError(f"path: {path} is no ITK transform: it does not start with {_HEADER!r}")
     found: list[dict[str, str]] = []
     for line in text.splitlines():
@@ -229,38 +231,9 @@ def _parse(path: Path) -> NDArray[np.float64] | None:
             np.array(transform.get(key, "").split(), float)
             for key in ("Parameters", "FixedParameters")
         )
-        return _matrix(match[1], parameters, center if center.size else np.zeros(2))
+        return linear_matrix(match[1], parameters, center if center.size else np.zeros(2))
     except ValueError as error:
         raise ValueError(f"path: {path} is damaged: {match[1]}: {error}") from None
-
-
-def _matrix(
-    kind: str, parameters: NDArray[np.float64], center: NDArray[np.float64]
-) -> NDArray[np.float64] | None:
-    """Compute the matrix of ITK's 2-D linear transforms: M (p - center) + center + t."""
-    if kind in ("AffineTransform", "MatrixOffsetTransformBase"):
-        a, b, c, d, x, y = parameters
-        linear = np.array([[a, b], [c, d]])
-    elif kind in ("Euler2DTransform", "Rigid2DTransform"):
-        angle, x, y = parameters
-        linear = _rotation(angle)
-    elif kind == "Similarity2DTransform":
-        scale, angle, x, y = parameters
-        linear = scale * _rotation(angle)
-    elif kind == "TranslationTransform":
-        (x, y), linear, center = parameters, np.eye(2), np.zeros(2)
-    else:
-        return None
-    matrix = np.eye(3)
-    matrix[:2, :2] = linear
-    matrix[:2, 2] = np.array([x, y]) + center - linear @ center
-    if not np.isfinite(matrix).all():
-        raise ValueError("some parameters are not finite")
-    return matrix
-
-
-def _rotation(angle: float) -> NDArray[np.float64]:
-    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
 # -- with SimpleITK ----------------------------------------------------------------------------

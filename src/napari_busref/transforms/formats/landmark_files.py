@@ -1,0 +1,183 @@
+"""Landmarks of other programs: BigWarp's table and the ``.points`` file of QGIS."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_busref.transforms.formats.grid import ImageGrid
+from napari_busref.transforms.formats.physical import apply_to, inverted
+from napari_busref.transforms.landmarks import LandmarkModel, landmark_transform
+from napari_busref.transforms.transform import Transform
+
+__all__ = ["POINTS", "is_bigwarp", "read_landmark_transform", "read_landmarks"]
+
+#: Extension of the points of QGIS's georeferencer.
+POINTS = ".points"
+
+_Points = NDArray[np.float64]
+
+
+def read_landmarks(path: Path, fixed: ImageGrid, moving: ImageGrid) -> tuple[_Points, _Points]:
+    """Read the pairs of points of BigWarp (``.csv``) or of QGIS (``.points``).
+
+    Parameters
+    ----------
+    path : Path
+    fixed, moving : ImageGrid
+        Grids of the two images. BigWarp's points are in the units of both grids. QGIS's source
+        points are pixels of the moving image; its map points are positions in the fixed grid,
+        or pixels when its unit is the pixel.
+
+    Returns
+    -------
+    fixed_points, moving_points : ndarray of float64, shape (N, 2)
+        (row, col) in pixels of each image, without the pairs that are switched off.
+
+    Raises
+    ------
+    ValueError
+        When the file is damaged or three-dimensional.
+    """
+    text = _text(path)
+    if path.name.lower().endswith(POINTS):
+        return _qgis(path, text, fixed, moving)
+    return _bigwarp(path, text, fixed, moving)
+
+
+def read_landmark_transform(path: Path, fixed: ImageGrid, moving: ImageGrid) -> Transform:
+    """Fit a transform to the landmarks of a file, as the program that wrote it does by default.
+
+    Parameters
+    ----------
+    path, fixed, moving
+        As of `read_landmarks`.
+
+    Returns
+    -------
+    Transform
+        A thin plate for BigWarp, an affine for QGIS.
+
+    Raises
+    ------
+    ValueError
+        As `read_landmarks`, and when the points do not determine the transform.
+    """
+    points = read_landmarks(path, fixed, moving)
+    model: LandmarkModel = "affine" if path.name.lower().endswith(POINTS) else "thin-plate"
+    try:
+        return landmark_transform(
+            *points, fixed_shape=fixed.shape, moving_shape=moving.shape, model=model
+        )
+    except ValueError as error:
+        raise ValueError(f"path: {path}: {error}") from None
+
+
+def is_bigwarp(text: str) -> bool:
+    """Whether the first line of a table is a landmark of BigWarp: a name, then true or false."""
+    first = itertools.islice(_rows(text), 2)  # a header may come first
+    return any(len(row) >= 6 and _is_flag(row[1]) for row in first)
+
+
+def _is_flag(cell: str) -> bool:
+    return cell.strip().lower() in ("true", "false")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"path: {path} holds no landmarks: it is not text") from None
+
+
+def _rows(text: str) -> Iterator[list[str]]:
+    return csv.reader(io.StringIO(text))
+
+
+def _bigwarp(
+    path: Path, text: str, fixed: ImageGrid, moving: ImageGrid
+) -> tuple[_Points, _Points]:
+    """Name, active, then x, y of the moving and x, y of the fixed image."""
+    pairs = []
+    for number, row in enumerate(_rows(text), 1):
+        if not row or (number == 1 and len(row) > 1 and not _is_flag(row[1])):
+            continue
+        if len(row) == 8:
+            raise ValueError(f"path: {path} holds three-dimensional landmarks, need x and y only")
+        if len(row) != 6 or not _is_flag(row[1]):
+            raise ValueError(
+                f"path: {path} is damaged: line {number} is no landmark of BigWarp (name, "
+                "active, x and y of the moving and of the fixed image)"
+            )
+        values = _floats(row[2:], path, number)
+        # BigWarp writes infinite positions where one image lacks the point
+        if row[1].strip().lower() == "true" and np.isfinite(values).all():
+            pairs.append(values)
+    x, y, fixed_x, fixed_y = np.reshape(pairs, (-1, 4)).T
+    return (
+        _pixels(fixed, np.stack([fixed_y, fixed_x])),
+        _pixels(moving, np.stack([y, x])),
+    )
+
+
+def _qgis(path: Path, text: str, fixed: ImageGrid, moving: ImageGrid) -> tuple[_Points, _Points]:
+    """Columns by name: map and source positions, and whether the pair is enabled."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    table = csv.DictReader(lines)
+    names = [(name or "").strip() for name in table.fieldnames or ()]
+    source = "source" if "sourceX" in names else "pixel"
+    needed = ("mapX", "mapY", f"{source}X", f"{source}Y")
+    if missing := [name for name in needed if name not in names]:
+        raise ValueError(
+            f"path: {path} holds no points of QGIS: it has no column {missing[0]}, need mapX, "
+            "mapY, sourceX and sourceY"
+        )
+    table.fieldnames = names
+    pairs = [
+        _floats([row[name] or "" for name in needed], path, number)
+        for number, row in enumerate(table, 1)
+        if (row.get("enable") or "1").strip() != "0"
+    ]
+    map_x, map_y, x, y = np.reshape(pairs, (-1, 4)).T
+    if np.array_equal(fixed.matrix, np.eye(3)) and not fixed.has_length:
+        fixed_points = _from_corner(map_x, map_y)
+    else:
+        fixed_points = _pixels(fixed, np.stack([map_y, map_x]))
+    _check_nearby(path, fixed_points, fixed)
+    return fixed_points, _from_corner(x, y)
+
+
+def _from_corner(x: _Points, y: _Points) -> _Points:
+    """Convert positions in an image without a place on the map to (row, col).
+
+    QGIS counts from the outer corner of the first pixel, and y upwards: rows are negative.
+    """
+    rows = -y if (y <= 0).all() else y
+    return np.stack([rows - 0.5, x - 0.5], 1)
+
+
+def _check_nearby(path: Path, points: _Points, fixed: ImageGrid) -> None:
+    """Refuse map coordinates that a grid without its place on the map cannot hold."""
+    size = np.array(fixed.shape)
+    if len(points) and not ((points > -size) & (points < 2 * size)).all(1).any():
+        raise ValueError(
+            f"path: {path} holds map positions far outside the fixed image; need fixed as an "
+            "ImageGrid with the origin, spacing and direction of its place on the map"
+        )
+
+
+def _pixels(grid: ImageGrid, positions: _Points) -> _Points:
+    return np.ascontiguousarray(apply_to(inverted(grid.matrix), positions).T)
+
+
+def _floats(cells: list[str], path: Path, number: int) -> list[float]:
+    try:
+        return [float(cell) for cell in cells]
+    except ValueError:
+        raise ValueError(f"path: {path} is damaged: landmark {number} is no number") from None
