@@ -110,3 +110,21 @@ def test_constant_infrared_still_gives_a_picture():
     )
     assert not result.registration.quality.reliable
     assert result.fusion.fused.shape == visible.shape
+
+
+@pytest.mark.parametrize("shift", [20, 500])
+def test_fusion_does_not_depend_on_the_fill_value(shift):
+    rng = np.random.default_rng(0)
+    fixed = rng.integers(0, 255, (48, 64), dtype=np.uint8)
+    moving = rng.uniform(10, 35, (48, 64)).astype(np.float32)
+    away = Transform(
+        [[1, 0, shift], [0, 1, 0], [0, 0, 1]], fixed_shape=(48, 64), moving_shape=(48, 64)
+    )
+    options = {"model": "identity", "fusion_model": "laplacian", "initial": away, "device": "cpu"}
+    both = [register_and_fuse(fixed, moving, fill_value=v, **options) for v in (None, 0, -9999)]
+    assert np.isnan(both[0].registration.warped).any()
+    for other in both[1:]:
+        np.testing.assert_array_equal(both[0].fusion.fused, other.fusion.fused)
+    assert np.isfinite(both[0].fusion.fused).all()
+    if shift == 500:
+        np.testing.assert_array_equal(both[0].fusion.fused, fixed)

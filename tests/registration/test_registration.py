@@ -97,7 +97,7 @@ def test_warped_is_moving_at_the_flow():
     grid = np.mgrid[: SHAPE[0], : SHAPE[1]]
     expected = ndimage.map_coordinates(moving, grid + result.flow, order=1)
     assert 0.5 < result.transform.mask().mean() < 1
-    assert not result.warped[~result.transform.mask()].any()
+    assert np.isnan(result.warped[~result.transform.mask()]).all()
     np.testing.assert_allclose(result.warped[result.mask], expected[result.mask], atol=1e-4)
 
 
@@ -121,8 +121,31 @@ def test_any_pair_of_types(dtype, channels):
     assert np.array_equal(fixed, copies[1])
     assert result.warped.shape == moving.shape
     assert result.warped.dtype == dtype.newbyteorder("=")
-    assert np.array_equal(result.warped, result.transform.apply(moving))
+    fill = np.nan if dtype.kind == "f" else 0
+    np.testing.assert_array_equal(result.warped, result.transform.apply(moving, cval=fill))
     assert result.mask.dtype == bool
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i4", "f4"])
+def test_fill_value_outside(dtype):
+    moving = (texture() * 100).astype(dtype)
+    options = {"model": Known(AFFINE), "device": "cpu"}
+    outside = ~register(moving, moving, **options).transform.mask()
+    assert 0 < outside.mean() < 1
+    for value in (0, 7, np.int64(3), np.float32(5)):
+        result = register(moving, moving, fill_value=value, **options)
+        assert (result.warped[outside] == value).all()
+    for value in ("0", True, 1j, [0], 1e300, *(() if dtype == "f4" else (np.nan, np.inf))):
+        with pytest.raises(ValueError, match="fill_value: got"):
+            register(moving, moving, fill_value=value, **options)
+
+
+def test_what_a_type_cannot_hold_is_no_cval():
+    transform = Transform.identity((20, 20))
+    for dtype, value in (("u1", -1), ("u1", np.nan), ("i2", 1e5), ("f4", 1e300), (bool, 2)):
+        for order in (0, 1):
+            with pytest.raises(ValueError, match=r"cval: got .*, which .* cannot hold"):
+                transform.apply(np.ones((20, 20), dtype), order, cval=value)
 
 
 def test_different_sizes_share_their_field_of_view():

@@ -56,7 +56,7 @@ def checked_fill(value: Any, dtype: np.dtype[Any], name: str) -> float:
         raise ValueError(f"{name}: got {value!r}, need a number")
     number = float(value)
     if dtype.kind == "f":
-        if np.isfinite(number) and abs(number) > np.finfo(dtype).max:
+        if np.isfinite(number) and abs(number) > float(np.finfo(dtype).max):
             raise ValueError(f"{name}: got {value!r}, which {dtype} cannot hold")
         return number
     low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)

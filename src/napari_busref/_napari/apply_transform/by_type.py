@@ -19,7 +19,6 @@ from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.lazy import Source, lazy_array, warp_window
 from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref._napari.layers.planes import Plane
-from napari_busref.images.dtypes import default_fill
 from napari_busref.runtime.progress import Reporter
 
 __all__ = ["LAYER_TYPES", "apply_to_layer"]
@@ -93,7 +92,8 @@ def _resample(
         at = tuple(number for axis, number in enumerate(position) if axis not in axes)
         pull = whole or mapping.pull(layer, at).full()
         plane = data[index]
-        result[index] = pull.apply(plane, order=order, cval=default_fill(plane.dtype))
+        invalid = plane.dtype.kind == "f" and not np.isfinite(plane).all()
+        result[index] = pull.apply(plane, order=order, cval=np.nan if invalid else 0.0)
     return result
 
 
@@ -125,10 +125,9 @@ def _resample_lazily(
     def compute(position: tuple[int, ...], window: tuple[slice, slice]) -> NDArray[Any]:
         source = Source(plane.at(position))
         pull = common or mapping.pull(layer, position)
-        return warp_window(source, pull, grid, window, order=order, cval=fill, nested=True)
+        return warp_window(source, pull, grid, window, order=order, nested=True)
 
     dtype = np.dtype(levels[0].dtype).newbyteorder("=")
-    fill = default_fill(dtype)
     return lazy_array(sizes, axes, compute, dtype, channels)
 
 
