@@ -17,6 +17,8 @@ from scipy.sparse import csr_array, eye_array, kron, vstack
 Array = NDArray[np.float64]
 
 KNOT_SPACING = 0.15  # distance of control points that refinement uses
+MAX_CONTROL_POINTS = 900
+"""Largest number of control points, which a picture of 1:4 needs. Time grows with its cube."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +52,14 @@ class SplineField:
 def spline_design(
     position: Array, half: tuple[float, float], spacing: float
 ) -> tuple[Array, tuple[int, int]]:
-    """Basis functions at positions, (N, rows * cols), and the grid of control points."""
+    """Basis functions at positions, (N, rows * cols), and the grid of control points.
+
+    Longer images than `MAX_CONTROL_POINTS` allows get a larger spacing.
+    """
     counts = tuple(max(round(2 * h / spacing), 1) + 3 for h in half)
+    while counts[0] * counts[1] > MAX_CONTROL_POINTS and spacing < 2 * max(half):
+        spacing *= 1.1
+        counts = tuple(max(round(2 * h / spacing), 1) + 3 for h in half)
     rows, cols = (
         _basis(position[:, axis], h, n) for axis, h, n in zip((1, 0), half, counts, strict=True)
     )

@@ -18,6 +18,7 @@ _COARSE_SIDES = (128, 128, 192, 288)
 _FINE_SIDE = 640  # above it, halves of the full side fill the gap to the coarse levels
 _MAX_REPEATS = 3  # of the last coarse level
 _SIDE_MULTIPLE = 8  # the bus then needs no padding
+_MAX_ENLARGED_AREA = 4.0  # of a strip's working size, relative to its wanted or own area
 _OVERLAP_SIDE = 64  # working size at which the overlap is measured
 
 
@@ -115,11 +116,16 @@ def working_size(shape: tuple[int, int], side: float, min_side: int = 48) -> tup
     """Size with the aspect of ``shape`` and at most the area of a square of this ``side``.
 
     Both sides are multiples of 8, the shorter one at least ``min_side``. Only that bound ever
-    enlarges an image.
+    enlarges an image. It enlarges the area of a strip at most fourfold: the longer side is
+    compressed beyond.
     """
     factor = min(side / (shape[0] * shape[1]) ** 0.5, 1.0)
     factor = max(factor, min_side / min(shape))
-    rows, cols = (max(round(n * factor / _SIDE_MULTIPLE), 1) * _SIDE_MULTIPLE for n in shape)
+    area = max(min(side**2, shape[0] * shape[1]), min_side**2)
+    longest = _MAX_ENLARGED_AREA * area / (min(shape) * factor)
+    rows, cols = (
+        max(round(min(n * factor, longest) / _SIDE_MULTIPLE), 1) * _SIDE_MULTIPLE for n in shape
+    )
     return rows, cols
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_busref.runtime.atomic_write import replacing
+from napari_busref.runtime.file_safety import check_size
 from napari_busref.runtime.version import package_version
 
 __all__ = ["EXTENSION", "Stored", "open_file", "read", "read_json", "read_planes", "save"]
@@ -105,38 +106,75 @@ def open_file(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
     except OSError as error:
         raise ValueError(f"path: {str(path)!r} is damaged: {error}") from None
     with file:
-        version = file.attrs.get("format_version", 0)
-        if file.attrs.get("format") != _FORMAT:
-            raise ValueError(
-                f"path: {str(path)!r} is an HDF5 file of another program, need a transform saved "
-                f"by napari-busref ({EXTENSION})"
-            )
-        if version not in (_VERSION_SINGLE, _VERSION_STACK):
-            raise ValueError(
-                f"path: {str(path)!r} has format version {version}, this version of "
-                f"napari-busref reads {_VERSION_SINGLE} and {_VERSION_STACK}"
-            )
         try:
+            _check_format(file, path)
             yield file
-        except (KeyError, TypeError, ValueError, OSError, AttributeError) as error:
+        except (KeyError, TypeError, OSError, AttributeError, RuntimeError) as error:
             raise ValueError(f"path: {str(path)!r} is damaged: {error}") from None
+        except ValueError as error:
+            text = str(error)
+            raise ValueError(
+                text if text.startswith("path: ") else f"path: {str(path)!r} is damaged: {text}"
+            ) from None
+
+
+def _check_format(file: h5py.File, path: Path) -> None:
+    """Refuse files of other programs and of newer versions."""
+    if file.attrs.get("format") != _FORMAT:
+        raise ValueError(
+            f"path: {str(path)!r} is an HDF5 file of another program, need a transform saved "
+            f"by napari-busref ({EXTENSION})"
+        )
+    version = file.attrs.get("format_version", 0)
+    if version not in (_VERSION_SINGLE, _VERSION_STACK):
+        raise ValueError(
+            f"path: {str(path)!r} has format version {version}, this version of "
+            f"napari-busref reads {_VERSION_SINGLE} and {_VERSION_STACK}"
+        )
 
 
 def read(group: h5py.Group) -> dict[str, Any]:
     """Read the arguments of `Transform` from a group: the file, or one of its planes."""
+    fixed_shape, moving_shape = (
+        tuple(int(size) for size in group.attrs[name]) for name in ("fixed_shape", "moving_shape")
+    )
     return {
-        "affine": group["affine"][...],
-        "displacement": group["displacement"][...] if "displacement" in group else None,
-        "fixed_shape": tuple(int(size) for size in group.attrs["fixed_shape"]),
-        "moving_shape": tuple(int(size) for size in group.attrs["moving_shape"]),
+        "affine": _array(group, "affine", (3, 3)),
+        "displacement": _array(group, "displacement", (2, *fixed_shape))
+        if group.get("displacement", getlink=True) is not None
+        else None,
+        "fixed_shape": fixed_shape,
+        "moving_shape": moving_shape,
     }
+
+
+def _array(group: h5py.Group, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Read a dataset of this shape, whose values the file itself holds."""
+    dataset = _own_item(group, name)
+    if not isinstance(dataset, h5py.Dataset):
+        raise ValueError(f"{name}: not an array")
+    if dataset.external or dataset.is_virtual:
+        raise ValueError(f"{name}: its values are in another file, which is not opened")
+    if dataset.shape != shape or dataset.dtype.kind not in "iuf":
+        raise ValueError(f"{name}: got {dataset.dtype} of shape {dataset.shape}, need {shape}")
+    check_size(dataset.size * dataset.dtype.itemsize, Path(group.file.filename), name)
+    array: NDArray[Any] = dataset[...]
+    return array
+
+
+def _own_item(group: h5py.Group, name: str) -> Any:
+    """An item of a group, not reached by a link to another place or file."""
+    link = group.get(name, getlink=True)
+    if link is not None and not isinstance(link, h5py.HardLink):
+        raise ValueError(f"{name}: a link to another place, which is not followed")
+    return group[name]
 
 
 def read_json(group: h5py.Group) -> dict[str, Any]:
     """Read the metadata of a group."""
     try:
         metadata = json.loads(group.attrs.get("metadata", "{}"))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"metadata: {error}") from None
     if not isinstance(metadata, dict):
         raise ValueError("metadata: not an object")
@@ -145,9 +183,11 @@ def read_json(group: h5py.Group) -> dict[str, Any]:
 
 def read_planes(file: h5py.File) -> Iterator[tuple[tuple[int, ...], h5py.Group]]:
     """Iterate over the planes of a stack: their positions, as in `save`, and their groups."""
-    planes = file.get(_PLANES, {})
+    if file.get(_PLANES, getlink=True) is None:
+        return
+    planes = _own_item(file, _PLANES)
     for number in range(len(planes)):
-        group = planes[str(number)]
+        group = _own_item(planes, str(number))
         yield tuple(int(index) for index in group.attrs["position"]), group
 
 

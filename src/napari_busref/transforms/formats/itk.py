@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_busref.runtime.atomic_write import replacing
+from napari_busref.runtime.file_safety import check_size
 from napari_busref.runtime.version import package_version
 from napari_busref.transforms.formats.elastix import is_elastix, linear_matrix, read_elastix
 from napari_busref.transforms.formats.grid import ImageGrid
@@ -269,6 +270,7 @@ def _direction(grid: ImageGrid) -> tuple[float, ...]:
 
 
 def _load(path: Path, *, field: bool) -> Any:
+    (_check_field_header if field else _check_transform_file)(path)
     sitk = _simpleitk(path)
     if not field:
         return _quietly(path, sitk.ReadTransform, str(path))
@@ -277,6 +279,8 @@ def _load(path: Path, *, field: bool) -> Any:
     _quietly(path, reader.ReadImageInformation)
     if reader.GetDimension() != 2:
         raise _three_dimensional(path)
+    columns, rows = reader.GetSize()
+    check_size(16 * columns * rows, path, "a field")
     if reader.GetNumberOfComponents() != 2:
         raise ValueError(
             f"path: {path} is an image with {reader.GetNumberOfComponents()} values at a pixel, "
@@ -284,6 +288,83 @@ def _load(path: Path, *, field: bool) -> Any:
         )
     reader.SetOutputPixelType(sitk.sitkVectorFloat64)
     return sitk.DisplacementFieldTransform(_quietly(path, reader.Execute))
+
+
+_ELSEWHERE = {  # header lines that name the file of the values, and the values that name none
+    ".nrrd": (re.compile(rb"^data ?file\s*:", re.IGNORECASE | re.MULTILINE), None),
+    ".mha": (re.compile(rb"^ElementDataFile\s*=\s*([^\r\n]*)", re.MULTILINE), b"LOCAL"),
+}
+_MAX_HEADER = 1 << 20  # bytes
+_MAX_CONTROL_POINTS = 1 << 24  # of a B-spline, along both sides together
+
+
+def _check_field_header(path: Path) -> None:
+    """Refuse an image whose header says that its values are in another file."""
+    pattern, own = _ELSEWHERE.get(path.suffix.lower(), (None, None))
+    if pattern is None:
+        return
+    with path.open("rb") as stream:
+        header = stream.read(_MAX_HEADER)
+    if path.suffix.lower() == ".nrrd":  # the first empty line ends it
+        header = re.split(rb"\r?\n\r?\n", header, maxsplit=1)[0]
+    found = pattern.search(header)
+    if found and (own is None or found[1].strip() != own):
+        raise ValueError(f"path: {path} keeps its values in another file, which is not opened")
+
+
+def _check_transform_file(path: Path) -> None:
+    """Refuse links to other files, and sizes that would take too much memory."""
+    suffix = path.suffix.lower()
+    if suffix in (".h5", ".hdf5"):
+        _check_hdf5(path)
+    elif suffix in (".tfm", ".txt"):
+        for line in _text_of(path).splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "FixedParameters" and len(numbers := value.split()) >= 10:
+                _check_grid_of_splines(path, numbers[:2])
+
+
+def _check_grid_of_splines(path: Path, sizes: list[str]) -> None:
+    # ITK allocates the grid before it reads the parameters, and may abort the process
+    try:
+        columns, rows = (float(size) for size in sizes)
+    except ValueError:
+        raise ValueError(f"path: {path} is damaged: FixedParameters {sizes}") from None
+    if not (0 <= columns <= _MAX_CONTROL_POINTS and 0 <= rows <= _MAX_CONTROL_POINTS):
+        raise ValueError(f"path: {path} is damaged: it declares a grid of {columns} x {rows}")
+    check_size(int(16 * columns * rows), path, "a grid")
+
+
+def _check_hdf5(path: Path) -> None:
+    import h5py
+
+    if not h5py.is_hdf5(path):
+        raise ValueError(f"path: {path} is no HDF5 file")
+    try:
+        with h5py.File(path, "r") as file:
+            _check_group(file, path)
+    except (OSError, RuntimeError, KeyError) as error:
+        raise ValueError(f"path: {path} is damaged: {error}") from None
+
+
+def _check_group(group: Any, path: Path, depth: int = 0) -> None:
+    """Check links and arrays; refuse soft links, too, which ITK does not write."""
+    import h5py
+
+    if depth > 8:
+        raise ValueError(f"path: {path} is nested too deeply")
+    for name in group:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"path: {path} holds a link, {name!r}, which is not followed")
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            _check_group(item, path, depth + 1)
+        elif isinstance(item, h5py.Dataset):
+            if item.external or item.is_virtual:
+                raise ValueError(
+                    f"path: {path} keeps {name!r} in another file, which is not opened"
+                )
+            check_size((item.size or 0) * item.dtype.itemsize, path, name)
 
 
 def _matrix_of(transform: Any) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_busref.runtime.atomic_write import replacing
+from napari_busref.runtime.file_safety import check_inside, check_size
 from napari_busref.runtime.version import package_version
 from napari_busref.transforms.formats.grid import METRES, ImageGrid
 from napari_busref.transforms.formats.physical import (
@@ -265,7 +266,13 @@ def _frame(grid: ImageGrid) -> NDArray[np.float64]:
 
 
 def _attributes(folder: Path) -> dict[str, Any]:
-    group = json.loads((folder / "zarr.json").read_text("utf-8"))
+    file = folder / "zarr.json"
+    if file.is_symlink():
+        raise ValueError(f"path: {file} is a symbolic link, which is not followed")
+    try:
+        group = json.loads(file.read_text("utf-8"))
+    except RecursionError:
+        raise ValueError(f"path: {file} is nested too deeply") from None
     attributes: dict[str, Any] = group["attributes"]
     return attributes
 
@@ -352,9 +359,7 @@ def _displaced(
     """Interpolate a displacement field at positions, (2, H, W)."""
     if step.get("interpolation", "linear") != "linear":
         raise ValueError(f"interpolates {step['interpolation']!r}, need linear")
-    group = path / step["path"]
-    if not group.resolve().is_relative_to(path.resolve()):
-        raise ValueError(f"has its displacements at {step['path']!r}, outside the folder")
+    group = check_inside(path, step["path"], path)
     multiscale = _attributes(group)["ome"]["multiscales"][0]
     names = [axis["name"] for axis in multiscale["coordinateSystems"][0]["axes"]]
     if len(names) != 3 or names[1:] != ["y", "x"]:
@@ -363,9 +368,17 @@ def _displaced(
     matrix = _matrix(dataset["coordinateTransformations"][0], names)
     if np.any(matrix[0, 1:]) or np.any(matrix[1:, 0]):
         raise ValueError("has displacements whose grid mixes components and places")
-    field = np.asarray(_zarr(path).open_array(group / dataset["path"], mode="r"), float)
-    if field.ndim != 3 or len(field) != 2:
-        raise ValueError(f"has displacements of shape {field.shape}, need (2, rows, cols)")
+    folder = check_inside(group, dataset["path"], path)
+    if any(child.is_symlink() for child in folder.rglob("*")):
+        raise ValueError("holds symbolic links, which are not followed")
+    try:
+        stored = _zarr(path).open_array(folder, mode="r")
+        if len(stored.shape) != 3 or stored.shape[0] != 2:
+            raise ValueError(f"has displacements of shape {stored.shape}, need (2, rows, cols)")
+        check_size(8 * int(np.prod([int(n) for n in stored.shape], dtype=object)), path)
+        field = np.asarray(stored, float)
+    except RuntimeError as error:  # zarr's codecs
+        raise ValueError(f"is damaged: {error}") from None
     pixels = apply_to(inverted(matrix[1:, 1:]), where)
     return np.stack(
         [ndimage.map_coordinates(part, pixels, order=1, mode="nearest") for part in field]
