@@ -61,6 +61,15 @@ def test_every_public_name_is_there(name):
         assert value.__doc__
 
 
+def test_all_names_without_napari():
+    code = (
+        "import importlib.util as u, sys; find = u.find_spec; sys.modules['napari'] = None\n"
+        "u.find_spec = lambda name, *rest: None if name == 'napari' else find(name, *rest)\n"
+        "from napari_busref import *; register, fuse, Transform"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_unknown_name():
     with pytest.raises(AttributeError, match="No napari_busref attribute nonsense"):
         napari_busref.nonsense  # noqa: B018
