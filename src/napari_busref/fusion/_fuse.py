@@ -199,10 +199,8 @@ def fuse(
         inference_session(chosen, "fusion", device, precision) as run,
         cancellable([run.module], reporter.check),
     ):
-        if loss_weights and not hasattr(run.module, "loss_weights"):
-            raise ValueError(
-                f'loss_weights: {run.name} has no learned loss weights; use model="refusion"'
-            )
+        if loss_weights:
+            _require_loss_weights(run)
         size = choose_size(run.module, run.name, shape, tile)
         watch.lap("load")
         reporter.step("fusing", 0.2)
@@ -238,6 +236,13 @@ def fuse(
     watch.lap("compose")
     reporter.step("fused", 1.0)
     return FusionResult(fused, parameters, watch.total(), learned)
+
+
+def _require_loss_weights(run: InferenceSession) -> None:
+    if not hasattr(run.module, "loss_weights"):
+        raise ValueError(
+            f'loss_weights: {run.name} has no learned loss weights; use model="refusion"'
+        )
 
 
 def _on_fixed_grid(

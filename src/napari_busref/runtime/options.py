@@ -98,6 +98,8 @@ _TABLE = (
         "auto",
         "Value of missing pixels in both images; auto recognises values such as -9999.",
         open_ended=True,
+    ),
+    Option(
         "fill_value",
         None,
         "Value of the warped image outside the moving image.",

@@ -5,27 +5,14 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-__all__ = ["IMAGE_FILES", "OWN_FILES", "prefer_own_reader"]
+__all__ = ["OWN_FILES", "prefer_own_reader"]
 
 #: Names of files that only this plugin writes; napari's reader, too, accepts the extensions.
 OWN_FILES = ("*.busref.h5", "*.busref.ome.zarr")
 
-#: Images that napari opens otherwise: sideways, without units, missing pixels or temperatures.
-IMAGE_FILES = (
-    "*.jpg",
-    "*.jpeg",
-    "*.tif",
-    "*.tiff",
-    "*.jp2",
-    "*.j2k",
-    "*.dcm",
-    "*.dicom",
-    "*.czi",
-)
-
 
 def prefer_own_reader(context: Any = None) -> None:
-    """Make napari open this plugin's files, and images, without a choice of reader.
+    """Make napari open this plugin's files without a choice of reader.
 
     A choice that the user made in File › Preferences › Plugins stays.
 
@@ -41,7 +28,6 @@ def prefer_own_reader(context: Any = None) -> None:
     plugins = get_settings().plugins
     # napari appends a separator to the names of folders
     patterns = [f"{name}*" if name.endswith("zarr") else name for name in OWN_FILES]
-    patterns += IMAGE_FILES
     missing = {name: "napari-busref" for name in patterns if name not in plugins.extension2reader}
     if missing:
         plugins.extension2reader = {**plugins.extension2reader, **missing}
