@@ -524,6 +524,7 @@ def test_the_displacement_is_drawn_in_three_ways_of_which_one_shows(fake):
     moving.source[0, 0] = 4
     result = register_stack(fixed, moving)
     layers = result_layers(result, fixed, moving, roles=ROLES)
+    assert [layer.visible for layer in layers] == ["fused" in layer.name for layer in layers]
     lengths, grid = layers[3:5]
     np.testing.assert_allclose(lengths.data, 4 * np.sqrt(2), rtol=1e-5)
     assert lengths.colorbar.visible
@@ -536,7 +537,7 @@ def test_the_displacement_is_drawn_in_three_ways_of_which_one_shows(fake):
     for role in FIELD_ROLES:
         assert [show_field(layers, role)[0].metadata[METADATA_KEY]["role"]] == [role]
         assert sum(layer.visible for layer in layers[3:]) == 1
-    assert layers[0].visible
+    assert layers[2].visible
     assert show_field(layers, None) == []
     with pytest.raises(ValueError, match="role: got 'warped'"):
         show_field(layers, "warped")

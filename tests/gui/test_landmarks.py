@@ -180,6 +180,8 @@ def test_the_fit_becomes_the_result(viewer, landmarks, pair, qtbot, notes):
     assert known["parameters"]["registration"]["landmarks"] == "thin-plate"
     assert viewer.layers["ir displacement"].features["magnitude"].max() > 1
     assert "added 3 layers" in landmarks.stage.text()
+    assert [viewer.layers[name].visible for name in names(viewer)[4:]] == [True, False, False]
+    assert [viewer.layers[name].visible for name in ("vis", "ir")] == [True, False]
     assert landmarks.result_button.isEnabled()
     assert not [text for kind, text in notes if kind == "error"]
     # another fit updates the layers, and Undo restores them

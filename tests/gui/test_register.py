@@ -317,6 +317,73 @@ def test_a_second_run_updates_the_same_layers(viewer, panel, pair, fake, qtbot):
     assert fake.calls[1]["device"] == "cpu"
 
 
+def shown(viewer):
+    return [layer.name for layer in viewer.layers if layer.visible]
+
+
+def test_the_fused_image_is_shown_alone_after_a_run(viewer, panel, pair, fake, qtbot):
+    run_to_the_end(panel, qtbot)
+    assert names(viewer) == ["vis", "ir", *RESULTS]
+    assert shown(viewer) == ["vis fused"]
+    panel.undo()
+    assert shown(viewer) == ["vis", "ir"]
+    pair[0].visible = False
+    run_to_the_end(panel, qtbot)
+    assert shown(viewer) == ["vis fused"]
+    panel.undo()
+    assert shown(viewer) == ["vis"]
+
+
+def test_without_fusion_the_warped_image_lies_over_the_fixed_one(viewer, panel, pair, fake, qtbot):
+    panel.settings = Settings(fused=False)
+    run_to_the_end(panel, qtbot)
+    assert shown(viewer) == ["vis", "ir warped"]
+    panel.settings = Settings()
+    run_to_the_end(panel, qtbot)
+    assert shown(viewer) == ["vis fused"]
+    panel.settings = Settings(fused=False)
+    run_to_the_end(panel, qtbot)  # the earlier fused image would cover the warped one
+    assert shown(viewer) == ["vis", "ir warped"]
+    panel.undo()
+    assert shown(viewer) == ["vis fused"]
+    panel.settings = Settings(fused=False, results="add")
+    run_to_the_end(panel, qtbot)
+    assert shown(viewer)[-1] == "ir warped [1]"
+
+
+def test_a_further_run_keeps_what_the_user_showed_and_hid(viewer, panel, pair, fake, qtbot):
+    run_to_the_end(panel, qtbot)
+    moving, fixed = pair
+    mask, fused, arrows = list(viewer.layers)[3:]
+    moving.visible = mask.visible = arrows.visible = True
+    fused.visible = False
+    for _ in range(2):
+        run_to_the_end(panel, qtbot)
+        assert shown(viewer) == ["ir", "ir mask", "ir displacement"]
+    fused.visible = True
+    moving.visible = arrows.visible = False
+    panel.advanced.controls["displacement"].value = "grid"  # drawn because the user asks for it
+    assert shown(viewer) == ["ir mask", "vis fused", "ir deformed grid"]
+    run_to_the_end(panel, qtbot)
+    assert shown(viewer) == ["ir mask", "vis fused", "ir deformed grid"]
+    other = viewer.add_image(picture(seed=2), name="ir 2")
+    fixed.visible = True
+    panel.moving.value = other  # another pair
+    run_to_the_end(panel, qtbot)
+    assert {"vis", "ir 2"}.isdisjoint(shown(viewer))
+
+
+def test_the_fixed_stack_stays_visible_where_one_plane_was_fused(viewer, panel, fake, qtbot):
+    for name in ("vis", "ir"):
+        viewer.add_image(picture((3, 24, 36)), name=name)
+    run_to_the_end(panel, qtbot)
+    assert shown(viewer) == ["vis", "vis fused"]
+    panel.undo()
+    panel.settings = Settings(planes="one")
+    run_to_the_end(panel, qtbot)
+    assert shown(viewer) == ["vis fused"]
+
+
 def test_the_quality_is_said_in_words(viewer, panel, pair, fake, notes, qtbot):
     run_to_the_end(panel, qtbot)
     assert "looks right" in panel.quality.text()

@@ -17,6 +17,7 @@ from napari_busref._napari.landmarks.table import PairsTable
 from napari_busref._napari.layers.initial_transform import keep_initial_transform
 from napari_busref._napari.layers.planes import Plane, shown_plane
 from napari_busref._napari.register.result_layers import update_layers
+from napari_busref._napari.register.visibility import hide_others, show_sources, sources_shown
 from napari_busref._napari.widgets.camera import camera_of
 from napari_busref._napari.widgets.forms import (
     Message,
@@ -299,8 +300,14 @@ class Landmarks(JobPanel):
         )
 
     def _add_result(self, result: LandmarkResult) -> None:
+        layers, planes = self._viewer.layers, result.planes
+        earlier = sources_shown(layers, *(plane.name for plane in planes))
         with self._undoable():
-            update_layers(self._viewer.layers, result.layers)
+            placed = update_layers(layers, result.layers)
+            hide_others(layers, placed)
+            if self.pairs is not None:
+                sources = self.pairs.images["fixed"], self.pairs.images["moving"]
+                show_sources(layers, placed, sources, earlier)
         text = f"added {len(result.layers)} layers"
         if not result.quality.reliable:
             reasons = "; ".join(result.quality.reasons) or "its score is low"

@@ -112,7 +112,8 @@ class PlacementMode(QObject):
         self.turn = side
         for layer, visible in self._visible:
             if layer in self._viewer.layers:
-                layer.visible = layer == pairs.images[side] if self._alone else visible
+                shown = layer == pairs.images[side]
+                layer.visible = shown if self._alone else shown or visible
         for other, points in pairs.points.items():
             points.visible = other == side or not self._alone
         self._viewer.layers.selection.active = pairs.points[side]

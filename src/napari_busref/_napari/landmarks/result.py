@@ -37,11 +37,14 @@ class LandmarkResult:
     quality : Quality
     layers : list of Layer
         Not added to a viewer yet.
+    planes : tuple of Plane
+        The fixed and the moving one.
     """
 
     transform: Transform
     quality: Quality
     layers: list[Layer]
+    planes: tuple[Plane, Plane]
 
 
 def landmark_result(
@@ -88,7 +91,7 @@ def landmark_result(
         registration=replace(found.registration, parameters=parameters),
     )
     layers = result_layers(found, fixed, moving, roles=("warped", "mask", "displacement"))
-    return LandmarkResult(transform, found.quality, layers)
+    return LandmarkResult(transform, found.quality, layers, (fixed, moving))
 
 
 def expected_transform(

@@ -42,14 +42,14 @@ class Undo:
         ]
         self._added: list[Layer] = []
         self._removed: list[Layer] = []
-        self._hidden: list[Layer] = []
+        self._visible = [(layer, bool(layer.visible)) for layer in layers]
 
     def done(self, layers: Sequence[Layer]) -> None:
-        """Record the layers that the run added, removed and hid."""
+        """Record the layers that the run added, removed, hid and showed."""
         self._added = [layer for layer in layers if layer not in self._before]
         self._removed = [layer for layer in self._before if layer not in layers]
-        self._hidden = [
-            result.layer for result in self._results if result.visible and not result.layer.visible
+        self._visible = [
+            (layer, before) for layer, before in self._visible if layer.visible != before
         ]
 
     def also(self, layers: Sequence[Layer]) -> None:
@@ -79,8 +79,8 @@ class Undo:
         for touched in self._touched:
             if touched.layer in layers:
                 touched.restore()
-        for layer in self._hidden:
-            layer.visible = True
+        for layer, before in self._visible:
+            layer.visible = before
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,6 @@ class _ResultLayer:
     data: Any
     attributes: dict[str, Any]
     metadata: dict[str, Any]
-    visible: bool
     layer_data: tuple[Any, dict[str, Any], str] | None
     """Creates a replacement of a layer whose content cannot be set."""
 
@@ -128,7 +127,6 @@ class _ResultLayer:
             layer.data,
             {name: copy(getattr(layer, name)) for name in names or () if hasattr(layer, name)},
             dict(layer.metadata[METADATA_KEY]),
-            bool(layer.visible),
             layer.as_layer_data_tuple() if names is None else None,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from qtpy.QtCore import QObject, QTimer
 from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref._napari.layers.undo import Undo
 from napari_busref._napari.register.result_layers import FIELD_ROLES, update_layers
+from napari_busref._napari.register.visibility import hide_others, show_sources, sources_shown
 
 if TYPE_CHECKING:
     import napari
@@ -55,6 +56,8 @@ class LayerAdder(QObject):
         self._first_added, self._added, self._failed = first_added, added, failed
         self._work: tuple[RegisterOutcome, RegisterRequest, Undo] | None = None
         self._waiting: list[Layer] = []
+        self._placed: list[Layer] = []
+        self._sources: tuple[Layer, Layer] | None = None
         self._turn = QTimer(self)
         self._turn.setSingleShot(True)
         self._turn.timeout.connect(self._next)
@@ -64,10 +67,14 @@ class LayerAdder(QObject):
         """Whether layers remain to be added."""
         return self._work is not None
 
-    def begin(self, outcome: RegisterOutcome, request: RegisterRequest) -> None:
-        """Start to add the layers of an outcome."""
+    def begin(
+        self, outcome: RegisterOutcome, request: RegisterRequest, sources: tuple[Layer, Layer]
+    ) -> None:
+        """Start to add the layers of an outcome; `sources` are the fixed and the moving layer."""
         self._work = (outcome, request, Undo(self._viewer.layers))
-        self._waiting = list(outcome.layers)
+        self._waiting, self._placed, self._sources = list(outcome.layers), [], sources
+        names = request.fixed.name, request.moving.name
+        self._sources_shown = sources_shown(self._viewer.layers, *names)
         self._turn.start(0)
 
     def finish(self) -> None:
@@ -83,7 +90,8 @@ class LayerAdder(QObject):
 
     def _end(self) -> None:
         self._turn.stop()
-        self._work, self._waiting = None, []
+        self._work, self._sources = None, None
+        self._waiting, self._placed = [], []
 
     def _revert(self, undo: Undo) -> None:
         self._end()
@@ -101,18 +109,16 @@ class LayerAdder(QObject):
                 layer = self._waiting.pop(0)
                 if settings.results == "add":
                     layers.append(layer)
+                    self._placed.append(layer)
                 else:
-                    update_layers(layers, [layer])
+                    self._placed += update_layers(layers, [layer])
                 first = layer is outcome.layers[0]
                 if first:
                     self._first_added(outcome)
                 if first or perf_counter() - began > _TURN:
                     self._turn.start(_PAUSE)
                     return
-            if settings.results == "update":
-                for layer in displacement_drawings(layers, request):
-                    if _metadata(layer).get("role") != settings.field_role:  # of an earlier run
-                        layer.visible = False
+            self._show(outcome, request)
             self._end()
             undo.done(layers)
             self._added(outcome, undo)
@@ -120,8 +126,19 @@ class LayerAdder(QObject):
             self._revert(undo)
             self._failed(error)
 
+    def _show(self, outcome: RegisterOutcome, request: RegisterRequest) -> None:
+        """Hide what would cover the picture of the run or stick out from it."""
+        layers = self._viewer.layers
+        if request.settings.results == "update":
+            hide_others(layers, self._placed)
+        if self._sources is not None:
+            result = outcome.result
+            whole = request.mode != "plane" if request.stack else True
+            whole = whole and result.fused_pairs is result.pairs
+            show_sources(layers, self._placed, self._sources, self._sources_shown, whole=whole)
 
-def displacement_drawings(layers: Any, request: RegisterRequest) -> list[Layer]:
+
+def displacement_drawings(layers: Sequence[Layer], request: RegisterRequest) -> list[Layer]:
     """Return the layers that draw the displacement of a pair."""
     pair = {"fixed": request.fixed.name, "moving": request.moving.name}
     return [

@@ -90,7 +90,7 @@ class RegisterAndFuse(RunPanel):
     def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
         super().__init__(napari_viewer, parent)
         self._request: RegisterRequest | None = None
-        self._inputs: tuple[Image, ...] = ()  # layers of the run
+        self._inputs: tuple[Image, Image] | None = None  # fixed and moving layer of the run
         self._stopping = False  # True once the user has asked for the best so far
         self._last: RegisterRequest | None = None  # of the result
         self.result: LayersResult | None = None
@@ -248,8 +248,8 @@ class RegisterAndFuse(RunPanel):
         return self.running or self._adder.busy
 
     def _add_layers(self, outcome: RegisterOutcome) -> None:
-        if self._request is not None:
-            self._adder.begin(outcome, self._request)
+        if self._request is not None and self._inputs is not None:
+            self._adder.begin(outcome, self._request, self._inputs)
 
     def _on_first_added(self, outcome: RegisterOutcome) -> None:
         if self._stopping:  # a cancelled run does not wait for the other layers
@@ -276,7 +276,7 @@ class RegisterAndFuse(RunPanel):
         super()._abandon()
 
     def _finish(self) -> None:
-        self._request, self._inputs = None, ()
+        self._request, self._inputs = None, None
         self._end()
         self.idle.emit()
 
@@ -299,7 +299,7 @@ class RegisterAndFuse(RunPanel):
     # -- showing --------------------------------------------------------------------------------
 
     def _show_result(self, outcome: RegisterOutcome) -> None:
-        for layer in self._inputs:
+        for layer in self._inputs or ():
             if layer not in self._viewer.layers:
                 show_info(
                     f"Register and fuse: layer {layer.name!r} was removed meanwhile; the results "

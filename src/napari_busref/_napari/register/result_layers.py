@@ -23,6 +23,7 @@ from napari_busref._napari.layers.image_grids import grid_of_plane
 from napari_busref._napari.layers.pair import METADATA_KEY, Plane
 from napari_busref._napari.layers.plane_pairs import single_pair
 from napari_busref._napari.layers.result import LayersResult, PlaneResult
+from napari_busref._napari.register.visibility import keep_choice, show_picture_alone
 from napari_busref.runtime.version import package_version
 from napari_busref.transforms.transform import Transform
 
@@ -78,10 +79,10 @@ def result_layers(
     Returns
     -------
     list of Layer
-        From bottom to top: warped moving image, mask (Labels, hidden), fused image, weights of a
-        learned loss (Image, hidden), lengths of the displacement (Image with a colour bar),
-        deformed grid (Shapes), arrows (Vectors). Of a stack, the grid shows the shown plane only;
-        the others hold all planes.
+        From bottom to top: warped moving image, mask (Labels), fused image, weights of a learned
+        loss (Image), lengths of the displacement (Image with a colour bar), deformed grid
+        (Shapes), arrows (Vectors). Only the fused image is visible, or without it the warped
+        image. Of a stack, the grid shows the shown plane only; the others hold all planes.
         ``metadata["napari-busref"]`` of each holds ``transform`` (`Transform`), ``quality``
         (`Quality`), ``parameters``, ``timings``, ``versions``, ``initial``, the names ``fixed``
         and ``moving``, their ``fixed_grid`` and ``moving_grid`` (`ImageGrid.as_dict`), ``axes``,
@@ -129,7 +130,9 @@ def result_layers(
         ),
     }
     missing = {role for role in ("fused", "weights") if getattr(result, role) is None}
-    return [makers[role]() for role in ROLES if role in set(roles) - missing]
+    made = [makers[role]() for role in ROLES if role in set(roles) - missing]
+    show_picture_alone(made)
+    return made
 
 
 def show_field(layers: Sequence[Layer], role: str | None) -> list[Layer]:
@@ -164,7 +167,8 @@ def update_layers(layers: MutableSequence[Layer], new: Sequence[Layer]) -> list[
     """Add result layers to a viewer, each in place of its predecessor if there is one.
 
     A predecessor is a layer of this plugin with the same role, for layers of the same names, that
-    was not renamed. It keeps its position in the list and its appearance.
+    was not renamed. It keeps its position in the list and its appearance. Its visibility follows
+    the new layer, unless the user changed it since the earlier run.
 
     Parameters
     ----------
@@ -186,6 +190,7 @@ def update_layers(layers: MutableSequence[Layer], new: Sequence[Layer]) -> list[
             old = _predecessor(layers, layer)
             if old is not None and not _fits(old, layer):
                 position = layers.index(old)
+                keep_choice(layer, bool(layer.visible), bool(old.visible), _metadata(old))
                 layers.remove(old)
                 layers.insert(position, layer)
                 added.append(layer)
@@ -411,7 +416,8 @@ def _copy(new: Layer, old: Layer) -> None:
         old.contrast_limits = new.contrast_limits
     _set_changed(old, new, _SPATIAL)
     known: Mapping[str, Any] = _metadata(new)
-    old.metadata[METADATA_KEY] = dict(known) | {"name": old.name}
+    before, old.metadata[METADATA_KEY] = _metadata(old), dict(known) | {"name": old.name}
+    keep_choice(old, bool(new.visible), bool(old.visible), before)
     old.refresh()
 
 

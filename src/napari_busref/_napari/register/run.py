@@ -14,6 +14,7 @@ from napari_busref._napari.register.loading import load_libraries
 from napari_busref._napari.register.result_layers import result_layers
 from napari_busref._napari.register.settings import Settings
 from napari_busref._napari.register.stacks import register_stack
+from napari_busref._napari.register.visibility import hide
 from napari_busref.runtime.progress import Cancelled, Progress, Reporter
 from napari_busref.transforms.transform import Transform
 
@@ -53,12 +54,16 @@ class RegisterRequest:
     best: list[RegisterOutcome] = field(default_factory=list, repr=False)
 
     @property
-    def mode(self) -> str:
-        """How to treat the other planes: ``"plane"`` where neither layer is a stack."""
-        stack = any(
+    def stack(self) -> bool:
+        """Whether one of the layers has several planes."""
+        return any(
             plane.sizes[axis] > 1 for plane in (self.fixed, self.moving) for axis in plane.hidden
         )
-        return self.settings.planes if stack else "plane"
+
+    @property
+    def mode(self) -> str:
+        """How to treat the other planes: ``"plane"`` where neither layer is a stack."""
+        return self.settings.planes if self.stack else "plane"
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +171,9 @@ def _outcome(result: LayersResult, request: RegisterRequest) -> RegisterOutcome:
 def field_layers(
     result: LayersResult, request: RegisterRequest, settings: Settings
 ) -> list[Layer]:
-    """Draw the displacement of an earlier run by other settings; cheap, for any thread."""
+    """Draw the displacement of an earlier run by other settings, hidden; cheap, for any thread."""
     roles = {settings.field_role} if settings.field_role is not None else set()
-    return result_layers(result, request.fixed, request.moving, roles=roles)
+    layers = result_layers(result, request.fixed, request.moving, roles=roles)
+    for layer in layers:
+        hide(layer)
+    return layers
