@@ -278,6 +278,27 @@ def test_the_view_follows_the_place(viewer, landmarks, pair, qtbot):
     )
 
 
+def test_a_low_panel_scrolls_and_draws_nothing_over_anything(viewer, landmarks, qtbot):
+    from qtpy.QtWidgets import QScrollArea
+
+    panel = type(landmarks)(viewer)
+    qtbot.addWidget(panel)
+    content = panel.findChild(QScrollArea).widget()
+    for height in (260, 900):
+        panel.resize(340, height)
+        panel.show()
+        qtbot.waitUntil(lambda expected=height: panel.height() == expected, timeout=5000)
+        qtbot.wait(50)
+        widgets = [panel.table, panel.model.native, panel.summary, panel.start_button]
+        edges = []
+        for one in widgets:
+            top = one.mapTo(content, one.rect().topLeft()).y()
+            edges += [top, top + one.height()]
+        assert edges == sorted(edges)
+        assert edges[-1] <= content.height()
+        assert panel.table.height() >= 160
+
+
 def test_closing_the_panel_leaves_the_points(viewer, landmarks):
     mark(landmarks, PLACES, there(PLACES))
     points = landmarks.pairs.points["fixed"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QWidget
 
 from napari_busref._napari.landmarks.pairs import LandmarkPairs, Side
 from napari_busref._napari.landmarks.placement_mode import PlacementMode
@@ -25,6 +25,7 @@ from napari_busref._napari.widgets.forms import (
     caption,
     chooser,
     row,
+    scrolled,
     tab_order,
 )
 from napari_busref._napari.widgets.job_panel import JobPanel
@@ -386,19 +387,26 @@ class Landmarks(JobPanel):
         self.pair.changed.connect(self._drop_if_gone)
 
     def _lay_out(self) -> None:
-        fit = QHBoxLayout()
-        fit.addWidget(caption("Fi&t", self.model.native))
-        fit.addWidget(self.model.native, 1)
-        fit.addWidget(self.delete_button)
-        layout = QVBoxLayout(self)
-        for widget in (self.pair, self.place_button, self.alone, self.turn):
-            layout.addWidget(widget)
-        layout.addWidget(self.table, 1)
-        layout.addLayout(fit)
-        layout.addWidget(self.summary)
-        layout.addWidget(row(self.start_button, self.result_button, self.undo_button))
-        layout.addWidget(self.bar)
-        layout.addWidget(self.stage)
+        fit = QWidget()
+        layout = QHBoxLayout(fit)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(caption("Fi&t", self.model.native))
+        layout.addWidget(self.model.native, 1)
+        layout.addWidget(self.delete_button)
+        scrolled(
+            self,
+            self.pair,
+            self.place_button,
+            self.alone,
+            self.turn,
+            self.table,
+            fit,
+            self.summary,
+            row(self.start_button, self.result_button, self.undo_button),
+            self.bar,
+            self.stage,
+            tall=self.table,
+        )
         tab_order(
             *self.pair.tab_order(),
             self.place_button,

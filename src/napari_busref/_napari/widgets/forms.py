@@ -30,6 +30,7 @@ from superqt import QCollapsible
 __all__ = [
     "BAD",
     "DOUBTFUL",
+    "EXPLANATION",
     "GOOD",
     "Folded",
     "Message",
@@ -49,6 +50,9 @@ __all__ = [
     "whole",
     "with_browser",
 ]
+
+#: Property of a control that holds the constant part of its tooltip.
+EXPLANATION = "explanation"
 
 #: Colours of a message's edge.
 GOOD, DOUBTFUL, BAD = "#3fa34d", "#e3a008", "#d64545"
@@ -164,7 +168,8 @@ def caption(text: str, control: QWidget) -> QLabel:
     """The label of a control; an ampersand stands before the letter of its shortcut."""
     made = QLabel(text)
     made.setBuddy(control)
-    made.setToolTip(control.toolTip())
+    # without the chosen name, which a chooser of layers has in its tooltip
+    made.setToolTip(control.property(EXPLANATION) or control.toolTip())
     if not control.accessibleName():
         control.setAccessibleName(text.replace("&", ""))
     return made
@@ -282,14 +287,23 @@ def folded(title: str, tooltip: str, content: QWidget) -> Folded:
     return box
 
 
-def scrolled(panel: QWidget, *widgets: QWidget) -> None:
-    """Fill a panel with widgets below each other that scroll when the panel is too low."""
+def scrolled(panel: QWidget, *widgets: QWidget, tall: QWidget | None = None) -> None:
+    """Fill a panel with widgets below each other that scroll when the panel is too low.
+
+    Parameters
+    ----------
+    panel : QWidget
+    *widgets : QWidget
+    tall : QWidget, optional
+        The widget that takes the remaining height; by default the end of the panel stays empty.
+    """
     content = QWidget()
     layout = QVBoxLayout(content)
     layout.setContentsMargins(6, 6, 6, 6)
     for widget in widgets:
-        layout.addWidget(widget)
-    layout.addStretch()
+        layout.addWidget(widget, 1 if widget is tall else 0)
+    if tall is None:
+        layout.addStretch()
     outer = QVBoxLayout(panel)
     outer.setContentsMargins(0, 0, 0, 0)
     outer.addWidget(_Scroll(content))
