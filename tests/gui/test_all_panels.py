@@ -65,6 +65,41 @@ def test_every_control_of_every_panel_is_explained_and_reached_by_the_keyboard(v
         viewer.window.remove_dock_widget(panel)
 
 
+def test_choosers_of_layers_show_both_ends_of_long_names(viewer, qtbot):
+    from qtpy.QtCore import Qt
+    from qtpy.QtWidgets import QComboBox, QLabel, QStyleOptionComboBox
+
+    from napari_busref._napari.widgets.layer_chooser import elided
+
+    names = [f"2026-11-20_flight_over_the_harbour_in_the_morning_{end}" for end in "TV"]
+    for name in names:
+        viewer.add_image(np.zeros(SHAPE), name=name)
+    metadata = {"transform": Transform.identity(SHAPE), "role": "warped", "axes": (0, 1)}
+    metadata |= {"fixed": names[1], "moving": names[0], "name": "warped"}
+    viewer.add_image(np.zeros(SHAPE), name="warped", metadata={KEY: metadata})
+    seen = 0
+    for title in TITLES:
+        _, panel = viewer.window.add_plugin_dock_widget(KEY, title)
+        panel.reset_choices()
+        for box in panel.findChildren(QComboBox):
+            name = box.currentText()
+            if "harbour" not in name:
+                continue
+            seen += 1
+            box.grab()  # draws it
+            assert box.toolTip().startswith(name) and len(box.toolTip()) > len(name) + 20
+            assert box.itemData(box.currentIndex(), Qt.ItemDataRole.ToolTipRole) == name
+            box.resize(200, box.height())
+            option = QStyleOptionComboBox()
+            box.initStyleOption(option)
+            text = elided(box, option)
+            assert "…" in text and text.startswith("20") and text.endswith(name[-2:])
+            for label in panel.findChildren(QLabel):
+                assert "harbour" not in label.toolTip()  # it would be stale after a choice
+        viewer.window.remove_dock_widget(panel)
+    assert seen >= 11
+
+
 def test_every_panel_is_in_the_layers_menu_too(viewer):
     from napari._app_model import get_app_model
 

@@ -26,6 +26,7 @@ from napari_busref._napari.widgets.forms import (
     tab_order,
 )
 from napari_busref._napari.widgets.job_panel import RunPanel
+from napari_busref._napari.widgets.layer_chooser import layer_chooser
 from napari_busref.transforms.transform import EXTENSION
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ class ApplyTransform(RunPanel):
             self.open_file(path)
 
     def _make_controls(self) -> None:
-        self.transform = chooser(
+        self.transform = layer_chooser(
             "transform",
             "A transform that was found or opened, as infrared → visible",
             self._offered,
@@ -261,7 +262,7 @@ class ApplyTransform(RunPanel):
             "From which image the selected layers are taken to which",
             [("infrared → visible", False), ("visible → infrared (inverse)", True)],
         )
-        self.moving = chooser(
+        self.moving = layer_chooser(
             "infrared layer",
             "The infrared layer that the transform is for. Layers on another grid are\n"
             "mapped by their position in the viewer; the inverse maps onto this layer",

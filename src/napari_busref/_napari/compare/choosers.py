@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QWidget
 
 from napari_busref._napari.compare.source import comparable_images, guess_layers
 from napari_busref._napari.layers.pair import METADATA_KEY
-from napari_busref._napari.widgets.forms import chooser
+from napari_busref._napari.widgets.layer_chooser import layer_chooser
 from napari_busref.transforms.transform import Transform
 
 if TYPE_CHECKING:
@@ -42,15 +42,15 @@ class LayerChoosers(QObject):
         self._viewer = viewer
         self._guessing = False  # True while the choosers change without the user
         self._user_chose = False
-        self.fixed = chooser(
+        self.fixed = layer_chooser(
             "fixed", "The layer that the moving one is compared with", self._images
         )
-        self.moving = chooser(
+        self.moving = layer_chooser(
             "moving",
             "The layer to compare: a warped one, or a moving one where it lies now",
             self._images,
         )
-        self.truth = chooser(
+        self.truth = layer_chooser(
             "truth",
             "Optional: the image that the moving layer should equal, or a layer that carries\n"
             "the true transform. Only the metrics use it",

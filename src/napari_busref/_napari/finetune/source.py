@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QListWidget, QVBoxLayout, QWidget
 from napari_busref._napari.finetune.pairs import layer_pairs
 from napari_busref._napari.layers.pair import METADATA_KEY, guess_pair
 from napari_busref._napari.widgets.forms import button, form, line, narrow, row, with_browser
+from napari_busref._napari.widgets.layer_chooser import layer_chooser
 from napari_busref.training.finetuning.pairs import AlignedPair, pairs_in_folders
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class TrainingSource(QWidget):
             "or the first of both folders, the second and so on",
         )
         self.fixed, self.moving = (
-            ComboBox(name=f"{word} layer", choices=self._image_layers, tooltip=tip)
+            layer_chooser(f"{word} layer", tip, self._image_layers)
             for word, tip in (
                 ("visible", "A visible layer. Every plane of a stack is a pair"),
                 (
@@ -77,7 +78,7 @@ class TrainingSource(QWidget):
                 ),
             )
         )
-        for chooser in (self.source, self.match, self.fixed, self.moving):
+        for chooser in (self.source, self.match):
             narrow(chooser)
         self.add_button = button("&Add pair", "Add the two layers to the list", self.add_pair)
         self.remove_button = button(

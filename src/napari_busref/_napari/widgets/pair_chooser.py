@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import ComboBox
 from napari.layers import Image
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout, QSizePolicy, QWidget
 
 from napari_busref._napari.layers.pair import guess_pair
-from napari_busref._napari.widgets.forms import button, caption, narrow
+from napari_busref._napari.widgets.forms import button, caption
+from napari_busref._napari.widgets.layer_chooser import layer_chooser
 
 if TYPE_CHECKING:
     import napari
@@ -47,10 +47,8 @@ class PairChooser(QWidget):
         self._choosing = False  # True while this object, not the user, sets the choosers
         self._user_chose = False
         self._pair: tuple[Image | None, Image | None] = (None, None)
-        self.moving = ComboBox(
-            name="infrared layer", tooltip=moving_tip, choices=self._moving_choices
-        )
-        self.fixed = ComboBox(name="visible layer", tooltip=fixed_tip, choices=self.images)
+        self.moving = layer_chooser("infrared layer", moving_tip, self._moving_choices)
+        self.fixed = layer_chooser("visible layer", fixed_tip, self.images)
         self.swap = button(
             "⇅", "Swap the infrared and the visible layer", self._swap_clicked, name="swap"
         )
@@ -62,7 +60,6 @@ class PairChooser(QWidget):
         for line, (text, chooser) in enumerate(
             (("&Infrared (moving)", self.moving), ("Visi&ble (fixed)", self.fixed))
         ):
-            narrow(chooser)
             chooser.native.setMinimumContentsLength(5)  # a panel of 300 px holds them
             grid.addWidget(caption(text, chooser.native), line, 0)
             grid.addWidget(chooser.native, line, 1)
