@@ -56,7 +56,6 @@ transform_file = arguments.screenshot.with_suffix(".busref.h5")
 viewer.layers[f"{moving.name} displacement"].save(str(transform_file))
 print("transform:", transform_file)
 
-moving.visible = False
 viewer.reset_view()
 QTest.qWait(500)  # let the canvas draw
 viewer.screenshot(str(arguments.screenshot), canvas_only=False, flash=False)

@@ -205,8 +205,7 @@ def thermal(folder: Path) -> None:
         here.until(lambda: panel.bar.value() > 350)
         states.append(here.only("panel-running", panel))
         panel.wait()
-        moving.visible = False
-        here.select("infrared warped")
+        here.select("visible fused")
         states.append(here.only("panel-done", panel))
         here.window("thermal-done")
 
@@ -225,7 +224,6 @@ def thermal(folder: Path) -> None:
         # a moving image of another street: no registration can be right
         panel.undo()
         moving.data = load_sample("thermal", seed=3).moving
-        moving.visible = True
         here.start(panel)
         panel.wait()
         states.append(here.only("panel-unreliable", panel))

@@ -86,6 +86,7 @@ class FakePipeline:
 
     shift = (2.0, -3.0)
     reliable = True
+    found = True
     error: BaseException | None = None
     warning: str | None = None
     hold = False
@@ -161,7 +162,7 @@ class FakePipeline:
             rotation_deg=0.0,
             scale=1.0,
             evidence=None if stopped else Evidence(0.5, 1.0),
-            status="cancelled" if stopped else "registered",
+            status="cancelled" if stopped else "registered" if self.found else "not registered",
         )
         return RegistrationResult(
             warped=transform.apply(moving),

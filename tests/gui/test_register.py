@@ -317,6 +317,66 @@ def test_a_second_run_updates_the_same_layers(viewer, panel, pair, fake, qtbot):
     assert fake.calls[1]["device"] == "cpu"
 
 
+def test_nothing_found_adds_no_layer_and_offers_what_to_do(
+    window, viewer, panel, pair, fake, notes, qtbot
+):
+    fake.found = fake.reliable = False
+    run_to_the_end(panel, qtbot)
+    assert names(viewer) == shown(viewer) == ["vis", "ir"]
+    assert "ir → vis: Nothing was found" in panel.quality.text()
+    assert "edges &lt;do not&gt; agree" in panel.quality.text()
+    assert "ir → vis: nothing was found" in notes[-1][1]
+    assert panel.stage.text().endswith("no layer was changed")
+    assert panel.result.quality.status == "not registered"
+    assert not panel.undo_button.isEnabled()
+    panel.advanced.controls["displacement"].value = "lengths"
+    assert len(viewer.layers) == 2
+    wide, landmarks = panel.verdict.wide_button, panel.verdict.landmarks_button
+    assert wide.isVisibleTo(panel) and landmarks.isVisibleTo(panel)
+
+    with qtbot.waitSignal(panel.idle, timeout=30_000):
+        wide.click()
+    assert [call["search"] for call in fake.calls] == [None, "wide"]
+    assert panel.settings.search == "automatic"  # of the next run
+    assert not wide.isVisibleTo(panel) and landmarks.isVisibleTo(panel)
+    panel.swap.click()
+    moving, fixed = panel.pair.layers
+    assert not landmarks.isVisibleTo(panel)
+    panel.swap.click()
+    landmarks.click()
+    opened = panel.open_landmarks()
+    assert type(opened).__name__ == "Landmarks"
+    assert (opened.moving.value, opened.fixed.value) == (fixed, moving)
+
+    fake.found = fake.reliable = True
+    run_to_the_end(panel, qtbot)
+    assert shown(viewer) == ["vis fused"]
+    assert not panel.verdict.steps.isVisibleTo(panel)
+
+
+def test_the_verdict_follows_the_chosen_layers(viewer, panel, pair, fake, qtbot):
+    other = viewer.add_image(picture(seed=2), name="ir of another day, with a long name")
+    run_to_the_end(panel, qtbot)
+    assert panel.pair.layers == pair
+    said = panel.quality.text()
+    assert "ir → vis: looks right" in said
+    panel.moving.value = other
+    assert panel.quality.text() == "Earlier run: ✓ ir → vis: looks right"
+    assert panel.quality.styleSheet() == panel.stage.text() == ""
+    panel.moving.value = pair[0]
+    assert panel.quality.text() == said
+    hold(panel, fake, qtbot)
+    panel.moving.value = other  # during the run
+    with qtbot.waitSignal(panel.idle, timeout=30_000):
+        fake.go.set()
+    assert panel.quality.text().startswith("Earlier run: ✓ ir → vis")
+    fake.error = ValueError("moving: got only NaN")
+    run_to_the_end(panel, qtbot)
+    assert "only NaN" in panel.quality.text()
+    panel.moving.value = pair[0]
+    assert panel.quality.text() == ""
+
+
 def shown(viewer):
     return [layer.name for layer in viewer.layers if layer.visible]
 
@@ -325,6 +385,7 @@ def test_the_fused_image_is_shown_alone_after_a_run(viewer, panel, pair, fake, q
     run_to_the_end(panel, qtbot)
     assert names(viewer) == ["vis", "ir", *RESULTS]
     assert shown(viewer) == ["vis fused"]
+    assert viewer.layers.selection.active.name == "vis fused"
     panel.undo()
     assert shown(viewer) == ["vis", "ir"]
     pair[0].visible = False

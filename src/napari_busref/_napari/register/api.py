@@ -56,7 +56,8 @@ def register_layers(
     -------
     list of napari.layers.Layer
         The chosen results, from bottom to top, in no viewer yet. Each lies exactly on `fixed` and
-        holds the transform and its quality in ``metadata["napari-busref"]``.
+        holds the transform and its quality in ``metadata["napari-busref"]``. None where nothing
+        was found.
 
     Raises
     ------

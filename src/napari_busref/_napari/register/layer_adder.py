@@ -136,6 +136,10 @@ class LayerAdder(QObject):
             whole = request.mode != "plane" if request.stack else True
             whole = whole and result.fused_pairs is result.pairs
             show_sources(layers, self._placed, self._sources, self._sources_shown, whole=whole)
+        pictures = [layer for layer in self._placed if layer.visible]
+        active = layers.selection.active
+        if pictures and active in self._placed and not active.visible:
+            layers.selection.active = pictures[-1]  # napari has selected the last layer added
 
 
 def displacement_drawings(layers: Sequence[Layer], request: RegisterRequest) -> list[Layer]:

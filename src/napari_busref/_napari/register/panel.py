@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -23,19 +24,18 @@ from napari_busref._napari.register.run import (
 )
 from napari_busref._napari.register.settings import Settings
 from napari_busref._napari.register.settings_form import SettingsForm
+from napari_busref._napari.register.verdict import Verdict
 from napari_busref._napari.widgets.forms import (
-    BAD,
     DOUBTFUL,
-    GOOD,
     Message,
-    chooser,
     row,
     scrolled,
     tab_order,
 )
 from napari_busref._napari.widgets.job_panel import RunPanel
+from napari_busref._napari.widgets.layer_chooser import layer_chooser
 from napari_busref._napari.widgets.pair_chooser import PairChooser
-from napari_busref._napari.widgets.words import error_text, quality_html
+from napari_busref._napari.widgets.words import error_text, pair_text
 from napari_busref._napari.widgets.worker import postpone_garbage_collection
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class RegisterAndFuse(RunPanel):
 
     The work runs in another thread. When it succeeds, it adds layers, or updates those of an
     earlier run on the same two layers: see
-    `napari_busref._napari.register.result_layers.result_layers`. When it fails or is cancelled,
-    no layer changes.
+    `napari_busref._napari.register.result_layers.result_layers`. When it fails, is cancelled or
+    finds nothing, no layer changes.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ class RegisterAndFuse(RunPanel):
         )
         self.moving, self.fixed, self.swap = self.pair.moving, self.pair.fixed, self.pair.swap
         self.fixed_mask, self.moving_mask = (
-            chooser(
+            layer_chooser(
                 f"{word} mask",
                 f"A Labels layer: where it is 0, the {word} layer is not compared.\n"
                 "It may have any pixel size and position: its position in the viewer counts",
@@ -112,7 +112,8 @@ class RegisterAndFuse(RunPanel):
             for word in ("visible", "infrared")
         )
         self.advanced = SettingsForm([self.fixed_mask, self.moving_mask])
-        self.hint, self.quality = Message("hint"), Message("quality")
+        self.hint, self.verdict = Message("hint"), Verdict()
+        self.quality = self.verdict.text
         scrolled(
             self,
             self.pair,
@@ -121,14 +122,20 @@ class RegisterAndFuse(RunPanel):
             row(self.button, self.undo_button),
             self.bar,
             self.stage,
-            self.quality,
+            self.verdict,
         )
         tab_order(
-            *self.pair.tab_order(), *self.advanced.tab_order(), self.button, self.undo_button
+            *self.pair.tab_order(),
+            *self.advanced.tab_order(),
+            self.button,
+            self.undo_button,
+            *self.verdict.tab_order(),
         )
         self._adder = LayerAdder(
             napari_viewer, self._on_first_added, self._on_added, self._on_not_added, self
         )
+        self.verdict.search_wide.connect(self.search_wide)
+        self.verdict.open_landmarks.connect(self.open_landmarks)
         self.pair.changed.connect(self._update_hint)
         self.advanced.changed.connect(self._show_state)
         self.advanced.controls["displacement"].changed.connect(self._draw_field)
@@ -198,8 +205,27 @@ class RegisterAndFuse(RunPanel):
         self.result = self._last = None
         undone = super().undo()
         if undone:
-            self.quality.say("")
+            self.verdict.clear()
         return undone
+
+    def search_wide(self) -> bool:
+        """Start a run with a wide search; the setting of further runs stays.
+
+        Returns
+        -------
+        bool
+            As of `run`.
+        """
+        return self._attempt(self._begin, replace(self.settings, search="wide"))
+
+    def open_landmarks(self) -> Any:
+        """Open the panel "Landmarks" for the chosen layers, and return it."""
+        dock, panel = self._viewer.window.add_plugin_dock_widget(
+            "napari-busref", "Landmarks", tabify=True
+        )
+        dock.raise_()
+        panel.moving.value, panel.fixed.value = self.pair.layers
+        return panel
 
     def reset_choices(self, event: Any = None) -> None:
         """Offer the current image layers; napari calls this when layers change."""
@@ -227,18 +253,21 @@ class RegisterAndFuse(RunPanel):
         self.advanced.set_stack(
             any(layer is not None and layer.ndim > 2 for layer in self.pair.layers)
         )
+        if not self.verdict.follow(self.pair.layers) and not self._busy:
+            self.stage.say("")  # of an earlier pair
 
     # -- running (all of this in the main thread) -----------------------------------------------
 
-    def _begin(self) -> None:
+    def _begin(self, settings: Settings | None = None) -> None:
         self._adder.finish()
         self.result = None
-        self.quality.say("")
+        self.verdict.clear()
         moving, fixed = self.pair.layers
         if moving is None or fixed is None:
             raise ValueError("open two image layers, an infrared and a visible one")
         masks = self.fixed_mask.value, self.moving_mask.value
-        self._request = make_request(self._viewer, fixed, moving, self.settings, *masks)
+        settings = self.settings if settings is None else settings
+        self._request = make_request(self._viewer, fixed, moving, settings, *masks)
         self._inputs = fixed, moving
         self._stopping = False
         postpone_garbage_collection(self._start(run, self._request, returned=self._add_layers))
@@ -248,7 +277,12 @@ class RegisterAndFuse(RunPanel):
         return self.running or self._adder.busy
 
     def _add_layers(self, outcome: RegisterOutcome) -> None:
-        if self._request is not None and self._inputs is not None:
+        if self._request is None or self._inputs is None:
+            return
+        if not outcome.found:
+            self._show_result(outcome)
+            self._last = None  # no displacement to draw
+        else:
             self._adder.begin(outcome, self._request, self._inputs)
 
     def _on_first_added(self, outcome: RegisterOutcome) -> None:
@@ -309,21 +343,27 @@ class RegisterAndFuse(RunPanel):
         seconds = perf_counter() - self._started
         quality = outcome.result.quality
         if not outcome.result.cancelled:
-            self.stage.say(f"done in {seconds:.1f} s")
+            nothing = "" if outcome.found else "; no layer was changed"
+            self.stage.say(f"done in {seconds:.1f} s{nothing}")
         elif quality.status == "cancelled":
             self.stage.say(
                 f"cancelled after {seconds:.1f} s; the best so far was kept, not refined further"
             )
         else:
             self.stage.say(f"cancelled after {seconds:.1f} s; what was done by then was kept")
-        colour = GOOD if quality.reliable else DOUBTFUL
-        self.quality.say(quality_html(quality, outcome.largest_px), colour, rich=True)
+        if self._request is None or self._inputs is None:
+            return
+        self.verdict.judge(outcome, self._request, self._inputs[::-1])
+        self.verdict.follow(self.pair.layers)  # the user may have chosen others meanwhile
         if not quality.reliable:
             reasons = "; ".join(quality.reasons) or "its score is low"
-            show_warning(f"Register and fuse: check the result, it may be wrong: {reasons}")
+            names = pair_text(self._request.moving.name, self._request.fixed.name)
+            said = "check the result, it may be wrong" if outcome.found else "nothing was found"
+            show_warning(f"Register and fuse: {names}: {said}: {reasons}")
 
     def _show_state(self) -> None:
         super()._show_state()
+        self.verdict.steps.setEnabled(not self.running)
         if not self.running:
             text = "&Register and fuse" if self.settings.fused else "&Register"
             self._show_button(text, self.RUN_TOOLTIP)
@@ -332,4 +372,4 @@ class RegisterAndFuse(RunPanel):
 
     def _show_failure(self, text: str) -> None:
         self.stage.say("failed; no layer was changed")
-        self.quality.say(text, BAD)
+        self.verdict.fail(text, self.pair.layers)

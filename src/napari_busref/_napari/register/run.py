@@ -74,7 +74,7 @@ class RegisterOutcome:
     ----------
     result : LayersResult
     layers : list of Layer
-        The chosen layers, in no viewer yet.
+        The chosen layers, in no viewer yet; none where nothing was found.
     largest_px : float
         The largest displacement beyond the initial transform, in pixels of the fixed image.
     """
@@ -82,6 +82,11 @@ class RegisterOutcome:
     result: LayersResult
     layers: list[Layer]
     largest_px: float
+
+    @property
+    def found(self) -> bool:
+        """Whether any plane was registered."""
+        return _found(self.result)
 
 
 def make_request(
@@ -134,7 +139,8 @@ def run(
     load_libraries()
 
     def keep(result: LayersResult) -> None:
-        request.best[:] = [_outcome(result, request)]
+        if _found(result):
+            request.best[:] = [_outcome(result, request)]
         reporter.check()  # a cancelled run ends here
 
     try:
@@ -163,9 +169,15 @@ def run(
 
 def _outcome(result: LayersResult, request: RegisterRequest) -> RegisterOutcome:
     settings = request.settings
-    layers = result_layers(result, request.fixed, request.moving, roles=settings.roles)
+    layers = []
+    if _found(result):
+        layers = result_layers(result, request.fixed, request.moving, roles=settings.roles)
     lengths, _ = magnitude(result.transform, result.initial)
     return RegisterOutcome(result, layers, float(lengths.max()))
+
+
+def _found(result: LayersResult) -> bool:
+    return any(plane.quality.status != "not registered" for plane in result.planes.values())
 
 
 def field_layers(

@@ -10,18 +10,53 @@ import numpy as np
 if TYPE_CHECKING:
     from napari_busref.registration.quality import Quality
 
-__all__ = ["error_text", "quality_html"]
+__all__ = ["error_text", "headline", "pair_text", "quality_html", "shortened"]
 
 _HEADLINES = {
-    "registered": "⚠ Check the result, it may be wrong",
-    "not registered": "⚠ Nothing was found: this is the start",
-    "cancelled": "⚠ Cancelled: this is the best so far, not checked",
+    "registered": "Check the result, it may be wrong",
+    "not registered": "Nothing was found",
+    "cancelled": "Cancelled: this is the best so far, not checked",
 }
 # a score below 0.5 is among the reasons
 _LIKELIHOODS = ((0.95, "very likely"), (0.8, "likely"), (0.5, "more likely than not"))
 
+# with the names of the pair before it, the verdict has to fit one line
+_SHORT_HEADLINES = {
+    "registered": "Check the result",
+    "not registered": "Nothing was found",
+    "cancelled": "Cancelled, not checked",
+}
+_NAME_LENGTH = 16
 
-def quality_html(quality: Quality, largest_px: float) -> str:
+
+def shortened(name: str, length: int = _NAME_LENGTH) -> str:
+    """Cut a long name in the middle: names of files often differ at both ends."""
+    kept = length - 1
+    return name if len(name) <= length else f"{name[: kept - kept // 2]}…{name[-(kept // 2) :]}"
+
+
+def pair_text(moving: str, fixed: str) -> str:
+    """Name a pair of layers by shortened names."""
+    return f"{shortened(moving)} → {shortened(fixed)}"
+
+
+def headline(quality: Quality, pair: str = "") -> str:
+    """Give the verdict on a registration in one line.
+
+    Parameters
+    ----------
+    quality : Quality
+    pair : str
+        Of `pair_text`, to name the pair first.
+    """
+    if quality.reliable:
+        return f"✓ {pair}: looks right" if pair else "✓ The registration looks right"
+    if pair:
+        return f"⚠ {pair}: {_SHORT_HEADLINES[quality.status]}"
+    return f"⚠ {_HEADLINES[quality.status]}"
+
+
+def quality_html(quality: Quality, largest_px: float, pair: str = "") -> str:
     """Describe the quality of a registration, as rich text for a label.
 
     Parameters
@@ -29,20 +64,24 @@ def quality_html(quality: Quality, largest_px: float) -> str:
     quality : Quality
     largest_px : float
         The largest displacement beyond the initial transform, in pixels of the fixed image.
+    pair : str
+        As for `headline`.
 
     Returns
     -------
     str
-        A headline, the reasons for doubt if there are any, and the numbers.
+        A headline, the reasons for doubt if there are any, and the numbers. Where nothing was
+        found there are no numbers.
     """
-    head = "✓ The registration looks right" if quality.reliable else _HEADLINES[quality.status]
-    lines = [f"<b>{head}</b>"]
+    lines = [f"<b>{escape(headline(quality, pair))}</b>"]
     likely = next((words for bound, words in _LIKELIHOODS if quality.score >= bound), None)
     if quality.status == "registered" and likely is not None:
         lines.append(f"score {quality.score:.2f} of 1: an error below 5 px is {likely}")
     if quality.reasons:
         items = "".join(f"<li>{escape(reason)}</li>" for reason in quality.reasons)
         lines.append(f"<ul style='margin: 2px 0 2px -22px'>{items}</ul>")
+    if quality.status == "not registered":
+        return "".join(f"<div>{line}</div>" for line in lines)
     rows = [
         ("shift", _number(quality.shift_px, "{:.1f} px")),
         ("rotation", _number(quality.rotation_deg, "{:.2f}°")),
@@ -81,8 +120,6 @@ def error_text(error: BaseException) -> str:
 
 
 def _edge_agreement(quality: Quality) -> str:
-    if quality.status == "not registered":
-        return "not measured, as nothing changed"
     if quality.status == "cancelled":
         return "not measured"
     # exactly 0 where there are too few edges to measure
