@@ -109,7 +109,9 @@ def test_wanted_image_is_the_written_out_pyramid(images: tuple[Tensor, Tensor, T
             sources = coarser
         share = 1 / (1 + np.exp(-3 * (sources[0] - sources[1])))
         expected = share * sources[0] + (1 - share) * sources[1]
-        expected = np.clip(expected + 0.1 * (sources[0] + sources[1] - 1), 0, 1)
+        total = sources[0] + sources[1]
+        expected = expected + 0.1 * (total - total.mean())
+        expected = np.clip(expected, np.minimum(*sources), np.maximum(*sources))
         for band in reversed(bands):
             expected = doubled(expected, band.shape) + band
         np.testing.assert_allclose(image, expected[:22], atol=1e-6)
@@ -172,10 +174,26 @@ def test_brightness_loss_sees_squares_only(images: tuple[Tensor, Tensor, Tensor]
 def test_a_bright_sky_that_is_cold_is_wanted_bright_and_so_are_people_at_night() -> None:
     sky, ground = torch.tensor([0.9, 0.2]), torch.tensor([0.4, 0.4])
     for visible, infrared in (sky, sky.flip(0)):
-        wanted = [float(target_brightness(visible, infrared, k, 0.1)) for k in (0.0, 2.5, 50.0)]
-        assert wanted == pytest.approx([0.56, 0.9 - 0.7 / (1 + np.exp(1.75)) + 0.01, 0.91])
-    assert float(target_brightness(*ground, 2.5, 0.1)) == pytest.approx(0.38)
-    assert float(target_brightness(*ground, 2.5)) == pytest.approx(0.4)
+        wanted = [brightness(visible, infrared, k)[0] for k in (0.0, 2.5, 50.0)]
+        assert wanted == pytest.approx([0.55, 0.9 - 0.7 / (1 + np.exp(1.75)), 0.9])
+    assert brightness(*ground, 2.5)[0] == pytest.approx(0.4)
+
+
+def brightness(
+    visible: Tensor | list[float], infrared: Tensor | list[float], *settings: float
+) -> list[float]:
+    """Target brightness of an image of one row."""
+    rows = (torch.as_tensor(row).double().reshape(1, 1, 1, -1) for row in (visible, infrared))
+    return target_brightness(*rows, *settings).flatten().tolist()
+
+
+def test_contrast_stays_within_the_range_of_the_sources() -> None:
+    """At the same brightness in both sources the target is that brightness, dark or saturated."""
+    levels = [0.0, 0.02, 0.05, 0.1, 0.5, 0.9, 1.0]
+    assert brightness(levels, levels, 2.0, 0.5) == pytest.approx(levels)
+    wanted = brightness([0.1, 0.9, 0.5], [0.3, 0.7, 0.5], 0.0, 0.1)
+    assert wanted == pytest.approx([0.2 - 0.1 * 0.6, 0.8 + 0.1 * 0.6, 0.5])
+    assert brightness([0.1, 0.9], [0.3, 0.7], 0.0, 2.0) == pytest.approx([0.1, 0.9])
 
 
 def test_brightness_loss_is_the_distance_to_the_wanted_brightness_of_squares(
@@ -187,7 +205,9 @@ def test_brightness_loss_is_the_distance_to_the_wanted_brightness_of_squares(
         for x in range(0, 30, 6):
             f, v, r = (i[:, 0, y : y + 6, x : x + 6].mean((1, 2)).numpy() for i in images)
             share = 1 / (1 + np.exp(-3 * (v - r)))
-            expected.append(abs(f - (share * v + (1 - share) * r + 0.2 * (v + r - 1))))
+            mean = (visible + infrared).mean((1, 2, 3)).numpy()
+            target = share * v + (1 - share) * r + 0.2 * (v + r - mean)
+            expected.append(abs(f - np.clip(target, np.minimum(v, r), np.maximum(v, r))))
     found = brightness_loss(fused, visible, infrared, 6, decision=3.0, contrast=0.2)
     assert float(found) == pytest.approx(np.mean(expected), rel=1e-6)
 

@@ -134,7 +134,8 @@ def target_brightness(
 
     The mean of both sources makes a bright sky grey where the infrared image is cold. Here the
     brighter source has the greater share, and more so the more they differ. A sky stays bright,
-    and so do warm people at night.
+    and so do warm people at night. The target never leaves the range of the two sources: where
+    both are x, it is x. Shadows then keep their brightness, and so do saturated areas.
 
     Parameters
     ----------
@@ -144,11 +145,13 @@ def target_brightness(
         The share of the visible image is ``sigmoid(decision * (visible - infrared))``: 0 gives
         the mean of both, a large number the maximum.
     contrast : float
-        Factor on the sources' departures from mid grey, which are added. It restores the contrast
-        that mixing loses.
+        Factor on the departures of the sources' sum from its mean over the image. They are added
+        within the range of the sources, which restores contrast that mixing loses.
     """
     mixed = torch.lerp(infrared, visible, torch.sigmoid(decision * (visible - infrared)))
-    return (mixed + contrast * (visible + infrared - 1)).clamp(0, 1)
+    total = visible + infrared
+    target = mixed + contrast * (total - total.mean((-2, -1), keepdim=True))
+    return target.clamp(torch.minimum(visible, infrared), torch.maximum(visible, infrared))
 
 
 def brightness_loss(
