@@ -100,6 +100,11 @@ class AugmentConfig:
         Standard deviation of additive noise (probability one half).
     blur : float
         Largest Gaussian sigma, in pixels (probability 0.3).
+    dark : float
+        Probability of a dark scene: gamma in 1.5 to 3, then a factor in 0.3 to 1. It darkens the
+        visible image, and in half of these samples the infrared one alike.
+    flat : float
+        Probability that one random grey level replaces both images.
     """
 
     gamma: tuple[float, float] = (0.6, 1.7)
@@ -108,6 +113,8 @@ class AugmentConfig:
     remap: float = 0.25
     noise: float = 0.03
     blur: float = 1.5
+    dark: float = 0.0
+    flat: float = 0.0
 
 
 @dataclass(frozen=True)

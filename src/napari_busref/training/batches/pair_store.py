@@ -12,6 +12,7 @@ from torch import Tensor
 
 from napari_busref.data.datasets import load_pairs
 from napari_busref.geometry import base_grid, inside, transform_points, warp
+from napari_busref.training.batches.srif import PREFIX, load_srif
 from napari_busref.training.batches.warps import Warps, draw_warps
 from napari_busref.training.recipe import DataConfig, WarpConfig
 
@@ -76,7 +77,8 @@ class PairStore:
         """Read the data sets of a recipe, and reduce the images to ``store_side``."""
         pairs = []
         for dataset in config.datasets:
-            for _, infrared, visible in load_pairs(dataset, config.root or None, split):
+            load = load_srif if dataset.startswith(PREFIX) else load_pairs
+            for _, infrared, visible in load(dataset, config.root or None, split):
                 pairs.append(
                     (
                         shrink(infrared / 255.0, config.store_side),
