@@ -52,7 +52,7 @@ def test_labels_stay_labels(tmp_path: Path, half: Path, labels: np.ndarray) -> N
     result = invoke("apply", half, tmp_path / "labels.tif", "-o", tmp_path / "out.tif")
     assert result.exit_code == 0, result.output
     assert "taken for labels: nearest pixel" in " ".join(result.stderr.split())
-    there = read_image(tmp_path / "out.tif").data
+    there = np.ma.getdata(read_image(tmp_path / "out.tif").data)
     new = np.unique(there[np.isfinite(there)])
     assert set(new.tolist()) <= {*np.unique(labels).tolist(), 0}
     assert len(new) > 1
@@ -71,7 +71,8 @@ def test_pictures_are_interpolated(tmp_path: Path, half: Path, dtype: type, sigm
     rows, cols = np.indices(SHAPE)
     noise = np.random.default_rng(0).normal(0, sigma, SHAPE)
     image = (60 + rows + 0.5 * cols + noise).astype(dtype)
-    image[30:, 30:] = 0  # a background
+    if dtype == np.uint8:
+        image[30:, 30:] = 0  # a background, and not missing pixels
     write_image(tmp_path / "image.tif", image)
     result = invoke("apply", half, tmp_path / "image.tif", "-o", tmp_path / "out.npy")
     assert result.exit_code == 0 and result.stderr == ""
@@ -100,6 +101,11 @@ def test_the_value_outside_is_an_option(tmp_path: Path, half: Path) -> None:
         command = ["apply", half, tmp_path / "i.png", "-o", tmp_path / "x.png"]
         refused = invoke(*command, "--fill-value", value)
         assert refused.exit_code == 2 and "fill_value: got" in refused.stderr
+
+    raw = (celsius * 100).astype(np.uint16)
+    raw[:6] = 65535  # missing
+    write_image(tmp_path / "raw.tif", raw)
+    assert (applied("raw.tif", "--nodata", 65535, "--fill-value", 7)[outside] == 7).all()
 
     register = ["register", tmp_path / "i.png", tmp_path / "c.npy", "--model", "identity"]
     register += ["--device", "cpu", "--initial", half, "--format", "npy", "-o"]

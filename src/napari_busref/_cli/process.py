@@ -273,6 +273,8 @@ def apply(
     The points of a table, in pixels (row and col, or y and x), go to the grid where an image
     would go.
     """
+    import numpy as np
+
     from napari_busref.images.dtypes import checked_fill
     from napari_busref.images.io import write_image
     from napari_busref.runtime.atomic_write import check_writable
@@ -298,6 +300,9 @@ def apply(
         if inverse:
             loaded = loaded.inverse()
         warped = loaded.apply(picture.data, order=order, cval=fill)
+        if fill_value is not None and np.ma.isMaskedArray(warped):
+            warped = np.ma.getdata(warped)
+            warped[~loaded.mask()] = fill
         grid = dict(_grid_metadata(stored, inverse) or {})
         grid.pop("nodata", None)  # that of another image
         write_image(output, warped, metadata=grid)

@@ -30,7 +30,7 @@ def count_labels(image: NDArray[Any]) -> int | None:
         the others differ by more than a gradient would. The background is the most frequent
         value. Colours count as one value.
     """
-    values = _whole_numbers(image)
+    values = _whole_numbers(np.ma.getdata(image))
     if values is None or values.size == 0:
         return None
     distinct, codes, counts = np.unique(values, return_inverse=True, return_counts=True)
