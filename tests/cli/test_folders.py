@@ -82,6 +82,8 @@ def test_one_folder_given_twice(tmp_path: Path) -> None:
     result = invoke("register", both, both, "-o", tmp_path / "out", *FAST)
     assert result.exit_code == 0, result.output
     assert set(summary(tmp_path / "out")) == {"c_lwir"}
+    assert "same folder: 1 of its images are FIXED" in " ".join(result.stderr.split())
+    assert "c_rgb.png for c_lwir.png" in " ".join(result.stderr.split())
 
 
 def test_resume_keeps_finished_pairs_and_redoes_broken_ones(tmp_path: Path) -> None:

@@ -224,6 +224,11 @@ def process_pairs(
     several = fixed.is_dir()
     summary = writer.folder / "summary.csv" if several else None
     done = _finished_pairs(writer, pairs, suffixes, summary)
+    if several and fixed.samefile(moving):
+        err().print(
+            f"FIXED and MOVING are the same folder: {len(pairs)} of its images are FIXED by their "
+            f"names, such as {escape(pairs[0].fixed.name)} for {escape(pairs[0].moving.name)}"
+        )
     for path in alone:
         err().print(warning(f"{path}: no partner, left out"))
     failed = []
