@@ -7,14 +7,17 @@ import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_busref.transforms.formats.grid import ImageGrid
 from napari_busref.transforms.formats.physical import apply_to, inverted
-from napari_busref.transforms.landmarks import LandmarkModel, landmark_transform
 from napari_busref.transforms.transform import Transform
+
+if TYPE_CHECKING:
+    from napari_busref.transforms.landmarks import LandmarkModel
 
 __all__ = ["POINTS", "is_bigwarp", "read_landmark_transform", "read_landmarks"]
 
@@ -69,6 +72,9 @@ def read_landmark_transform(path: Path, fixed: ImageGrid, moving: ImageGrid) -> 
     ValueError
         As `read_landmarks`, and when the points do not determine the transform.
     """
+    # importing it costs 0.26 s, which opening a panel need not wait for
+    from napari_busref.transforms.landmarks import landmark_transform
+
     points = read_landmarks(path, fixed, moving)
     model: LandmarkModel = "affine" if path.name.lower().endswith(POINTS) else "thin-plate"
     try:
