@@ -4,9 +4,9 @@
         [--device cpu] [--threads 2]
 
 The scores follow ``docs/reference/metrics.md``: Y channel, 0..255, results clipped and rounded,
-no stretch. The cases are the held-out pairs of RoadScene (thermal), the same with a dark visible
-image or with two dark images, SRIF's night pairs, EPFL (near infrared), MRI with PET, MRI with CT,
-and synthetic multi-focus and multi-exposure pairs. ``FOLDER`` gets ``rows.csv`` (every pair and
+no stretch. The cases are held-out pairs: RoadScene (thermal), SRIF's night pairs, EPFL (near
+infrared), MRI with PET or CT, and synthetic multi-focus and multi-exposure pairs. Two more darken
+RoadScene: its visible image alone, or both. ``FOLDER`` gets ``rows.csv`` (every pair and
 method), ``table.csv`` and ``table.md``. A second table compares each model with the Laplacian
 pyramid, by the bounds of `BOUNDS`. The output names missing data sets.
 """
