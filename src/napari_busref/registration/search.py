@@ -60,6 +60,8 @@ _SIDE = 128
 _DUPLICATE_DISTANCE = 0.06  # of corners, in units of half the side
 _WEIGHT_EXPONENT = 0.25  # of overlap and prior, in the score
 _BATCH_PIXELS = 1 << 19  # of moving images that the network takes at once
+_MAX_CANVAS = 1 << 21  # px; a moving image that covers more is no pose to search
+_REACHABLE = 0.75  # of the smallest overlap: an image may lose so many cells at its borders
 
 
 @dataclass(frozen=True)
@@ -112,13 +114,19 @@ def search(
     """
     reporter = reporter or Reporter()
     found: list[PoseCandidate] = []
+    shares = float(fixed.valid.mean()), float(moving.valid.mean())
     for index, scale in enumerate(within.scales):
         reporter.step("searching", index / len(within.scales))
         # Keeps the number of overlapping pixels roughly constant over the scales.
         size = working_size(fixed.shape, round(_SIDE / scale**0.5))
         target = _FixedTarget.of(matcher, fixed.resize(size))
         poses = torch.cat([_rotate_and_scale(initial, a, scale, size) for a in within.rotations])
+        poses = poses[_largest_overlap(poses, shares) >= _REACHABLE * within.overlap]
+        if not len(poses):
+            continue
         canvas = _canvas(poses, size)
+        if canvas[0] * canvas[1] > _MAX_CANVAS:
+            continue
         for thetas in poses.split(max(_BATCH_PIXELS // (canvas[0] * canvas[1]), 1)):
             found += _correlate_translations(matcher, target, moving, thetas, canvas, within)
     found.sort(key=lambda candidate: -candidate.score)
@@ -178,6 +186,28 @@ def _canvas(thetas: Tensor, size: tuple[int, int]) -> tuple[int, int]:
     extent = torch.linalg.inv(thetas[:, :, :2]).abs().sum(2).amax(0)
     rows, cols = (float(r) * n for r, n in zip(extent.flip(0), size, strict=True))
     return max(math.ceil(rows / 8), 6) * 8, max(math.ceil(cols / 8), 6) * 8
+
+
+def _largest_overlap(thetas: Tensor, shares: tuple[float, float]) -> Tensor:
+    """Upper bound of the overlap that any translation reaches, of the smaller image: (B,).
+
+    A strip that is turned against another strip overlaps in a small parallelogram only. Its
+    canvas is as large as a square of the strip's length.
+
+    Parameters
+    ----------
+    thetas : Tensor
+        (B, 2, 3), fixed -> moving.
+    shares : (float, float)
+        Valid fractions of the fixed and of the moving image.
+    """
+    spans = torch.linalg.inv(thetas[:, :, :2])  # the moving image's half axes, in columns
+    area = 4 * torch.linalg.det(spans).abs()
+    extent = 2 * spans.abs().sum(2)
+    chord = area[:, None] / (2 * spans.abs().amax(2)).flip(1)  # longest along x and along y
+    across = extent.flip(1).clamp(max=2) * chord.clamp(max=2)
+    overlap = across.amin(1).minimum(area).clamp(max=4)
+    return overlap / (area * shares[1]).clamp(max=4 * shares[0]).clamp_min(1e-6)
 
 
 def _correlate_translations(
