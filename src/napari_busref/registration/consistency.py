@@ -60,7 +60,7 @@ def inverse_consistency(features: FixedFeatures, moving: MaskedImage, estimate: 
         pixel maps back.
     """
     theta = estimate.theta
-    initial = Estimate(invert_affine(theta) + torch.tensor(_PERTURBATION, device=theta.device))
+    initial = Estimate(invert_affine(theta) + theta.new_tensor(_PERTURBATION))
     fixed = features.image
     backward = FixedFeatures(features.networks, moving)
     *_, final = refine_levels(backward, fixed, initial, _BACKWARD)

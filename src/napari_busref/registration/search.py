@@ -171,7 +171,7 @@ def _rotate_and_scale(
     # Positions transform inversely to content.
     cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
     aspect = size[1] / size[0]
-    turn = torch.tensor([[cos, -sin / aspect], [sin * aspect, cos]], device=initial.device)
+    turn = initial.new_tensor([[cos, -sin / aspect], [sin * aspect, cos]])
     linear = initial[0, :, :2] @ turn
     return torch.cat([linear, -linear @ _centre(initial)[0][:, None]], 1)[None]
 
@@ -221,7 +221,7 @@ def _correlate_translations(
     """The best translation of each rotated and scaled moving image."""
     size, device = target.size, thetas.device
     centre = _centre(thetas)
-    extent = torch.tensor([canvas[1] / size[1], canvas[0] / size[0]], device=device)
+    extent = thetas.new_tensor([canvas[1] / size[1], canvas[0] / size[0]])
     grid = base_grid(*canvas, thetas) * extent + centre[:, None, None]
     factor = float(pixel_scale(thetas, size, moving.shape).min())
     image = downsample(moving, factor).sample(transform_points(thetas, grid))
@@ -232,7 +232,7 @@ def _correlate_translations(
     # Entry s: the canvas's first cell lies on fixed cell s. Negative s wrap around.
     score = _cross_correlate(target.features, features, padded)
     overlap = _cross_correlate(target.valid, valid, padded)
-    rows, cols = (torch.arange(n, device=device) for n in padded)
+    rows, cols = (torch.arange(n, device=device, dtype=torch.float32) for n in padded)
     rows, cols = (
         torch.where(s < a, s, s - n) for s, a, n in zip((rows, cols), cells, padded, strict=True)
     )
@@ -281,5 +281,5 @@ def _suppress_duplicates(candidates: list[PoseCandidate], count: int) -> list[Po
 
 
 def _corners(theta: Tensor) -> Tensor:
-    corners = torch.tensor([[-1.0, -1], [1, -1], [-1, 1], [1, 1]], device=theta.device)
+    corners = theta.new_tensor([[-1.0, -1], [1, -1], [-1, 1], [1, 1]])
     return transform_points(theta, corners[None, None])
