@@ -15,14 +15,16 @@ from scipy import ndimage
 from napari_busref.fusion.emphasis import more_detail, more_infrared
 from napari_busref.fusion.tasks import model_for
 from napari_busref.fusion.tiling import choose_size, run_tiles
-from napari_busref.images.dtypes import cast
+from napari_busref.images.dtypes import plus
 from napari_busref.images.nodata import NoData
 from napari_busref.images.preprocess import (
     LUMA,
     Prepared,
+    Scale,
     as_image,
     as_mask,
     fill_invalid,
+    in_unit_range,
     prepare,
     what_was_read,
 )
@@ -274,7 +276,7 @@ def _on_fixed_grid(
 def _prepare_infrared(infrared: NDArray[Any], mask: NDArray[np.bool_] | None) -> Prepared:
     if mask is not None and not mask.any():  # an empty overlap is no error
         nothing = np.zeros(infrared.shape[:2], np.float32)
-        return Prepared(nothing, nothing > 0, 0.0, 0.0)
+        return Prepared(nothing, nothing > 0, Scale(0.0, 0.0))
     return prepare(infrared, "moving", mask=mask, find_border=mask is None, nodata=None)
 
 
@@ -385,11 +387,7 @@ def _colour_change(
 
 def _chroma(image: NDArray[Any], ready: Prepared) -> NDArray[np.float32]:
     """R - Y and B - Y, (H, W, 2), on the scale of the model's input."""
-    kept = np.where(ready.valid[..., None], image[..., :3:2], ready.low)
-    span = ready.high - ready.low if ready.high > ready.low else 1.0
-    colours = np.clip((kept - ready.low) / span, 0, 1).astype(np.float32)
-    colours[~ready.valid] = 0
-    return colours - ready.grey[..., None]
+    return ready.scale.colours(image, ready.valid)[..., ::2] - ready.grey[..., None]
 
 
 def _add(
@@ -405,8 +403,9 @@ def _add(
     step = change[where][:, None] if fused.ndim == 3 else change[where]
     if colours is not None:
         step = step + colours[where]
-    values = parts[where].astype(np.float64) + step * (visible.high - visible.low)
-    if fused.dtype.kind == "f" and (visible.low, visible.high) == (0.0, 1.0):
-        values = np.clip(values, 0, 1)
-    parts[where] = cast(values, fused.dtype)
+    before = parts[where]
+    after = plus(before, step * (visible.scale.high - visible.scale.low))
+    if where.any() and in_unit_range(before):
+        after = np.clip(after, 0, 1)
+    parts[where] = after
     return fused

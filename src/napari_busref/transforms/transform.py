@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from napari_busref.images.dtypes import cast as cast_dtype
 from napari_busref.images.dtypes import checked_fill, frozen, native
 from napari_busref.transforms import hdf5
 from napari_busref.transforms.hdf5 import EXTENSION
@@ -272,9 +271,10 @@ class Transform:
         -------
         ndarray, shape (H, W) or (H, W, C)
             The type of `image` in native byte order; integers rounded and clipped, bool cut at
-            one half. NaN where interpolation uses a NaN or infinite pixel (with ``order=0``: the
-            pixel itself). A masked array is masked where interpolation uses a masked pixel and
-            outside the moving image, and holds its fill value there.
+            one half. Whole-pixel shifts change no value, also none of 64-bit integers. NaN where
+            interpolation uses a NaN or infinite pixel (with ``order=0``: the pixel itself). A
+            masked array is masked where interpolation uses a masked pixel and outside the moving
+            image, and holds its fill value there.
 
         Raises
         ------
@@ -309,7 +309,7 @@ class Transform:
             for index, plane in enumerate(planes):
                 values = plane.sample(source)
                 values[outside] = cval
-                warped[rows, :, index] = cast_dtype(values, image.dtype)
+                warped[rows, :, index] = values
 
         self._in_blocks(work)
         return warped[..., 0] if image.ndim == 2 else warped
@@ -575,17 +575,16 @@ class Transform:
             & (source[1] <= width - 1 + EDGE)
         )
 
-    def _nearest(self, image: NDArray[Any], cval: float) -> NDArray[Any]:
+    def _nearest(self, image: NDArray[Any], cval: float | int) -> NDArray[Any]:
         # by index, because map_coordinates computes in float64 and would change 64-bit labels
         warped = np.empty(self.fixed_shape + image.shape[2:], image.dtype)
-        outside_value = cast_dtype(np.array([cval], float), image.dtype)[0]
         height, width = self.moving_shape
 
         def work(rows: slice, source: NDArray[np.float64]) -> None:
             row = np.clip(np.floor(source[0] + 0.5), 0, height - 1).astype(np.intp)
             col = np.clip(np.floor(source[1] + 0.5), 0, width - 1).astype(np.intp)
             warped[rows] = image[row, col]
-            warped[rows][~self._inside(source)] = outside_value
+            warped[rows][~self._inside(source)] = cval
 
         self._in_blocks(work)
         return warped
