@@ -9,7 +9,7 @@ import typer
 
 from napari_busref._cli.console import err, escape, fail, one_line, out, warning
 from napari_busref._cli.files import refuse_existing
-from napari_busref._cli.options import Overwrite
+from napari_busref._cli.options import MemoryLimit, Overwrite
 
 if TYPE_CHECKING:
     from napari_busref.transforms.formats import ImageGrid, TransformFile
@@ -44,6 +44,7 @@ def convert(
     affine_only: Annotated[
         bool, typer.Option("--affine-only", help="Omit the displacement field.")
     ] = False,
+    memory_limit: MemoryLimit = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Convert a transform to or from the format of another program.

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from napari_busref.data.pairing import check_match
+from napari_busref.runtime.file_safety import memory_limited
 from napari_busref.runtime.options import OPTIONS, check_choice, check_number
 
 Format = Literal["tif", "png", "npy"]
@@ -19,7 +20,9 @@ Format = Literal["tif", "png", "npy"]
 DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
 
 
-def table_option(name: str, *declarations: str, note: str = "") -> Any:
+def table_option(
+    name: str, *declarations: str, note: str = "", callback: Callable[..., Any] | None = None
+) -> Any:
     """Describe an option of the command line by its entry in the table.
 
     Parameters
@@ -30,6 +33,8 @@ def table_option(name: str, *declarations: str, note: str = "") -> Any:
         Names on the command line, such as ``"--transform"``; by default the parameter's.
     note : str
         A sentence after the help.
+    callback : callable, optional
+        Instead of the check that the table describes.
     """
     option = OPTIONS[name]
     meanings = [f"{value}: {text}" for value, text in option.choices.items() if text]
@@ -41,7 +46,7 @@ def table_option(name: str, *declarations: str, note: str = "") -> Any:
         metavar=f"<{'|'.join(option.values)}>"
         if option.values and not option.open_ended
         else None,
-        callback=_check(name),
+        callback=callback or _check(name),
         autocompletion=(lambda: list(option.values)) if option.values else None,
     )
 
@@ -104,6 +109,17 @@ Match = Annotated[
         "differ by a word such as _V and _T. order: in the order of their names. PATTERN: two, "
         "such as '*_rgb,*_lwir', or a regular expression with a group, such as '([0-9]+)'.",
     ),
+]
+
+
+def _limit_memory(ctx: typer.Context, value: float | None) -> float | None:
+    """Set the limit until the command ends, for all files that it reads."""
+    ctx.with_resource(memory_limited(value))
+    return value
+
+
+MemoryLimit = Annotated[
+    float | None, table_option("memory_limit", "--memory-limit", callback=_limit_memory)
 ]
 Resume = Annotated[
     bool,

@@ -21,6 +21,7 @@ from napari_busref._cli.options import (
     Infrared,
     Initial,
     Match,
+    MemoryLimit,
     Model,
     Moving,
     Output,
@@ -62,6 +63,7 @@ def register(
     file_format: FileFormat = None,
     match: Match = "name",
     resume: Resume = False,
+    memory_limit: MemoryLimit = DEFAULTS["memory_limit"],
     overwrite: Overwrite = False,
 ) -> None:
     """Register MOVING to FIXED: write the warped image, the mask, the transform and a report.
@@ -125,6 +127,7 @@ def run(
     file_format: FileFormat = None,
     match: Match = "name",
     resume: Resume = False,
+    memory_limit: MemoryLimit = DEFAULTS["memory_limit"],
     overwrite: Overwrite = False,
 ) -> None:
     """Register MOVING to FIXED and fuse them: the files of `register`, and STEM_fused."""
@@ -201,6 +204,7 @@ def fuse(
     file_format: FileFormat = None,
     match: Match = "name",
     resume: Resume = False,
+    memory_limit: MemoryLimit = DEFAULTS["memory_limit"],
     overwrite: Overwrite = False,
 ) -> None:
     """Fuse two images of the same grid into STEM_fused; outside the mask FIXED stays as it is."""
@@ -266,6 +270,7 @@ def apply(
     page: Page = None,
     channel: Channel = None,
     nodata: NoData = None,
+    memory_limit: MemoryLimit = DEFAULTS["memory_limit"],
     overwrite: Overwrite = False,
 ) -> None:
     """Apply a saved transform to another image, channel or label image, or to points.

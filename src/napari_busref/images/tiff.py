@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_busref.images.arrays import picture_array
+from napari_busref.images.declared import (
+    check_array,
+    check_picture,
+    check_tiff_files,
+    check_tiff_page,
+)
 from napari_busref.images.dtypes import native
 from napari_busref.images.nodata import parse_nodata
 from napari_busref.images.selection import Stored
@@ -46,9 +53,11 @@ def read_tiff(file: Path) -> Stored:
     Grey where white is 0 becomes normal grey, 2 and 4 bits are spread to 8, palettes and CMYK
     become RGB.
     """
-    with tifffile.TiffFile(file) as tiff:
+    with _open(file) as tiff:
         series = tiff.series[0]
         page = tiff.pages.first
+        check_array(series.shape, page.dtype or series.dtype, file)
+        check_tiff_page(page, tiff, file)
         metadata = _metadata(tiff, page)
         photometric = int(page.photometric)
         converted = photometric in (_SEPARATED, _CIELAB) or (
@@ -56,6 +65,7 @@ def read_tiff(file: Path) -> Stored:
         )
         if converted:
             with Image.open(file) as picture:
+                check_picture(picture, file)
                 return Stored(picture_array(picture), "YXS", metadata)  # also turns it upright
         data, axes = series.asarray(), series.axes
         hidden = _mask_page(tiff, series)
@@ -81,6 +91,17 @@ def read_tiff(file: Path) -> Stored:
     if orientation > 1:
         metadata.pop("geotiff", None)  # it places the pixels as they are stored
     return Stored(data, axes, metadata, alpha, extra_bands=left_out)
+
+
+@contextmanager
+def _open(file: Path) -> Iterator[tifffile.TiffFile]:
+    """Open a TIFF as a stream, which has no neighbours for tifffile to open."""
+    with file.open("rb") as stream:
+        with tifffile.TiffFile(stream) as tiff:
+            name = check_tiff_files(tiff, file)
+        stream.seek(0)
+        with tifffile.TiffFile(stream, name=name) as tiff:
+            yield tiff
 
 
 def upright(image: NDArray[Any], orientation: int, rows: int = 0) -> NDArray[Any]:
@@ -176,6 +197,7 @@ def _mask_page(tiff: tifffile.TiffFile, series: Any) -> NDArray[np.bool_] | None
         if number and isinstance(page, tifffile.TiffPage) and int(page.subfiletype) & 4:
             first = tiff.pages.first
             if page.shape[:2] == (first.imagelength, first.imagewidth):
+                check_tiff_page(page, tiff, Path(tiff.filename))
                 return np.asarray(page.asarray() != 0)
     return None
 

@@ -1,4 +1,4 @@
-"""The options of `register`, `fuse` and `register_and_fuse`: one table for every interface.
+"""The options of `register`, `fuse`, `register_and_fuse` and the readers: one table for all.
 
 The functions check their arguments against it. The command line and the panel build their
 controls from it. A test compares it with the signatures and with napari's manifest.
@@ -164,6 +164,13 @@ _TABLE = (
         limits=(0, inf),
     ),
     Option("loss_weights", False, "Also return the weights of the fusion model's learned loss."),
+    Option(
+        "memory_limit",
+        None,
+        "Largest size in GiB that a file may declare for its pixels or values.",
+        automatic="2, or the environment variable NAPARI_BUSREF_MEMORY",
+        limits=(0, inf),
+    ),
 )
 
 #: By name, in the order in which interfaces show them.

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from napari_busref.images.dtypes import checked_fill, frozen, native
+from napari_busref.runtime.file_safety import memory_limited
 from napari_busref.transforms import hdf5
 from napari_busref.transforms.hdf5 import EXTENSION
 from napari_busref.transforms.resampling import EDGE, Plane, row_blocks, touches
@@ -474,13 +475,15 @@ class Transform:
         return path
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Transform:
+    def load(cls, path: str | os.PathLike[str], *, memory_limit: float | None = None) -> Transform:
         """Read a transform that `save` wrote.
 
         Parameters
         ----------
         path : path-like
             The ``.busref.h5`` file.
+        memory_limit : float, optional
+            As of `napari_busref.read_transform`.
 
         Raises
         ------
@@ -494,7 +497,7 @@ class Transform:
         From the file of a stack it reads the transform of the displayed plane;
         `napari_busref.read_transform` reads all.
         """
-        with hdf5.open_file(path) as file:
+        with memory_limited(memory_limit), hdf5.open_file(path) as file:
             return cls(**hdf5.read(file))
 
     # -- internals ----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from napari_busref.runtime.file_safety import check_file, memory_limited
 from napari_busref.transforms import hdf5
 from napari_busref.transforms.formats import affine_csv, itk, landmark_files, ngff
 from napari_busref.transforms.formats.grid import ImageGrid
@@ -69,6 +70,7 @@ def read_transform(
     *,
     fixed: ImageGrid | tuple[int, int] | None = None,
     moving: ImageGrid | tuple[int, int] | None = None,
+    memory_limit: float | None = None,
 ) -> TransformFile:
     """Read a transform of this package, of ITK, elastix or OME-NGFF, an affine or landmarks.
 
@@ -84,6 +86,9 @@ def read_transform(
         ``.ome.zarr`` of this package hold them; there, arguments replace the stored grids. All
         other files need them. A transform on coarser pixels than its images also accepts the
         grids of the images.
+    memory_limit : float, optional
+        Largest size in GiB that the file may declare for its values. By default 2, or the
+        environment variable NAPARI_BUSREF_MEMORY.
 
     Returns
     -------
@@ -93,7 +98,8 @@ def read_transform(
     ------
     ValueError
         When the extension is not accepted, or the file is damaged, of another program or not
-        two-dimensional. Also when a grid is missing or does not fit.
+        two-dimensional. Also when a grid is missing or does not fit, and when the file keeps
+        its values elsewhere or declares more than `memory_limit`.
     OSError
         When the file cannot be read.
     ModuleNotFoundError
@@ -108,14 +114,21 @@ def read_transform(
     file = Path(path)
     suffix = _suffix(file, READABLE)
     given = {"fixed": _grid(fixed, "fixed"), "moving": _grid(moving, "moving")}
+    with memory_limited(memory_limit):
+        return _read(file, suffix, given)
+
+
+def _read(file: Path, suffix: str, given: dict[str, ImageGrid | None]) -> TransformFile:
     if suffix == EXTENSION:
         return _read_own(file, given)
     metadata: dict[str, Any] = {}
     if suffix == ngff.SUFFIX:
         metadata = ngff.own_metadata(file)
         given = {name: given[name] or _stored_grid(metadata, name, file) for name in given}
-    elif not file.is_file():
+    elif not file.exists():
         raise FileNotFoundError(f"path: there is no file {str(file)!r}")
+    else:
+        check_file(file)
     missing = [name for name, grid in given.items() if grid is None]
     if missing:
         raise ValueError(

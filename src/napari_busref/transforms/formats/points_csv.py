@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_busref.runtime.atomic_write import replacing
+from napari_busref.runtime.file_safety import read_text
 
 __all__ = ["SUFFIXES", "map_points_file"]
 
@@ -51,7 +52,7 @@ def map_points_file(path: Path, output: Path, mapping: Callable[[_Points], _Poin
         When the table holds no such columns, or a position is no finite number.
     """
     try:
-        text = path.read_text("utf-8-sig")
+        text = read_text(path, "utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{path} holds no points: it is not text") from None
     delimiter = _delimiter(text)
