@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from napari_busref._cli.console import Bars, err, escape, out, warning
-from napari_busref._cli.files import refuse_existing
+from napari_busref._cli.files import refuse_existing, write_json
 from napari_busref._cli.options import (
     DEFAULTS,
     Detail,
@@ -72,7 +72,6 @@ def register(
     STEM_report.json. The files of two folders are paired by --match; a pair that fails is
     reported at the end (exit code 1) and does not stop the others.
     """
-    writer = ResultWriter(output, overwrite, file_format, flow, resume)
     reading = Reading(band, page, channel, nodata)
     options: dict[str, Any] = {
         "nodata": reading.nodata_option,
@@ -84,6 +83,8 @@ def register(
         "initial": _load(initial),
         "fill_value": fill_value,
     }
+    known = _known(options, reading, initial=initial)
+    writer = ResultWriter(output, overwrite, file_format, flow, resume, known)
 
     def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
         from napari_busref.registration import register as register_images
@@ -131,7 +132,6 @@ def run(
     overwrite: Overwrite = False,
 ) -> None:
     """Register MOVING to FIXED and fuse them: the files of `register`, and STEM_fused."""
-    writer = ResultWriter(output, overwrite, file_format, flow, resume)
     reading = Reading(band, page, channel, nodata)
     options: dict[str, Any] = {
         "nodata": reading.nodata_option,
@@ -147,6 +147,8 @@ def run(
         "initial": _load(initial),
         "fill_value": fill_value,
     }
+    known = _known(options, reading, initial=initial)
+    writer = ResultWriter(output, overwrite, file_format, flow, resume, known)
 
     def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
         from napari_busref.pipeline import register_and_fuse
@@ -207,8 +209,10 @@ def fuse(
     memory_limit: MemoryLimit = DEFAULTS["memory_limit"],
     overwrite: Overwrite = False,
 ) -> None:
-    """Fuse two images of the same grid into STEM_fused; outside the mask FIXED stays as it is."""
-    writer = ResultWriter(output, overwrite, file_format, resume=resume)
+    """Fuse two images of the same grid into STEM_fused; outside the mask FIXED stays as it is.
+
+    STEM_fusion.json holds the options, timings and versions.
+    """
     reading = Reading(band, page, channel, nodata)
     options: dict[str, Any] = {
         "nodata": reading.nodata_option,
@@ -221,6 +225,10 @@ def fuse(
         "tile": DEFAULTS["tile"] if tile is None else tile,
         "device": device,
     }
+    known = _known(options, reading, transform=transform) | {"mask": mask}
+    writer = ResultWriter(
+        output, overwrite, file_format, False, resume, known, report_name="_fusion.json"
+    )
 
     def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
         from napari_busref.fusion import fuse as fuse_images
@@ -236,9 +244,18 @@ def fuse(
         )
         path = writer.image(pair, fixed_file, "fused", result.fused)
         bars.result(f"{escape(pair.name)}: {escape(str(path))}")
-        return {"outputs": {"fused": path}}
+        report = {
+            "fixed": pair.fixed,
+            "moving": pair.moving,
+            "outputs": {"fused": path},
+            "timings": result.timings,
+            "parameters": result.parameters,
+            "options": writer.all_options(),
+        }
+        write_json(output / f"{pair.name}{writer.report_name}", report)
+        return report
 
-    process_pairs(writer, fixed, moving, ["_fused"], process, match)
+    process_pairs(writer, fixed, moving, ["_fused", writer.report_name], process, match)
 
 
 def apply(
@@ -368,6 +385,17 @@ def _grid_metadata(stored: TransformFile, inverse: bool) -> dict[str, Any] | Non
             in_cm = 100 * METRES[grid.unit]
             return {"spacing": [length * in_cm for length in grid.spacing], "unit": "cm"}
     return metadata
+
+
+def _known(options: dict[str, Any], reading: Reading, **transforms: Path | None) -> dict[str, Any]:
+    """What results depend on: all options but the device, and the content of transform files."""
+    import hashlib
+
+    chosen = {name: getattr(reading, name) for name in ("band", "page", "channel", "nodata")}
+    known = {name: value for name, value in options.items() if name != "device"} | chosen
+    for name, path in transforms.items():
+        known[name] = None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+    return known
 
 
 def _load(path: Path | None) -> Transform | None:

@@ -273,6 +273,8 @@ def write_image(
         _check_png(image, file)
     elif suffix in _JPEG:
         _check_jpeg(image, file)
+    elif suffix in _TIFF and image.dtype == np.bool_ and image.ndim == 3 and image.shape[2] < 5:
+        raise ValueError(f"{file}: TIFF holds no colours of bool, use uint8 or .npy")
     with replacing(file) as temporary:
         if suffix in _TIFF:
             write_tiff(temporary, image, tags)

@@ -113,7 +113,7 @@ def read_csv(path: Path, fixed: ImageGrid, moving: ImageGrid) -> Transform:
             "0,0,1 (or 2 x 3)"
         )
     for line in text.splitlines():
-        if match := _UNITS.match(line.strip()):
+        if match := _UNITS.match(line.strip()[:500]):
             fixed, moving = (
                 in_unit(grid, unit, path)
                 for grid, unit in zip((fixed, moving), match.groups(), strict=True)

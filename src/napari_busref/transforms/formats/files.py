@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,25 @@ def _read(file: Path, suffix: str, given: dict[str, ImageGrid | None]) -> Transf
     }
     read = readers.get(suffix, itk.read_itk)
     known = {key: value for key, value in metadata.items() if key not in _GRIDS.values()}
-    return TransformFile(read(file, first, second), first, second, known)
+    with _damage(file):
+        return TransformFile(read(file, first, second), first, second, known)
+
+
+@contextmanager
+def _damage(file: Path) -> Iterator[None]:
+    """Name the file in every error of its content; arguments name themselves."""
+    try:
+        yield
+    except (OSError, ModuleNotFoundError):
+        raise
+    except ValueError as error:
+        text = str(error)
+        if text.startswith(("path: ", "fixed: ", "moving: ")):
+            raise
+        raise ValueError(f"path: {file} is damaged: {text}") from None
+    except Exception as error:  # the libraries raise anything from KeyError to MemoryError
+        kind = type(error).__name__
+        raise ValueError(f"path: {file} is damaged ({kind}: {error})") from None
 
 
 def write_transform(
@@ -222,7 +241,7 @@ def write_transform(
 
 
 def _read_own(file: Path, given: _Grids) -> TransformFile:
-    with hdf5.open_file(file) as opened:
+    with hdf5.open_file(file) as opened, _damage(file):
         transform, metadata = Transform(**hdf5.read(opened)), hdf5.read_json(opened)
         stored = _with_stored_grids(transform, metadata, file, {})
         planes = {
