@@ -116,7 +116,7 @@ def models(
         typer.echo(json.dumps(plain(rows), indent=2, ensure_ascii=False))
         return
     for row in rows:
-        row["data"] = ", ".join(row["data"])
+        row["data"] = ", ".join(map(str, row["data"]))
         row["scores"] = ", ".join(f"{key} {_cell(value)}" for key, value in row["scores"].items())
     headings = ["model", "kind", "parameters", "megabytes", "data", "steps", "device", "scores"]
     out().print(_table([{key: row[key] for key in headings} for row in rows], "models"))

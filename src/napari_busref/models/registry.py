@@ -209,9 +209,14 @@ def load_model(
             f"model {name!r}: its card names {content['architecture']!r}; known architectures are "
             + ", ".join(_ARCHITECTURES)
         )
-    # Without storage, constructors draw no random numbers and ignore the default number type.
-    with torch.device("meta"):
-        model = architecture(content["config"])
+    try:
+        # Without storage, constructors draw no random numbers and ignore the default number type.
+        with torch.device("meta"):
+            model = architecture(content["config"])
+    except Exception as error:  # a class raises anything for a configuration that is not its own
+        raise ValueError(
+            f"model {name!r}: its card does not configure {content['architecture']}: {error}"
+        ) from error
     try:
         model.load_state_dict(read_weights(weights, content), assign=True)
     except RuntimeError as error:
