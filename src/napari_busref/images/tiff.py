@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
@@ -40,6 +41,7 @@ _LENGTHS_IN_CM = {
 }
 _ALPHA = (1, 2)  # TIFF 6, ExtraSamples: associated and unassociated alpha
 _NODATA_TAG = 42113  # GDAL_NODATA
+_GDAL_TAG = 42112  # GDAL_METADATA: XML with the scale, offset and unit of each band
 #: GeoTIFF: ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory, GeoDoubleParams,
 #: GeoAsciiParams; with the TIFF type that each is written in.
 _GEO_TAGS = {33550: 12, 33922: 12, 34264: 12, 34735: 3, 34736: 12, 34737: 2}
@@ -51,7 +53,7 @@ def read_tiff(file: Path) -> Stored:
     """Read the first series of a TIFF.
 
     Grey where white is 0 becomes normal grey, 2 and 4 bits are spread to 8, palettes and CMYK
-    become RGB.
+    become RGB. GDAL's scale and offset of counts are applied.
     """
     with _open(file) as tiff:
         series = tiff.series[0]
@@ -78,6 +80,7 @@ def read_tiff(file: Path) -> Stored:
     keep = tuple(i for i, n in enumerate(data.shape) if n > 1 or axes[i] in "YX")
     data = data.reshape([data.shape[i] for i in keep])
     axes = "".join(axes[i] for i in keep)
+    data = _scaled(data, axes, metadata)
     data, axes, alpha, left_out = _split_samples(data, axes, photometric, extra)
     if hidden is not None and hidden.shape == data.shape[:2]:
         alpha = hidden if alpha is None else alpha & hidden
@@ -91,6 +94,27 @@ def read_tiff(file: Path) -> Stored:
     if orientation > 1:
         metadata.pop("geotiff", None)  # it places the pixels as they are stored
     return Stored(data, axes, metadata, alpha, extra_bands=left_out)
+
+
+def _scaled(data: NDArray[Any], axes: str, metadata: dict[str, Any]) -> NDArray[Any]:
+    """Apply the scale and offset of GDAL, which turn stored counts into values with a unit.
+
+    Missing pixels become NaN, because the tag for them names a stored count.
+    """
+    factors = metadata.pop("scale_offset", None)
+    if factors is None or data.dtype.kind not in "iuf":
+        return data
+    bands = data.shape[axes.index("S")] if "S" in axes else 1
+    scales, offsets = (
+        np.array([factors.get(band, (1.0, 0.0))[i] for band in range(bands)]) for i in (0, 1)
+    )
+    shape = [bands if letter == "S" else 1 for letter in axes]
+    values = data * scales.reshape(shape) + offsets.reshape(shape)
+    nodata = metadata.pop("nodata", None)
+    if nodata is not None:
+        values[data == nodata] = np.nan
+        metadata["nodata"] = float("nan")
+    return values.astype(np.float32)
 
 
 @contextmanager
@@ -236,13 +260,43 @@ def _metadata(tiff: tifffile.TiffFile, page: Any) -> dict[str, Any]:
         value = parse_nodata(str(nodata.value))
         if value is not None:
             metadata["nodata"] = value
+    metadata |= _gdal(page)
     spacing = _ome_spacing(tiff) or _tag_spacing(metadata) or _geo_spacing(geo)
     if spacing is not None:
         metadata["spacing"], metadata["unit"] = spacing
-    depth = _ome_depth(tiff)
+    depth = _ome_depth(tiff) or _imagej_depth(imagej)
     if depth is not None:
         metadata["z_spacing"], metadata["z_unit"] = depth
     return metadata
+
+
+def _gdal(page: Any) -> dict[str, Any]:
+    """``scale_offset`` by band, unless they change nothing, and ``value_unit`` of band 0."""
+    tag = page.tags.get(_GDAL_TAG)
+    if tag is None:
+        return {}
+    try:
+        items = list(ElementTree.fromstring(str(tag.value)).iter("Item"))
+    except ElementTree.ParseError:
+        return {}
+    factors: dict[int, tuple[float, float]] = {}
+    found: dict[str, Any] = {}
+    for item in items:
+        role, text = item.get("role"), (item.text or "").strip()
+        try:
+            band = int(item.get("sample", 0))
+            scale, offset = factors.get(band, (1.0, 0.0))
+            if role == "scale":
+                factors[band] = float(text), offset
+            elif role == "offset":
+                factors[band] = scale, float(text)
+            elif role == "unittype" and band == 0 and text:
+                found["value_unit"] = text
+        except ValueError:
+            continue
+    if any(one != (1.0, 0.0) and np.isfinite(one).all() for one in factors.values()):
+        found["scale_offset"] = factors
+    return found
 
 
 def _values(value: Any) -> Any:
@@ -277,6 +331,15 @@ def _ome_depth(tiff: tifffile.TiffFile) -> tuple[float, str] | None:
         return float(pixels["PhysicalSizeZ"]), str(pixels.get("PhysicalSizeZUnit", "µm"))
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _imagej_depth(imagej: Mapping[str, Any]) -> tuple[float, str] | None:
+    try:
+        depth = float(imagej["spacing"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    unit = str(imagej.get("unit", "")).replace("\\u00B5", "µ")
+    return (depth, unit) if depth > 0 and unit in _LENGTHS_IN_CM else None
 
 
 def _tag_spacing(metadata: Mapping[str, Any]) -> tuple[tuple[float, float], str] | None:

@@ -22,6 +22,7 @@ from napari_busref.runtime.version import package_version
 __all__ = [
     "EXTENSION",
     "Stored",
+    "check_strings",
     "check_values",
     "open_file",
     "read",
@@ -35,6 +36,7 @@ _FORMAT = "napari-busref transform"
 _VERSION_SINGLE, _VERSION_STACK = 1, 2  # of one transform, and of the planes of a stack
 _MAX_METADATA = 60_000  # bytes; an HDF5 attribute holds at most 64 KiB
 _PLANES = "planes"
+_COLLECTION = b"GCOL"
 #: Filters that cannot grow beyond the sizes that are checked.
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 
@@ -115,6 +117,7 @@ def open_file(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
     check_file(path)
     if not h5py.is_hdf5(path):
         raise ValueError(f"path: {str(path)!r} is no HDF5 file, need a transform ({EXTENSION})")
+    check_strings(path)
     try:
         with h5py.File(path, "r") as file:
             _check_format(file, path)
@@ -165,6 +168,32 @@ def _array(group: h5py.Group, name: str, shape: tuple[int, ...]) -> NDArray[Any]
     check_values(dataset, name, Path(group.file.filename))
     array: NDArray[Any] = dataset[...]
     return array
+
+
+def check_strings(path: Path) -> None:
+    """Refuse damaged collections of strings, in which the HDF5 library would search for ever.
+
+    A collection starts with its name, version and size. Objects follow: number, references,
+    padding and size, of 2, 2, 4 and 8 bytes. Number 0 is the free rest with its own size.
+
+    Raises
+    ------
+    ValueError
+        When a size is not possible.
+    """
+    content = path.read_bytes()
+    at = content.find(_COLLECTION)
+    while at >= 0:
+        end = at + int.from_bytes(content[at + 8 : at + 16], "little")
+        place = at + 16
+        while place + 16 <= end:
+            number = int.from_bytes(content[place : place + 2], "little")
+            size = int.from_bytes(content[place + 8 : place + 16], "little")
+            step = 16 + (size + 7) // 8 * 8 if number else size
+            if step < 16 or place + step > min(end, len(content)):
+                raise ValueError(f"path: {str(path)!r} is damaged: its strings have no end")
+            place += step
+        at = content.find(_COLLECTION, at + 4)
 
 
 def check_values(dataset: h5py.Dataset, name: str, path: Path) -> None:

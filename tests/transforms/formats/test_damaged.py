@@ -140,3 +140,16 @@ def test_no_pattern_takes_the_square_of_the_time(tmp_path: Path, name: str, text
     if name == "a.csv":
         with pytest.raises(ValueError, match=name):
             points_csv.map_points_file(path, tmp_path / "o.csv", np.array)
+
+
+@pytest.mark.parametrize("name", ["a.busref.h5", "a.h5"])
+@pytest.mark.parametrize("size", [0, 2**62])
+def test_strings_without_an_end_do_not_hang_hdf5(tmp_path: Path, name: str, size: int) -> None:
+    write(tmp_path, name)
+    content = bytearray((tmp_path / name).read_bytes())
+    at = content.find(b"GCOL") + 16
+    assert at > 16
+    content[at : at + 16] = bytes(8) + size.to_bytes(8, "little")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name}.* is damaged: its strings have no end"):
+        read_transform(tmp_path / name, fixed=SHAPE, moving=SHAPE)

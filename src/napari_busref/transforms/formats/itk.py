@@ -31,7 +31,7 @@ from napari_busref.transforms.formats.physical import (
     positions,
     swapped,
 )
-from napari_busref.transforms.hdf5 import check_values
+from napari_busref.transforms.hdf5 import check_strings, check_values
 from napari_busref.transforms.transform import Transform
 
 if TYPE_CHECKING:
@@ -380,6 +380,7 @@ def _check_hdf5(path: Path) -> None:
 
     if not h5py.is_hdf5(path):
         raise ValueError(f"path: {path} is no HDF5 file")
+    check_strings(path)
     try:
         with h5py.File(path, "r") as file:
             _check_group(file, path)
