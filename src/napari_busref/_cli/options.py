@@ -18,6 +18,8 @@ from napari_busref.runtime.options import OPTIONS, check_choice, check_number
 Format = Literal["tif", "png", "npy"]
 
 DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
+#: From the `id` of a description to the name of its option in the table.
+TABLED: dict[int, str] = {}
 
 
 def table_option(
@@ -40,7 +42,7 @@ def table_option(
     meanings = [f"{value}: {text}" for value, text in option.choices.items() if text]
     automatic = f"Default: {option.automatic}." if option.automatic else ""
     choices = f"{'; '.join(meanings)}." if meanings else ""
-    return typer.Option(
+    described = typer.Option(
         *declarations,
         help=" ".join(part for part in (option.help, choices, automatic, note) if part),
         metavar=f"<{'|'.join(option.values)}>"
@@ -49,6 +51,8 @@ def table_option(
         callback=callback or _check(name),
         autocompletion=(lambda: list(option.values)) if option.values else None,
     )
+    TABLED[id(described)] = name
+    return described
 
 
 def _check(name: str) -> Callable[[Any], Any] | None:
@@ -89,6 +93,16 @@ Device = Annotated[str, table_option("device", note="Also cuda:1 and the like.")
 Precision = Annotated[str, table_option("precision")]
 Tile = Annotated[int | None, table_option("tile")]
 Initial = Annotated[Path | None, typer.Option(help="Transform file (.busref.h5) to start from.")]
+Landmarks = Annotated[
+    Path | None,
+    typer.Option(
+        help="Pairs of points to start from: a .csv of BigWarp or a .points file of QGIS, or a "
+        "folder of them by the stems of FIXED or MOVING."
+    ),
+]
+_MASK_HELP = "Where {} has content to compare: an image that is 0 elsewhere, or a folder of them."
+FixedMask = Annotated[Path | None, typer.Option(help=_MASK_HELP.format("FIXED"))]
+MovingMask = Annotated[Path | None, typer.Option(help=_MASK_HELP.format("MOVING"))]
 WriteFlow = Annotated[
     bool,
     typer.Option(

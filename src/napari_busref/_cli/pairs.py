@@ -16,12 +16,13 @@ import typer
 from napari_busref._cli.console import (
     EXIT_SOME_FAILED,
     Bars,
-    err,
     escape,
     interruptible,
+    is_quiet,
+    log,
     one_line,
     out,
-    warning,
+    tell,
 )
 from napari_busref._cli.files import (
     mask_picture,
@@ -207,16 +208,18 @@ class ResultWriter:
             },
             **more,
         }
-        write_json(self.folder / f"{pair.name}{self.report_name}", report)
+        path = self.folder / f"{pair.name}{self.report_name}"
+        write_json(path, report)
         quality = result.quality
         bars.result(
             f"{escape(pair.name)}: quality {quality.score:.2f}, overlap {quality.overlap:.0%}, "
             f"shift {quality.shift_px:.1f} px, rotation {quality.rotation_deg:.1f}°, "
-            f"scale {quality.scale:.3f} -> {escape(str(paths['warped']))}"
+            f"scale {quality.scale:.3f} -> {escape(str(paths['warped']))}",
+            path,
         )
         if not quality.reliable:
             reasons = "; ".join(quality.reasons)
-            bars.note(warning(f"{pair.name}: the registration may be wrong: {reasons}"))
+            log.warning(f"{pair.name}: the registration may be wrong: {reasons}")
         return report
 
 
@@ -254,14 +257,15 @@ def process_pairs(
     done = _finished_pairs(writer, pairs, suffixes, summary)
     order = [pair.name for pair in pairs]
     if several and fixed.samefile(moving):
-        err().print(
+        log.info(
             f"FIXED and MOVING are the same folder: {len(pairs)} of its images are FIXED by their "
-            f"names, such as {escape(pairs[0].fixed.name)} for {escape(pairs[0].moving.name)}"
+            f"names, such as {pairs[0].fixed.name} for {pairs[0].moving.name}"
         )
     for path in alone:
-        err().print(warning(f"{path}: no partner, left out"))
+        log.warning(f"{path}: no partner, left out")
     failed = []
-    with interruptible() as cancel, Bars() as bars, _Summary(summary, order) as rows:
+    rows_of = _Summary(summary, order)
+    with interruptible() as cancel, Bars(files=not several) as bars, rows_of as rows:
         rows.add(*done.values())
         overall = bars.add("all pairs") if several else None
         for number, pair in enumerate(pairs):
@@ -274,9 +278,11 @@ def process_pairs(
             failed += [pair.name] if row["status"] == "failed" else []
     if summary is not None:
         count = len(pairs) - len(failed)
-        out().print(f"{count} of {len(pairs)} pairs done, {escape(str(summary))}")
+        tell(f"{count} of {len(pairs)} pairs done, {escape(str(summary))}")
+        if is_quiet():
+            out().print(escape(str(summary)))
         if failed:
-            err().print(f"[red]Failed:[/] {escape(', '.join(failed))}")
+            log.error(f"{len(failed)} of {len(pairs)} pairs failed: {', '.join(failed)}")
             raise typer.Exit(EXIT_SOME_FAILED)
 
 
@@ -288,7 +294,7 @@ def _finished_pairs(
         rows = {pair.name: writer.finished(pair, suffixes) for pair in pairs}
         done = {name: row for name, row in rows.items() if row is not None}
         if done:
-            err().print(f"{len(done)} of {len(pairs)} pairs are done already and kept")
+            log.info(f"{len(done)} of {len(pairs)} pairs are done already and kept")
         return done
     expected = [
         path
@@ -313,7 +319,7 @@ def _summary_row(
     except Exception as error:
         if may_raise:
             raise
-        bars.note(f"[red]{escape(pair.name)} failed:[/] {escape(one_line(error))}")
+        log.error(f"{pair.name} failed: {one_line(error)}")
         row |= {"status": "failed", "message": one_line(error)}
     else:
         row["status"] = "ok"

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_busref._cli.console import Bars, err, escape, out, warning
+from napari_busref._cli.console import Bars, escape, log, out
 from napari_busref._cli.files import refuse_existing, write_json
+from napari_busref._cli.hints import Hints, load, read_mask
 from napari_busref._cli.options import (
     DEFAULTS,
     Detail,
@@ -17,13 +18,16 @@ from napari_busref._cli.options import (
     FileFormat,
     FillValue,
     Fixed,
+    FixedMask,
     FusionModel,
     Infrared,
     Initial,
+    Landmarks,
     Match,
     MemoryLimit,
     Model,
     Moving,
+    MovingMask,
     Output,
     Overwrite,
     Precision,
@@ -37,7 +41,7 @@ from napari_busref._cli.options import (
 )
 from napari_busref._cli.pairs import ResultWriter, process_pairs
 from napari_busref._cli.reading import Band, Channel, NoData, Page, Reading, record
-from napari_busref.data.pairing import Pair, image_files
+from napari_busref.data.pairing import Pair
 
 if TYPE_CHECKING:
     from napari_busref.transforms.formats import TransformFile
@@ -54,6 +58,9 @@ def register(
     transform: TransformModel = DEFAULTS["transform"],
     device: Device = DEFAULTS["device"],
     initial: Initial = None,
+    landmarks: Landmarks = None,
+    fixed_mask: FixedMask = None,
+    moving_mask: MovingMask = None,
     band: Band = None,
     page: Page = None,
     channel: Channel = None,
@@ -73,6 +80,7 @@ def register(
     reported at the end (exit code 1) and does not stop the others.
     """
     reading = Reading(band, page, channel, nodata)
+    hints = Hints(initial, landmarks, fixed_mask, moving_mask)
     options: dict[str, Any] = {
         "nodata": reading.nodata_option,
         "model": model,
@@ -80,10 +88,9 @@ def register(
         "refine": refine,
         "transform": transform,
         "device": device,
-        "initial": _load(initial),
         "fill_value": fill_value,
     }
-    known = _known(options, reading, initial=initial)
+    known = _known(options, reading, **vars(hints))
     writer = ResultWriter(output, overwrite, file_format, flow, resume, known)
 
     def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
@@ -95,6 +102,7 @@ def register(
             moving_file.data,
             progress=bars.add(pair.name),
             cancel=cancel,
+            **hints.of(pair, fixed_file, moving_file),
             **options,
         )
         record(result, fixed_file, moving_file)
@@ -119,6 +127,9 @@ def run(
     detail: Detail = DEFAULTS["detail"],
     device: Device = DEFAULTS["device"],
     initial: Initial = None,
+    landmarks: Landmarks = None,
+    fixed_mask: FixedMask = None,
+    moving_mask: MovingMask = None,
     band: Band = None,
     page: Page = None,
     channel: Channel = None,
@@ -133,6 +144,7 @@ def run(
 ) -> None:
     """Register MOVING to FIXED and fuse them: the files of `register`, and STEM_fused."""
     reading = Reading(band, page, channel, nodata)
+    hints = Hints(initial, landmarks, fixed_mask, moving_mask)
     options: dict[str, Any] = {
         "nodata": reading.nodata_option,
         "model": model,
@@ -144,10 +156,9 @@ def run(
         "infrared": infrared,
         "detail": detail,
         "device": device,
-        "initial": _load(initial),
         "fill_value": fill_value,
     }
-    known = _known(options, reading, initial=initial)
+    known = _known(options, reading, **vars(hints))
     writer = ResultWriter(output, overwrite, file_format, flow, resume, known)
 
     def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
@@ -159,6 +170,7 @@ def run(
             moving_file.data,
             progress=bars.add(pair.name),
             cancel=cancel,
+            **hints.of(pair, fixed_file, moving_file),
             **options,
         )
         assert both.fusion is not None  # a cancelled call raises
@@ -220,12 +232,12 @@ def fuse(
         "task": task,
         "infrared": infrared,
         "detail": detail,
-        "transform": _load(transform),
+        "transform": load(transform),
         "precision": precision,
         "tile": DEFAULTS["tile"] if tile is None else tile,
         "device": device,
     }
-    known = _known(options, reading, transform=transform) | {"mask": mask}
+    known = _known(options, reading, transform=transform, mask=mask)
     writer = ResultWriter(
         output, overwrite, file_format, False, resume, known, report_name="_fusion.json"
     )
@@ -237,13 +249,13 @@ def fuse(
         result = fuse_images(
             fixed_file.data,
             moving_file.data,
-            mask=None if mask is None else _read_mask(mask, pair),
+            mask=None if mask is None else read_mask(mask, "mask", [pair.name]),
             progress=bars.add(pair.name),
             cancel=cancel,
             **options,
         )
         path = writer.image(pair, fixed_file, "fused", result.fused)
-        bars.result(f"{escape(pair.name)}: {escape(str(path))}")
+        bars.result(f"{escape(pair.name)}: {escape(str(path))}", path)
         report = {
             "fixed": pair.fixed,
             "moving": pair.moving,
@@ -307,11 +319,9 @@ def apply(
     check_writable(output)
     loaded, stored = Transform.load(transform), read_transform(transform)
     if stored.planes:
-        err().print(
-            warning(
-                f"{transform.name} has the transforms of {len(stored.planes)} planes of a stack; "
-                "that of the displayed plane is applied"
-            )
+        log.warning(
+            f"{transform.name} has the transforms of {len(stored.planes)} planes of a stack; "
+            "that of the displayed plane is applied"
         )
     if image.suffix.lower() in points_csv.SUFFIXES:
         _apply_to_points(loaded, image, output, inverse)
@@ -349,9 +359,7 @@ def _apply_to_points(loaded: Transform, points: Path, output: Path, inverse: boo
     inside = ((moved > -0.5) & (moved < [rows - 0.5, cols - 0.5])).all(1)
     if not inside.all():
         target = "moving" if inverse else "fixed"
-        err().print(
-            warning(f"{(~inside).sum()} of {len(moved)} points lie outside the {target} image")
-        )
+        log.warning(f"{(~inside).sum()} of {len(moved)} points lie outside the {target} image")
 
 
 def _order(image: Any, order: int | None, name: str) -> int:
@@ -363,10 +371,10 @@ def _order(image: Any, order: int | None, name: str) -> int:
         return 1 if order is None else order
     if order is not None:
         mixes = f"--order {order} mixes labels, --order 0 keeps them"
-        err().print(warning(f"{name} has {count} distinct values, like labels; {mixes}"))
+        log.warning(f"{name} has {count} distinct values, like labels; {mixes}")
         return order
-    err().print(
-        f"{escape(name)} has {count} distinct values and is taken for labels: nearest pixel "
+    log.info(
+        f"{name} has {count} distinct values and is taken for labels: nearest pixel "
         "(--order 1 interpolates)"
     )
     return 0
@@ -387,37 +395,14 @@ def _grid_metadata(stored: TransformFile, inverse: bool) -> dict[str, Any] | Non
     return metadata
 
 
-def _known(options: dict[str, Any], reading: Reading, **transforms: Path | None) -> dict[str, Any]:
-    """What results depend on: all options but the device, and the content of transform files."""
+def _known(options: dict[str, Any], reading: Reading, **paths: Path | None) -> dict[str, Any]:
+    """What results depend on: all options but the device, and the content of given files."""
     import hashlib
 
     chosen = {name: getattr(reading, name) for name in ("band", "page", "channel", "nodata")}
     known = {name: value for name, value in options.items() if name != "device"} | chosen
-    for name, path in transforms.items():
-        known[name] = None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+    for name, path in paths.items():
+        known[name] = path
+        if path is not None and path.is_file():
+            known[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return known
-
-
-def _load(path: Path | None) -> Transform | None:
-    if path is None:
-        return None
-    from napari_busref.transforms.transform import Transform
-
-    return Transform.load(path)
-
-
-def _read_mask(mask: Path, pair: Pair) -> Any:
-    import numpy as np
-
-    from napari_busref.images.io import read_image
-
-    if mask.is_dir():
-        files = image_files(mask, "--mask")
-        found = files.get(f"{pair.name}_mask", files.get(pair.name))
-        if found is None:
-            raise FileNotFoundError(f"--mask: neither {pair.name}_mask nor {pair.name} in {mask}")
-        mask = found
-    data = np.ma.filled(read_image(mask).data, 0)
-    if data.ndim != 2:
-        raise ValueError(f"--mask: {mask} has shape {data.shape}, need a grey image")
-    return data > 0
