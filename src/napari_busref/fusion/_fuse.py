@@ -16,6 +16,7 @@ from napari_busref.fusion.emphasis import more_detail, more_infrared
 from napari_busref.fusion.tasks import model_for
 from napari_busref.fusion.tiling import choose_size, run_tiles
 from napari_busref.images.dtypes import plus
+from napari_busref.images.figures import as_picture, card, new_axes, show_picture
 from napari_busref.images.nodata import NoData
 from napari_busref.images.preprocess import (
     LUMA,
@@ -75,6 +76,46 @@ class FusionResult:
     parameters: dict[str, Any]
     timings: dict[str, float]
     loss_weights: dict[str, NDArray[np.float32]] | None = None
+
+    def __repr__(self) -> str:
+        return f"<FusionResult: {self.fused.shape} {self.fused.dtype}, {self._model}>"
+
+    def _repr_html_(self) -> str:
+        line = f"{self._model}, {self.fused.shape} {self.fused.dtype}"
+        return card("Fused image", [line], [("fused", as_picture(self.fused, "fused"))])
+
+    @property
+    def _model(self) -> str:
+        model = str(self.parameters.get("model", "?"))
+        return f"model {model if len(model) < 60 else '…' + model[-59:]}"
+
+    def plot(self, *, axes: Any = None) -> NDArray[np.object_]:
+        """Plot the fused image and the weights, if there are any.
+
+        Needs ``napari-busref[plot]``.
+
+        Parameters
+        ----------
+        axes : matplotlib.axes.Axes or sequence of them, optional
+            One for each image; by default a row of axes in a new figure.
+
+        Returns
+        -------
+        ndarray of matplotlib.axes.Axes
+            ``axes[0].figure`` is the figure. Nothing is shown.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            Without matplotlib.
+        """
+        images = {"fused": self.fused} | {
+            f"weight: {name}": weights for name, weights in (self.loss_weights or {}).items()
+        }
+        drawn = new_axes(len(images), axes)
+        for one, (title, image) in zip(drawn, images.items(), strict=True):
+            show_picture(one, as_picture(image, title), title, image.shape[:2])
+        return np.array(drawn, dtype=object)
 
 
 def fuse(

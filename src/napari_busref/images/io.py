@@ -65,6 +65,14 @@ class ImageFile:
     note: str = ""
     axes: str = ""
 
+    def __repr__(self) -> str:
+        size = self.metadata.get("spacing")
+        words = [f"{self.data.shape} {self.data.dtype}"]
+        if size is not None:
+            words.append(f"{size[0]:.4g} x {size[1]:.4g} {self.metadata.get('unit')} a pixel")
+        words += [text for text in (self.metadata.get("value_unit"), self.taken) if text]
+        return f"<ImageFile: {', '.join(words)}>"
+
 
 def read_image(
     path: str | os.PathLike[str],

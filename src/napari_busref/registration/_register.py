@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from napari_busref.images.dtypes import checked_fill
+from napari_busref.images.figures import card
 from napari_busref.images.nodata import NoData
 from napari_busref.images.preprocess import what_was_read
 from napari_busref.models.inference import InferenceSession, inference_session, versions
@@ -24,6 +26,7 @@ from napari_busref.registration.estimate import (
 )
 from napari_busref.registration.prepare import Pair, prepare_pair
 from napari_busref.registration.quality import Quality, rejects, unregistered, unverified
+from napari_busref.registration.view import VIEWS, Preview, picture_of, plot_result
 from napari_busref.runtime.device import describe
 from napari_busref.runtime.options import check_choice
 from napari_busref.runtime.progress import Progress, Reporter
@@ -61,6 +64,8 @@ class RegistrationResult:
         Seconds of each stage and in total.
     parameters : dict
         Options, model, device, versions and shapes, as JSON can hold them.
+    preview : Preview, optional
+        Small pictures of both images, for `plot`.
     """
 
     warped: NDArray[Any]
@@ -69,6 +74,7 @@ class RegistrationResult:
     quality: Quality
     timings: dict[str, float]
     parameters: dict[str, Any]
+    preview: Preview | None = None
 
     @cached_property
     def flow(self) -> NDArray[np.float32]:
@@ -90,6 +96,49 @@ class RegistrationResult:
             "quality": self.quality.as_dict(),
             "timings": self.timings,
         }
+
+    def __repr__(self) -> str:
+        quality = self.quality
+        return (
+            f"<RegistrationResult: {quality.verdict}; {self.warped.shape} {self.warped.dtype}, "
+            f"score {quality.score:.2f}, {quality.numbers}>"
+        )
+
+    def _repr_html_(self) -> str:
+        quality = self.quality
+        lines = [
+            *quality.reasons,
+            f"score {quality.score:.2f}: the probability of an error below 5 px",
+            quality.numbers,
+        ]
+        pictures = [(name, picture_of(self, name)) for name in ("before", "after")]
+        return card(quality.verdict, lines, [one for one in pictures if one[1] is not None])
+
+    def plot(self, views: str | Sequence[str] = VIEWS, *, axes: Any = None) -> NDArray[np.object_]:
+        """Plot the pair before and after the registration; needs ``napari-busref[plot]``.
+
+        Parameters
+        ----------
+        views : str or sequence of str
+            ``"before"`` and ``"after"``: the fixed image magenta, the moving one green, grey
+            where they agree. ``"edges"``: those of both. ``"field"``: arrows from each place to
+            where its content was before, in fixed pixels.
+        axes : matplotlib.axes.Axes or sequence of them, optional
+            One for each view; by default a row of axes in a new figure.
+
+        Returns
+        -------
+        ndarray of matplotlib.axes.Axes
+            ``axes[0].figure`` is the figure. Nothing is shown: call ``matplotlib.pyplot.show``.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            Without matplotlib.
+        ValueError
+            For other views, or another number of axes.
+        """
+        return plot_result(self, views, axes)
 
 
 def register(
@@ -220,7 +269,9 @@ def register(
         warped[~estimate.mask()] = fill
     watch.lap("resample")
     reporter.step("registered", 1.0)
-    return RegistrationResult(warped, mask, estimate, quality, watch.total(), parameters)
+    return RegistrationResult(
+        warped, mask, estimate, quality, watch.total(), parameters, Preview.of(pair)
+    )
 
 
 def _assess(

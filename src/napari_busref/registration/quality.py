@@ -50,6 +50,12 @@ SCORE_WEIGHTS = (0.713, 0.366, -1.810)
 SCORE_BIAS = -9.478
 
 Status = Literal["registered", "not registered", "cancelled"]
+_VERDICTS: dict[Status, str] = {
+    "registered": "Check the result, it may be wrong",
+    "not registered": "Nothing was found",
+    "cancelled": "Cancelled: this is the best so far, not checked",
+}
+_REPR_REASONS = 60  # characters
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,13 @@ class Evidence:
     refined_px: float = 0.0
     chosen: str = ""
     candidates: dict[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Evidence: block confidence {self.block_confidence:.2f}, inverse consistency "
+            f"{self.inverse_consistency_px:.1f} px, refined by {self.refined_px:.1f} px, "
+            f"{self.chosen or 'none'} chosen of {len(self.candidates)} candidates>"
+        )
 
 
 @dataclass(frozen=True)
@@ -132,6 +145,28 @@ class Quality:
     edge_excess: float = 0.0
     evidence: Evidence | None = None
     status: Status = "registered"
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in one short sentence."""
+        return "The registration looks right" if self.reliable else _VERDICTS[self.status]
+
+    @property
+    def numbers(self) -> str:
+        """Overlap, shift, rotation and scale in one line."""
+        return (
+            f"overlap {self.overlap:.0%}, shift {self.shift_px:.1f} px, "
+            f"rotation {self.rotation_deg:.1f}°, scale {self.scale:.3f}"
+        )
+
+    def __repr__(self) -> str:
+        said = "; ".join(self.reasons)
+        if len(said) > _REPR_REASONS:
+            said = said[: _REPR_REASONS - 1] + "…"
+        return (
+            f"<Quality: {self.verdict}{f' ({said})' if said else ''}; "
+            f"score {self.score:.2f}, {self.numbers}>"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The attributes as values that JSON can hold."""

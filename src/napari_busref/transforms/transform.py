@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from napari_busref.images.dtypes import checked_fill, frozen, native
+from napari_busref.images.figures import new_axes
 from napari_busref.runtime.file_safety import memory_limited
 from napari_busref.transforms import hdf5
 from napari_busref.transforms.hdf5 import EXTENSION
 from napari_busref.transforms.resampling import EDGE, Plane, row_blocks, touches
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 __all__ = ["EXTENSION", "Transform", "read_metadata"]
+
+_GRID_CELLS = 12  # along each side of a plotted grid
+_POINTS_OF_LINE = 49
 
 
 @dataclass(frozen=True, eq=False)
@@ -434,6 +441,52 @@ class Transform:
             affine, displacement, fixed_shape=self.fixed_shape, moving_shape=other.moving_shape
         )
 
+    # -- display ------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"[{a:.5g}, {b:.5g}, {c:.5g}]" for a, b, c in self.affine[:2])
+        bend = "no displacement"
+        if self.displacement is not None:
+            bend = f"displacement up to {np.hypot(*self.displacement).max():.1f} px"
+        return (
+            f"<Transform: fixed {self.fixed_shape}, moving {self.moving_shape}; "
+            f"affine {rows}; {bend}>"
+        )
+
+    def plot(self, *, axes: Axes | None = None) -> Axes:
+        """Plot the grid of the fixed image where it lies on the moving image.
+
+        Needs ``napari-busref[plot]``.
+
+        Parameters
+        ----------
+        axes : matplotlib.axes.Axes, optional
+            By default those of a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            In pixels of the moving image, whose border is drawn. Nothing is shown.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            Without matplotlib.
+        """
+        (drawn,) = new_axes(1, axes)
+        for path in _grid_lines(self.fixed_shape):
+            rows, cols = self.points(path).T
+            drawn.plot(cols, rows, color="tab:purple", linewidth=0.8)
+        height, width = self.moving_shape
+        corners = np.array([(0, 0), (0, height), (width, height), (width, 0), (0, 0)]) - 0.5
+        drawn.plot(*corners.T, color="black", linewidth=1)
+        drawn.set_aspect("equal")
+        drawn.invert_yaxis()
+        drawn.set_title("fixed grid on the moving image")
+        return drawn
+
+    # -- comparison ---------------------------------------------------------------------------
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Transform):
             return NotImplemented
@@ -610,6 +663,17 @@ def _affine(
         np.add(a * row, b * col, out=out)
         out += c
     return there
+
+
+def _grid_lines(shape: tuple[int, int]) -> Iterator[NDArray[np.float64]]:
+    """Rows and columns of an image, from border to border, as (N, 2) positions."""
+    ends = [np.linspace(0, size - 1, 1 + min(_GRID_CELLS, size - 1)) for size in shape]
+    along = [np.linspace(0, size - 1, _POINTS_OF_LINE) for size in shape]
+    for axis in (0, 1):
+        for position in ends[axis]:
+            path = np.empty((_POINTS_OF_LINE, 2))
+            path[:, axis], path[:, 1 - axis] = position, along[1 - axis]
+            yield path
 
 
 def _grid(shape: tuple[int, int], rows: slice) -> NDArray[np.float64]:

@@ -65,6 +65,14 @@ class TransformFile:
     metadata: dict[str, Any] = field(default_factory=dict)
     planes: dict[tuple[int, ...], TransformFile] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        grids = (
+            f"{name} {grid.shape} of {grid.spacing[0]:.4g} x {grid.spacing[1]:.4g} {grid.unit}"
+            for name, grid in (("fixed", self.fixed), ("moving", self.moving))
+        )
+        planes = f"; {len(self.planes)} planes" if self.planes else ""
+        return f"<TransformFile: {', '.join(grids)}; {len(self.metadata)} metadata{planes}>"
+
 
 def read_transform(
     path: str | os.PathLike[str],

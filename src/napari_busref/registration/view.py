@@ -1,0 +1,138 @@
+"""What a `RegistrationResult` shows of itself: a line, HTML for notebooks, and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_busref.images.comparison import compare
+from napari_busref.images.figures import as_picture, new_axes, show_picture, shrink
+from napari_busref.registration.prepare import Pair
+from napari_busref.transforms.transform import Transform
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from napari_busref.registration._register import RegistrationResult
+
+__all__ = ["VIEWS", "Preview", "check_views", "picture_of", "plot_result"]
+
+#: The names that `RegistrationResult.plot` accepts.
+VIEWS = ("before", "after", "edges", "field")
+
+_TITLES = {
+    "before": "before: fixed magenta, moving green",
+    "after": "after: fixed magenta, moving green",
+    "edges": "edges of both images",
+}
+_PREVIEW_PIXELS = 1024  # longest side of a preview: at most 2 MB for both pictures
+_ARROWS = 20  # along the longer side
+
+
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """Small pictures of a pair, which a result keeps instead of the images.
+
+    Attributes
+    ----------
+    fixed, before : ndarray of uint8, shape (h, w)
+        Grey values of the fixed image, and of the moving image by the initial transform.
+    initial : Transform
+    step : int
+        Fixed pixels along a side of a preview's pixel.
+    """
+
+    fixed: NDArray[np.uint8]
+    before: NDArray[np.uint8]
+    initial: Transform
+    step: int
+
+    @classmethod
+    def of(cls, pair: Pair) -> Preview:
+        """Make the preview of a prepared pair."""
+        step = -(-max(pair.fixed.grey.shape) // _PREVIEW_PIXELS)
+        fixed, before = (shrink(_bytes(grey), step) for grey in (pair.fixed.grey, pair.warped))
+        return cls(fixed, before, pair.initial, step)
+
+
+def picture_of(result: RegistrationResult, view: str) -> Any:
+    """Draw a result before, after or by its edges; None without a preview.
+
+    Returns
+    -------
+    ndarray of uint8, shape (h, w, 3), or None
+    """
+    preview = result.preview
+    if preview is None:
+        return None
+    if view == "before":
+        return compare(preview.fixed, preview.before, "overlay")
+    after = shrink(as_picture(result.warped, "warped"), preview.step)
+    mode: Literal["overlay", "edges"] = "overlay" if view == "after" else "edges"
+    return compare(preview.fixed, after, mode)
+
+
+def check_views(views: str | Sequence[str], accepted: Sequence[str]) -> list[str]:
+    """Check names of views and return them as a list.
+
+    Raises
+    ------
+    ValueError
+        Naming the unknown one and those that are accepted.
+    """
+    names = [views] if isinstance(views, str) else list(views)
+    wrong = [name for name in names if name not in accepted]
+    if wrong or not names:
+        got = wrong[0] if wrong else names
+        raise ValueError(f"views: got {got!r}, need some of {', '.join(map(repr, accepted))}")
+    return names
+
+
+def plot_result(result: RegistrationResult, views: str | Sequence[str], axes: Any) -> NDArray[Any]:
+    """Draw views of a result; see `RegistrationResult.plot`."""
+    names = check_views(views, VIEWS)
+    if result.preview is None:
+        raise ValueError("plot: this result holds no preview of its images; register makes one")
+    drawn = new_axes(len(names), axes)
+    shape = result.transform.fixed_shape
+    for one, name in zip(drawn, names, strict=True):
+        if name == "field":
+            _plot_field(one, result)
+        else:
+            show_picture(one, picture_of(result, name), _TITLES[name], shape)
+    return np.array(drawn, dtype=object)
+
+
+def _plot_field(axes: Axes, result: RegistrationResult) -> None:
+    """Arrows from fixed pixels to where their content was by the initial transform."""
+    assert result.preview is not None
+    initial, (rows, cols) = result.preview.initial, result.transform.fixed_shape
+    spacing = max(rows, cols) / _ARROWS
+    ticks = [np.linspace(0, size - 1, max(round(size / spacing), 2)) for size in (rows, cols)]
+    points = np.stack(np.meshgrid(*ticks, indexing="ij"), -1).reshape(-1, 2)
+    apart = result.transform.points(points) - initial.points(points)
+    moved = np.linalg.solve(initial.affine[:2, :2], apart.T)  # moving to fixed pixels
+    length = np.hypot(*moved)
+    longest = float(length.max())
+    show_picture(axes, result.preview.fixed, f"displacement: up to {longest:.1f} px", (rows, cols))
+    arrows = axes.quiver(
+        points[:, 1],
+        points[:, 0],
+        moved[1],
+        moved[0],
+        length,
+        angles="xy",
+        scale_units="xy",
+        scale=min(1.0, max(longest, 1e-6) / (1.5 * spacing)),  # short ones are drawn longer
+        width=0.005,
+        cmap="plasma",
+    )
+    axes.figure.colorbar(arrows, ax=axes, label="px", shrink=0.8)
+
+
+def _bytes(grey: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.rint(grey * np.float32(255)).astype(np.uint8)
