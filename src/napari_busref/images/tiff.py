@@ -372,7 +372,9 @@ def write_tiff(file: Path, image: NDArray[Any], metadata: dict[str, Any]) -> Non
     unit = metadata.get("imagej_unit")
     geo = metadata.get("geotiff") or {}
     resolution, code = metadata.get("resolution"), metadata.get("resolution_unit", "none")
-    if resolution is None and "spacing" in metadata and "unit" in metadata and not geo:
+    # OME's pixel size stands in XML, beside tags of 1 x 1 without a unit
+    no_length = resolution is None or (code == "none" and not unit)
+    if no_length and "spacing" in metadata and "unit" in metadata and not geo:
         resolution, code = _resolution_of(metadata["spacing"], str(metadata["unit"]))
     if resolution is not None:
         options["resolution"] = tuple(resolution)
