@@ -106,7 +106,8 @@ def register_and_fuse(
     infrared: float = 0.5,
     detail: float = 0.5,
     loss_weights: bool = False,
-    search: Literal["near", "wide", "none"] | None = None,
+    search: Literal["auto", "near", "wide", "none"] | None = None,
+    mirrored: bool = False,
     refine: Literal["dense", "affine", "none"] | None = None,
     transform: Literal["affine", "homography"] = "affine",
     device: str | torch.device = "auto",
@@ -133,7 +134,7 @@ def register_and_fuse(
         For the fusion, ``model`` of `napari_busref.fuse`.
     task, infrared, detail, loss_weights
         For the fusion, see `napari_busref.fuse`.
-    search, refine, transform, initial, fixed_mask, moving_mask, fill_value
+    search, mirrored, refine, transform, initial, fixed_mask, moving_mask, fill_value
         For the registration, see `napari_busref.register`.
     nodata : float, "auto" or None
         For both steps, see `napari_busref.register`.
@@ -164,6 +165,7 @@ def register_and_fuse(
         moving,
         model=model,
         search=search,
+        mirrored=mirrored,
         refine=refine,
         transform=transform,
         device=device,

@@ -84,6 +84,7 @@ Task = Annotated[str, table_option("task")]
 Infrared = Annotated[float, table_option("infrared")]
 Detail = Annotated[float, table_option("detail")]
 Search = Annotated[str | None, table_option("search")]
+Mirrored = Annotated[bool, table_option("mirrored", "--mirrored")]
 Refine = Annotated[str | None, table_option("refine")]
 TransformModel = Annotated[str, table_option("transform", "--transform")]
 FillValue = Annotated[

@@ -146,7 +146,8 @@ def register(
     moving: ArrayLike,
     *,
     model: str | os.PathLike[str] | nn.Module = "auto",
-    search: Literal["near", "wide", "none"] | None = None,
+    search: Literal["auto", "near", "wide", "none"] | None = None,
+    mirrored: bool = False,
     refine: Literal["dense", "affine", "none"] | None = None,
     transform: Literal["affine", "homography"] = "affine",
     device: str | torch.device = "auto",
@@ -174,9 +175,12 @@ def register(
         the initial transform, the networks' proposals and the search.
     search : str, optional
         Search for the pose before refining. ``"near"``: within 15°, scales from 0.8 to 1.25,
-        shifts to 30 % of the image. ``"wide"``: any rotation, scales from 0.4 to 2.5, overlaps
-        down to 30 %; takes seconds. ``"none"``. By default ``"near"`` with the model ``"auto"``
-        and ``"none"`` with another.
+        shifts to 30 % of the image. ``"wide"``: any rotation, scales from 0.4 to 2.5 of equal
+        fields of view, overlaps down to 30 %. ``"auto"``: near, then wide where the blocks do not
+        confirm the near result. ``"none"``. By default ``"auto"`` with the model ``"auto"`` and
+        ``"none"`` with another.
+    mirrored : bool
+        Whether the wide search also compares the mirrored moving image.
     refine : str, optional
         ``"dense"`` (affine, then a smooth displacement field), ``"affine"`` or ``"none"``. By
         default ``"dense"`` with the model ``"auto"`` and ``"none"`` with another.
@@ -244,7 +248,7 @@ def register(
     keep_best = on_cancel == "best"
     try:
         with inference_session(model, "registration", device) as session:
-            method = Method.of(session, search, refine, transform)
+            method = Method.of(session, search, refine, transform, mirrored=mirrored)
             parameters = _parameters(session, method, pair, masks)
             parameters |= what_was_read(fixed, moving, nodata, pair.moving_array)
             watch.lap("load")
@@ -286,14 +290,16 @@ def _assess(
     """
     if not mask.any():
         raise NotRegistered("the images came out apart")
-    wide = method.options.search == "wide"
+    mirrored = method.options.mirrored
     if cancelled:
-        return unverified(mask, found.transform, initial=pair.initial, wide=wide)
-    quality = assess_estimate(pair, found, wide=wide)
+        return unverified(
+            mask, found.transform, initial=pair.initial, wide=found.wide, mirrored=mirrored
+        )
+    quality = assess_estimate(pair, found, mirrored=mirrored)
     if method.matches and rejects(quality):
         reason = "; ".join(quality.reasons) or "no estimate fits"
-        if method.options.search == "near":
-            reason += "; a wide search, or an initial transform, may help"
+        near = method.options.search == "near"
+        reason += f"; {'a wide search, or ' if near else ''}an initial transform may help"
         raise NotRegistered(reason)
     return quality
 
@@ -307,6 +313,7 @@ def _parameters(
         "function": "register",
         "model": session.name,
         "search": method.options.search,
+        "mirrored": method.options.mirrored,
         "refine": method.options.refine,
         "transform": method.options.transform,
         "device": describe(session.device),

@@ -75,6 +75,8 @@ class Evidence:
         The candidate that was refined.
     candidates : dict
         The score of each candidate.
+    mirror_fits : bool
+        Whether the mirrored moving image fits, where nothing else does.
     """
 
     block_confidence: float
@@ -82,6 +84,7 @@ class Evidence:
     refined_px: float = 0.0
     chosen: str = ""
     candidates: dict[str, float] = field(default_factory=dict)
+    mirror_fits: bool = False
 
     def __repr__(self) -> str:
         return (
@@ -210,6 +213,7 @@ def assess(
     before_mask: NDArray[np.bool_],
     fixed_valid: NDArray[np.bool_] | None = None,
     wide: bool = False,
+    mirrored: bool = False,
 ) -> Quality:
     """Assess a registration.
 
@@ -231,6 +235,8 @@ def assess(
         Valid pixels of the fixed image.
     wide : bool
         Whether the search covered large rotations, shifts and scales. They are then plausible.
+    mirrored : bool
+        Whether a mirrored moving image is plausible.
 
     Returns
     -------
@@ -238,8 +244,10 @@ def assess(
     """
     valid = np.ones(mask.shape, bool) if fixed_valid is None else fixed_valid
     side = min(mask.shape)
-    motion = _motion(mask, estimate, initial, wide)
+    motion = _motion(mask, estimate, initial, wide, mirrored)
     reasons = list(motion.reasons)
+    if evidence.mirror_fits:
+        reasons.append("the moving image fits when mirrored: allow it with mirrored=True")
     after = edge_agreement(fixed, warped, mask & valid)
     earlier = edge_correlation(fixed, before, before_mask & valid)
     if after is None:
@@ -273,13 +281,18 @@ def assess(
 
 
 def unverified(
-    mask: NDArray[np.bool_], estimate: Transform, *, initial: Transform, wide: bool = False
+    mask: NDArray[np.bool_],
+    estimate: Transform,
+    *,
+    initial: Transform,
+    wide: bool = False,
+    mirrored: bool = False,
 ) -> Quality:
     """The quality of a cancelled registration's best estimate so far.
 
     The score is 0, since a cancelled registration checks nothing. See `assess` for the parameters.
     """
-    motion = _motion(mask, estimate, initial, wide)
+    motion = _motion(mask, estimate, initial, wide, mirrored)
     reason = "it was cancelled, and the best estimate so far was not checked"
     return motion.quality(
         score=0.0,
@@ -365,7 +378,7 @@ class _Motion:
 
 
 def _motion(
-    mask: NDArray[np.bool_], estimate: Transform, initial: Transform, wide: bool
+    mask: NDArray[np.bool_], estimate: Transform, initial: Transform, wide: bool, mirrored: bool
 ) -> _Motion:
     reasons = []
     overlap = float(mask.mean())
@@ -375,8 +388,8 @@ def _motion(
     min_jacobian = float(folding[mask].min()) if mask.any() else float(folding.min())
     if min_jacobian <= 0:
         reasons.append("the displacement folds over itself")
-    shift, rotation, scale, mirrored = _affine_parts(estimate, initial)
-    if mirrored:
+    shift, rotation, scale, reflected = _affine_parts(estimate, initial)
+    if reflected and not mirrored:
         reasons.append("the moving image is mirrored")
     if not wide:
         if shift > _MAX_SHIFT * float(np.hypot(*mask.shape)):

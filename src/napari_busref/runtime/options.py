@@ -69,9 +69,15 @@ _TABLE = (
         {
             "none": "starts at the initial transform",
             "near": "rotations to 15°, scales 0.8 to 1.25, shifts to 30 % of the image",
-            "wide": "any rotation, scales 0.4 to 2.5, overlaps down to 30 %; takes seconds",
+            "wide": "any rotation, scales 0.4 to 2.5, overlaps down to 30 %",
+            "auto": "near, then wide where the blocks do not confirm the near result",
         },
-        automatic="near with the model auto, none with another",
+        automatic="auto with the model auto, none with another",
+    ),
+    Option(
+        "mirrored",
+        False,
+        "Whether the wide search also compares the mirrored moving image.",
     ),
     Option(
         "refine",

@@ -1,4 +1,4 @@
-"""Exhaustive pose search: a grid of rotations and scales, all translations at once by FFT."""
+"""Near search: a grid of poses around the initial one, all translations at once by FFT."""
 
 from __future__ import annotations
 
@@ -48,13 +48,8 @@ def _geometric(low: float, high: float, count: int) -> tuple[float, ...]:
 
 
 # The learned features were trained under 15 degrees and a quarter of the scale. So these steps
-# cover +-15 degrees and 0.8 to 1.25, or any rotation and 0.4 to 2.5.
-RANGES = {
-    "near": SearchRange((-10.0, 0.0, 10.0), _geometric(0.85, 1.18, 3), 0.3, 0.4, 0.3),
-    "wide": SearchRange(
-        tuple(15.0 * index for index in range(24)), _geometric(0.42, 2.4, 9), 1.0, 0.3, 0.5
-    ),
-}
+# cover +-15 degrees and 0.8 to 1.25.
+NEAR = SearchRange((-10.0, 0.0, 10.0), _geometric(0.85, 1.18, 3), 0.3, 0.4, 0.3)
 
 _SIDE = 128
 _DUPLICATE_DISTANCE = 0.06  # of corners, in units of half the side
@@ -80,12 +75,12 @@ class PoseCandidate:
     score: float
 
 
-def search(
+def near_search(
     matcher: Matcher,
     fixed: MaskedImage,
     moving: MaskedImage,
     initial: Tensor,
-    within: SearchRange,
+    within: SearchRange = NEAR,
     *,
     max_candidates: int = 3,
     reporter: Reporter | None = None,
@@ -151,10 +146,10 @@ class _FixedTarget:
 
     @classmethod
     def of(cls, matcher: Matcher, image: MaskedImage) -> _FixedTarget:
-        return cls(image.shape, *_centred_features(matcher, image))
+        return cls(image.shape, *centred_features(matcher, image))
 
 
-def _centred_features(matcher: Matcher, image: MaskedImage) -> tuple[Tensor, Tensor]:
+def centred_features(matcher: Matcher, image: MaskedImage) -> tuple[Tensor, Tensor]:
     """Learned features with mean 0 over the valid cells and 0 elsewhere; the valid cells."""
     valid = valid_cells(image)
     features = matcher(image.image, image.valid)
@@ -225,7 +220,7 @@ def _correlate_translations(
     grid = base_grid(*canvas, thetas) * extent + centre[:, None, None]
     factor = float(pixel_scale(thetas, size, moving.shape).min())
     image = downsample(moving, factor).sample(transform_points(thetas, grid))
-    features, valid = _centred_features(matcher, image)
+    features, valid = centred_features(matcher, image)
 
     cells, placed = target.valid.shape[-2:], valid.shape[-2:]
     padded = [next_fast_len(a + b - 1, real=True) for a, b in zip(cells, placed, strict=True)]
