@@ -50,7 +50,9 @@ def test_fuse_leaves_the_global_state(pair, model):
     assert _state() == before
 
 
-@pytest.mark.parametrize("options", [{}, {"model": "busref"}, {"model": "superfusion"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"search": "wide"}, {"model": "busref"}, {"model": "superfusion"}]
+)
 def test_register_with_another_default_number_type(pair, options, request):
     expected = nb.register(*pair, device="cpu", **options)
     request.getfixturevalue("default_float64")

@@ -15,7 +15,7 @@ from napari_busref.fusion import FusionResult, fuse
 from napari_busref.images.figures import as_picture, new_axes, show_picture
 from napari_busref.images.nodata import NoData
 from napari_busref.registration import RegistrationResult, register
-from napari_busref.registration.view import VIEWS, check_views, plot_result
+from napari_busref.registration.result import VIEWS, check_views, plot_result
 from napari_busref.runtime.progress import Cancelled, Progress, Reporter
 from napari_busref.transforms.transform import Transform
 

@@ -152,16 +152,16 @@ class _Frames:
     ) -> _Frames:
         linear = _sides(moving, initial)[:, None] * initial[0, :, :2] / _sides(fixed, initial)
         shear = linear / torch.linalg.det(linear).abs().sqrt()
-        flip = torch.tensor([-1.0 if mirrored else 1.0, 1.0], device=initial.device)
+        flip = initial.new_tensor([-1.0 if mirrored else 1.0, 1.0])
         return cls(fixed, moving, shear * flip)
 
     def fixed_linear(self, side: float) -> Tensor:
         """Working pixels -> fixed pixels, (2, 2)."""
-        return torch.eye(2, device=self.shear.device) * (math.prod(self.fixed) ** 0.5 / side)
+        return torch.eye(2).to(self.shear) * (math.prod(self.fixed) ** 0.5 / side)
 
     def moving_linear(self, side: float, degrees: Tensor) -> Tensor:
         """Working pixels -> moving pixels for content turned by angles (N,): (N, 2, 2)."""
-        angle = degrees.to(self.shear.device).deg2rad()
+        angle = degrees.to(self.shear).deg2rad()
         cos, sin = angle.cos(), angle.sin()
         turn = torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
         return self.shear @ turn * (math.prod(self.moving) ** 0.5 / side)
@@ -235,7 +235,7 @@ def wide_search(
         seen = [_turned(_averaged(view, average)) for view in views(shrink, parts[shrink])]
         sides = [how.side * _STEP ** (power - 4 * shrink) for power in powers]
         targets = [_averaged(target(side), average) for side in sides]
-        scales = torch.tensor([_STEP**power for power in powers], device=initial.device)
+        scales = initial.new_tensor([_STEP**power for power in powers])
         side = how.side / 1.5**shrink
         poses = _correlate(frames, side, scales, seen, targets, CELL * average)
         chance = (how.average / average) ** _CHANCE_EXPONENT
@@ -245,14 +245,12 @@ def wide_search(
 
 def _sides(shape: tuple[int, int], like: Tensor) -> Tensor:
     """Width and height."""
-    return torch.tensor([shape[1], shape[0]], dtype=torch.float32, device=like.device)
+    return like.new_tensor([shape[1], shape[0]])
 
 
 def _centred_grid(size: tuple[int, int], middle: Tensor) -> Tensor:
     """Positions (h, w, 2), (x, y) of the cells of a map, from a (row, col)."""
-    rows, cols = (
-        torch.arange(n, device=middle.device) + 0.5 - m for n, m in zip(size, middle, strict=True)
-    )
+    rows, cols = (torch.arange(n).to(middle) + 0.5 - m for n, m in zip(size, middle, strict=True))
     return torch.stack(torch.meshgrid(rows, cols, indexing="ij")[::-1], -1)
 
 
@@ -264,7 +262,7 @@ def _describe(matcher: Matcher, image: MaskedImage, linear: Tensor) -> _Describe
         max(math.ceil(min(float(n), longest) / 8 - 1e-3) * 8, Matcher.smallest)
         for n in torch.linalg.inv(linear).abs() @ sides
     )
-    middle = torch.tensor([height, width], device=linear.device) / 2
+    middle = linear.new_tensor([height, width]) / 2
     grid = _centred_grid((height, width), middle) @ linear.T * 2 / sides
     placed = downsample(image, float(linear.norm(dim=0).min())).sample(grid[None])
     features, valid = centred_features(matcher, placed)
@@ -286,7 +284,7 @@ def _averaged(image: _Described, average: int) -> _Described:
 
 def _turned(view: _Described) -> _Described:
     """The descriptors turned about the image's centre by each of ``_TURNS``."""
-    angle = torch.tensor(_TURNS, device=view.valid.device).deg2rad()
+    angle = view.features.new_tensor(_TURNS).deg2rad()
     turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2)
     cells = _centred_grid((view.valid.shape[-2], view.valid.shape[-1]), view.middle)
     grid = torch.einsum("aij,hwj->ahwi", turn, cells) + view.middle.flip(0)
@@ -426,5 +424,5 @@ def _apart(first: Tensor, second: Tensor) -> float:
 
 def _corners(theta: Tensor) -> Tensor:
     """Positions (N, 4, 2) of the fixed image's corners in the moving image."""
-    corners = torch.tensor([[-1.0, -1], [1, -1], [-1, 1], [1, 1]], device=theta.device)
+    corners = theta.new_tensor([[-1, -1], [1, -1], [-1, 1], [1, 1]])
     return transform_points(theta, corners[None, None])[:, 0]

@@ -1,25 +1,25 @@
-"""What a `RegistrationResult` shows of itself: a line, HTML for notebooks, and plots."""
+"""`RegistrationResult`, and what it shows of itself: a line, HTML for notebooks, and plots."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_busref.images.comparison import compare
-from napari_busref.images.figures import as_picture, new_axes, show_picture, shrink
+from napari_busref.images.figures import as_picture, card, new_axes, show_picture, shrink
 from napari_busref.registration.prepare import Pair
+from napari_busref.registration.quality import Quality
 from napari_busref.transforms.transform import Transform
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from napari_busref.registration._register import RegistrationResult
-
-__all__ = ["VIEWS", "Preview", "check_views", "picture_of", "plot_result"]
+__all__ = ["VIEWS", "Preview", "RegistrationResult", "check_views", "picture_of", "plot_result"]
 
 #: The names that `RegistrationResult.plot` accepts.
 VIEWS = ("before", "after", "edges", "field")
@@ -57,6 +57,107 @@ class Preview:
         step = -(-max(pair.fixed.grey.shape) // _PREVIEW_PIXELS)
         fixed, before = (shrink(_bytes(grey), step) for grey in (pair.fixed.grey, pair.warped))
         return cls(fixed, before, pair.initial, step)
+
+
+@dataclass(frozen=True, eq=False)
+class RegistrationResult:
+    """The result of `register`.
+
+    Attributes
+    ----------
+    warped : ndarray, shape (H, W) or (H, W, C)
+        The moving image on the grid of the fixed one, with its own type and channels. It is
+        interpolated once, from the original. Pixels outside the moving image are `fill_value`, by
+        default NaN for floats and 0 for others. Missing pixels of integers keep their value,
+        which by default also stands outside the moving image.
+    mask : ndarray of bool, shape (H, W)
+        The reconstructible mask: fixed pixels whose content lies on valid moving pixels. Moving
+        pixels are invalid where they are NaN, missing, transparent, in the empty border or
+        outside `moving_mask`.
+    transform : Transform
+        From fixed to moving positions. Apply it to other channels, labels or points; invert it;
+        save it.
+    quality : Quality
+        Score, status and reasons: how far to trust the result.
+    timings : dict
+        Seconds of each stage and in total.
+    parameters : dict
+        Options, model, device, versions and shapes, as JSON can hold them.
+    preview : Preview, optional
+        Small pictures of both images, for `plot`.
+    """
+
+    warped: NDArray[Any]
+    mask: NDArray[np.bool_]
+    transform: Transform
+    quality: Quality
+    timings: dict[str, float]
+    parameters: dict[str, Any]
+    preview: Preview | None = None
+
+    @cached_property
+    def flow(self) -> NDArray[np.float32]:
+        """The transform as ``(Δrow, Δcol)`` in pixels, shape (2, H, W), finite everywhere.
+
+        ``warped[r, c] = moving[r + flow[0, r, c], c + flow[1, r, c]]``. Computed on first use.
+        """
+        return self.transform.flow()
+
+    def metadata(self) -> dict[str, Any]:
+        """Parameters, quality and timings, to store beside the transform as JSON.
+
+        Examples
+        --------
+        ``result.transform.save("pair.busref.h5", metadata=result.metadata())``
+        """
+        return {
+            "parameters": self.parameters,
+            "quality": self.quality.as_dict(),
+            "timings": self.timings,
+        }
+
+    def __repr__(self) -> str:
+        quality = self.quality
+        return (
+            f"<RegistrationResult: {quality.verdict}; {self.warped.shape} {self.warped.dtype}, "
+            f"score {quality.score:.2f}, {quality.numbers}>"
+        )
+
+    def _repr_html_(self) -> str:
+        quality = self.quality
+        lines = [
+            *quality.reasons,
+            f"score {quality.score:.2f}: the probability of an error below 5 px",
+            quality.numbers,
+        ]
+        pictures = [(name, picture_of(self, name)) for name in ("before", "after")]
+        return card(quality.verdict, lines, [one for one in pictures if one[1] is not None])
+
+    def plot(self, views: str | Sequence[str] = VIEWS, *, axes: Any = None) -> NDArray[np.object_]:
+        """Plot the pair before and after the registration; needs ``napari-busref[plot]``.
+
+        Parameters
+        ----------
+        views : str or sequence of str
+            ``"before"`` and ``"after"``: the fixed image magenta, the moving one green, grey
+            where they agree. ``"edges"``: those of both. ``"field"``: arrows from each place to
+            where its content was before, in fixed pixels.
+        axes : matplotlib.axes.Axes or sequence of them, optional
+            One for each view; by default a row of axes in a new figure.
+
+        Returns
+        -------
+        ndarray of matplotlib.axes.Axes
+            ``axes[0].figure`` is the figure. Nothing is shown: call ``matplotlib.pyplot.show``.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            Without matplotlib.
+        ValueError
+            For other views, or another number of axes.
+        """
+        return plot_result(self, views, axes)
 
 
 def picture_of(result: RegistrationResult, view: str) -> Any:
