@@ -88,6 +88,8 @@ def test_place_without_resampling(viewer, registered, panel, transform):
     viewer.layers.selection = {labels, viewer.layers["ir"]}
     panel.place_button.click()
     assert "placed 2 layers without resampling; the transform bends" in panel.stage.text()
+    viewer.layers.selection = {viewer.layers["ir"]}
+    assert panel.stage.text() == ""  # of other layers
     assert len(viewer.layers) == 4
     for point in ((20, 20), (30, 40)):
         world = np.array(labels.data_to_world(transform.points(point)))

@@ -276,3 +276,45 @@ def test_opening_the_panel_does_not_load_torch(viewer):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     assert output.strip() == "False"
+
+
+def test_numbers_go_when_the_layers_or_the_plane_are_others(viewer, panel, qtbot):
+    fixed = viewer.add_image(picture((3, *SHAPE)), name="vis")
+    moving = viewer.add_image(picture((3, *SHAPE), seed=1), name="ir")
+    viewer.dims.set_current_step(0, 1)
+
+    def measure():
+        panel.measure()
+        panel.wait()
+        assert panel.table.measured is not None and panel.save_button.isEnabled()
+
+    def change_plane():
+        viewer.dims.set_current_step(0, 2)
+
+    def change_values():
+        moving.data = picture((3, *SHAPE), seed=2)
+
+    def change_place():
+        moving.translate = (0, 1, 1)
+
+    def change_layer():
+        panel.moving.value, panel.fixed.value = fixed, moving
+
+    def remove_layer():
+        viewer.layers.remove(moving)
+
+    for change in (change_plane, change_values, change_place, change_layer, remove_layer):
+        measure()
+        change()
+        assert panel.table.measured is None and panel.table.rowCount() == 0, change.__name__
+        assert not panel.save_button.isEnabled()
+
+
+def test_numbers_of_a_plane_that_was_left_meanwhile_are_not_shown(viewer, panel, qtbot):
+    viewer.add_image(picture((3, *SHAPE)), name="vis")
+    viewer.add_image(picture((3, *SHAPE), seed=1), name="ir")
+    panel.measure()
+    viewer.dims.set_current_step(0, 2)
+    panel.wait()
+    assert panel.table.measured is None
+    assert "measure again" in panel.note.text()

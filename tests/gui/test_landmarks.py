@@ -222,6 +222,26 @@ def test_the_fit_becomes_the_start_of_a_registration(viewer, landmarks, pair, fa
     )
 
 
+def test_use_as_start_takes_the_panel_that_the_menu_opened(viewer, landmarks, pair, fake, qtbot):
+    from napari._app_model import get_app_model
+
+    get_app_model().commands.execute_command("napari-busref.register_and_fuse").result()
+    (register,) = (one for one in viewer.window.dock_widgets.values() if one is not landmarks)
+    mark(landmarks, PLACES, there(PLACES))
+    with qtbot.waitSignal(register.idle, timeout=60_000):
+        assert landmarks.use_as_start()
+    assert len(fake.calls) == 1 and len(viewer.window.dock_widgets) == 2
+
+
+def test_what_was_said_of_a_pair_goes_with_it(viewer, landmarks, pair, qtbot):
+    mark(landmarks, PLACES, there(PLACES))
+    with qtbot.waitSignal(landmarks.idle, timeout=60_000):
+        assert landmarks.use_as_result()
+    assert "added 3 layers" in landmarks.stage.text()
+    landmarks.pair.swap.click()
+    assert landmarks.stage.text() == "" and landmarks.table.rowCount() == 0
+
+
 def test_dragging_with_naparis_own_tool_is_a_start(viewer, panel, pair, fake, qtbot):
     """The transform tool sets the affine of the layer."""
     moving, fixed = pair

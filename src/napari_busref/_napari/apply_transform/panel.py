@@ -71,6 +71,7 @@ class ApplyTransform(RunPanel):
     """
 
     TITLE = "Apply transform"
+    TAB = "Apply"
     RUN = "&Apply transform"
     RUN_TOOLTIP = (
         "Add the selected layers on the other image: images are resampled (labels keep their\n"
@@ -195,10 +196,16 @@ class ApplyTransform(RunPanel):
     def _transform_chosen(self, _: Any = None) -> None:
         if not self._filling:
             self._guess_moving()
-            self._show_state()
+            self._other_chosen()
+
+    def _other_chosen(self, _: Any = None) -> None:
+        """Say nothing more of what was done to other layers or by another transform."""
+        if not self.running:
+            self.stage.say("")
+        self._show_state()
 
     def _selection_changed(self, event: Any = None) -> None:
-        self._show_state()
+        self._other_chosen()
 
     def _show_state(self, _: Any = None) -> None:
         super()._show_state()
@@ -282,7 +289,7 @@ class ApplyTransform(RunPanel):
             self.place,
         )
         self.transform.changed.connect(self._transform_chosen)
-        self.direction.changed.connect(self._show_state)
+        self.direction.changed.connect(self._other_chosen)
 
     def _lay_out(self) -> None:
         scrolled(

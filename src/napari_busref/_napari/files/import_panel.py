@@ -55,6 +55,7 @@ class ImportTransform(RunPanel):
     """
 
     TITLE = "Import transform"
+    TAB = "Import"
     RUN = "I&mport"
     RUN_TOOLTIP = "Read the file and add the arrows of the transform as a layer"
 

@@ -224,7 +224,13 @@ class Landmarks(JobPanel):
         self.placing = False
         pairs.close()
         self.pairs = None
+        self._forget_stage()
         self.refresh()
+
+    def _forget_stage(self) -> None:
+        """Say nothing more of a run on other layers."""
+        if not self.running:
+            self.stage.say("")
 
     # -- fit ------------------------------------------------------------------------------------
 
@@ -292,7 +298,7 @@ class Landmarks(JobPanel):
             return
         moving, fixed = self.pairs.images["moving"], self.pairs.images["fixed"]
         keep_initial_transform(moving, *self._planes, transform)
-        _, panel = self._viewer.window.add_plugin_dock_widget("napari-busref", "Register and fuse")
+        panel = self.open_panel("Register and fuse")
         panel.moving.value, panel.fixed.value = moving, fixed
         self.stage.say(
             "registering from the landmarks: see the panel 'Register and fuse'"
@@ -370,7 +376,7 @@ class Landmarks(JobPanel):
         self.summary = Message("summary")
         self.start_button = button(
             "Use as &start",
-            "Register from here: opens 'Register and fuse' and runs it with what is set there.\n"
+            "Register from here: shows 'Register and fuse' and runs it with what is set there.\n"
             "The start is kept until one of the two layers is moved",
             self.use_as_start,
         )
@@ -384,6 +390,7 @@ class Landmarks(JobPanel):
         self.table.row_chosen.connect(self._look_at)
         self.table.delete_pressed.connect(self.delete_selected)
         self.model.changed.connect(self.refresh)
+        self.pair.changed.connect(self._forget_stage)
         self.pair.changed.connect(self._drop_if_gone)
 
     def _lay_out(self) -> None:

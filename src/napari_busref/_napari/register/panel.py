@@ -12,6 +12,7 @@ from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtWidgets import QWidget
 
 from napari_busref._napari.layers.pair import METADATA_KEY
+from napari_busref._napari.layers.stack_planes import show_position, shown_position
 from napari_busref._napari.layers.undo import Undo
 from napari_busref._napari.register.layer_adder import LayerAdder, displacement_drawings
 from napari_busref._napari.register.result_layers import show_field, update_layers
@@ -86,6 +87,7 @@ class RegisterAndFuse(RunPanel):
     """
 
     TITLE = "Register and fuse"
+    TAB = "Register"
 
     def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
         super().__init__(napari_viewer, parent)
@@ -136,7 +138,10 @@ class RegisterAndFuse(RunPanel):
         )
         self.verdict.search_wide.connect(self.search_wide)
         self.verdict.open_landmarks.connect(self.open_landmarks)
+        self.verdict.plane_chosen.connect(self._show_plane)
         self.pair.changed.connect(self._update_hint)
+        # a method, which napari holds weakly
+        napari_viewer.dims.events.point.connect(self._follow)
         self.advanced.changed.connect(self._show_state)
         self.advanced.controls["displacement"].changed.connect(self._draw_field)
         self._show_state()
@@ -220,10 +225,7 @@ class RegisterAndFuse(RunPanel):
 
     def open_landmarks(self) -> Any:
         """Open the panel "Landmarks" for the chosen layers, and return it."""
-        dock, panel = self._viewer.window.add_plugin_dock_widget(
-            "napari-busref", "Landmarks", tabify=True
-        )
-        dock.raise_()
+        panel = self.open_panel("Landmarks")
         panel.moving.value, panel.fixed.value = self.pair.layers
         return panel
 
@@ -253,8 +255,21 @@ class RegisterAndFuse(RunPanel):
         self.advanced.set_stack(
             any(layer is not None and layer.ndim > 2 for layer in self.pair.layers)
         )
-        if not self.verdict.follow(self.pair.layers) and not self._busy:
+        if not self._follow() and not self._busy:
             self.stage.say("")  # of an earlier pair
+
+    def _follow(self, event: Any = None) -> bool:
+        """Let the verdict follow the chosen layers and the shown plane."""
+        outcome, (moving, fixed) = self.verdict.outcome, self.pair.layers
+        position = None
+        if outcome is not None and moving is not None and fixed is not None:
+            position = shown_position(outcome.result.pairs, fixed, moving, self._viewer)
+        return self.verdict.follow((moving, fixed), position)
+
+    def _show_plane(self, position: Any) -> None:
+        """Show a plane that the verdict lists."""
+        if (outcome := self.verdict.outcome) is not None:
+            show_position(outcome.result.pairs, position, self._viewer)
 
     # -- running (all of this in the main thread) -----------------------------------------------
 
@@ -354,12 +369,19 @@ class RegisterAndFuse(RunPanel):
         if self._request is None or self._inputs is None:
             return
         self.verdict.judge(outcome, self._request, self._inputs[::-1])
-        self.verdict.follow(self.pair.layers)  # the user may have chosen others meanwhile
-        if not quality.reliable:
+        self._follow()  # the user may have chosen others meanwhile
+        self._warn(outcome, pair_text(self._request.moving.name, self._request.fixed.name))
+
+    def _warn(self, outcome: RegisterOutcome, names: str) -> None:
+        """Notify the user of a doubtful result."""
+        quality, planes = outcome.result.quality, outcome.result.planes.values()
+        doubtful = sum(not one.quality.reliable for one in planes)
+        if doubtful and outcome.found and len(planes) > 1:
+            show_warning(f"{self.TITLE}: {names}: check {doubtful} of {len(planes)} planes")
+        elif not quality.reliable:
             reasons = "; ".join(quality.reasons) or "its score is low"
-            names = pair_text(self._request.moving.name, self._request.fixed.name)
             said = "check the result, it may be wrong" if outcome.found else "nothing was found"
-            show_warning(f"Register and fuse: {names}: {said}: {reasons}")
+            show_warning(f"{self.TITLE}: {names}: {said}: {reasons}")
 
     def _show_state(self) -> None:
         super()._show_state()

@@ -67,7 +67,7 @@ class Warp:
         grid = Grid((height, width))
         warped = np.empty((height, width, *self._channels), self._dtype)
         for top in range(0, height, BLOCK):
-            reporter.step("warping", 0.99)
+            reporter.step("resampling the image", 0.99)
             rows = slice(top, min(top + BLOCK, height))
             warped[rows] = self.block(grid, self.pairs.shown, (rows, slice(0, width)))
         return np.expand_dims(warped, self.pairs.hidden)

@@ -57,6 +57,8 @@ EXPLANATION = "explanation"
 #: Colours of a message's edge.
 GOOD, DOUBTFUL, BAD = "#3fa34d", "#e3a008", "#d64545"
 
+_LOWEST = 240  # pixels of a panel: two choosers, the buttons and the headline of a verdict
+
 
 class Message(QLabel):
     """Text that wraps and can be copied; hidden while it is empty.
@@ -328,10 +330,10 @@ class _Scroll(QScrollArea):
         return bool(super().eventFilter(watched, event))
 
     def minimumSizeHint(self) -> QSize:
-        """As wide as the content, and a few rows high."""
+        """As wide as the content, and high enough to work with."""
         bar = self.verticalScrollBar()
         room = 0 if bar is None else bar.sizeHint().width()
-        return QSize(self._content.minimumSizeHint().width() + room, 150)
+        return QSize(self._content.minimumSizeHint().width() + room, _LOWEST)
 
     def sizeHint(self) -> QSize:
         """As large as the content."""

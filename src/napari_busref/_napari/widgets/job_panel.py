@@ -14,9 +14,13 @@ from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QProgressBar, QSizePolicy, QWidget
 
 from napari_busref._napari.layers.undo import Undo
+from napari_busref._napari.widgets.activity import Activity
+from napari_busref._napari.widgets.docks import DockedPanel
 from napari_busref._napari.widgets.forms import Message, button
 from napari_busref._napari.widgets.words import error_text
 from napari_busref._napari.widgets.worker import Job, RunningJobs, serve_until, start_job
+from napari_busref.runtime.durations import DURATIONS
+from napari_busref.runtime.pace import time_left
 
 if TYPE_CHECKING:
     import napari
@@ -31,7 +35,7 @@ _TICK = 100  # ms between updates of the elapsed time
 _GRACE = 400  # ms that a cancelled job has to end before it is abandoned
 
 
-class JobPanel(QWidget):
+class JobPanel(DockedPanel):
     """A panel whose work runs in other threads.
 
     A subclass lays out `stage`, `bar` and `undo_button` as far as it uses them, starts work with
@@ -51,16 +55,13 @@ class JobPanel(QWidget):
 
     idle = Signal()
 
-    #: Title of the panel, which starts its notifications.
-    TITLE = ""
-
     def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._viewer = napari_viewer
+        super().__init__(napari_viewer, parent)
         self._jobs = RunningJobs()
         self._undo: Undo | None = None
         self._started = 0.0  # perf_counter
-        self._progress = ("", 0.0)
+        self._shown_job: Job | None = None  # the job whose progress is shown
+        self._activity = Activity(self.TITLE)
         self.stage = Message("stage")
         self.bar = QProgressBar()
         self.bar.setRange(0, _BAR_STEPS)
@@ -75,8 +76,9 @@ class JobPanel(QWidget):
         self.undo_button.setEnabled(False)
         self._clock = QTimer(self)
         self._clock.setInterval(_TICK)
-        self._clock.timeout.connect(self._show_progress)
+        self._clock.timeout.connect(self._show_activity)
         self.destroyed.connect(self._jobs.abandon)
+        self.destroyed.connect(self._activity.close)
 
     # -- for scripts ----------------------------------------------------------------------------
 
@@ -155,13 +157,17 @@ class JobPanel(QWidget):
             "finished": partial(self._on_finished, name),
         }
         if not quiet:
-            slots["yielded"] = self._on_progress
+            slots["yielded"] = self._show_progress
             self._started = perf_counter()
-            self._on_progress(("starting", 0.0))
-            self._clock.start()
+            self.bar.setValue(0)
             self.bar.show()
+            DURATIONS.read()
         job = start_job(function, *args, connect=slots)
         self._jobs.by_name[name] = job
+        if not quiet:
+            self._shown_job = job
+            self._show_progress()
+            self._clock.start()
         self._show_state()
         return job
 
@@ -205,6 +211,10 @@ class JobPanel(QWidget):
         if job is not None:
             job.abandon()
         self._clock.stop()
+        if job is not None and job is self._shown_job:
+            self._shown_job = None
+            self._activity.close()
+            DURATIONS.write()
         self.bar.hide()  # a full bar looks like a second button
         self._show_state()
 
@@ -217,15 +227,22 @@ class JobPanel(QWidget):
         except Exception as error:  # an exception would be lost in a slot
             self._fail(error)
 
-    def _on_progress(self, report: tuple[str, float]) -> None:
-        self._progress = report
-        self._show_progress()
-
-    def _show_progress(self) -> None:
-        stage, fraction = self._progress
+    def _show_progress(self, _: Any = None) -> tuple[str, float, str] | None:
+        if self._shown_job is None:
+            return None
+        stage, fraction, left = self._shown_job.pace.now()
         seconds = perf_counter() - self._started
+        words, time = stage or "getting ready", time_left(left)
         self.bar.setValue(round(_BAR_STEPS * fraction))
-        self.stage.say(f"{stage} · {100 * fraction:.0f} % · {seconds:.0f} s")
+        self.stage.say(f"{words} · {100 * fraction:.0f} % · {time or f'{seconds:.0f} s'}")
+        return words, fraction, time
+
+    def _show_activity(self) -> None:
+        progress = self._show_progress()
+        if progress is not None:
+            self._activity.show(*progress)
+        if self._shown_job is None:  # the run ended while napari drew its entry
+            self._activity.close()
 
 
 class RunPanel(JobPanel):
