@@ -194,8 +194,9 @@ def test_nothing_lies_over_anything_and_scrolling_reaches_every_control(shown, f
     for title in TITLES:
         _, panel = viewer.window.add_plugin_dock_widget(KEY, title)
         in_front(viewer, title, qtbot)
+        qtbot.wait(300)  # what is unfolded takes its height from what is drawn
         work_in(panel)
-        qtbot.wait(300)  # unfold
+        qtbot.wait(300)
         assert (window.width(), window.height()) == size, title
         assert panel.height() >= 240 and panel.width() >= 290, title
         assert overlaps_in(panel) == [], title

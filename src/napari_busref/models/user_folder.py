@@ -10,9 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from napari_busref.runtime.folders import VARIABLE, data_folder
-
 from napari_busref.runtime.file_safety import read_text
+from napari_busref.runtime.folders import VARIABLE, data_folder
 
 __all__ = [
     "VARIABLE",

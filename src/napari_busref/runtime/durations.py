@@ -30,7 +30,7 @@ _DEFAULTS: dict[str, tuple[str, float, float]] = {
     "load": ("loading the models", 0.6, 0.0),
     "propose": (_ROUGH, 0.15, 0.2),
     "search near": (_ROUGH, 0.55, 0.05),
-    "search wide": (_ROUGH, 5.0, 0.0),
+    "search wide": (_ROUGH, 3.5, 0.0),
     "search mirrored": (_ROUGH, 2.0, 0.0),
     "compare": (_ROUGH, 0.25, 0.15),
     "compare all": (_ROUGH, 2.0, 0.0),
