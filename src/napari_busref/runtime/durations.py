@@ -27,7 +27,7 @@ _ROUGH, _FUSE = "finding the rough position", "fusing the images"
 _DEFAULTS: dict[str, tuple[str, float, float]] = {
     "libraries": ("getting ready", 3.0, 0.0),
     "read": ("reading the images", 0.02, 0.4),
-    "load": ("loading the models", 0.6, 0.0),
+    "load": ("loading the models", 1.5, 0.0),
     "propose": (_ROUGH, 0.15, 0.2),
     "search near": (_ROUGH, 0.55, 0.05),
     "search wide": (_ROUGH, 3.5, 0.0),
@@ -52,7 +52,7 @@ _DEFAULTS: dict[str, tuple[str, float, float]] = {
 _OTHER = ("working", 1.0, 0.0)
 _USUAL_PIXELS = 640 * 480  # where nothing else is known
 _ONCE = ("load", "fusion load")  # later runs of a process find these loaded
-_AGAIN = 0.02
+_AGAIN = 0.01
 _LIMIT, _LIMIT_ONCE = 50.0, 8.0  # more is an accident: a computer asleep, a cold disk
 _SHORTEST = 0.005  # seconds; shorter stages teach nothing
 
