@@ -242,10 +242,10 @@ def test_a_sideways_layer_is_turned_by_a_click(viewer, readers_of_napari, tmp_pa
 
     exif = Picture.Exif()
     exif[274] = tag
-    picture = np.random.default_rng(0).integers(0, 255, (24, 36, 3), np.uint8)
+    picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
     Picture.fromarray(picture).save(tmp_path / "a.jpg", exif=exif)
     viewer.open(str(tmp_path / "a.jpg"), plugin="napari")
-    viewer.add_image(np.zeros((24, 36)), name="b")
+    viewer.add_image(np.zeros((40, 60)), name="b")
     pair = PairChooser(viewer, "", "")
     qtbot.addWidget(pair)
     pair.show()
@@ -254,5 +254,5 @@ def test_a_sideways_layer_is_turned_by_a_click(viewer, readers_of_napari, tmp_pa
     if tag > 1:
         assert "a says that it is stored sideways" in pair.upright.toolTip()
         pair.upright.click()
-        assert viewer.layers["a"].data.shape == (36, 24, 3)
+        assert viewer.layers["a"].data.shape == (60, 40, 3)
         assert not pair.upright.isVisible()
