@@ -98,8 +98,9 @@ def register(
         Value of missing pixels in both images. ``"auto"`` recognises values such as −9999 and
         3.4e38 (`napari_busref.images.nodata.find_nodata`); None takes them as content.
     fill_value : float, optional
-        Value of `RegistrationResult.warped` outside the moving image. By default NaN for floats,
-        so that no value is invented, and 0 for integers and bool.
+        Value of `RegistrationResult.warped` outside the moving image, ``cval`` of
+        `Transform.apply`. By default NaN for floats, because any number would be content that
+        nobody measured. For integers and bool 0, or the no-data value of the image.
     on_cancel : str
         ``"raise"`` raises `Cancelled`. ``"best"`` returns the best estimate so far once the
         refinement has begun; the work then runs in a thread.
@@ -139,7 +140,7 @@ def register(
     plan.begin("read")
     masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
     pair = prepare_pair(fixed, moving, **masks, initial=initial, nodata=nodata)
-    fill = checked_fill(fill_value, pair.moving_array.dtype, "fill_value")
+    checked_fill(fill_value, pair.moving_array.dtype, "fill_value")
     watch.lap("prepare")
     plan.begin("load")
     keep_best = on_cancel == "best"
@@ -164,9 +165,7 @@ def register(
     watch.lap("quality")
 
     plan.begin("resample")
-    warped = np.ma.getdata(estimate.apply(pair.moving_array, cval=fill))
-    if fill_value is not None and np.ma.isMaskedArray(pair.moving_array):
-        warped[~estimate.mask()] = fill
+    warped = np.ma.getdata(estimate.apply(pair.moving_array, cval=fill_value))
     watch.lap("resample")
     plan.end("registered")
     return RegistrationResult(

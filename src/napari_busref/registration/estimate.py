@@ -189,7 +189,7 @@ def assess_estimate(pair: Pair, found: Estimated, *, mirrored: bool = False) -> 
     """Assess an estimate, see `napari_busref.registration.quality.assess`."""
     return assess(
         pair.fixed.grey,
-        found.transform.apply(pair.moving.grey),
+        found.transform.apply(pair.moving.grey, cval=0.0),
         found.transform.mask(pair.moving.valid),
         found.transform,
         found.evidence or Evidence(0.0, float("inf")),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from napari_busref.images.dtypes import checked_fill, frozen, native
+from napari_busref.images.dtypes import checked_fill, default_fill, frozen, native
 from napari_busref.images.figures import new_axes
 from napari_busref.runtime.file_safety import memory_limited
 from napari_busref.transforms import hdf5
@@ -260,7 +260,9 @@ class Transform:
         self._in_blocks(work)
         return mask
 
-    def apply(self, image: NDArray[Any], order: int = 1, cval: float = 0.0) -> NDArray[Any]:
+    def apply(
+        self, image: NDArray[Any], order: int = 1, cval: float | None = None
+    ) -> NDArray[Any]:
         """Resample a moving image, channel or label image onto the fixed grid.
 
         One interpolation, whatever was composed.
@@ -272,8 +274,10 @@ class Transform:
             are missing. Not changed.
         order : int
             Spline order, 0 to 5. 0 (nearest pixel) preserves labels, 1 is bilinear.
-        cval : float
+        cval : float, optional
             Value of fixed pixels whose source lies outside the moving image; NaN for floats only.
+            By default NaN for floats, because any number would be content that nobody measured,
+            and 0 for integers and bool. A masked array has its fill value there.
 
         Returns
         -------
@@ -281,8 +285,8 @@ class Transform:
             The type of `image` in native byte order; integers rounded and clipped, bool cut at
             one half. Whole-pixel shifts change no value, also none of 64-bit integers. NaN where
             interpolation uses a NaN or infinite pixel (with ``order=0``: the pixel itself). A
-            masked array is masked where interpolation uses a masked pixel and outside the moving
-            image, and holds its fill value there.
+            masked array is masked where interpolation uses a masked pixel, and holds its fill
+            value there. So it is outside the moving image, unless `cval` is given.
 
         Raises
         ------
@@ -293,7 +297,7 @@ class Transform:
             When the image does not hold real numbers.
         """
         if isinstance(image, np.ma.MaskedArray):
-            return self._apply_masked(image, order)
+            return self._apply_masked(image, order, cval)
         image = np.asarray(image)
         if image.ndim not in (2, 3) or image.shape[:2] != self.moving_shape:
             raise ValueError(
@@ -305,7 +309,7 @@ class Transform:
         if order not in range(6):
             raise ValueError(f"order: got {order!r}, need 0, 1, 2, 3, 4 or 5")
         image = native(image)
-        cval = checked_fill(0.0 if cval is None else cval, image.dtype, "cval")
+        cval = checked_fill(cval, image.dtype, "cval")
         if order == 0:
             return self._nearest(image, cval)
         channels = image[..., None] if image.ndim == 2 else image
@@ -322,12 +326,13 @@ class Transform:
         self._in_blocks(work)
         return warped[..., 0] if image.ndim == 2 else warped
 
-    def _apply_masked(self, image: Any, order: int) -> Any:
+    def _apply_masked(self, image: Any, order: int, cval: float | None) -> Any:
         """`apply` for a masked array: a masked pixel is never blended with another."""
         masked = np.ma.getmaskarray(image)
         missing = np.array(masked.any(-1) if image.ndim == 3 else masked, bool)
-        fill = 0 if getattr(image, "_fill_value", None) is None else image.fill_value
         plain = np.ma.getdata(image)
+        unset = getattr(image, "_fill_value", None) is None
+        fill = default_fill(plain.dtype) if unset else image.fill_value
         if missing.all():
             plain = np.full_like(plain, fill)
         elif image.ndim in (2, 3) and missing.any():
@@ -335,11 +340,13 @@ class Transform:
                 missing, return_distances=False, return_indices=True
             )
             plain = plain[rows, cols]
-        warped = self.apply(plain, order)  # checks the arguments
+        warped = self.apply(plain, order, fill if cval is None else cval)  # checks the arguments
         if order == 0:
             lost = self.apply(missing, 0, 1.0)
         else:
             lost = ~self.mask(~missing)
+        if cval is not None:
+            lost &= self.mask()
         warped[lost] = fill
         mask = np.broadcast_to(lost.reshape(lost.shape + (1,) * (warped.ndim - 2)), warped.shape)
         return np.ma.MaskedArray(warped, mask=mask.copy(), fill_value=fill)

@@ -21,7 +21,7 @@ from napari_busref._napari.register.masks import mask_on
 from napari_busref._napari.register.stack_fusion import Fuser, RegisteredPair
 from napari_busref._napari.register.stack_warp import Warp
 from napari_busref.fusion.stages import fusion_stages
-from napari_busref.images.dtypes import default_fill
+from napari_busref.images.dtypes import checked_fill
 from napari_busref.images.preprocess import MIN_SIZE
 from napari_busref.registration.stages import registration_stages
 from napari_busref.runtime.progress import Cancelled, Progress, Reporter
@@ -322,7 +322,7 @@ class _StackRun:
             cancel=self.cancel,
             **(self.options | options),
         )
-        self.cval = default_fill(image.dtype)
+        self.cval = checked_fill(self.options.get("fill_value"), image.dtype, "fill_value")
         transform = Rescaled(
             found.transform, self.fixed_grid, self.moving_grid, fixed.shape, moving.shape
         )
