@@ -32,6 +32,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from napari_busref.runtime.durations import DURATIONS
+from napari_busref.runtime.errors import is_out_of_memory, one_line
 from napari_busref.runtime.pace import Pace, time_left
 from napari_busref.runtime.progress import Cancelled
 from napari_busref.runtime.progress import Progress as ProgressCallback
@@ -128,20 +129,6 @@ def fail(message: str, code: int = EXIT_BAD_INPUT) -> NoReturn:
     """Print one error line and exit with `code`."""
     err().print(f"[red]Error:[/] {escape(message)}")
     raise typer.Exit(code)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Recognise the out-of-memory errors of Python and torch, without importing torch."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-
-
-def one_line(error: BaseException) -> str:
-    """Format the message of an error as one line."""
-    if is_out_of_memory(error) and not (isinstance(error, MemoryError) and str(error)):
-        return "out of memory: try --device cpu, or smaller images"
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 class FriendlyGroup(TyperGroup):
