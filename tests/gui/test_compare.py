@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from napari_busref.metrics.alignment import ALIGNMENT_METRICS
 from napari_busref.transforms.transform import Transform
 
 KEY = "napari-busref"
@@ -106,12 +107,15 @@ def test_all_modes_of_one_comparison(viewer, panel, layers, qtbot, notes, tmp_pa
         panel.save_csv(tmp_path / "none")
     panel.measure_button.click()
     panel.wait()
-    rows = [panel.table.item(row, 0).text() for row in range(panel.table.rowCount())]
-    assert rows == ["NMI", "NCC", "Edge agreement", "MNCC", "MMSE", "EPE (px)"]
-    assert panel.table.item(5, 1).text() == "3.61"  # 3 down and 2 to the left
-    assert float(panel.table.item(5, 2).text()) < 1e-3
-    assert panel.table.item(5, 3).text() == "better"
-    assert "better" in panel.table.item(5, 0).toolTip()
+    rows = [panel.table.item(row, 0).text() for row in range(0, panel.table.rowCount(), 2)]
+    assert rows == [metric.title for metric in ALIGNMENT_METRICS.values()]
+    below = [panel.table.item(row, 0).text() for row in range(1, panel.table.rowCount(), 2)]
+    for text, metric in zip(below, ALIGNMENT_METRICS.values(), strict=True):
+        assert text.startswith(metric.meaning) and text.endswith("er is better.")
+    assert panel.table.item(10, 1).text() == "3.61"  # 3 down and 2 to the left
+    assert float(panel.table.item(10, 2).text()) < 1e-3
+    assert panel.table.item(10, 3).text() == "better"
+    assert "better" in panel.table.item(10, 0).toolTip()
     saved = panel.save_csv(tmp_path / "numbers")
     assert saved.name == "numbers.csv"
     assert saved.read_text().startswith("metric,before,after")

@@ -15,7 +15,9 @@ from scipy import ndimage
 from napari_busref.images.preprocess import as_image, as_mask, prepare
 
 __all__ = [
+    "FIXED_COLOUR",
     "MODES",
+    "MOVING_COLOUR",
     "Mode",
     "Swipe",
     "checkerboard",
@@ -34,6 +36,10 @@ Grey = NDArray[np.float32]
 Mode = Literal["checkerboard", "swipe", "overlay", "edges", "difference"]
 #: The names that `compare` accepts.
 MODES: tuple[str, ...] = get_args(Mode)
+
+#: Colours of the two images in overlays. Their sum is white and their luminance is equal, and
+#: people with red-green blindness see them apart.
+FIXED_COLOUR, MOVING_COLOUR = "#009bff", "#ff6400"
 
 _PERCENTILES = (0.5, 99.5)
 _SAMPLE_PIXELS = 1 << 18  # most pixels that percentiles are computed from
@@ -258,15 +264,20 @@ class Swipe:
 
 
 def overlay(fixed: Grey, moving: Grey) -> Picture:
-    """Draw the fixed image in magenta and the moving one in green: grey where they agree.
+    """Draw the fixed image in blue and the moving one in orange: grey where they agree.
 
     Parameters
     ----------
     fixed, moving : ndarray of float32, shape (H, W)
         In [0, 1].
     """
-    magenta, green = _bytes(fixed), _bytes(moving)
-    return np.stack([magenta, green, magenta], axis=-1)
+    pair = [_bytes(one).astype(np.uint16) for one in (fixed, moving)]
+    channels = []
+    for position in (1, 3, 5):  # of a channel in the text of a colour
+        shares = (int(name[position : position + 2], 16) for name in (FIXED_COLOUR, MOVING_COLOUR))
+        total = sum(share * one for share, one in zip(shares, pair, strict=True))
+        channels.append((total + 127) // 255)
+    return np.stack(channels, axis=-1).astype(np.uint8)
 
 
 def edges(grey: Grey, valid: NDArray[np.bool_], sigma: float = 1.5) -> Grey:
@@ -307,17 +318,14 @@ def edges(grey: Grey, valid: NDArray[np.bool_], sigma: float = 1.5) -> Grey:
 
 
 def edge_overlay(fixed: Grey, moving: Grey) -> Picture:
-    """Draw edges of the fixed image in red, of the moving one in green, common ones in yellow.
-
-    As in the figures of the BusReF paper.
+    """Draw edges of the fixed image in blue, of the moving one in orange, common ones in white.
 
     Parameters
     ----------
     fixed, moving : ndarray of float32, shape (H, W)
         From `edges`.
     """
-    red, green = _bytes(fixed), _bytes(moving)
-    return np.stack([red, green, np.zeros_like(red)], axis=-1)
+    return overlay(fixed, moving)
 
 
 def difference(fixed: Grey, moving: Grey, valid: NDArray[np.bool_]) -> Picture:
