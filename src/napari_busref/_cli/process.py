@@ -42,7 +42,7 @@ from napari_busref._cli.options import (
 from napari_busref._cli.pairs import print_result, process_pairs
 from napari_busref._cli.reading import Band, Channel, NoData, Page, Reading
 from napari_busref.batch.files import refuse_existing, write_json
-from napari_busref.batch.results import ResultWriter
+from napari_busref.batch.results import ResultWriter, fill_value_of
 from napari_busref.batch.run import results_of, run_files
 from napari_busref.data.pairing import Pair
 
