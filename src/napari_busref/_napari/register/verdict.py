@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
+from napari_busref._napari.layers.image_grids import pixel_size
 from napari_busref._napari.layers.stack_planes import is_stack, plane_name, worst_planes
 from napari_busref._napari.widgets.forms import BAD, DOUBTFUL, GOOD, Message, button, row
 from napari_busref._napari.widgets.words import headline, pair_text, quality_html
@@ -40,6 +41,8 @@ class Verdict(QWidget):
     Attributes
     ----------
     text : Message
+    said : object or None
+        What was said of a pair; assign it to say it again, and call `follow`.
     wide_button, landmarks_button : QPushButton
     plane_buttons : list of QPushButton
         For the worst planes of a stack.
@@ -55,7 +58,7 @@ class Verdict(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: _Said | None = None
+        self.said: _Said | None = None
         self.text = Message("quality")
         self.wide_button = button(
             "&Search wide",
@@ -90,7 +93,7 @@ class Verdict(QWidget):
 
     def clear(self) -> None:
         """Say nothing."""
-        self._said = None
+        self.said = None
         self.text.say("")
         self.text.setToolTip("")
         self.steps.hide()
@@ -99,7 +102,7 @@ class Verdict(QWidget):
     def fail(self, text: str, pair: tuple[Any, ...]) -> None:
         """Say why a run on a pair failed."""
         self.clear()
-        self._said = _Said(pair)
+        self.said = _Said(pair)
         self.text.say(text, BAD)
 
     def judge(
@@ -115,12 +118,12 @@ class Verdict(QWidget):
         pair : tuple of Layer
             Its moving and fixed layer.
         """
-        self._said = _Said(pair, outcome, request)
+        self.said = _Said(pair, outcome, request)
 
     @property
     def outcome(self) -> RegisterOutcome | None:
         """The result that the verdict is on."""
-        return None if self._said is None else self._said.outcome
+        return None if self.said is None else self.said.outcome
 
     def follow(self, pair: tuple[Any, ...], position: Position | None = None) -> bool:
         """Show the verdict as that of the chosen pair, or mark it as an earlier one.
@@ -137,8 +140,9 @@ class Verdict(QWidget):
         bool
             Whether what is said is of the chosen pair.
         """
-        said = self._said
+        said = self.said
         if said is None:
+            self.clear()
             return True
         same = said.pair == pair
         if said.outcome is None or said.request is None:
@@ -149,7 +153,8 @@ class Verdict(QWidget):
         self.text.setToolTip(f"{moving} → {fixed}")
         names = pair_text(moving, fixed)
         if same:
-            self._judge_plane(said.outcome, names, position)
+            pixel = pixel_size(said.request.fixed)
+            self._judge_plane(said.outcome, names, position, pixel)
         else:
             self.text.say(f"Earlier run: {headline(said.outcome.result.quality, names)}")
             self.steps.hide()
@@ -158,7 +163,11 @@ class Verdict(QWidget):
         return same
 
     def _judge_plane(
-        self, outcome: RegisterOutcome, names: str, position: Position | None
+        self,
+        outcome: RegisterOutcome,
+        names: str,
+        position: Position | None,
+        pixel: Any,
     ) -> None:
         """Say how good the result is in the shown plane, and list the worst planes."""
         result, pairs = outcome.result, outcome.result.pairs
@@ -171,7 +180,7 @@ class Verdict(QWidget):
             at = pairs.shown if position is None else position
             quality = found.quality
             name = f"{names}, {plane_name(pairs, at)}" if stack else names
-            html = quality_html(quality, outcome.largest_px[at], name)
+            html = quality_html(quality, outcome.largest_px[at], name, pixel)
             self.text.say(html, GOOD if quality.reliable else DOUBTFUL, rich=True)
             doubtful = not quality.reliable and quality.status != "cancelled"
         else:

@@ -13,7 +13,7 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QProgressBar, QSizePolicy, QWidget
 
-from napari_busref._napari.layers.undo import Undo
+from napari_busref._napari.layers.undo import History, Undo
 from napari_busref._napari.widgets.activity import Activity
 from napari_busref._napari.widgets.docks import DockedPanel
 from napari_busref._napari.widgets.forms import Message, button
@@ -38,7 +38,7 @@ _GRACE = 400  # ms that a cancelled job has to end before it is abandoned
 class JobPanel(DockedPanel):
     """A panel whose work runs in other threads.
 
-    A subclass lays out `stage`, `bar` and `undo_button` as far as it uses them, starts work with
+    A subclass lays out `stage`, `bar`, `undo_button` and `redo_button`, starts work with
     `_start`, adds layers within `_undoable`, and extends `_show_state`.
 
     Parameters
@@ -58,7 +58,8 @@ class JobPanel(DockedPanel):
     def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
         super().__init__(napari_viewer, parent)
         self._jobs = RunningJobs()
-        self._undo: Undo | None = None
+        self._history = History()
+        self._before_run: Any = None  # what `_memento` returned
         self._started = 0.0  # perf_counter
         self._shown_job: Job | None = None  # the job whose progress is shown
         self._activity = Activity(self.TITLE)
@@ -70,10 +71,11 @@ class JobPanel(DockedPanel):
         self.bar.hide()
         self.undo_button = button(
             "&Undo",
-            "Undo the last run: remove the layers that it added, restore those that it changed",
+            "Undo the last run: remove the layers that it added, restore those that it changed.\n"
+            "Again: undo the one before it",
             self.undo,
         )
-        self.undo_button.setEnabled(False)
+        self.redo_button = button("Red&o", "Redo the run that was undone last", self.redo)
         self._clock = QTimer(self)
         self._clock.setInterval(_TICK)
         self._clock.timeout.connect(self._show_activity)
@@ -94,19 +96,33 @@ class JobPanel(DockedPanel):
 
     def undo(self) -> bool:
         """Undo the last run; return False when there was nothing to undo or it failed."""
-        undo = self._undo
-        if undo is None or self.running:
+        return self._travel(self._history.undo, 0, "undone: the layers are as they were before")
+
+    def redo(self) -> bool:
+        """Redo the run that was undone last; return False as `undo` does."""
+        return self._travel(self._history.redo, 1, "redone")
+
+    def _travel(self, step: Callable[..., Any], direction: int, said: str) -> bool:
+        if self.running or not self._history.counts[direction]:
             return False
-        self._undo = None
         try:
-            undo.restore(self._viewer.layers)
+            note = step(self._viewer.layers, self._memento())
         except Exception as error:  # an exception would be lost in a slot
             self._fail(error)
             return False
         finally:
             self._show_state()
-        self.stage.say("undone: the layers are as they were before")
+        self.stage.say(said)
+        self._recall(note)
         return True
+
+    def reword(self) -> None:
+        """Use the words of another trade; the switch of the trade calls this."""
+        self.reset_choices()
+        self._show_state()
+
+    def reset_choices(self, event: Any = None) -> None:
+        """Offer the current layers; napari calls this when layers change."""
 
     # -- for subclasses -------------------------------------------------------------------------
 
@@ -120,6 +136,7 @@ class JobPanel(DockedPanel):
         if self.running:
             show_error(f"{self.TITLE}: a run is going on; wait for its end or cancel it")
             return False
+        self._before_run = self._memento()
         try:
             begin(*args)
         except (ValueError, TypeError, OSError) as error:
@@ -177,12 +194,21 @@ class JobPanel(DockedPanel):
         undo = Undo(self._viewer.layers, touched=touched)
         yield
         undo.done(self._viewer.layers)
-        self._undo = undo
+        self._history.add(undo, self._before_run)
         self._show_state()
+
+    def _memento(self) -> Any:
+        """What the panel says now of the layers, for `_recall` after Undo or Redo."""
+
+    def _recall(self, memento: Any) -> None:
+        """Say again what `_memento` returned; None before the first run."""
 
     def _show_state(self) -> None:
         """Enable the controls that apply now; called whenever a job starts or ends."""
-        self.undo_button.setEnabled(self._undo is not None and not self.running)
+        for one, count in zip(
+            (self.undo_button, self.redo_button), self._history.counts, strict=True
+        ):
+            one.setEnabled(count > 0 and not self.running)
 
     def _fail(self, error: BaseException) -> None:
         """Report an error in the panel and as a notification."""
