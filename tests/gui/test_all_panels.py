@@ -57,7 +57,7 @@ def test_every_control_of_every_panel_is_explained_and_reached_by_the_keyboard(v
     from qtpy.QtCore import Qt
     from qtpy.QtWidgets import QApplication
 
-    assert len(TITLES) == 6
+    assert len(TITLES) == 7
     for title in TITLES:
         _, panel = viewer.window.add_plugin_dock_widget(KEY, title)
         if title == "Register and fuse":

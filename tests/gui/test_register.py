@@ -576,9 +576,10 @@ def test_outputs_and_new_layers_and_undo(window, viewer, panel, pair, fake, qtbo
     run_to_the_end(panel, qtbot)
     warped, _, _, arrows = list(viewer.layers)[2:]
     before = warped.data, warped.metadata[KEY]["quality"], arrows.data.copy()
-    colours = arrows.edge_color.copy()
+    colours, first = arrows.edge_color.copy(), panel.result
     fake.shift, fake.reliable = (0.0, 4.0), False
     run_to_the_end(panel, qtbot)
+    second = panel.result
     assert not np.array_equal(arrows.data, before[2])
     mine = viewer.add_image(picture(), name="mine")
     warped.colormap = "viridis"
@@ -589,9 +590,19 @@ def test_outputs_and_new_layers_and_undo(window, viewer, panel, pair, fake, qtbo
     assert warped.colormap.name == "viridis"
     np.testing.assert_array_equal(arrows.data, before[2])
     np.testing.assert_allclose(arrows.edge_color, colours)
-    assert panel.result is None
-    assert not panel.quality.isVisibleTo(panel)
-    assert not panel.undo_button.isEnabled()
+    assert panel.result is first and "looks right" in panel.quality.text()
+    panel.redo_button.click()
+    assert not np.array_equal(arrows.data, before[2])
+    assert panel.result is second and "Check the result" in panel.quality.text()
+    panel.undo_button.click()
+    np.testing.assert_array_equal(arrows.data, before[2])
+    panel.undo_button.click()  # the first run, too
+    assert names(viewer) == ["vis", "ir", "mine"]
+    assert panel.result is None and not panel.quality.isVisibleTo(panel)
+    assert not panel.undo_button.isEnabled() and not panel.undo()
+    panel.redo_button.click()
+    assert names(viewer) == ["vis", "ir", *RESULTS, "mine"]
+    assert panel.result is first
 
     panel.settings = Settings(mask=False, fused=False, displacement="grid", results="add")
     run_to_the_end(panel, qtbot)

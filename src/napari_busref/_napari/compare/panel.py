@@ -451,7 +451,7 @@ class Compare(JobPanel):
 
     def _show_state(self) -> None:
         super()._show_state()
-        self.button.setText("Cl&ear" if self.showing else "&Compare")
+        self.button.setText("Clea&r" if self.showing else "&Compare")
         self.button.setToolTip(
             "Remove the comparison and show the other layers again"
             if self.showing
