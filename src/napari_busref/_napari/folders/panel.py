@@ -196,7 +196,8 @@ class RegisterFolders(RunPanel):
     def _fail(self, error: BaseException) -> None:
         if isinstance(error, FileExistsError):  # names the options of the command line
             text = str(error).replace("--output: ", "").replace("use --overwrite to replace", "")
-            error = FileExistsError(f"{text.rstrip('; ')}: choose what to do with earlier results")
+            text = text.replace("--", "").rstrip("; ")
+            error = FileExistsError(f"{text}: choose what to do with earlier results")
         super()._fail(error)
 
     def _end(self, name: str = "run") -> None:

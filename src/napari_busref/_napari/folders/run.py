@@ -96,7 +96,8 @@ def run_folders(
     reporter.step("pairing the files", 0.0)
     pairs, alone = find_pairs(request.fixed, request.moving, request.match)
     output_folder(request.output)
-    writer = ResultWriter(request.output, request.overwrite, resume=request.resume)
+    known = {name: value for name, value in request.options.items() if name != "device"}
+    writer = ResultWriter(request.output, request.overwrite, resume=request.resume, options=known)
     done = finished_rows(writer, pairs, results_of(request.fuse))
     names = [pair.name for pair in pairs]
 
