@@ -187,7 +187,7 @@ def test_what_cannot_be_compared_is_said_in_words(viewer, panel, notes, qtbot):
     for _ in range(2):
         panel.button.click()
         assert notes.pop()[1] == (
-            "Compare: open two image layers, a fixed and a moving or warped one"
+            "Compare: open two image layers, a visible one and an infrared or a warped one"
         )
         assert "open two image layers" in panel.hint.text()
         viewer.add_image(picture((4, *SHAPE)), name="vis")
