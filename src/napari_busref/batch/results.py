@@ -19,8 +19,8 @@ from napari_busref.batch.files import (
 )
 from napari_busref.data.pairing import Pair
 from napari_busref.images.dtypes import checked_fill
+from napari_busref.runtime import version
 from napari_busref.runtime.atomic_write import replacing
-from napari_busref.runtime.version import package_version
 
 if TYPE_CHECKING:
     from napari_busref.images.io import ImageFile
@@ -125,7 +125,11 @@ class ResultWriter:
 
     def all_options(self) -> dict[str, Any]:
         """What the results depend on, as JSON has it: the options and the version."""
-        options = {"version": package_version(), "format": self.file_format, **self.options}
+        options = {
+            "version": version.package_version(),
+            "format": self.file_format,
+            **self.options,
+        }
         return dict(json.loads(json.dumps(plain(options))))
 
     def image(self, pair: Pair, fixed: ImageFile, what: str, image: Any) -> Path:
