@@ -67,10 +67,10 @@ class TradeSwitch(QWidget):
             self.trade.value = name
 
     def _reword(self) -> None:
-        say_words(self._content)
         reword = getattr(self._panel, "reword", None)
         if reword is not None:
             reword()
+        say_words(self._content)  # tooltips of choosers begin with the chosen text
 
 
 def say_words(content: QWidget) -> None:
