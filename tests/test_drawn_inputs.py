@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import drawn_inputs
 import pytest
+
+import drawn_inputs
 
 # by function: quick ones run more examples
 EXAMPLES = {"made": 80, "algebra": 60, "apply": 80, "files": 20, "compare": 40, "scores": 15}

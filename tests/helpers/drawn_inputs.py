@@ -114,17 +114,19 @@ def laid_out(array: np.ndarray, layout: str) -> np.ndarray:
         array = array.copy()
         array.flags.writeable = False
     elif layout == "memmap" and array.dtype.kind != "O":
-        file = tempfile.TemporaryFile()  # noqa: SIM115, the map needs it open
-        file.write(array.tobytes())
-        file.flush()
-        return np.memmap(file, array.dtype, "r", shape=array.shape)
+        with tempfile.TemporaryFile() as file:
+            file.write(array.tobytes())
+            file.flush()
+            return np.memmap(file, array.dtype, "r", shape=array.shape)
     return array
 
 
 def contained(array: np.ndarray, container: str) -> Any:
     """The same values in another container; the array itself where that cannot hold them."""
     try:
-        return _contained(array, container)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _contained(array, container)
     except (TypeError, ValueError, RuntimeError, ImportError, SystemError, OverflowError):
         return array
 

@@ -371,8 +371,8 @@ class Transform:
             [_derivative(part, axis) for axis in (0, 1)] for part in self.displacement
         )
         with np.errstate(over="ignore", invalid="ignore"):
-            found = determinant * ((1 + rr) * (1 + cc) - rc * cr)
-        return cast(NDArray[np.float32], found)
+            found: NDArray[np.float32] = determinant * ((1 + rr) * (1 + cc) - rc * cr)
+        return found
 
     # -- algebra ------------------------------------------------------------------------------
 
@@ -698,7 +698,7 @@ def check_tolerance(value: Any) -> None:
     ValueError
         When it is no positive number.
     """
-    if not isinstance(value, Real) or isinstance(value, bool) or not value > 0:
+    if not isinstance(value, Real) or isinstance(value, bool) or not float(value) > 0:
         raise ValueError(f"tolerance: got {value!r}, need pixels above 0")
 
 
