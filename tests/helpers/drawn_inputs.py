@@ -238,7 +238,11 @@ def missing(image: Any) -> np.ndarray | None:
     if not isinstance(image, np.ndarray) or image.dtype.kind not in "biuf":
         return None
     values = np.ma.getdata(image)
-    lost = ~np.isfinite(values) | (np.abs(values.astype(np.longdouble)) >= 1e300)
+    lost = (
+        np.ma.getmaskarray(image)
+        | ~np.isfinite(values)
+        | (np.abs(values.astype(np.longdouble)) >= 1e300)
+    )
     return lost.any(-1) if lost.ndim == 3 else lost
 
 
