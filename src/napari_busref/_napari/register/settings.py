@@ -34,7 +34,8 @@ class Settings:
 
     Parameters
     ----------
-    model, search, refine, transform, fill_value, fusion_model, task, infrared, detail, device
+    model, search, mirrored, refine, transform, fill_value, fusion_model, task, infrared, detail,
+    device
         As of `napari_busref.register_and_fuse`, with ``"automatic"`` for None.
     warped, mask, fused : bool
         Which layers to add. Without ``fused`` nothing is fused.
@@ -52,6 +53,7 @@ class Settings:
 
     model: str = _default("model")
     search: str = _default("search")
+    mirrored: bool = False
     refine: str = _default("refine")
     transform: str = _default("transform")
     fill_value: str | float = _default("fill_value")
@@ -101,6 +103,7 @@ class Settings:
     def unused(self) -> frozenset[str]:
         """Names of the settings without effect, given the others."""
         idle = {
+            "mirrored": self.search in ("none", "near"),
             "transform": not self.refines,
             "on_cancel": not (self.refines or self.fused) and self.planes == "plane",
             "weights": not (self.fused and self._learned_loss),
@@ -113,6 +116,7 @@ class Settings:
         return {
             "model": self.model,
             "search": _none_if_automatic(self.search),
+            "mirrored": self.mirrored,
             "refine": _none_if_automatic(self.refine),
             "transform": self.transform,
             "fill_value": parse_fill(self.fill_value),
@@ -135,7 +139,7 @@ def _none_if_automatic(value: str) -> str | None:
     return None if value == AUTOMATIC else value
 
 
-Choices = Callable[[], list[tuple[str, str]]]
+Choices = Callable[[], list[tuple[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -199,7 +203,7 @@ def _tasks() -> list[tuple[str, str]]:
     return [(names.get(task, task), task) for task in OPTIONS["task"].values]
 
 
-def _fixed_list(*choices: tuple[str, str]) -> Choices:
+def _fixed_list(*choices: tuple[str, Any]) -> Choices:
     return lambda: list(choices)
 
 
@@ -207,6 +211,7 @@ def _fixed_list(*choices: tuple[str, str]) -> Choices:
 PANEL_OPTIONS = (
     _shared("model", "Registration", _models("registration")),
     _shared("search", "Search"),
+    _shared("mirrored", "Mirrored", _fixed_list(("no", False), ("maybe", True))),
     _shared("refine", "Refinement"),
     _shared("transform", "Transform"),
     _shared("fill_value", "Fill value", number=True),
