@@ -2,6 +2,7 @@
 
     xvfb-run -a -s "-screen 0 1600x1200x24" python benchmarks/responsiveness.py [--size 2048]
     xvfb-run -a -s "-screen 0 1600x1200x24" python benchmarks/responsiveness.py --cancel 8
+    python benchmarks/responsiveness.py --calls 5
 
 A timer in the main thread records heartbeats; a gap is the time between two of them. A control
 without a run comes first. Then the panel *Register and fuse* runs twice in a napari window; the
@@ -15,6 +16,9 @@ and is listed separately. A second thread records what both threads execute duri
 layer in the window if the best result is kept, and the time until the other layers exist. N clicks
 are spread over a run, for both settings of what to keep. The first click comes in the first run of
 the session, before napari has shown any result.
+
+``--calls N`` opens no window. It cancels `register` and `fuse` N times each, 0.2 s after the start
+and at doubling times, at 1000 x 1500 and 3000 x 4000. It prints the time until the call ends.
 """
 
 from __future__ import annotations
@@ -369,6 +373,33 @@ def measure_cancelling(arguments: argparse.Namespace) -> dict[str, Any]:
     return sizes
 
 
+def measure_calls(count: int, shapes: Sequence[tuple[int, int]]) -> dict[str, list[float]]:
+    """Seconds from a cancel until `register` and `fuse` end."""
+    from napari_busref import Cancelled, fuse, register
+    from napari_busref.data.samples import thermal_scene
+
+    found: dict[str, list[float]] = {}
+    for shape in shapes:
+        sample = thermal_scene(0, shape)
+        for call, moving in ((register, sample.moving), (fuse, sample.aligned)):
+            row = found.setdefault(f"{call.__name__} {shape[0]} x {shape[1]}", [])
+            for number in range(count):
+                cancel, pressed = threading.Event(), [0.0]
+
+                def press(cancel: Any = cancel, pressed: list[float] = pressed) -> None:
+                    pressed[0] = perf_counter()
+                    cancel.set()
+
+                timer = threading.Timer(0.2 * 2**number, press)
+                timer.start()
+                try:
+                    call(sample.fixed, moving, cancel=cancel)
+                except Cancelled:
+                    row.append(perf_counter() - pressed[0])
+                timer.cancel()
+    return found
+
+
 def print_gaps(found: dict[str, Any]) -> None:
     """Print the gaps of the main thread."""
     print("panel opened:", found["opened"])
@@ -408,6 +439,7 @@ def main() -> None:
     parser.add_argument(
         "--cancel", type=int, metavar="N", help="measure N clicks on Cancel instead"
     )
+    parser.add_argument("--calls", type=int, metavar="N", help="cancel N calls, without a window")
     parser.add_argument("--model", default="auto", help="registration model")
     parser.add_argument("--fusion-model", default="gaf")
     parser.add_argument("--device", default="auto")
@@ -415,7 +447,11 @@ def main() -> None:
     parser.add_argument("--idle", type=float, default=10.0, help="seconds of the control")
     parser.add_argument("--out", type=Path, help="write everything as JSON")
     arguments = parser.parse_args()
-    if arguments.cancel:
+    if arguments.calls:
+        found = measure_calls(arguments.calls, [(1000, 1500), (3000, 4000)])
+        for call, seconds in found.items():
+            print(f"{call}: {max(seconds, default=0.0):.3f} s at most, of {len(seconds)} calls")
+    elif arguments.cancel:
         found = measure_cancelling(arguments)
         print_clicks(found)
     else:

@@ -154,18 +154,18 @@ def estimate_to_pixels(
     to_pixel, to_normal = _to_pixel(moving_shape or shape), np.linalg.inv(_to_pixel(shape))
     result: list[tuple[np.ndarray, np.ndarray | None]] = []
     theta = estimate.theta.detach().double().cpu().numpy()
-    phi: np.ndarray | None = None
-    if estimate.phi is not None:
-        dense = F.interpolate(
-            estimate.phi.detach().float(), (height, width), mode="bicubic", align_corners=False
-        )
-        phi = dense.cpu().numpy()
     for index, matrix in enumerate(theta):
         affine = to_pixel @ np.vstack([matrix, [0, 0, 1]]) @ to_normal
         displacement = None
-        if phi is not None:
-            x, y = phi[index]
-            displacement = np.stack([y * (height / 2), x * (width / 2)]).astype(np.float32)
+        if estimate.phi is not None:
+            displacement = np.empty((2, height, width), np.float32)
+            phi = estimate.phi[index : index + 1].detach().float()
+            # one part at a time: a field of 12 megapixels has 92 MiB
+            for part, channel, half in ((0, 1, height / 2), (1, 0, width / 2)):
+                dense = F.interpolate(
+                    phi[:, channel : channel + 1], shape, mode="bicubic", align_corners=False
+                )
+                np.multiply(dense.cpu().numpy()[0, 0], half, out=displacement[part])
         result.append((affine, displacement))
     return result
 

@@ -112,6 +112,28 @@ def test_register_writes_image_mask_transform_and_report(
         assert Path(path).is_file()
 
 
+def test_results_that_appear_during_the_work_are_kept(
+    tmp_path: Path,
+    files: tuple[Path, Path],
+    images: tuple[np.ndarray, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    result = register(*images, model="identity", device="cpu")
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("infrared_warped.tif", "infrared_mask.tif", "infrared.busref.h5"):
+
+        def meanwhile(*_: object, name: str = name, **__: object) -> RegistrationResult:
+            (out / name).write_text("of someone else")
+            return result
+
+        monkeypatch.setattr("napari_busref.registration.register", meanwhile)
+        assert f"{name} exists" in error_line(invoke("register", *files, "-o", out, *FAST))
+        assert (out / name).read_text() == "of someone else"
+        for path in out.iterdir():
+            path.unlink()
+
+
 def test_run_from_a_given_transform_fuses_and_names_a_doubtful_result(
     tmp_path: Path, files: tuple[Path, Path], images: tuple[np.ndarray, np.ndarray]
 ) -> None:

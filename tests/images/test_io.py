@@ -226,15 +226,27 @@ def test_an_extension_in_capitals_is_kept(tmp_path):
         np.testing.assert_array_equal(io.read_image(tmp_path / name).data, GREY)
 
 
-def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "a.npy"
+@pytest.mark.parametrize(
+    ("suffix", "writer"),
+    [
+        (".npy", (io.np, "save")),
+        (".tif", (io, "write_tiff")),
+        (".png", (io.Image.Image, "save")),
+        (".jpg", (io.Image.Image, "save")),
+    ],
+)
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch, suffix, writer):
+    path = tmp_path / f"a{suffix}"
     io.write_image(path, GREY)
+    old = path.read_bytes()
+    write = getattr(*writer)
 
     def fail(*args, **kwargs):
+        write(*args, **kwargs)
         raise OSError("disk full")
 
-    monkeypatch.setattr(io.np, "save", fail)
+    monkeypatch.setattr(*writer, fail)
     with pytest.raises(OSError, match="disk full"):
         io.write_image(path, RGB)
-    np.testing.assert_array_equal(io.read_image(path).data, GREY)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.npy"]
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]

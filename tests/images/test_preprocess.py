@@ -5,6 +5,7 @@ import pytest
 from scipy import ndimage
 from skimage import color, data
 
+from napari_busref.images import blocks
 from napari_busref.images.preprocess import as_mask, empty_border, fill_invalid, luma, prepare
 
 
@@ -90,6 +91,24 @@ def test_nan_and_infinite_are_not_valid():
     assert np.array_equal(~prepared.valid, ~np.isfinite(image))
     assert not prepared.grey[~prepared.valid].any()
     assert prepared.scale.high == pytest.approx(3, rel=0.01)
+
+
+def test_what_is_not_valid_is_black():
+    image = 200 * ramp() - 100  # 0 lies in the middle of the range
+    image[3, 4] = np.nan
+    mask = np.ones(image.shape, bool)
+    mask[7, 8] = False
+    prepared = prepare(image, "fixed", mask=mask)
+    assert prepared.grey[3, 4] == prepared.grey[7, 8] == 0
+    assert prepared.grey[3, 5] > 0
+
+
+def test_blocks_of_rows_make_no_difference(monkeypatch):
+    image = np.random.default_rng(0).normal(size=(70, 50, 3))
+    image[20:40, 10:20] = np.nan
+    whole = prepare(image, "fixed").grey
+    monkeypatch.setattr(blocks, "_BLOCK", 500)
+    assert np.array_equal(prepare(image, "fixed").grey, whole)
 
 
 def test_luma_is_the_y_of_ycbcr():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from napari_busref.registration.quality import (
     Evidence,
     Quality,
     assess,
+    rejects,
     unregistered,
     unverified,
 )
@@ -180,6 +182,38 @@ def test_what_was_cancelled_is_described_and_not_judged():
     assert "rotation of" in quality.reasons[1]
     assert len(unverified(estimate.mask(), estimate, initial=start, wide=True).reasons) == 1
     json.dumps(quality.as_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("score", "confidence", "rejected"),
+    [(0.19, 0.59, True), (0.2, 0.59, False), (0.19, 0.6, False), (0.0, None, True)],
+)
+def test_a_low_score_without_confidence_is_rejected(score, confidence, rejected):
+    evidence = None if confidence is None else Evidence(confidence, 1.0)
+    quality = replace(unregistered(everywhere()), score=score, evidence=evidence)
+    assert rejects(quality) is rejected
+
+
+def test_a_coarser_grid_is_judged_in_pixels_of_the_fixed_image():
+    estimate = moved(row=6, angle=3)
+    half = (SHAPE[0] // 2, SHAPE[1] // 2)
+    fixed = picture(shape=half)
+    onto = np.array([[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1]])
+    working = Transform(estimate.affine @ onto, fixed_shape=half, moving_shape=SHAPE)
+    moving = picture()
+    quality = assess(
+        fixed,
+        working.apply(moving),
+        working.mask(),
+        estimate,
+        GOOD,
+        initial=Transform.identity(SHAPE),
+        before=fixed,
+        before_mask=everywhere(half),
+        working=working,
+    )
+    assert quality.shift_px == pytest.approx(6)
+    assert quality.overlap == pytest.approx(estimate.mask().mean(), abs=0.01)
 
 
 def test_unregistered_and_json():

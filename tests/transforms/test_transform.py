@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from napari_busref.transforms import resampling
+from napari_busref.images import blocks
+from napari_busref.transforms import hdf5
 from napari_busref.transforms.transform import Transform, read_metadata
 
 
@@ -95,7 +96,7 @@ def test_blocks_make_no_difference(monkeypatch):
     valid = image > -0.2
     displaced, mask, flow = WARP.apply(image, 3), WARP.mask(valid), WARP.flow()
     inverse, composed = WARP.inverse(), WARP.compose(WARP.inverse())
-    monkeypatch.setattr(resampling, "_BLOCK", 500)
+    monkeypatch.setattr(blocks, "_BLOCK", 500)
     np.testing.assert_array_equal(WARP.apply(image, 3), displaced)
     assert np.array_equal(WARP.mask(valid), mask)
     assert np.array_equal(WARP.flow(), flow)
@@ -364,6 +365,19 @@ def test_save_and_load(tmp_path):
     plain.save(path)
     assert Transform.load(str(path)) == plain
     assert read_metadata(path) == {}
+
+
+def test_a_failed_save_leaves_the_old_file_alone(tmp_path, monkeypatch):
+    path = WARP.save(tmp_path / "a.busref.h5")
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(hdf5, "_write", fail)
+    with pytest.raises(OSError, match="disk full"):
+        Transform.identity((4, 4)).save(path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert Transform.load(path) == WARP
 
 
 def test_save_refuses(tmp_path):

@@ -162,9 +162,12 @@ class ResultWriter:
             "quality": plain(result.quality),
             "parameters": plain(result.parameters),
         }
-        result.transform.save(paths["transform"], metadata=metadata)
         if self.flow:
             paths["flow"] = self.folder / f"{pair.name}_flow.npy"
+        more = [paths[name] for name in ("transform", "flow") if name in paths]
+        refuse_existing(more, self.overwrite or self.resume)
+        result.transform.save(paths["transform"], metadata=metadata)
+        if self.flow:
             with replacing(paths["flow"]) as temporary:
                 np.save(temporary, result.flow, allow_pickle=False)
         return paths

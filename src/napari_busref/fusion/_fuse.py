@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from scipy import ndimage
 from napari_busref.fusion.emphasis import more_detail, more_infrared
 from napari_busref.fusion.stages import fusion_stages
 from napari_busref.fusion.tasks import model_for
-from napari_busref.fusion.tiling import choose_size, run_tiles
+from napari_busref.fusion.tiling import choose_size, cut, run_tiles
+from napari_busref.images.blocks import row_blocks
 from napari_busref.images.dtypes import plus
 from napari_busref.images.figures import as_picture, card, new_axes, show_picture
 from napari_busref.images.nodata import NoData
@@ -34,6 +36,7 @@ from napari_busref.models.inference import (
     InferenceSession,
     cancellable,
     inference_session,
+    long_call,
     to_array,
     versions,
 )
@@ -51,6 +54,7 @@ __all__ = ["FusionResult", "fuse"]
 
 # Both images of these tasks are photographs of one scene: both contribute colour.
 _SHARED_COLOURS = ("multi-focus", "multi-exposure")
+_WEIGHT_SIDE = 512  # px, of tiles for the distances to the border of the mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +123,7 @@ class FusionResult:
         return np.array(drawn, dtype=object)
 
 
+@long_call
 def fuse(
     fixed: ArrayLike,
     moving: ArrayLike,
@@ -274,10 +279,15 @@ def fuse(
     watch.lap("model")
 
     plan.begin("compose")
-    colours = None
-    if task in _SHARED_COLOURS and image.ndim == other.ndim == 3:
-        colours = _colour_change(image, visible, other, thermal) * weight[..., None]
-    fused = _add(image, change * weight, colours, weight > 0, visible)
+    shares_colours = task in _SHARED_COLOURS and image.ndim == other.ndim == 3
+    change *= weight
+    fused, bounded = image.copy(), _is_bounded(image, weight > 0)
+    for rows in row_blocks(shape):
+        colours = None
+        if shares_colours:
+            pair = (image[rows], _rows(visible, rows), other[rows], _rows(thermal, rows))
+            colours = _colour_change(*pair) * weight[rows][..., None]
+        _add(fused[rows], change[rows], colours, weight[rows] > 0, visible, bounded)
     watch.lap("compose")
     plan.end("fused")
     return FusionResult(fused, parameters, watch.total(), learned)
@@ -323,12 +333,19 @@ def _prepare_infrared(infrared: NDArray[Any], mask: NDArray[np.bool_] | None) ->
     return prepare(infrared, "moving", mask=mask, find_border=mask is None, nodata=None)
 
 
-def _weight(mask: NDArray[np.bool_], feather: float) -> NDArray[np.float32]:
+def _weight(mask: NDArray[Any], feather: float) -> NDArray[np.float32]:
     """1 well inside the mask, 0 outside, a smooth step over `feather` pixels between."""
     if feather == 0 or mask.all() or not mask.any():
         return mask.astype(np.float32)
-    ramp = np.minimum(ndimage.distance_transform_edt(mask) / (feather + 1), 1).astype(np.float32)
-    weight: NDArray[np.float32] = ramp * ramp * (3 - 2 * ramp)
+    weight = np.zeros(mask.shape, np.float32)
+    for tile in cut(mask.shape, _WEIGHT_SIDE, math.ceil(feather) + 1):
+        part = mask[tile.padded]  # holds whatever is near enough to count
+        if part.all():
+            weight[tile.core] = 1
+        elif part.any():
+            distance = ndimage.distance_transform_edt(part)[tile.inner]
+            ramp = np.minimum(distance / (feather + 1), 1).astype(np.float32)
+            weight[tile.core] = ramp * ramp * (3 - 2 * ramp)
     return weight
 
 
@@ -405,6 +422,10 @@ def _fused(
     return np.clip(fused, 0, 1)
 
 
+def _rows(image: Prepared, rows: slice) -> Prepared:
+    return Prepared(image.grey[rows], image.valid[rows], image.scale)
+
+
 def _colour_change(
     image: NDArray[Any], visible: Prepared, other: NDArray[Any], thermal: Prepared
 ) -> NDArray[np.float32]:
@@ -433,22 +454,25 @@ def _chroma(image: NDArray[Any], ready: Prepared) -> NDArray[np.float32]:
     return ready.scale.colours(image, ready.valid)[..., ::2] - ready.grey[..., None]
 
 
+def _is_bounded(image: NDArray[Any], where: NDArray[np.bool_]) -> bool:
+    """Whether the colours there are floats that all lie in [0, 1]."""
+    if image.dtype.kind != "f" or not where.any():
+        return False
+    return in_unit_range((image[..., :3] if image.ndim == 3 else image)[where])
+
+
 def _add(
-    image: NDArray[Any],
+    fused: NDArray[Any],
     change: NDArray[np.float32],
     colours: NDArray[np.float32] | None,
     where: NDArray[np.bool_],
     visible: Prepared,
-) -> NDArray[Any]:
-    """Add a change of brightness, and of colour, to an image in its own range and type."""
-    fused = image.copy()
+    bounded: bool,
+) -> None:
+    """Add a change of brightness, and of colour, to the image in its own range and type."""
     parts = fused[..., :3] if fused.ndim == 3 else fused
     step = change[where][:, None] if fused.ndim == 3 else change[where]
     if colours is not None:
         step = step + colours[where]
-    before = parts[where]
-    after = plus(before, step * (visible.scale.high - visible.scale.low))
-    if where.any() and in_unit_range(before):
-        after = np.clip(after, 0, 1)
-    parts[where] = after
-    return fused
+    values = plus(parts[where], step * (visible.scale.high - visible.scale.low))
+    parts[where] = np.clip(values, 0, 1) if bounded else values

@@ -156,7 +156,6 @@ def stretch(
     low, high = np.percentile(values[:: -(-values.size // _SAMPLE_PIXELS)], _PERCENTILES)
     if high > low:
         grey = np.clip((grey - np.float32(low)) / np.float32(high - low), 0, 1)
-        grey[~valid] = 0
     return grey, valid
 
 

@@ -11,6 +11,7 @@ from scipy import ndimage
 from skimage.morphology import convex_hull_image
 
 from napari_busref.images.arrays import one_plane, taken, to_array, with_nodata
+from napari_busref.images.blocks import row_blocks
 from napari_busref.images.dtypes import float_origin, minus
 from napari_busref.images.nodata import NoData, check_nodata
 
@@ -247,8 +248,10 @@ class Scale:
             Colour becomes luma.
         valid : ndarray of bool, shape (H, W)
         """
-        values = self(self._floats(image, valid))
-        grey = np.clip(luma(values) if image.ndim == 3 else values, 0, 1).astype(np.float32)
+        grey = np.empty(valid.shape, np.float32)
+        for rows in row_blocks(valid.shape):
+            values = self(self._floats(image[rows], valid[rows]))
+            grey[rows] = np.clip(luma(values) if image.ndim == 3 else values, 0, 1)
         grey[~valid] = 0
         return grey
 
@@ -360,8 +363,10 @@ def fill_invalid(grey: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray
     """
     if valid.all() or not valid.any():
         return grey
-    nearest = ndimage.distance_transform_edt(~valid, return_distances=False, return_indices=True)
-    filled: NDArray[np.float32] = grey[(..., *nearest)]
+    lost = ~valid
+    nearest = ndimage.distance_transform_edt(lost, return_distances=False, return_indices=True)
+    filled = grey.copy()
+    filled[..., lost] = grey[(..., *nearest[:, lost])]
     return filled
 
 

@@ -7,17 +7,21 @@ import platform
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import wraps
 from itertools import chain
 from threading import get_ident
 from traceback import clear_frames
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_busref.runtime.device import resolve_device
 from napari_busref.runtime.options import check_choice
+from napari_busref.runtime.progress import check
+from napari_busref.runtime.threads import adapt_threads, following_load
 from napari_busref.runtime.version import package_version
 
 if TYPE_CHECKING:
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.02  # between two checks for cancellation
@@ -128,14 +133,15 @@ def inference_session(
 def cancellable(modules: Iterable[nn.Module], check: Callable[[], None]) -> Iterator[None]:
     """Call ``check``, which may raise to cancel, before every layer of the modules.
 
-    A network may take a second for a large image. Only calls in this thread are cancelled: others
-    may use the same modules.
+    There, torch's threads also follow the load of the machine. A network may take a second for a
+    large image. Only calls in this thread are cancelled: others may use the same modules.
     """
     owner = get_ident()
 
     def before(*_: object) -> None:
         if get_ident() == owner:
             check()
+            adapt_threads()
 
     layers = {layer for module in modules for layer in module.modules()}
     hooks = [layer.register_forward_pre_hook(before) for layer in layers]
@@ -150,22 +156,39 @@ def run_detached(work: Callable[[], T], check: Callable[[], None]) -> T:
     """Run ``work`` in a separate thread, and abandon the thread once ``check`` raises.
 
     One layer may take a second for a large image, and cannot be interrupted. ``work`` must poll
-    the same flag to end soon after.
+    the same flag to end soon after. Modes of torch are per thread: ``work`` sets its own.
     """
-    import torch
 
-    def without_gradients() -> T:
-        with torch.inference_mode():  # the mode is per thread
+    def attended() -> T:
+        with following_load():
             return work()
 
     pool = ThreadPoolExecutor(1, "napari-busref")
     try:
-        future = pool.submit(without_gradients)
+        future = pool.submit(copy_context().run, attended)
         while not wait([future], _POLL_SECONDS).done:
             check()
         return future.result()
     finally:
         pool.shutdown(wait=False)
+
+
+def long_call(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a function with a ``cancel`` event: it ends at once, and follows the load.
+
+    A call with ``cancel`` runs in a thread, which setting the event abandons. With
+    ``on_cancel="best"`` it has something to return, and ends by itself.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **keywords: P.kwargs) -> T:
+        cancel: Any = keywords.get("cancel")
+        if cancel is not None and keywords.get("on_cancel", "raise") == "raise":
+            return run_detached(lambda: function(*args, **keywords), lambda: check(cancel))
+        with following_load():
+            return function(*args, **keywords)
+
+    return call
 
 
 def versions() -> dict[str, str]:

@@ -12,7 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from napari_busref.images.dtypes import checked_fill
 from napari_busref.images.nodata import NoData
 from napari_busref.images.preprocess import what_was_read
-from napari_busref.models.inference import InferenceSession, inference_session, versions
+from napari_busref.models.inference import (
+    InferenceSession,
+    inference_session,
+    long_call,
+    versions,
+)
 from napari_busref.registration.estimate import (
     Estimated,
     Method,
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["RegistrationResult", "register"]
 
 
+@long_call
 def register(
     fixed: ArrayLike,
     moving: ArrayLike,
@@ -160,7 +166,7 @@ def register(
         estimate = found.transform
     except NotRegistered as failure:
         plan = plan.regardless() if keep_best else plan
-        estimate, mask = pair.initial, pair.warped_mask
+        estimate, mask = pair.initial, pair.initial.mask(pair.moving.valid)
         quality = unregistered(mask, f"{failure}; the initial transform is returned")
     watch.lap("quality")
 
@@ -187,8 +193,14 @@ def _assess(
         raise NotRegistered("the images came out apart")
     mirrored = method.options.mirrored
     if cancelled:
+        working = pair.on_working_grid(found.transform)
         return unverified(
-            mask, found.transform, initial=pair.initial, wide=found.wide, mirrored=mirrored
+            working.mask(pair.moving.valid),
+            found.transform,
+            initial=pair.initial,
+            wide=found.wide,
+            mirrored=mirrored,
+            working=working,
         )
     quality = assess_estimate(pair, found, mirrored=mirrored)
     if method.matches and rejects(quality):
@@ -214,9 +226,9 @@ def _parameters(
         "device": describe(session.device),
         "initial": pair.initial_kind,
         "masks": [name.removesuffix("_mask") for name, mask in masks.items() if mask is not None],
-        "fixed_shape": list(pair.fixed.shape),
+        "fixed_shape": list(pair.shape),
         "moving_shape": list(pair.moving.shape),
         "moving_dtype": str(pair.moving_array.dtype),
-        "working_shape": [int(n) for n in size(*pair.fixed.shape)] if callable(size) else None,
+        "working_shape": [int(n) for n in size(*pair.shape)] if callable(size) else None,
         "versions": versions(),
     }

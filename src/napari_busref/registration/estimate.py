@@ -143,10 +143,11 @@ def estimate_transform(
     plan, watch = plan or Plan(), watch or Stopwatch()
     plan.check()
     _require_registrable(pair, method)
-    shapes = (pair.fixed.shape, pair.moving.shape)
+    shapes = (pair.shape, pair.moving.shape)
     fixed, moving = (_to_masked_image(image, method.device) for image in (pair.fixed, pair.moving))
+    start = pair.on_working_grid(pair.initial)
     initial = pixels_to_estimate(
-        pair.initial.affine, pair.initial.displacement, *shapes, method.device
+        start.affine, start.displacement, pair.fixed.shape, pair.moving.shape, method.device
     )
     features = FixedFeatures(method.networks, fixed)
     reached: list[Estimate] = []
@@ -177,8 +178,11 @@ def estimate_transform(
 
     if not keep_best:
         return work()
+    import torch
+
     try:
-        return run_detached(work, plan.check)
+        # the mode is per thread
+        return run_detached(torch.inference_mode()(work), plan.check)
     except Cancelled:
         if not reached:
             raise
@@ -187,13 +191,15 @@ def estimate_transform(
 
 def assess_estimate(pair: Pair, found: Estimated, *, mirrored: bool = False) -> Quality:
     """Assess an estimate, see `napari_busref.registration.quality.assess`."""
+    working = pair.on_working_grid(found.transform)
     return assess(
         pair.fixed.grey,
-        found.transform.apply(pair.moving.grey, cval=0.0),
-        found.transform.mask(pair.moving.valid),
+        working.apply(pair.moving.grey, cval=0.0),
+        working.mask(pair.moving.valid),
         found.transform,
         found.evidence or Evidence(0.0, float("inf")),
         initial=pair.initial,
+        working=working,
         before=pair.warped,
         before_mask=pair.warped_mask,
         fixed_valid=pair.fixed.valid,
@@ -239,6 +245,8 @@ def _to_transform(
         displacement is None or np.isfinite(displacement).all()
     ):
         raise NotRegistered("no usable transform was found (values that are not finite)")
+    if displacement is not None:
+        displacement.flags.writeable = False  # `Transform` then needs no copy
     try:
         return Transform(affine, displacement, fixed_shape=fixed, moving_shape=moving)
     except ValueError as error:

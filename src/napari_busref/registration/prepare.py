@@ -15,6 +15,8 @@ from napari_busref.transforms.transform import Transform
 
 __all__ = ["Pair", "prepare_pair"]
 
+_MIN_WORKING_SIDE = 512  # px; smaller fixed images keep their grid
+_MAX_SUBPIXELS = 4  # 2, 4 and 8 leave 0.64, 0.43 and 0.46 thermal px (benchmarks/large_field.py)
 _MIN_DEVIATION = 1e-3  # of grey values in [0, 1]; below, an image has no texture
 
 
@@ -24,22 +26,27 @@ class Pair:
 
     Attributes
     ----------
-    fixed, moving : Prepared
+    fixed : Prepared
+        The fixed image on the working grid: its own, or a coarser one (`_working_shape`).
+    shape : tuple of int
+        (H, W) of the fixed image as given.
+    moving : Prepared
     initial : Transform
-        Fixed -> moving.
+        Fixed -> moving, from the fixed image as given.
     initial_kind : str
         ``"identity"``, ``"equal field of view"``, ``"points"`` or ``"given"``.
     moving_array : ndarray
         The moving image as given; missing pixels as `as_image` marks them.
-    warped : ndarray of float32, shape (H, W)
+    warped : ndarray of float32, shape of `fixed`
         Grey values of the moving image by the initial transform, 0 outside `warped_mask`.
-    warped_mask : ndarray of bool, shape (H, W)
+    warped_mask : ndarray of bool, shape of `fixed`
         The reconstructible mask of the initial transform.
     problem : str or None
         Why the pair cannot be registered.
     """
 
     fixed: Prepared
+    shape: tuple[int, int]
     moving: Prepared
     initial: Transform
     initial_kind: str
@@ -47,6 +54,10 @@ class Pair:
     warped: NDArray[np.float32]
     warped_mask: NDArray[np.bool_]
     problem: str | None
+
+    def on_working_grid(self, transform: Transform) -> Transform:
+        """A transform of the fixed image as given, for its working grid."""
+        return _on_grid(transform, self.fixed.shape)
 
 
 def prepare_pair(
@@ -69,15 +80,19 @@ def prepare_pair(
     fixed_array = as_image(fixed, "fixed", nodata=nodata)
     ready_fixed, empty_fixed = _prepare(fixed_array, "fixed", fixed_mask)
     ready_moving, empty_moving = _prepare(moving_array, "moving", moving_mask)
-    transform, kind = _initial_transform(initial, ready_fixed.shape, ready_moving.shape)
+    shape = ready_fixed.shape
+    transform, kind = _initial_transform(initial, shape, ready_moving.shape)
+    problem = empty_fixed or empty_moving or _without_texture(ready_fixed, ready_moving)
+    ready_fixed = _shrink(ready_fixed, _working_shape(shape, transform))
     return Pair(
         ready_fixed,
+        shape,
         ready_moving,
         transform,
         kind,
         moving_array,
-        *_warp(ready_moving, transform),
-        empty_fixed or empty_moving or _without_texture(ready_fixed, ready_moving),
+        *_warp(ready_moving, _on_grid(transform, ready_fixed.shape)),
+        problem,
     )
 
 
@@ -120,6 +135,52 @@ def _initial_transform(
             f"but fixed and moving are of shape {fixed} and {moving}"
         )
     return initial, "given"
+
+
+def _working_shape(shape: tuple[int, int], initial: Transform) -> tuple[int, int]:
+    """The size at which a fixed image is registered and assessed.
+
+    That of a square of `MAX_SIDE` at most. Where one moving pixel spans many fixed pixels, as in
+    a drone's thermal camera, each is divided into `_MAX_SUBPIXELS` on each side at most.
+    """
+    from napari_busref.registration.pyramid import MAX_SIDE, working_size
+
+    full = (shape[0] * shape[1]) ** 0.5
+    moving_pixels = full * float(np.linalg.norm(initial.affine[:2, :2], axis=0).max())
+    side = min(max(moving_pixels * _MAX_SUBPIXELS, _MIN_WORKING_SIDE), MAX_SIDE)
+    return shape if full <= side else working_size(shape, side)
+
+
+def _shrink(image: Prepared, shape: tuple[int, int]) -> Prepared:
+    """An image on a coarser grid. A pixel with an invalid part is invalid."""
+    if shape == image.shape:
+        return image
+    import torch
+
+    from napari_busref.registration.pyramid import MaskedImage
+
+    grey, valid = (
+        torch.from_numpy(values)[None, None]
+        for values in (fill_invalid(image.grey, image.valid), image.valid.astype(np.float32))
+    )
+    small = MaskedImage(grey, valid).resize(shape)
+    kept = small.valid.numpy()[0, 0] > 0
+    return Prepared(np.where(kept, small.image.numpy()[0, 0], 0), kept, image.scale)
+
+
+def _on_grid(transform: Transform, shape: tuple[int, int]) -> Transform:
+    """The same transform for the fixed image resized to a shape: equal at the pixels there."""
+    if shape == transform.fixed_shape:
+        return transform
+    step = np.array(transform.fixed_shape) / shape
+    onto = np.diag([*step, 1.0])  # from the new pixels to those of the fixed image
+    onto[:2, 2] = (step - 1) / 2
+    affine, displacement = transform.affine @ onto, None
+    if transform.displacement is not None:
+        grid = np.moveaxis(np.indices(shape, float), 0, -1)
+        there = transform.points(grid @ onto[:2, :2] + onto[:2, 2]) - affine[:2, 2]
+        displacement = np.moveaxis(there @ np.linalg.inv(affine[:2, :2]).T - grid, -1, 0)
+    return Transform(affine, displacement, fixed_shape=shape, moving_shape=transform.moving_shape)
 
 
 def _warp(moving: Prepared, initial: Transform) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -214,6 +214,7 @@ def assess(
     fixed_valid: NDArray[np.bool_] | None = None,
     wide: bool = False,
     mirrored: bool = False,
+    working: Transform | None = None,
 ) -> Quality:
     """Assess a registration.
 
@@ -237,14 +238,16 @@ def assess(
         Whether the search covered large rotations, shifts and scales. They are then plausible.
     mirrored : bool
         Whether a mirrored moving image is plausible.
+    working : Transform, optional
+        The estimate on the grid of these images, where that is coarser than the fixed image.
 
     Returns
     -------
     Quality
     """
     valid = np.ones(mask.shape, bool) if fixed_valid is None else fixed_valid
-    side = min(mask.shape)
-    motion = _motion(mask, estimate, initial, wide, mirrored)
+    side = min(estimate.fixed_shape)
+    motion = _motion(mask, estimate, initial, wide, mirrored, working)
     reasons = list(motion.reasons)
     if evidence.mirror_fits:
         reasons.append("the moving image fits when mirrored: allow it with mirrored=True")
@@ -287,12 +290,13 @@ def unverified(
     initial: Transform,
     wide: bool = False,
     mirrored: bool = False,
+    working: Transform | None = None,
 ) -> Quality:
     """The quality of a cancelled registration's best estimate so far.
 
     The score is 0, since a cancelled registration checks nothing. See `assess` for the parameters.
     """
-    motion = _motion(mask, estimate, initial, wide, mirrored)
+    motion = _motion(mask, estimate, initial, wide, mirrored, working)
     reason = "it was cancelled, and the best estimate so far was not checked"
     return motion.quality(
         score=0.0,
@@ -378,13 +382,18 @@ class _Motion:
 
 
 def _motion(
-    mask: NDArray[np.bool_], estimate: Transform, initial: Transform, wide: bool, mirrored: bool
+    mask: NDArray[np.bool_],
+    estimate: Transform,
+    initial: Transform,
+    wide: bool,
+    mirrored: bool,
+    working: Transform | None,
 ) -> _Motion:
     reasons = []
     overlap = float(mask.mean())
     if overlap < _MIN_OVERLAP:
         reasons.append(f"only {overlap:.0%} of the fixed image is covered by the moving image")
-    folding = _relative_jacobian(estimate)
+    folding = _relative_jacobian(working or estimate)
     min_jacobian = float(folding[mask].min()) if mask.any() else float(folding.min())
     if min_jacobian <= 0:
         reasons.append("the displacement folds over itself")
@@ -392,7 +401,7 @@ def _motion(
     if reflected and not mirrored:
         reasons.append("the moving image is mirrored")
     if not wide:
-        if shift > _MAX_SHIFT * float(np.hypot(*mask.shape)):
+        if shift > _MAX_SHIFT * float(np.hypot(*estimate.fixed_shape)):
             reasons.append(f"a shift of {shift:.0f} px is implausibly large")
         if abs(rotation) > _MAX_ROTATION_DEG:
             reasons.append(f"a rotation of {rotation:.0f}° is implausibly large")

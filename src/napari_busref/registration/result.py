@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from napari_busref.images.comparison import compare
 from napari_busref.images.figures import as_picture, card, new_axes, show_picture, shrink
@@ -54,8 +55,15 @@ class Preview:
     @classmethod
     def of(cls, pair: Pair) -> Preview:
         """Make the preview of a prepared pair."""
-        step = -(-max(pair.fixed.grey.shape) // _PREVIEW_PIXELS)
-        fixed, before = (shrink(_bytes(grey), step) for grey in (pair.fixed.grey, pair.warped))
+        step = -(-max(pair.shape) // _PREVIEW_PIXELS)
+        pictures = [_bytes(grey) for grey in (pair.fixed.grey, pair.warped)]
+        if pair.fixed.shape == pair.shape:
+            fixed, before = (shrink(picture, step) for picture in pictures)
+        else:
+            rows, cols = (-(-size // step) for size in pair.shape)
+            fixed, before = (
+                np.asarray(Image.fromarray(picture).resize((cols, rows))) for picture in pictures
+            )
         return cls(fixed, before, pair.initial, step)
 
 

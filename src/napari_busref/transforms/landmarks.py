@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import RBFInterpolator
 from scipy.optimize import least_squares
 
-from napari_busref.transforms.resampling import row_blocks
+from napari_busref.images.blocks import row_blocks
 from napari_busref.transforms.transform import Transform
 
 __all__ = ["MIN_PAIRS", "LandmarkFit", "LandmarkModel", "fit_landmarks", "landmark_transform"]

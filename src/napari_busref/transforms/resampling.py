@@ -6,7 +6,6 @@ Positions at whole pixels take the pixel itself where float64 would round it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -21,7 +20,6 @@ EDGE = 1e-4
 """Tolerance in pixels: a source this far outside an image is still inside, and a bilinear weight
 this small is 0. Displacements are float32, which rounds 1000 px by up to 6e-5 px."""
 _WHOLE = 1e-6  # px; a source this near to a pixel centre is that pixel
-_BLOCK = 1 << 18  # pixels computed at a time
 _WORKING_TYPES = {2: np.float32, 4: np.float32}  # by item size; scipy interpolates no float16
 
 
@@ -84,10 +82,3 @@ def touches(lost: NDArray[np.uint8], source: NDArray[np.float64]) -> NDArray[np.
     """Find where bilinear interpolation at `source` uses a lost pixel."""
     weight = ndimage.map_coordinates(lost, source, np.float32, order=1, mode="nearest")
     return cast(NDArray[np.bool_], weight > EDGE)
-
-
-def row_blocks(shape: tuple[int, int]) -> Iterator[slice]:
-    """Cut an image into blocks of rows that are small enough for temporary arrays."""
-    step = max(1, _BLOCK // shape[1])
-    for start in range(0, shape[0], step):
-        yield slice(start, min(start + step, shape[0]))

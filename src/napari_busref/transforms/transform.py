@@ -15,12 +15,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from napari_busref.images.arrays import to_array, to_numbers
+from napari_busref.images.blocks import row_blocks
 from napari_busref.images.dtypes import checked_fill, default_fill, frozen, native
 from napari_busref.images.figures import new_axes
 from napari_busref.runtime.file_safety import memory_limited
 from napari_busref.transforms import hdf5
 from napari_busref.transforms.hdf5 import EXTENSION
-from napari_busref.transforms.resampling import EDGE, Plane, row_blocks, touches
+from napari_busref.transforms.resampling import EDGE, Plane, touches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
