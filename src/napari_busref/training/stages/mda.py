@@ -32,7 +32,10 @@ class MdaStage(FusionStage):
 
     def shallow(self, image: Tensor) -> list[Tensor]:
         """Bus features at 1/2 and 1/4 resolution; deeper levels hold little detail."""
-        return self.bus.pyramid(image)[:2]
+        features = [image]
+        for down in self.bus.down[:2]:
+            features.append(down(features[-1]))
+        return features[1:]
 
     def forward(self, batch: Crops) -> dict[str, Tensor]:
         """All terms of one batch."""
