@@ -8,7 +8,8 @@ and post). A small segmentation network learns on their visible images. Then the
 of ``superfusion-fusion`` continue for ``--steps`` steps on the drawn pairs, with the constraint
 and without it. The table has the IoU of the same segmentation network, by class and on average, on
 held-out drawn scenes. It says what the constraint does; it is no measure of segmentation on real
-pairs. ``FOLDER`` gets the scenes, the segmentation network and both weights.
+pairs. ``FOLDER`` gets the scenes, the segmentation network and both weights; a second call
+continues from there.
 """
 
 # Imports here must not load numpy: the number of threads is set first.
@@ -162,7 +163,7 @@ def main(
             "loss.segmenter": "semantic_street:segmenter" if weight else "",
         }
         folder = out / name.replace(" ", "-")
-        weights = run("superfusion-fusion", recipe, output=folder, overrides=settings)
+        weights = run("superfusion-fusion", recipe, output=folder, overrides=settings, resume=True)
         models[name] = str(weights)
     _report(out, models, val)
 

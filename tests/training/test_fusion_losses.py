@@ -276,7 +276,9 @@ def test_feature_loss_is_the_written_out_one(images: tuple[Tensor, Tensor, Tenso
     assert extra == pytest.approx([8, 8, 2, 2, 1], rel=1e-6)
 
 
-def test_feature_loss_moves_the_fused_features_alone(images: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_feature_loss_moves_the_fused_features_alone(
+    images: tuple[Tensor, Tensor, Tensor],
+) -> None:
     leaves = [image.requires_grad_() for image in images]
     pair = mda_losses.Joined(leaves[2], leaves[1], leaves[0])
     mda_losses.feature_loss([pair] * 5).backward()

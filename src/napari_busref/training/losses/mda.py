@@ -90,7 +90,7 @@ def image_loss(
 
 
 def feature_loss(pairs: list[Joined]) -> Tensor:
-    """Feature level: fused features near the infrared ones, their gradients near the visible ones'.
+    """Feature level: fused features near the infrared ones, with gradients of the visible ones.
 
     The features are the network's own. Their targets get no gradient, and their root mean square
     is the unit: smaller features then do not make a smaller loss.

@@ -52,9 +52,7 @@ class MdaStage(FusionStage):
         parts = {
             "image": image_loss(fused, infrared, visible, intensity, structure),
             "feature": feature_loss(pairs),
-            "patch": patch_loss(
-                fused, infrared, visible, weights.deviation, weights.temperature
-            ),
+            "patch": patch_loss(fused, infrared, visible, weights.deviation, weights.temperature),
             "style": style_loss(fused_features, infrared_features),
         }
         loss = (
