@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from napari_busref.fusion import FusionResult, fuse
+from napari_busref.images.figures import as_picture, new_axes, show_picture
 from napari_busref.images.nodata import NoData
 from napari_busref.registration import RegistrationResult, register
+from napari_busref.registration.result import VIEWS, check_views, plot_result
 from napari_busref.runtime.progress import Cancelled, Progress, Reporter
 from napari_busref.transforms.transform import Transform
 
@@ -38,6 +42,59 @@ class RegistrationAndFusionResult:
     registration: RegistrationResult
     fusion: FusionResult | None
 
+    def __repr__(self) -> str:
+        quality = self.registration.quality
+        fused = "nothing fused" if self.fusion is None else repr(self.fusion)[1:-1]
+        return (
+            f"<RegistrationAndFusionResult: {quality.verdict}; score {quality.score:.2f}, "
+            f"overlap {quality.overlap:.0%}; {fused}>"
+        )
+
+    def _repr_html_(self) -> str:
+        fused = "" if self.fusion is None else self.fusion._repr_html_()
+        return self.registration._repr_html_() + fused
+
+    def plot(
+        self,
+        views: str | Sequence[str] = ("before", "after", "edges", "fused"),
+        *,
+        axes: Any = None,
+    ) -> NDArray[np.object_]:
+        """Plot the pair before and after the registration, and the fused image.
+
+        Needs ``napari-busref[plot]``.
+
+        Parameters
+        ----------
+        views : str or sequence of str
+            Those of `RegistrationResult.plot`, and ``"fused"``.
+        axes : matplotlib.axes.Axes or sequence of them, optional
+            One for each view; by default a row of axes in a new figure.
+
+        Returns
+        -------
+        ndarray of matplotlib.axes.Axes
+            ``axes[0].figure`` is the figure. Nothing is shown.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            Without matplotlib.
+        ValueError
+            For other views, or another number of axes.
+        """
+        names = check_views(views, (*VIEWS, "fused"))
+        if "fused" in names and self.fusion is None:
+            raise ValueError("views: got 'fused', but nothing was fused")
+        drawn = new_axes(len(names), axes)
+        for one, name in zip(drawn, names, strict=True):
+            if name == "fused" and self.fusion is not None:
+                fused = self.fusion.fused
+                show_picture(one, as_picture(fused, name), name, fused.shape[:2])
+            else:
+                plot_result(self.registration, name, one)
+        return np.array(drawn, dtype=object)
+
 
 def register_and_fuse(
     fixed: ArrayLike,
@@ -49,7 +106,8 @@ def register_and_fuse(
     infrared: float = 0.5,
     detail: float = 0.5,
     loss_weights: bool = False,
-    search: Literal["near", "wide", "none"] | None = None,
+    search: Literal["auto", "near", "wide", "none"] | None = None,
+    mirrored: bool = False,
     refine: Literal["dense", "affine", "none"] | None = None,
     transform: Literal["affine", "homography"] = "affine",
     device: str | torch.device = "auto",
@@ -76,7 +134,7 @@ def register_and_fuse(
         For the fusion, ``model`` of `napari_busref.fuse`.
     task, infrared, detail, loss_weights
         For the fusion, see `napari_busref.fuse`.
-    search, refine, transform, initial, fixed_mask, moving_mask, fill_value
+    search, mirrored, refine, transform, initial, fixed_mask, moving_mask, fill_value
         For the registration, see `napari_busref.register`.
     nodata : float, "auto" or None
         For both steps, see `napari_busref.register`.
@@ -107,6 +165,7 @@ def register_and_fuse(
         moving,
         model=model,
         search=search,
+        mirrored=mirrored,
         refine=refine,
         transform=transform,
         device=device,

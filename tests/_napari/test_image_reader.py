@@ -5,12 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tifffile
+from napari.components import ViewerModel
 from napari.layers import Image, Layer
+from napari.layers._source import layer_source
+from napari_builtins.io import magic_imread
 from PIL import Image as Picture
 from skimage import data
 
 from napari_busref._napari.files.image_io import write_ome_tiff
 from napari_busref._napari.files.image_reader import get_image_reader, read_images
+from napari_busref._napari.files.open_pictures import add_pictures
+from napari_busref._napari.layers.orientation import stored_orientation, turn_upright
+from napari_busref.images.io import read_image
 
 GREY = data.camera()[100:164, 200:280]
 RGB = data.astronaut()[100:164, 200:280]
@@ -80,6 +86,38 @@ def test_a_time_series_of_stacks_comes_back_with_its_units(tmp_path):
     assert again.units == layer.units
 
 
+def test_an_imagej_hyperstack_keeps_its_units(tmp_path):
+    stack = np.arange(2 * 3 * 2 * 20 * 30).reshape(2, 3, 2, 20, 30).astype(np.uint16)
+    metadata = {"axes": "TZCYX", "unit": "um", "spacing": 2.5}
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, stack, imagej=True, resolution=(4, 2), metadata=metadata)
+    ((found, options, _),) = read_images(str(path))
+    assert options["channel_axis"] == 2
+    np.testing.assert_array_equal(found, stack)
+    assert options["scale"] == (1.0, 2.5, 0.5, 0.25)
+    assert options["units"] == ("pixel", *["micrometer"] * 3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "order"),
+    [(None, "TZCYX"), (("t", "c", "z", "y", "x"), "TCZYX"), (("a", "b", "c", "y", "x"), "TZCYX")],
+)
+def test_five_axes_come_back_with_their_units(tmp_path, labels, order):
+    stack = np.arange(2 * 3 * 4 * 20 * 30).reshape(2, 3, 4, 20, 30).astype(np.uint16)
+    z = order.index("Z")
+    scale, units = [1.0, 1.0, 1.0, 0.25, 0.5], ["pixel"] * 3 + ["um"] * 2
+    scale[z], units[z] = 2.0, "um"
+    layer = Image(stack, name="a", scale=scale, units=units, axis_labels=labels)
+    path = str(tmp_path / "a.ome.tif")
+    write_ome_tiff(path, *layer.as_layer_data_tuple()[:2])
+    with tifffile.TiffFile(path) as tiff:
+        assert tiff.series[0].axes == order
+    ((found, options, _),) = read_images(path)
+    np.testing.assert_array_equal(found, stack)
+    assert options["channel_axis"] == order.index("C")
+    assert options["scale"] == tuple(one for i, one in enumerate(scale) if order[i] != "C")
+
+
 def test_channels_become_layers(tmp_path):
     stack = np.stack([GREY, GREY // 2])
     path = tmp_path / "b.tif"
@@ -92,3 +130,34 @@ def test_channels_become_layers(tmp_path):
 def test_other_files_are_left_to_napari(tmp_path):
     assert get_image_reader("a.svg") is None
     assert get_image_reader(["a.tif", "a.obj"]) is None
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+@pytest.mark.parametrize("name", ["a.jpg", "a.tif"])
+def test_a_layer_of_napari_is_turned_upright(tmp_path, name, tag):
+    """napari's own reader shows pictures as they are stored."""
+    stored = RGB if tag == 1 else RGB[:, :60]
+    if name == "a.jpg":
+        exif = Picture.Exif()
+        exif[274] = tag
+        Picture.fromarray(stored).save(tmp_path / name, exif=exif, quality=100, subsampling=0)
+    else:
+        tifffile.imwrite(
+            tmp_path / name, stored, photometric="rgb", extratags=[(274, 3, 1, tag, True)]
+        )
+    viewer = ViewerModel()
+    with layer_source(path=str(tmp_path / name), reader_plugin="napari"):
+        layer = viewer.add_image(magic_imread([str(tmp_path / name)]))
+    assert layer.data.shape == stored.shape
+    layer.scale = (2, 3)
+    assert stored_orientation(layer) == tag
+    turn_upright(layer)
+    np.testing.assert_array_equal(layer.data, read_image(tmp_path / name).data)
+    np.testing.assert_array_equal(layer.scale, (3, 2) if tag > 4 else (2, 3))
+    assert stored_orientation(layer) == 1
+    turn_upright(layer)
+    np.testing.assert_array_equal(layer.data, read_image(tmp_path / name).data)
+    add_pictures(viewer, str(tmp_path / name))
+    assert stored_orientation(viewer.layers[-1]) == 1
+    np.testing.assert_array_equal(viewer.layers[-1].data, layer.data)
+    assert stored_orientation(viewer.add_image(stored)) == 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from napari_busref._cli.main import app
 from napari_busref.images.io import write_image
+from napari_busref.transforms.transform import Transform
 
 FAST = ["--model", "identity", "--device", "cpu"]
 
@@ -151,14 +154,132 @@ def test_resume_of_fuse_run_and_a_single_pair(tmp_path: Path) -> None:
     assert (tmp_path / "one" / "a_warped.png").stat().st_mtime_ns == before
 
 
+AVERAGE = ["--model", "average", "--device", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "other", "message"),
+    [
+        ("register", FAST, ["--fill-value", "3"], "fill_value None and not 3.0"),
+        ("register", FAST, ["--band", "1"], "band None and not 1"),
+        ("fuse", AVERAGE, ["--detail", "0.7"], "detail 0.5 and not 0.7"),
+        ("fuse", AVERAGE, ["--format", "npy"], "format None and not npy"),
+    ],
+)
+def test_resume_compares_options_and_versions(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    options: list[str],
+    other: list[str],
+    message: str,
+) -> None:
+    pair = [images(tmp_path / name, ["a.png"]) / "a.png" for name in ("vis", "ir")]
+    full = [command, *pair, "-o", tmp_path / "out", *options, "--resume"]
+    assert invoke(*full).exit_code == 0
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    result = invoke(*full, *other)
+    assert result.exit_code == 2
+    assert f"was made with {message}; repeat the options" in " ".join(result.stderr.split())
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert "1 of 1 pairs are done" in invoke(*full).stderr
+    monkeypatch.setattr("napari_busref.runtime.version.package_version", lambda: "9.9")
+    assert "and not 9.9; repeat" in " ".join(invoke(*full).stderr.split())
+
+
+def test_resume_compares_transform_files(tmp_path: Path) -> None:
+    pair = [images(tmp_path / name, ["a.png"]) / "a.png" for name in ("vis", "ir")]
+    transform = tmp_path / "t.busref.h5"
+    matrix = np.eye(3)
+    full = ["fuse", *pair, "-o", tmp_path / "out", *AVERAGE, "--resume", "--apply", transform]
+    for shift, code in ((0, 0), (2, 2)):
+        matrix[0, 2] = shift
+        Transform(matrix, fixed_shape=(32, 40), moving_shape=(32, 40)).save(transform)
+        result = invoke(*full)
+        assert result.exit_code == code, result.output
+    assert "was made with transform" in " ".join(result.stderr.split())
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_names_that_are_no_utf8_pass(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9")
-    visible = images(tmp_path / "vis", [f"{name}.png", "b.png"])
-    infrared = images(tmp_path / "ir", [f"{name}.png", "b.png"])
-    result = invoke("register", visible, infrared, "-o", tmp_path / "out", *FAST)
-    assert result.exit_code == 0, result.output
-    assert (tmp_path / "out" / f"{name}_warped.png").is_file()
-    assert set(summary(tmp_path / "out")) == {"caf\\udce9", "b"}
-    report = json.loads((tmp_path / "out" / f"{name}_report.json").read_text())
-    assert Path(report["moving"]).name == f"{name}.png"
+    visible, infrared = (
+        images(tmp_path / folder, [f"{name}.png", "b.png"]) for folder in ("vis", "ir")
+    )
+    out = tmp_path / os.fsdecode(b"r\xe9sultats")
+    for command, options, report in (
+        ("register", FAST, "_report.json"),
+        ("run", [*FAST, "--fusion-model", "average", "--overwrite", "--flow"], "_report.json"),
+        ("fuse", [*AVERAGE, "--overwrite"], "_fusion.json"),
+    ):
+        for more in ([], ["--resume"]):
+            known = [one for one in options if not (more and one == "--overwrite")]
+            result = invoke(command, visible, infrared, "-o", out, *known, *more)
+            assert result.exit_code == 0, result.output
+            assert set(summary(out)) == {"caf\\udce9", "b"}
+            stored = json.loads((out / f"{name}{report}").read_text())
+            assert Path(stored["moving"]).name == f"{name}.png"
+    assert (out / f"{name}_warped.png").is_file() and (out / f"{name}_fused.png").is_file()
+    single = [visible / f"{name}.png", infrared / f"{name}.png"]
+    assert invoke("register", *single, "-o", tmp_path / "one", *FAST).exit_code == 0
+    (visible / f"{name}.png").write_bytes(b"damaged")
+    result = invoke("register", visible, infrared, "-o", tmp_path / "two", *FAST)
+    assert result.exit_code == 1 and summary(tmp_path / "two")["b"]["status"] == "ok"
+
+
+# A child for each moment: it sends itself the signal when it is about to replace its n-th file.
+SIGNALS = """
+import os, signal, sys
+from pathlib import Path
+from napari_busref._cli.main import app
+import torch
+visible, infrared, out, number, *moments = sys.argv[1:]
+torch.set_num_threads(1)
+load = [os.path.join(folder, "a.png") for folder in (visible, infrared)]
+app(["register", *load, "-o", out, "--model", "identity"], standalone_mode=False)
+replace, count = Path.replace, 0
+def stop(self, target):
+    global count
+    count += 1
+    if count == moment:
+        os.kill(os.getpid(), int(number))
+    return replace(self, target)
+for moment in map(int, moments):
+    if not os.fork():
+        Path.replace = stop
+        app(["register", visible, infrared, "-o", f"{out}{moment}", "--model", "identity",
+             "--device", "cpu", "--flow"])
+    print("exit", os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_batch_leaves_a_true_summary(tmp_path: Path, number: signal.Signals) -> None:
+    names = [f"{letter}.png" for letter in "abc"]
+    visible, infrared = (images(tmp_path / name, names) for name in ("vis", "ir"))
+    # each pair writes warped, mask, transform, flow and report; the first also the summary
+    moments = [1, 5, 6, 9]
+    command = [sys.executable, "-c", SIGNALS, visible, infrared, tmp_path / "out", number.value]
+    ended = subprocess.run(
+        [str(one) for one in (*command, *moments)], capture_output=True, text=True, check=True
+    )
+    code = "-9" if number == signal.SIGKILL else "130"
+    exits = [line for line in ended.stdout.splitlines() if line.startswith("exit")]
+    assert exits == [f"exit {code}"] * len(moments), ended.stderr
+    for moment in moments:
+        out = tmp_path / f"out{moment}"
+        whole = {path.name[0] for path in out.glob("*_report.json")}
+        rows = summary(out) if (out / "summary.csv").exists() else {}
+        # a pair without a row may be whole: its row comes after its report
+        assert set(rows) <= whole and len(whole) - len(rows) <= 1
+        assert {row["status"] for row in rows.values()} <= {"ok", "doubtful"}
+        left = list(out.glob(".*"))
+        assert len(left) == (number == signal.SIGKILL)
+    for moment in (5, 9):
+        out = tmp_path / f"out{moment}"
+        result = invoke("register", visible, infrared, "-o", out, *FAST, "--flow", "--resume")
+        assert result.exit_code == 0, result.output
+        assert not list(out.glob(".*"))
+        assert list(summary(out)) == ["a", "b", "c"]
+        assert len(list(out.iterdir())) == 3 * 5 + 1

@@ -133,3 +133,14 @@ def test_results_name_their_missing_value(tmp_path, visible, dtype, value):
     assert "nodata" not in read_image(out / "five_mask.tif").metadata
     fused = read_image(out / "five_fused.tif").data
     np.testing.assert_array_equal(fused[:30, :20], RGB[:30, :20])
+
+
+def test_the_memory_limit_counts_for_one_command(tmp_path, visible):
+    arguments = ["register", visible, visible, "--overwrite", "-o", tmp_path / "out", *FAST]
+    result = invoke(*arguments, "--memory-limit", "1e-6")
+    assert result.exit_code == 2
+    assert "above the limit of 9.99e-07 GiB; memory_limit (--memory-limit)" in result.stderr
+    assert invoke(*arguments).exit_code == 0
+    result = invoke(*arguments, "--memory-limit", "-1")
+    assert result.exit_code == 2
+    assert "memory_limit: got -1.0, need a number of at least 0" in result.stderr

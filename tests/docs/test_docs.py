@@ -53,7 +53,11 @@ def test_commands_shown_exist_with_their_options(page: Path) -> None:
         if name.isupper() or name.startswith("-"):
             continue
         command = group.commands[name]  # type: ignore[attr-defined]
-        known = {option for parameter in command.params for option in parameter.opts}
+        known = {
+            option
+            for parameter in command.params
+            for option in (*parameter.opts, *parameter.secondary_opts)
+        }
         used = {word for word in arguments if word.startswith("-")}
         assert used <= known, line
 

@@ -416,3 +416,48 @@ def test_the_place_on_a_map_is_kept(tmp_path):
             for code, (_, _, value) in tags.items():
                 assert tiff.pages[0].tags[code].value == value
         assert read_image(tmp_path / "b.tif").metadata["geotiff"] == found.metadata["geotiff"]
+
+
+GDAL = (
+    "<GDALMetadata>"
+    '<Item name="SCALE" sample="0" role="scale">0.01</Item>'
+    '<Item name="OFFSET" sample="0" role="offset">-273.15</Item>'
+    '<Item name="UNITTYPE" sample="0" role="unittype">degC</Item>'
+    '<Item name="SCALE" sample="1" role="scale">2</Item>'
+    '<Item name="AREA_OR_POINT">Area</Item></GDALMetadata>'
+)
+
+
+def test_scale_and_offset_of_gdal_give_the_values_that_are_meant(tmp_path):
+    path, counts = tmp_path / "a.tif", (29000 + 7 * GREY.astype(np.uint16)).astype(np.uint16)
+    counts[0, :9] = 0
+    tags = [(42112, 2, 0, GDAL, True), (42113, 2, 0, "0", True)]
+    tifffile.imwrite(path, counts, extratags=tags)
+    expected = (counts * 0.01 - 273.15).astype(np.float32)
+    expected[0, :9] = np.nan
+    same(path, expected)
+    metadata = read_image(path).metadata
+    assert metadata["value_unit"] == "degC" and np.isnan(metadata["nodata"])
+    write_image(tmp_path / "b.tif", expected, metadata)
+    same(tmp_path / "b.tif", expected)
+    bands = np.stack([counts, counts // 2, counts // 3])
+    options = {"photometric": "minisblack", "planarconfig": "separate"}
+    tifffile.imwrite(path, bands, extratags=tags[:1], **options)
+    same(path, (bands[0] * 0.01 - 273.15).astype(np.float32), band=1)
+    same(path, bands[1] * np.float32(2), band=2)
+    same(path, bands[2].astype(np.float32), band=3)
+    plain = GDAL.replace("0.01", "1").replace("-273.15", "0").replace(">2<", ">1<")
+    tifffile.imwrite(path, counts, extratags=[(42112, 2, 0, plain, True)])
+    same(path, counts)
+    tifffile.imwrite(path, counts, extratags=[(42112, 2, 0, "<GDAL", True)])
+    same(path, counts)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+def test_a_colour_profile_does_not_change_the_values(tmp_path, name):
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    Image.fromarray(RGB).save(tmp_path / name, icc_profile=profile)
+    Image.fromarray(RGB).save(tmp_path / f"plain{name[1:]}")
+    same(tmp_path / name, read_image(tmp_path / f"plain{name[1:]}").data)

@@ -148,10 +148,11 @@ def test_ome_spacing_is_read_and_written_as_tags(tmp_path):
     )
     first = io.read_image(source)
     assert (first.metadata["spacing"], first.metadata["unit"]) == ((0.75, 0.5), "µm")
-    io.write_image(tmp_path / "b.tif", GREY, {"spacing": (0.75, 0.5), "unit": "µm"})
-    back = io.read_image(tmp_path / "b.tif").metadata
-    assert back["spacing"] == pytest.approx((0.75e-4, 0.5e-4), rel=1e-6)
-    assert back["unit"] == "cm"
+    for metadata in ({"spacing": (0.75, 0.5), "unit": "µm"}, first.metadata):
+        io.write_image(tmp_path / "b.tif", GREY, metadata)
+        back = io.read_image(tmp_path / "b.tif").metadata
+        assert back["spacing"] == pytest.approx((0.75e-4, 0.5e-4), rel=1e-6)
+        assert back["unit"] == "cm"
 
 
 def test_planar_colour_comes_with_channels_last(tmp_path):
@@ -182,7 +183,7 @@ def test_damaged_files_are_named(tmp_path, name):
 def test_pickles_are_not_loaded(tmp_path):
     path = tmp_path / "evil.npy"
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"evil.npy cannot be read as NPY.*allow_pickle"):
+    with pytest.raises(ValueError, match=r"evil.npy cannot be read as NPY.*Python objects"):
         io.read_image(path)
 
 

@@ -55,7 +55,7 @@ def with_missing(dtype: object, value: float) -> np.ndarray:
 def test_usual_values_are_recognised(dtype, value):
     prepared = prepare(with_missing(dtype, value), "moving")
     np.testing.assert_array_equal(prepared.valid, ~EMPTY)
-    assert prepared.low > 9
+    assert prepared.scale.low > 9
 
 
 @pytest.mark.parametrize(("dtype", "value"), KINDS)

@@ -37,7 +37,7 @@ def test_uint8_and_bool_keep_their_scale():
     image = np.full((16, 16), 51, np.uint8)
     prepared = prepare(image, "fixed")
     np.testing.assert_allclose(prepared.grey, 0.2, rtol=1e-6)
-    assert (prepared.low, prepared.high) == (0, 255)
+    assert (prepared.scale.low, prepared.scale.high) == (0, 255)
     mask = ramp((16, 16)) > 0.5
     assert np.array_equal(prepare(mask, "fixed").grey, mask)
 
@@ -45,15 +45,15 @@ def test_uint8_and_bool_keep_their_scale():
 def test_unit_floats_keep_their_scale():
     prepared = prepare(0.25 + 0.5 * ramp(), "fixed")
     np.testing.assert_allclose(prepared.grey, 0.25 + 0.5 * ramp(), rtol=1e-6)
-    assert (prepared.low, prepared.high) == (0, 1)
+    assert (prepared.scale.low, prepared.scale.high) == (0, 1)
 
 
 def test_outliers_do_not_set_the_scale():
     image = 7000 + 1000 * ramp((100, 100))
     image[0, 0], image[0, 1] = 0, 65535
     prepared = prepare(image.astype(np.uint16), "moving")
-    assert prepared.low == pytest.approx(7000, abs=5)
-    assert prepared.high == pytest.approx(8000, abs=5)
+    assert prepared.scale.low == pytest.approx(7000, abs=5)
+    assert prepared.scale.high == pytest.approx(8000, abs=5)
     assert prepared.grey[0, 0] == 0
     assert prepared.grey[0, 1] == 1
 
@@ -89,7 +89,7 @@ def test_nan_and_infinite_are_not_valid():
     prepared = prepare(image, "moving")
     assert np.array_equal(~prepared.valid, ~np.isfinite(image))
     assert not prepared.grey[~prepared.valid].any()
-    assert prepared.high == pytest.approx(3, rel=0.01)
+    assert prepared.scale.high == pytest.approx(3, rel=0.01)
 
 
 def test_luma_is_the_y_of_ycbcr():
@@ -144,7 +144,7 @@ def test_masked_pixels_are_not_valid_and_set_no_scale():
     mask = image < 1e5
     prepared = prepare(image, "moving", mask=mask)
     assert np.array_equal(prepared.valid, mask)
-    assert prepared.high < 101
+    assert prepared.scale.high < 101
     assert not prepared.grey[:10].any()
     with pytest.raises(ValueError, match="moving: its mask leaves no valid pixel"):
         prepare(image, "moving", mask=np.zeros_like(mask))
@@ -191,8 +191,8 @@ def test_border_is_left_out_of_the_scale():
     image[:, :40] = 0
     with_border = prepare(image, "m", nodata=None)
     without = prepare(image, "m", find_border=True)
-    assert with_border.low == 0
-    assert without.low > 6900
+    assert with_border.scale.low == 0
+    assert without.scale.low > 6900
     assert without.valid.sum() == 120 * 120
     assert not without.grey[~without.valid].any()
 
@@ -278,7 +278,7 @@ def test_a_long_tail_is_no_outlier():
     image = np.random.default_rng(0).exponential(100, (200, 200))
     low, high = np.percentile(image, (0.1, 99.9))
     prepared = prepare(image, "fixed")
-    assert (prepared.low, prepared.high) == (low, high)
+    assert (prepared.scale.low, prepared.scale.high) == (low, high)
     expected = np.clip((image - low) / (high - low), 0, 1).astype(np.float32)
     assert np.array_equal(prepared.grey, expected)
 
@@ -293,3 +293,36 @@ def test_a_hot_object_does_not_darken_the_fused_picture():
         for image in (plain, np.where(spot, 100.0, plain))
     ]
     assert np.abs(fused[1] - fused[0])[~spot].max() <= 3
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("low", [0, 0.5])
+@pytest.mark.parametrize("span", [0.3, 0.0625, 0.003, 1e-4])
+def test_dim_floats_are_stretched(dtype, low, span):
+    image = (low + span * ramp()).astype(dtype)
+    np.testing.assert_allclose(prepare(image, "fixed").grey, ramp(), atol=6e-3)
+
+
+def test_a_12_bit_picture_is_the_same_as_integers_and_floats():
+    counts = (4095 * ramp()).astype(np.uint16)
+    expected = prepare(counts, "fixed").grey
+    np.testing.assert_allclose(prepare(counts / 65535, "fixed").grey, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-300, 1e30, 1e299])
+def test_tiny_and_huge_ranges(factor):
+    grey = prepare((ramp() - 0.5) * factor, "fixed", nodata=None).grey
+    np.testing.assert_allclose(grey, ramp(), atol=6e-3)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.25, 1.0])
+def test_flat_floats_keep_their_level(level):
+    image = np.full((40, 40), level)
+    image[20, 20] += 0.1 if level < 1 else -0.1
+    assert prepare(image, "fixed").grey[0, 0] == level
+
+
+@pytest.mark.parametrize(("dtype", "start"), [("i8", 2**62), ("i8", -(2**63)), ("u8", 2**63)])
+def test_64_bit_integers_far_from_zero(dtype, start):
+    counts = np.array([start + int(v) for v in (ramp() * 255).flat], dtype).reshape(20, 30)
+    np.testing.assert_allclose(prepare(counts, "fixed").grey, ramp(), atol=6e-3)

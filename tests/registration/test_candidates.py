@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from napari_busref import Cancelled
+from napari_busref import Cancelled, Transform
 from napari_busref.geometry import (
     Estimate,
     identity_theta,
     pixels_to_estimate,
 )
-from napari_busref.registration.candidates import edge_score, match
+from napari_busref.registration.candidates import Match, match
 from napari_busref.registration.context import MatchOptions, RunContext
 from napari_busref.registration.features import FixedFeatures
+from napari_busref.registration.near_search import PoseCandidate
 from napari_busref.registration.refine import (
     refine_levels,
 )
-from napari_busref.registration.search import PoseCandidate
+from napari_busref.registration.scoring import edge_score
 from napari_busref.runtime.progress import Reporter
 from synthetic_pairs import SHAPE, error, moved, pair, start, view
 
@@ -72,7 +74,7 @@ def looked(monkeypatch):
         starts.append(start)
         return refine_levels(fixed, moving, start, *schedule, **more)
 
-    monkeypatch.setattr("napari_busref.registration.candidates.refine_levels", counted)
+    monkeypatch.setattr("napari_busref.registration.scoring.refine_levels", counted)
     return starts
 
 
@@ -110,7 +112,7 @@ def test_where_edges_say_little_blocks_decide(networks, monkeypatch):
     def edges(reference, moving, estimate):  # as beside a hot object with a strong border
         return 0.1 if float(estimate.theta[0, 0, 2]) > 0.2 else 0.0
 
-    monkeypatch.setattr("napari_busref.registration.candidates.edge_score", edges)
+    monkeypatch.setattr("napari_busref.registration.scoring.edge_score", edges)
     said = {"wrong": Wrong(), "close": Said(torch.tensor([[[1.0, 0, 0.03], [0, 1, 0]]]))}
     options = MatchOptions(search="none", refine="none", initial=False)
     result = found(networks, moved(), options, said)
@@ -136,9 +138,9 @@ def test_further_places_are_looked_at_where_the_first_ones_fail(networks, monkey
         asked.append(max_candidates)
         return places
 
-    monkeypatch.setattr("napari_busref.registration.candidates.search", proposed)
+    monkeypatch.setattr("napari_busref.registration.candidates.near_search", proposed)
     kept = []
-    options = MatchOptions(refine="affine", initial=False)
+    options = MatchOptions(search="near", refine="affine", initial=False)
     result = found(networks, moved(row=3), options, keep=kept.append)
     assert asked == [12]  # one search, whatever is looked at
     if right is None:
@@ -154,8 +156,44 @@ def test_further_places_are_looked_at_where_the_first_ones_fail(networks, monkey
 def test_a_wide_search_finds_a_fifth_of_the_picture(networks):
     truth = moved(row=20, col=-25, angle=8, scale=2.4)
     result = found(networks, truth, MatchOptions(search="wide", refine="affine"))
-    assert len([name for name in result.scores if name.startswith("search")]) == 12
-    assert error(result.estimate, truth) < 1
+    assert result.wide and error(result.estimate, truth) < 1
+
+
+def test_auto_searches_wide_where_the_near_result_is_not_confirmed(networks):
+    turned, near = moved(row=9, col=-7, angle=130, scale=1.3), moved(row=9, col=-7, angle=6)
+    result = found(networks, turned, MatchOptions(refine="affine"))
+    assert result.wide and result.clear
+    assert error(result.estimate, turned) < 1
+    result = found(networks, near, MatchOptions(refine="affine"))
+    assert not result.wide and result.chosen.startswith("search")
+    result = found(networks, turned, MatchOptions(search="near", refine="affine"))
+    assert not result.wide and error(result.estimate, turned) > 20
+
+
+@pytest.mark.parametrize("clear", [True, False])
+@pytest.mark.parametrize("better", [True, False])
+def test_a_wide_result_needs_to_be_clear_and_better(networks, monkeypatch, clear, better):
+    confidence = 0.9 if better else 0.0
+    answer = Match(
+        Estimate(torch.eye(2, 3)[None]), "wide 1", start(), confidence, wide=True, clear=clear
+    )
+    module = "napari_busref.registration.candidates"
+    monkeypatch.setattr(f"{module}._match_wide", lambda *_, **__: answer)
+    monkeypatch.setattr(f"{module}.UNRELATED_CONFIDENCE", 1.1)  # nothing near is confirmed
+    result = found(networks, moved(angle=170), MatchOptions(refine="none"))
+    assert (result is answer) == (clear and better)
+
+
+def test_a_mirrored_picture_is_found_where_that_is_allowed(networks):
+    flip = Transform(
+        [[1, 0, 0], [0, -1, SHAPE[1] - 1], [0, 0, 1]], fixed_shape=SHAPE, moving_shape=SHAPE
+    )
+    truth = moved(row=5, col=-8, angle=70).compose(flip)
+    options = MatchOptions(search="wide", refine="affine")
+    assert found(networks, truth, options).mirror_fits
+    result = found(networks, truth, replace(options, mirrored=True))
+    assert error(result.estimate, truth) < 1 and not result.mirror_fits
+    assert not found(networks, moved(angle=70), options).mirror_fits
 
 
 class Bent(torch.nn.Module):
@@ -188,7 +226,7 @@ def test_only_the_affine_of_a_network_is_refined(networks, network, refine, expe
     assert (result.coarse.phi is None) == (wanted.phi is None)
 
 
-@pytest.mark.parametrize("search", ["none", "near"])
+@pytest.mark.parametrize("search", ["none", "near", "wide"])
 @pytest.mark.parametrize("refine", ["none", "affine"])
 def test_what_is_not_finite_is_left_out(networks, search, refine):
     said = {"broken": Said(torch.full((1, 2, 3), torch.nan))}
@@ -198,7 +236,7 @@ def test_what_is_not_finite_is_left_out(networks, search, refine):
         assert result.chosen == "broken" and result.block_confidence == 0
         assert bool(result.estimate.theta.isnan().all())
     else:
-        assert result.chosen.startswith("search")
+        assert result.chosen.startswith("wide" if search == "wide" else "search")
         assert error(result.estimate, truth) < (1.5 if refine == "affine" else 3)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import napari_busref
 from napari_busref.fusion.tasks import TASKS
+from napari_busref.images.io import read_image, read_plane
 from napari_busref.runtime.options import OPTIONS, check_choice, check_number
 
 NOT_IN_THE_TABLE = {  # images, masks, transforms and callbacks
@@ -49,7 +50,15 @@ def test_signatures_have_the_defaults_and_choices_of_the_table(function):
 
 def test_every_option_belongs_to_a_function():
     used = {name for f in ("register", "fuse", "register_and_fuse") for name in tabled(f)}
-    assert used == set(OPTIONS)
+    assert used | {"memory_limit"} == set(OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "reader", [read_image, read_plane, napari_busref.read_transform, napari_busref.Transform.load]
+)
+def test_every_reader_has_the_limit_of_the_table(reader):
+    parameter = inspect.signature(reader).parameters["memory_limit"]
+    assert parameter.default == OPTIONS["memory_limit"].default
 
 
 def test_tasks_are_those_with_a_fusion_model():

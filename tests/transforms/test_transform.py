@@ -448,3 +448,32 @@ def test_the_file_can_be_read_as_documented(tmp_path):
     warped = ndimage.map_coordinates(moving, source, order=1)
     mask = WARP.mask()
     np.testing.assert_allclose(warped[mask], WARP.apply(moving)[mask], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"), [("i8", -(2**63), 2**63 - 1), ("u8", 0, 2**64 - 1)]
+)
+@pytest.mark.parametrize("order", [0, 1, 3])
+def test_whole_pixel_shifts_keep_64_bit_integers(dtype, low, high, order):
+    rng = np.random.default_rng(0)
+    image = rng.integers(low, high, (9, 11), dtype, endpoint=True)
+    image[0, 0], image[-1, -1] = low, high
+    shift = Transform(
+        [[1, 0, 2], [0, 1, -1], [0, 0, 1]], fixed_shape=(9, 11), moving_shape=(9, 11)
+    )
+    warped = shift.apply(image, order, cval=high)
+    assert np.array_equal(warped[:-2, 1:], image[2:, :-1])
+    assert (warped[-2:] == high).all()
+    assert np.array_equal(Transform.identity((9, 11)).apply(image, order), image)
+
+
+def test_64_bit_integers_far_from_zero_are_interpolated_exactly():
+    image = 2**62 + np.arange(12, dtype=np.int64).reshape(2, 6) * 10
+    half = Transform([[1, 0, 0], [0, 1, 0.5], [0, 0, 1]], fixed_shape=(2, 5), moving_shape=(2, 6))
+    assert np.array_equal(half.apply(image), image[:, :-1] + 5)
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).nmant <= 52, reason="long double is float64 here")
+def test_whole_pixels_keep_long_doubles():
+    image = np.longdouble(1) / np.arange(1, 13, dtype=np.longdouble).reshape(3, 4)
+    assert np.array_equal(Transform.identity((3, 4)).apply(image), image)

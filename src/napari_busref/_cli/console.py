@@ -1,17 +1,27 @@
-"""The terminal side of every command: output, errors, progress and Ctrl+C."""
+"""The terminal side of every command: output, errors, progress and Ctrl+C.
+
+Standard output has results, standard error all else. Lines of standard error are log records of
+``napari_busref``: the level decides which are printed.
+"""
 
 from __future__ import annotations
 
+import csv
+import logging
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 from rich import markup
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from typer.core import TyperGroup
 
 from napari_busref.runtime.progress import Cancelled
@@ -20,6 +30,9 @@ from napari_busref.runtime.progress import Progress as ProgressCallback
 EXIT_SOME_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_CANCELLED = 130
+
+#: Debug: steps, with --verbose. Info: notes. Errors alone with --quiet.
+log = logging.getLogger("napari_busref")
 
 _TRAINING_PACKAGES = ("lightning", "lightning_fabric", "tensorboard", "torchmetrics")
 
@@ -42,9 +55,64 @@ def escape(text: str) -> str:
     return markup.escape(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
-def warning(message: str) -> str:
-    """Format a warning as one line of markup."""
-    return f"[yellow]Warning:[/] {escape(message)}"
+_PREFIXES = {logging.WARNING: "[yellow]Warning:[/] ", logging.ERROR: "[red]Error:[/] "}
+
+
+class _Lines(logging.Handler):
+    """Prints records to standard error, above the progress bars where there are any."""
+
+    console: Console | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        text = f"{_PREFIXES.get(record.levelno, '')}{escape(record.getMessage())}"
+        style = "dim" if record.levelno < logging.INFO else None
+        (self.console or err()).print(text, style=style)
+
+
+_lines = _Lines()
+
+
+@contextmanager
+def log_to_terminal() -> Iterator[None]:
+    """Print the records of this package while a command runs."""
+    level, propagate = log.level, log.propagate
+    log.addHandler(_lines)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(_lines)
+        log.setLevel(level)
+        log.propagate = propagate
+
+
+def set_verbosity(verbose: bool) -> None:
+    """Print each step, or only errors and what programs read."""
+    log.setLevel(logging.DEBUG if verbose else logging.ERROR)
+
+
+def is_quiet() -> bool:
+    """Whether to leave out what only people read."""
+    return log.level >= logging.ERROR
+
+
+def tell(text: str | Table) -> None:
+    """Print results that people read; `out` prints those that programs read, too."""
+    if not is_quiet():
+        out().print(text)
+
+
+def show(table: Table) -> None:
+    """Print a table, with --quiet as CSV."""
+    if not is_quiet():
+        out().print(table)
+        return
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow([markup.render(str(column.header)).plain for column in table.columns])
+    cells = ([markup.render(str(cell)).plain for cell in column.cells] for column in table.columns)
+    writer.writerows(zip(*cells, strict=True))
 
 
 def fail(message: str, code: int = EXIT_BAD_INPUT) -> NoReturn:
@@ -72,6 +140,11 @@ class FriendlyGroup(TyperGroup):
 
     ``--traceback`` before the command shows the whole error.
     """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Read the command line and run the command."""
+        with log_to_terminal():
+            return super().main(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command and translate its errors."""
@@ -113,7 +186,7 @@ def interruptible() -> Iterator[threading.Event]:
         if cancel.is_set():
             raise KeyboardInterrupt
         cancel.set()
-        err().print("Stopping after this step (Ctrl+C again to stop at once) ...")
+        log.info("Stopping after this step (Ctrl+C again to stop at once) ...")
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -124,9 +197,16 @@ def interruptible() -> Iterator[threading.Event]:
 
 
 class Bars:
-    """Progress bars on a terminal; silent where standard error is a file or a pipe."""
+    """Progress bars on a terminal; silent where standard error is a file or a pipe.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    files : bool
+        With --quiet, `result` prints the file of each result.
+    """
+
+    def __init__(self, *, files: bool = True) -> None:
+        self._files = files
         console = err()
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -135,7 +215,7 @@ class Bars:
             TimeElapsedColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=is_quiet() or not console.is_terminal,
             # a redirected standard output must receive the results
             redirect_stdout=False,
             redirect_stderr=False,
@@ -143,25 +223,32 @@ class Bars:
 
     def __enter__(self) -> Bars:
         self._progress.start()
+        _lines.console = self._progress.console
         return self
 
     def __exit__(self, *exc: object) -> None:
+        _lines.console = None
         self._progress.stop()
 
-    def note(self, text: str) -> None:
-        """Print a line above the bars, to standard error."""
-        self._progress.console.print(text)
-
-    def result(self, text: str) -> None:
-        """Print a line to standard output, above the bars if that is the same terminal."""
+    def result(self, text: str, file: Path) -> None:
+        """Print a line to standard output, above the bars on the same terminal."""
+        if is_quiet():
+            if self._files:
+                out().print(escape(str(file)))
+            return
         console = out()
         (self._progress.console if console.is_terminal else console).print(text)
 
     def add(self, name: str) -> ProgressCallback:
         """Add a bar and return the callback that moves it."""
         task = self._progress.add_task(escape(name), total=1.0)
+        start, last = time.perf_counter(), ""
 
         def report(stage: str, fraction: float) -> None:
+            nonlocal last
+            if stage != last:
+                log.debug("%s: %.1f s: %s", name, time.perf_counter() - start, stage)
+                last = stage
             self._progress.update(
                 task,
                 description=escape(f"{name}: {stage}"),

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_busref._cli.console import err, escape, fail, one_line, out, warning
+from napari_busref._cli.console import escape, fail, log, one_line, out
 from napari_busref._cli.files import refuse_existing
-from napari_busref._cli.options import Overwrite
+from napari_busref._cli.options import MemoryLimit, Overwrite
 
 if TYPE_CHECKING:
     from napari_busref.transforms.formats import ImageGrid, TransformFile
@@ -44,6 +44,7 @@ def convert(
     affine_only: Annotated[
         bool, typer.Option("--affine-only", help="Omit the displacement field.")
     ] = False,
+    memory_limit: MemoryLimit = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Convert a transform to or from the format of another program.
@@ -74,11 +75,9 @@ def convert(
             raise
         fail(one_line(error))
     if found.planes and not own:
-        err().print(
-            warning(
-                f"{path.name} holds the transform of the displayed plane; {transform.name} "
-                f"has {len(found.planes)} planes"
-            )
+        log.warning(
+            f"{path.name} holds the transform of the displayed plane; {transform.name} has "
+            f"{len(found.planes)} planes"
         )
     out().print(escape(str(path)))
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from napari_busref._cli.console import Bars, err, escape, interruptible, out, warning
+from napari_busref._cli.console import (
+    Bars,
+    escape,
+    interruptible,
+    is_quiet,
+    log,
+    out,
+    tell,
+)
 from napari_busref._cli.files import output_folder, write_json
 from napari_busref._cli.options import Device, FusionModel, Model
 
@@ -78,11 +86,13 @@ def demo(
     table.add_row(
         "edge agreement", f"{quality.edge_agreement_before:.3f}", f"{quality.edge_agreement:.3f}"
     )
-    out().print(table)
+    tell(table)
     if not quality.reliable:
         reasons = "; ".join(quality.reasons)
-        err().print(warning(f"the registration may be wrong: {reasons}"))
-    out().print(f"Pictures in {escape(str(output.resolve()))}: {', '.join(written)}")
+        log.warning(f"the registration may be wrong: {reasons}")
+    tell(f"Pictures in {escape(str(output.resolve()))}: {', '.join(written)}")
+    if is_quiet():
+        out().print(escape(str(output / "report.json")))
 
 
 def end_point_error(estimate: Transform, truth: Transform) -> float:

@@ -15,20 +15,21 @@ if TYPE_CHECKING:
 
 
 def output_folder(folder: Path) -> None:
-    """Create the folder for results and check that it can be written.
+    """Create the folder for results, or remove what a killed run left; check that it is writable.
 
     Raises
     ------
     OSError
         When ``--output`` is a file, or cannot be created or written.
     """
-    from napari_busref.runtime.atomic_write import check_writable
+    from napari_busref.runtime.atomic_write import check_writable, remove_leftovers
 
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--output: {folder} is a file, need a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         check_writable(folder)
+        remove_leftovers(folder)
     except OSError as error:
         reason = error.strerror or str(error)
         raise PermissionError(
@@ -94,7 +95,10 @@ def plain(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON."""
+    """Write `value` as indented JSON, whole or not at all."""
+    from napari_busref.runtime.atomic_write import replacing
+
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     # a name that is no UTF-8 becomes an escape, which JSON reads back
-    path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from napari_busref._cli.console import Bars, escape, interruptible, out
+from napari_busref._cli.console import Bars, escape, interruptible, is_quiet, out, tell
 from napari_busref._cli.options import Device, Match
 
 
@@ -99,4 +99,6 @@ def finetune(
         key, word, unit, _ = HEADLINES[one.kind]
         change = f"{one.before[key]:.3g} → {one.after[key]:.3g} {unit}".strip()
         worse = "" if one.better else " (not better)"
-        out().print(escape(f"{one.name}: {word} on held-out pairs {change}{worse}"))
+        tell(escape(f"{one.name}: {word} on held-out pairs {change}{worse}"))
+        if is_quiet():
+            out().print(escape(one.name))

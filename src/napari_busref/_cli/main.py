@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
+from napari_busref._cli import config as config_command
 from napari_busref._cli import convert, demo, finetuning, measure, process, training
+from napari_busref._cli.command import Config, NoConfig, Verbose, command
 from napari_busref._cli.console import FriendlyGroup, out
 
 app = typer.Typer(
@@ -40,11 +42,14 @@ def options(
     traceback: Annotated[
         bool, typer.Option("--traceback", help="Show errors with their full traceback.")
     ] = False,
+    no_config: NoConfig = False,
+    config: Config = None,
+    verbose: Verbose = None,
 ) -> None:
     """Options before the command."""
 
 
-for command in (
+for function in (
     process.register,
     process.fuse,
     process.run,
@@ -56,7 +61,8 @@ for command in (
     measure.models,
     demo.demo,
 ):
-    app.command()(command)
+    app.command()(command(function))
+app.add_typer(config_command.app)
 
 
 def main() -> None:

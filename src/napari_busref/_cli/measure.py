@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from napari_busref._cli.console import Bars, escape, interruptible, out
+from napari_busref._cli.console import Bars, escape, interruptible, out, show
 from napari_busref._cli.files import plain, refuse_existing
 from napari_busref._cli.options import Device, Overwrite
 
@@ -86,9 +86,9 @@ def evaluate(
     title = f"{what} on {dataset} {split}"
     if what == "fusion":
         pairs = summary[0]["n"]
-        out().print(_table(_by_metric(summary), f"{title}, {pairs} pairs"))
+        show(_table(_by_metric(summary), f"{title}, {pairs} pairs"))
     else:
-        out().print(_table(summary, title))
+        show(_table(summary, title))
     if output is None:
         return
     evaluation.write_table([plain(row) for row in rows], output)
@@ -116,10 +116,10 @@ def models(
         typer.echo(json.dumps(plain(rows), indent=2, ensure_ascii=False))
         return
     for row in rows:
-        row["data"] = ", ".join(row["data"])
+        row["data"] = ", ".join(map(str, row["data"]))
         row["scores"] = ", ".join(f"{key} {_cell(value)}" for key, value in row["scores"].items())
     headings = ["model", "kind", "parameters", "megabytes", "data", "steps", "device", "scores"]
-    out().print(_table([{key: row[key] for key in headings} for row in rows], "models"))
+    show(_table([{key: row[key] for key in headings} for row in rows], "models"))
 
 
 def _by_metric(summary: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,14 +12,19 @@ from typing import Annotated, Any, Literal
 import typer
 
 from napari_busref.data.pairing import check_match
+from napari_busref.runtime.file_safety import memory_limited
 from napari_busref.runtime.options import OPTIONS, check_choice, check_number
 
 Format = Literal["tif", "png", "npy"]
 
 DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
+#: From the `id` of a description to the name of its option in the table.
+TABLED: dict[int, str] = {}
 
 
-def table_option(name: str, *declarations: str, note: str = "") -> Any:
+def table_option(
+    name: str, *declarations: str, note: str = "", callback: Callable[..., Any] | None = None
+) -> Any:
     """Describe an option of the command line by its entry in the table.
 
     Parameters
@@ -30,20 +35,24 @@ def table_option(name: str, *declarations: str, note: str = "") -> Any:
         Names on the command line, such as ``"--transform"``; by default the parameter's.
     note : str
         A sentence after the help.
+    callback : callable, optional
+        Instead of the check that the table describes.
     """
     option = OPTIONS[name]
     meanings = [f"{value}: {text}" for value, text in option.choices.items() if text]
     automatic = f"Default: {option.automatic}." if option.automatic else ""
     choices = f"{'; '.join(meanings)}." if meanings else ""
-    return typer.Option(
+    described = typer.Option(
         *declarations,
         help=" ".join(part for part in (option.help, choices, automatic, note) if part),
         metavar=f"<{'|'.join(option.values)}>"
         if option.values and not option.open_ended
         else None,
-        callback=_check(name),
+        callback=callback or _check(name),
         autocompletion=(lambda: list(option.values)) if option.values else None,
     )
+    TABLED[id(described)] = name
+    return described
 
 
 def _check(name: str) -> Callable[[Any], Any] | None:
@@ -75,6 +84,7 @@ Task = Annotated[str, table_option("task")]
 Infrared = Annotated[float, table_option("infrared")]
 Detail = Annotated[float, table_option("detail")]
 Search = Annotated[str | None, table_option("search")]
+Mirrored = Annotated[bool, table_option("mirrored", "--mirrored")]
 Refine = Annotated[str | None, table_option("refine")]
 TransformModel = Annotated[str, table_option("transform", "--transform")]
 FillValue = Annotated[
@@ -84,6 +94,16 @@ Device = Annotated[str, table_option("device", note="Also cuda:1 and the like.")
 Precision = Annotated[str, table_option("precision")]
 Tile = Annotated[int | None, table_option("tile")]
 Initial = Annotated[Path | None, typer.Option(help="Transform file (.busref.h5) to start from.")]
+Landmarks = Annotated[
+    Path | None,
+    typer.Option(
+        help="Pairs of points to start from: a .csv of BigWarp or a .points file of QGIS, or a "
+        "folder of them by the stems of FIXED or MOVING."
+    ),
+]
+_MASK_HELP = "Where {} has content to compare: an image that is 0 elsewhere, or a folder of them."
+FixedMask = Annotated[Path | None, typer.Option(help=_MASK_HELP.format("FIXED"))]
+MovingMask = Annotated[Path | None, typer.Option(help=_MASK_HELP.format("MOVING"))]
 WriteFlow = Annotated[
     bool,
     typer.Option(
@@ -104,6 +124,17 @@ Match = Annotated[
         "differ by a word such as _V and _T. order: in the order of their names. PATTERN: two, "
         "such as '*_rgb,*_lwir', or a regular expression with a group, such as '([0-9]+)'.",
     ),
+]
+
+
+def _limit_memory(ctx: typer.Context, value: float | None) -> float | None:
+    """Set the limit until the command ends, for all files that it reads."""
+    ctx.with_resource(memory_limited(value))
+    return value
+
+
+MemoryLimit = Annotated[
+    float | None, table_option("memory_limit", "--memory-limit", callback=_limit_memory)
 ]
 Resume = Annotated[
     bool,

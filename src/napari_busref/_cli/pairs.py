@@ -6,22 +6,23 @@ import csv
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from napari_busref._cli.console import (
     EXIT_SOME_FAILED,
     Bars,
-    err,
     escape,
     interruptible,
+    is_quiet,
+    log,
     one_line,
     out,
-    warning,
+    tell,
 )
 from napari_busref._cli.files import (
     mask_picture,
@@ -59,6 +60,10 @@ class ResultWriter:
         Also write the flow of each registration.
     resume : bool
         Keep the results of finished pairs, and replace those of others.
+    options : dict
+        What the results depend on, for the reports. `finished` compares it.
+    report_name : str
+        What the name of a report has after the stem.
     """
 
     folder: Path
@@ -66,6 +71,8 @@ class ResultWriter:
     file_format: Format | None = None
     flow: bool = False
     resume: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+    report_name: str = "_report.json"
 
     def existing(self, pair: Pair, suffixes: list[str]) -> dict[str, list[Path]]:
         """Find results of this pair that exist already, whatever their image format.
@@ -91,32 +98,50 @@ class ResultWriter:
     def finished(self, pair: Pair, suffixes: list[str]) -> dict[str, str] | None:
         """Return the row of the summary of a finished pair, None for an unfinished one.
 
-        The report of a registration is written last. A pair without a whole one is unfinished.
+        The report is written last. A pair without a whole one is unfinished.
 
         Raises
         ------
         FileExistsError
-            When the results are those of other images.
+            When the results are those of other images, options or versions.
         """
         existing = self.existing(pair, suffixes)
         if not all(existing.values()):
             return None
-        if "_report.json" not in existing:
-            return {"name": pair.name, "status": "ok"}
-        path = existing["_report.json"][0]
+        path = existing[self.report_name][0]
+        row = {"status": "ok"}
         try:
             report = json.loads(path.read_text("utf-8"))
             made_of = [Path(report[name]).name for name in ("fixed", "moving")]
-            quality = report["quality"]
-            row = _quality_row(quality["score"] or 0, quality["overlap"] or 0, quality["reasons"])
-        except (ValueError, KeyError, TypeError):
+            before = dict(report["options"])
+            if quality := report.get("quality"):
+                score, overlap = (float(quality[name] or 0) for name in ("score", "overlap"))
+                row = _quality_row(score, overlap, [str(one) for one in quality["reasons"]])
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
         if made_of != [pair.fixed.name, pair.moving.name]:
             raise FileExistsError(
                 f"--resume: {path} holds the results of {' and '.join(made_of)}, not of "
                 f"{pair.fixed.name} and {pair.moving.name}; choose another --output"
             )
+        changes = [
+            f"{name} {before.get(name)} and not {value}"
+            for name, value in self.all_options().items()
+            if before.get(name) != value
+        ]
+        if changes:
+            raise FileExistsError(
+                f"--resume: {path} was made with {', '.join(changes)}; repeat the options of that "
+                "run, choose another --output, or replace all with --overwrite"
+            )
         return {"name": pair.name} | row
+
+    def all_options(self) -> dict[str, Any]:
+        """What the results depend on, as JSON has it: the options and the version."""
+        from napari_busref.runtime.version import package_version
+
+        options = {"version": package_version(), "format": self.file_format, **self.options}
+        return dict(json.loads(json.dumps(plain(options))))
 
     def image(self, pair: Pair, fixed: ImageFile, what: str, image: Any) -> Path:
         """Write an image on the grid of the fixed one, with its pixel size."""
@@ -136,6 +161,8 @@ class ResultWriter:
         """Write warped image, mask, transform and flow; return their paths by name."""
         import numpy as np
 
+        from napari_busref.runtime.atomic_write import replacing
+
         missing = result.parameters.get("missing_value", moving.metadata.get("nodata"))
         paths = {
             "warped": self.image(pair, on_grid(fixed, missing), "warped", result.warped),
@@ -153,7 +180,8 @@ class ResultWriter:
         result.transform.save(paths["transform"], metadata=metadata)
         if self.flow:
             paths["flow"] = self.folder / f"{pair.name}_flow.npy"
-            np.save(paths["flow"], result.flow, allow_pickle=False)
+            with replacing(paths["flow"]) as temporary:
+                np.save(temporary, result.flow, allow_pickle=False)
         return paths
 
     def report(
@@ -172,6 +200,7 @@ class ResultWriter:
             "quality": result.quality,
             "timings": result.timings,
             "parameters": result.parameters,
+            "options": self.all_options(),
             "transform": {
                 "affine": result.transform.affine,
                 "fixed_shape": result.transform.fixed_shape,
@@ -179,16 +208,18 @@ class ResultWriter:
             },
             **more,
         }
-        write_json(self.folder / f"{pair.name}_report.json", report)
+        path = self.folder / f"{pair.name}{self.report_name}"
+        write_json(path, report)
         quality = result.quality
         bars.result(
             f"{escape(pair.name)}: quality {quality.score:.2f}, overlap {quality.overlap:.0%}, "
             f"shift {quality.shift_px:.1f} px, rotation {quality.rotation_deg:.1f}°, "
-            f"scale {quality.scale:.3f} -> {escape(str(paths['warped']))}"
+            f"scale {quality.scale:.3f} -> {escape(str(paths['warped']))}",
+            path,
         )
         if not quality.reliable:
             reasons = "; ".join(quality.reasons)
-            bars.note(warning(f"{pair.name}: the registration may be wrong: {reasons}"))
+            log.warning(f"{pair.name}: the registration may be wrong: {reasons}")
         return report
 
 
@@ -224,29 +255,34 @@ def process_pairs(
     several = fixed.is_dir()
     summary = writer.folder / "summary.csv" if several else None
     done = _finished_pairs(writer, pairs, suffixes, summary)
+    order = [pair.name for pair in pairs]
     if several and fixed.samefile(moving):
-        err().print(
+        log.info(
             f"FIXED and MOVING are the same folder: {len(pairs)} of its images are FIXED by their "
-            f"names, such as {escape(pairs[0].fixed.name)} for {escape(pairs[0].moving.name)}"
+            f"names, such as {pairs[0].fixed.name} for {pairs[0].moving.name}"
         )
     for path in alone:
-        err().print(warning(f"{path}: no partner, left out"))
+        log.warning(f"{path}: no partner, left out")
     failed = []
-    with interruptible() as cancel, Bars() as bars, _Summary(summary) as rows:
+    rows_of = _Summary(summary, order)
+    with interruptible() as cancel, Bars(files=not several) as bars, rows_of as rows:
+        rows.add(*done.values())
         overall = bars.add("all pairs") if several else None
         for number, pair in enumerate(pairs):
             if overall is not None:
                 overall(f"{number + 1} of {len(pairs)}", number / len(pairs))
-            row = done.get(pair.name) or _summary_row(
-                pair, bars, cancel, process, may_raise=not several
-            )
+            if pair.name in done:
+                continue
+            row = _summary_row(pair, bars, cancel, process, may_raise=not several)
             rows.add(row)
             failed += [pair.name] if row["status"] == "failed" else []
     if summary is not None:
         count = len(pairs) - len(failed)
-        out().print(f"{count} of {len(pairs)} pairs done, {escape(str(summary))}")
+        tell(f"{count} of {len(pairs)} pairs done, {escape(str(summary))}")
+        if is_quiet():
+            out().print(escape(str(summary)))
         if failed:
-            err().print(f"[red]Failed:[/] {escape(', '.join(failed))}")
+            log.error(f"{len(failed)} of {len(pairs)} pairs failed: {', '.join(failed)}")
             raise typer.Exit(EXIT_SOME_FAILED)
 
 
@@ -258,7 +294,7 @@ def _finished_pairs(
         rows = {pair.name: writer.finished(pair, suffixes) for pair in pairs}
         done = {name: row for name, row in rows.items() if row is not None}
         if done:
-            err().print(f"{len(done)} of {len(pairs)} pairs are done already and kept")
+            log.info(f"{len(done)} of {len(pairs)} pairs are done already and kept")
         return done
     expected = [
         path
@@ -283,7 +319,7 @@ def _summary_row(
     except Exception as error:
         if may_raise:
             raise
-        bars.note(f"[red]{escape(pair.name)} failed:[/] {escape(one_line(error))}")
+        log.error(f"{pair.name} failed: {one_line(error)}")
         row |= {"status": "failed", "message": one_line(error)}
     else:
         row["status"] = "ok"
@@ -305,33 +341,47 @@ def _quality_row(score: float, overlap: float, reasons: Sequence[str]) -> dict[s
 class _Summary:
     """``summary.csv``, written row by row: what a killed batch leaves is true.
 
-    Nothing is written without a path, or without a row.
+    At the end the rows are in the order of the pairs. Nothing is written without a path, or
+    without a row.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    _FIELDS = ("name", "status", "score", "overlap", "seconds", "message")
+
+    def __init__(self, path: Path | None, order: Sequence[str]) -> None:
         self._path = path
-        self._stream: TextIO | None = None
+        self._order = order
+        self._rows: dict[str, dict[str, str]] = {}
 
     def __enter__(self) -> _Summary:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._stream is not None:
-            self._stream.close()
+        done = [name for name in self._order if name in self._rows]
+        if done != list(self._rows):
+            self._write([self._rows[name] for name in done])
 
-    def add(self, row: dict[str, str]) -> None:
-        """Write the row of one pair."""
-        if self._path is None:
+    def add(self, *rows: dict[str, str]) -> None:
+        """Write the rows of finished pairs."""
+        if self._path is None or not rows:
             return
-        fields = ["name", "status", "score", "overlap", "seconds", "message"]
-        new = self._stream is None
-        if self._stream is None:
-            # names that are no UTF-8 are escaped
-            self._stream = self._path.open(
-                "w", newline="", encoding="utf-8", errors="backslashreplace"
-            )
-        writer = csv.DictWriter(self._stream, fields)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-        self._stream.flush()
+        first = not self._rows
+        self._rows |= {row["name"]: row for row in rows}
+        if first:
+            self._write(rows)
+        else:
+            self._to(self._path, "a", rows)
+
+    def _write(self, rows: Sequence[dict[str, str]]) -> None:
+        from napari_busref.runtime.atomic_write import replacing
+
+        assert self._path is not None  # there are rows
+        with replacing(self._path) as temporary:
+            self._to(temporary, "w", rows)
+
+    def _to(self, path: Path, mode: str, rows: Sequence[dict[str, str]]) -> None:
+        # names that are no UTF-8 are escaped
+        with path.open(mode, newline="", encoding="utf-8", errors="backslashreplace") as stream:
+            writer = csv.DictWriter(stream, self._FIELDS)
+            if mode == "w":
+                writer.writeheader()
+            writer.writerows(rows)

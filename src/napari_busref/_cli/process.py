@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_busref._cli.console import Bars, err, escape, out, warning
-from napari_busref._cli.files import refuse_existing
+from napari_busref._cli.console import Bars, escape, log, out
+from napari_busref._cli.files import refuse_existing, write_json
+from napari_busref._cli.hints import Hints, load, read_mask
 from napari_busref._cli.options import (
     DEFAULTS,
     Detail,
@@ -17,12 +18,17 @@ from napari_busref._cli.options import (
     FileFormat,
     FillValue,
     Fixed,
+    FixedMask,
     FusionModel,
     Infrared,
     Initial,
+    Landmarks,
     Match,
+    MemoryLimit,
+    Mirrored,
     Model,
     Moving,
+    MovingMask,
     Output,
     Overwrite,
     Precision,
@@ -36,7 +42,7 @@ from napari_busref._cli.options import (
 )
 from napari_busref._cli.pairs import ResultWriter, process_pairs
 from napari_busref._cli.reading import Band, Channel, NoData, Page, Reading, record
-from napari_busref.data.pairing import Pair, image_files
+from napari_busref.data.pairing import Pair
 
 if TYPE_CHECKING:
     from napari_busref.transforms.formats import TransformFile
@@ -49,10 +55,14 @@ def register(
     output: Output,
     model: Model = DEFAULTS["model"],
     search: Search = DEFAULTS["search"],
+    mirrored: Mirrored = DEFAULTS["mirrored"],
     refine: Refine = DEFAULTS["refine"],
     transform: TransformModel = DEFAULTS["transform"],
     device: Device = DEFAULTS["device"],
     initial: Initial = None,
+    landmarks: Landmarks = None,
+    fixed_mask: FixedMask = None,
+    moving_mask: MovingMask = None,
     band: Band = None,
     page: Page = None,
     channel: Channel = None,
@@ -62,6 +72,7 @@ def register(
     file_format: FileFormat = None,
     match: Match = "name",
     resume: Resume = False,
+    memory_limit: MemoryLimit = DEFAULTS["memory_limit"],
     overwrite: Overwrite = False,
 ) -> None:
     """Register MOVING to FIXED: write the warped image, the mask, the transform and a report.
@@ -70,18 +81,20 @@ def register(
     STEM_report.json. The files of two folders are paired by --match; a pair that fails is
     reported at the end (exit code 1) and does not stop the others.
     """
-    writer = ResultWriter(output, overwrite, file_format, flow, resume)
     reading = Reading(band, page, channel, nodata)
+    hints = Hints(initial, landmarks, fixed_mask, moving_mask)
     options: dict[str, Any] = {
         "nodata": reading.nodata_option,
         "model": model,
         "search": search,
+        "mirrored": mirrored,
         "refine": refine,
         "transform": transform,
         "device": device,
-        "initial": _load(initial),
         "fill_value": fill_value,
     }
+    known = _known(options, reading, **vars(hints))
+    writer = ResultWriter(output, overwrite, file_format, flow, resume, known)
 
     def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
         from napari_busref.registration import register as register_images
@@ -92,6 +105,7 @@ def register(
             moving_file.data,
             progress=bars.add(pair.name),
             cancel=cancel,
+            **hints.of(pair, fixed_file, moving_file),
             **options,
         )
         record(result, fixed_file, moving_file)
@@ -108,6 +122,7 @@ def run(
     output: Output,
     model: Model = DEFAULTS["model"],
     search: Search = DEFAULTS["search"],
+    mirrored: Mirrored = DEFAULTS["mirrored"],
     refine: Refine = DEFAULTS["refine"],
     transform: TransformModel = DEFAULTS["transform"],
     fusion_model: FusionModel = DEFAULTS["fusion_model"],
@@ -116,6 +131,9 @@ def run(
     detail: Detail = DEFAULTS["detail"],
     device: Device = DEFAULTS["device"],
     initial: Initial = None,
+    landmarks: Landmarks = None,
+    fixed_mask: FixedMask = None,
+    moving_mask: MovingMask = None,
     band: Band = None,
     page: Page = None,
     channel: Channel = None,
@@ -125,15 +143,17 @@ def run(
     file_format: FileFormat = None,
     match: Match = "name",
     resume: Resume = False,
+    memory_limit: MemoryLimit = DEFAULTS["memory_limit"],
     overwrite: Overwrite = False,
 ) -> None:
     """Register MOVING to FIXED and fuse them: the files of `register`, and STEM_fused."""
-    writer = ResultWriter(output, overwrite, file_format, flow, resume)
     reading = Reading(band, page, channel, nodata)
+    hints = Hints(initial, landmarks, fixed_mask, moving_mask)
     options: dict[str, Any] = {
         "nodata": reading.nodata_option,
         "model": model,
         "search": search,
+        "mirrored": mirrored,
         "refine": refine,
         "transform": transform,
         "fusion_model": fusion_model,
@@ -141,9 +161,10 @@ def run(
         "infrared": infrared,
         "detail": detail,
         "device": device,
-        "initial": _load(initial),
         "fill_value": fill_value,
     }
+    known = _known(options, reading, **vars(hints))
+    writer = ResultWriter(output, overwrite, file_format, flow, resume, known)
 
     def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
         from napari_busref.pipeline import register_and_fuse
@@ -154,6 +175,7 @@ def run(
             moving_file.data,
             progress=bars.add(pair.name),
             cancel=cancel,
+            **hints.of(pair, fixed_file, moving_file),
             **options,
         )
         assert both.fusion is not None  # a cancelled call raises
@@ -201,10 +223,13 @@ def fuse(
     file_format: FileFormat = None,
     match: Match = "name",
     resume: Resume = False,
+    memory_limit: MemoryLimit = DEFAULTS["memory_limit"],
     overwrite: Overwrite = False,
 ) -> None:
-    """Fuse two images of the same grid into STEM_fused; outside the mask FIXED stays as it is."""
-    writer = ResultWriter(output, overwrite, file_format, resume=resume)
+    """Fuse two images of the same grid into STEM_fused; outside the mask FIXED stays as it is.
+
+    STEM_fusion.json holds the options, timings and versions.
+    """
     reading = Reading(band, page, channel, nodata)
     options: dict[str, Any] = {
         "nodata": reading.nodata_option,
@@ -212,11 +237,15 @@ def fuse(
         "task": task,
         "infrared": infrared,
         "detail": detail,
-        "transform": _load(transform),
+        "transform": load(transform),
         "precision": precision,
         "tile": DEFAULTS["tile"] if tile is None else tile,
         "device": device,
     }
+    known = _known(options, reading, transform=transform, mask=mask)
+    writer = ResultWriter(
+        output, overwrite, file_format, False, resume, known, report_name="_fusion.json"
+    )
 
     def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
         from napari_busref.fusion import fuse as fuse_images
@@ -225,16 +254,25 @@ def fuse(
         result = fuse_images(
             fixed_file.data,
             moving_file.data,
-            mask=None if mask is None else _read_mask(mask, pair),
+            mask=None if mask is None else read_mask(mask, "mask", [pair.name]),
             progress=bars.add(pair.name),
             cancel=cancel,
             **options,
         )
         path = writer.image(pair, fixed_file, "fused", result.fused)
-        bars.result(f"{escape(pair.name)}: {escape(str(path))}")
-        return {"outputs": {"fused": path}}
+        bars.result(f"{escape(pair.name)}: {escape(str(path))}", path)
+        report = {
+            "fixed": pair.fixed,
+            "moving": pair.moving,
+            "outputs": {"fused": path},
+            "timings": result.timings,
+            "parameters": result.parameters,
+            "options": writer.all_options(),
+        }
+        write_json(output / f"{pair.name}{writer.report_name}", report)
+        return report
 
-    process_pairs(writer, fixed, moving, ["_fused"], process, match)
+    process_pairs(writer, fixed, moving, ["_fused", writer.report_name], process, match)
 
 
 def apply(
@@ -266,6 +304,7 @@ def apply(
     page: Page = None,
     channel: Channel = None,
     nodata: NoData = None,
+    memory_limit: MemoryLimit = DEFAULTS["memory_limit"],
     overwrite: Overwrite = False,
 ) -> None:
     """Apply a saved transform to another image, channel or label image, or to points.
@@ -285,11 +324,9 @@ def apply(
     check_writable(output)
     loaded, stored = Transform.load(transform), read_transform(transform)
     if stored.planes:
-        err().print(
-            warning(
-                f"{transform.name} has the transforms of {len(stored.planes)} planes of a stack; "
-                "that of the displayed plane is applied"
-            )
+        log.warning(
+            f"{transform.name} has the transforms of {len(stored.planes)} planes of a stack; "
+            "that of the displayed plane is applied"
         )
     if image.suffix.lower() in points_csv.SUFFIXES:
         _apply_to_points(loaded, image, output, inverse)
@@ -327,9 +364,7 @@ def _apply_to_points(loaded: Transform, points: Path, output: Path, inverse: boo
     inside = ((moved > -0.5) & (moved < [rows - 0.5, cols - 0.5])).all(1)
     if not inside.all():
         target = "moving" if inverse else "fixed"
-        err().print(
-            warning(f"{(~inside).sum()} of {len(moved)} points lie outside the {target} image")
-        )
+        log.warning(f"{(~inside).sum()} of {len(moved)} points lie outside the {target} image")
 
 
 def _order(image: Any, order: int | None, name: str) -> int:
@@ -341,10 +376,10 @@ def _order(image: Any, order: int | None, name: str) -> int:
         return 1 if order is None else order
     if order is not None:
         mixes = f"--order {order} mixes labels, --order 0 keeps them"
-        err().print(warning(f"{name} has {count} distinct values, like labels; {mixes}"))
+        log.warning(f"{name} has {count} distinct values, like labels; {mixes}")
         return order
-    err().print(
-        f"{escape(name)} has {count} distinct values and is taken for labels: nearest pixel "
+    log.info(
+        f"{name} has {count} distinct values and is taken for labels: nearest pixel "
         "(--order 1 interpolates)"
     )
     return 0
@@ -365,26 +400,14 @@ def _grid_metadata(stored: TransformFile, inverse: bool) -> dict[str, Any] | Non
     return metadata
 
 
-def _load(path: Path | None) -> Transform | None:
-    if path is None:
-        return None
-    from napari_busref.transforms.transform import Transform
+def _known(options: dict[str, Any], reading: Reading, **paths: Path | None) -> dict[str, Any]:
+    """What results depend on: all options but the device, and the content of given files."""
+    import hashlib
 
-    return Transform.load(path)
-
-
-def _read_mask(mask: Path, pair: Pair) -> Any:
-    import numpy as np
-
-    from napari_busref.images.io import read_image
-
-    if mask.is_dir():
-        files = image_files(mask, "--mask")
-        found = files.get(f"{pair.name}_mask", files.get(pair.name))
-        if found is None:
-            raise FileNotFoundError(f"--mask: neither {pair.name}_mask nor {pair.name} in {mask}")
-        mask = found
-    data = np.ma.filled(read_image(mask).data, 0)
-    if data.ndim != 2:
-        raise ValueError(f"--mask: {mask} has shape {data.shape}, need a grey image")
-    return data > 0
+    chosen = {name: getattr(reading, name) for name in ("band", "page", "channel", "nodata")}
+    known = {name: value for name, value in options.items() if name != "device"} | chosen
+    for name, path in paths.items():
+        known[name] = path
+        if path is not None and path.is_file():
+            known[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return known

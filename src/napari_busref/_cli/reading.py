@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_busref._cli.console import err, warning
+from napari_busref._cli.console import log
 
 if TYPE_CHECKING:
     from napari_busref.images.io import ImageFile
@@ -125,6 +125,7 @@ class Reading:
         found = _read(path, choice, nodata)
         if nodata in ("", "auto") and not alone:
             found = replace(found, data=as_image(found.data, path.name, min_size=1))
+        log.debug("%s: %s %s", path.name, found.data.shape, found.data.dtype)
         words = []
         if found.taken and not choice:
             words.append(f"took {found.taken}; --band, --page or --channel chooses another")
@@ -132,7 +133,7 @@ class Reading:
         for text in words:
             if text not in self._told:  # once for a folder
                 self._told.add(text)
-                err().print(warning(f"{path.name}: {text}"))
+                log.warning(f"{path.name}: {text}")
         return found
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from napari_busref._cli.console import Bars, err, escape, interruptible, out
+from napari_busref._cli.console import Bars, err, escape, interruptible, log, out, tell
 from napari_busref._cli.options import Device
 from napari_busref.training.stage_names import STAGES
 
@@ -75,7 +75,7 @@ def train(
             gpu=gpu,
         )
     if weights is None:
-        out().print(f"stopped after {minutes:g} minutes; continue with --resume")
+        tell(f"stopped after {minutes:g} minutes; continue with --resume")
     else:
         out().print(escape(str(weights)))
 
@@ -118,6 +118,6 @@ class _Display:
             return
         due = time.monotonic() - self._last > _SECONDS_BETWEEN_LINES
         if " val " in stage or (due and not self._terminal):
-            self._bars.note(escape(stage))
+            log.info(stage)
             self._last = time.monotonic()
         self._update(stage, fraction)

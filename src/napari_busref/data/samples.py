@@ -48,6 +48,10 @@ class Sample:
     name: str
     title: str
 
+    def __repr__(self) -> str:
+        shapes = f"fixed {self.fixed.shape}, moving {self.moving.shape}"
+        return f"<Sample {self.name!r}: {self.title}; {shapes}>"
+
 
 def thermal_scene(seed: int = 0, shape: tuple[int, int] = (384, 512)) -> Sample:
     """Make a visible and a thermal image of a street at dusk.

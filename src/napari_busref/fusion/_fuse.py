@@ -15,14 +15,17 @@ from scipy import ndimage
 from napari_busref.fusion.emphasis import more_detail, more_infrared
 from napari_busref.fusion.tasks import model_for
 from napari_busref.fusion.tiling import choose_size, run_tiles
-from napari_busref.images.dtypes import cast
+from napari_busref.images.dtypes import plus
+from napari_busref.images.figures import as_picture, card, new_axes, show_picture
 from napari_busref.images.nodata import NoData
 from napari_busref.images.preprocess import (
     LUMA,
     Prepared,
+    Scale,
     as_image,
     as_mask,
     fill_invalid,
+    in_unit_range,
     prepare,
     what_was_read,
 )
@@ -73,6 +76,46 @@ class FusionResult:
     parameters: dict[str, Any]
     timings: dict[str, float]
     loss_weights: dict[str, NDArray[np.float32]] | None = None
+
+    def __repr__(self) -> str:
+        return f"<FusionResult: {self.fused.shape} {self.fused.dtype}, {self._model}>"
+
+    def _repr_html_(self) -> str:
+        line = f"{self._model}, {self.fused.shape} {self.fused.dtype}"
+        return card("Fused image", [line], [("fused", as_picture(self.fused, "fused"))])
+
+    @property
+    def _model(self) -> str:
+        model = str(self.parameters.get("model", "?"))
+        return f"model {model if len(model) < 60 else '…' + model[-59:]}"
+
+    def plot(self, *, axes: Any = None) -> NDArray[np.object_]:
+        """Plot the fused image and the weights, if there are any.
+
+        Needs ``napari-busref[plot]``.
+
+        Parameters
+        ----------
+        axes : matplotlib.axes.Axes or sequence of them, optional
+            One for each image; by default a row of axes in a new figure.
+
+        Returns
+        -------
+        ndarray of matplotlib.axes.Axes
+            ``axes[0].figure`` is the figure. Nothing is shown.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            Without matplotlib.
+        """
+        images = {"fused": self.fused} | {
+            f"weight: {name}": weights for name, weights in (self.loss_weights or {}).items()
+        }
+        drawn = new_axes(len(images), axes)
+        for one, (title, image) in zip(drawn, images.items(), strict=True):
+            show_picture(one, as_picture(image, title), title, image.shape[:2])
+        return np.array(drawn, dtype=object)
 
 
 def fuse(
@@ -274,7 +317,7 @@ def _on_fixed_grid(
 def _prepare_infrared(infrared: NDArray[Any], mask: NDArray[np.bool_] | None) -> Prepared:
     if mask is not None and not mask.any():  # an empty overlap is no error
         nothing = np.zeros(infrared.shape[:2], np.float32)
-        return Prepared(nothing, nothing > 0, 0.0, 0.0)
+        return Prepared(nothing, nothing > 0, Scale(0.0, 0.0))
     return prepare(infrared, "moving", mask=mask, find_border=mask is None, nodata=None)
 
 
@@ -385,11 +428,7 @@ def _colour_change(
 
 def _chroma(image: NDArray[Any], ready: Prepared) -> NDArray[np.float32]:
     """R - Y and B - Y, (H, W, 2), on the scale of the model's input."""
-    kept = np.where(ready.valid[..., None], image[..., :3:2], ready.low)
-    span = ready.high - ready.low if ready.high > ready.low else 1.0
-    colours = np.clip((kept - ready.low) / span, 0, 1).astype(np.float32)
-    colours[~ready.valid] = 0
-    return colours - ready.grey[..., None]
+    return ready.scale.colours(image, ready.valid)[..., ::2] - ready.grey[..., None]
 
 
 def _add(
@@ -405,8 +444,9 @@ def _add(
     step = change[where][:, None] if fused.ndim == 3 else change[where]
     if colours is not None:
         step = step + colours[where]
-    values = parts[where].astype(np.float64) + step * (visible.high - visible.low)
-    if fused.dtype.kind == "f" and (visible.low, visible.high) == (0.0, 1.0):
-        values = np.clip(values, 0, 1)
-    parts[where] = cast(values, fused.dtype)
+    before = parts[where]
+    after = plus(before, step * (visible.scale.high - visible.scale.low))
+    if where.any() and in_unit_range(before):
+        after = np.clip(after, 0, 1)
+    parts[where] = after
     return fused

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_busref.images.declared import check_array
 from napari_busref.images.selection import Stored
 
 __all__ = ["read_czi"]
@@ -22,6 +23,7 @@ def read_czi(file: Path) -> Stored:
     except ImportError:
         raise Unsupported("CZI needs czifile: pip install 'napari-busref[czi]'") from None
     with czifile.CziFile(str(file)) as opened:
+        check_array(opened.shape, opened.dtype, file)
         data = np.asarray(opened.asarray())
         axes = str(opened.axes)
         text = opened.metadata()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_busref.images.declared import check_array, check_inflated
 from napari_busref.images.selection import Stored
 
 __all__ = ["read_dicom"]
@@ -25,9 +26,11 @@ def read_dicom(file: Path) -> Stored:
         from pydicom.pixels import apply_color_lut, apply_modality_lut, convert_color_space
     except ImportError:
         raise Unsupported("DICOM needs pydicom: pip install 'napari-busref[dicom]'") from None
+    _check_deflated(file)
     dataset = pydicom.dcmread(file)
     if "PixelData" not in dataset and "FloatPixelData" not in dataset:
         raise Unsupported("this DICOM file holds no pixels")
+    _check_pixels(dataset, file)
     stored = dataset.pixel_array
     photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     samples = int(dataset.get("SamplesPerPixel", 1))
@@ -55,6 +58,26 @@ def read_dicom(file: Path) -> Stored:
                 data[padding] = np.nan
         return Stored(data, f"{frames}YX", metadata)
     return Stored(np.asarray(data), "I" * (data.ndim - 3) + "YXS", metadata)
+
+
+def _check_deflated(file: Path) -> None:
+    """Check the size of a deflated data set, which pydicom inflates as it opens the file."""
+    from pydicom.filereader import _read_file_meta_info as read_meta
+    from pydicom.filereader import read_preamble
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    with file.open("rb") as stream:
+        read_preamble(stream, force=False)
+        meta = read_meta(stream)
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            check_inflated(stream.read(), file)
+
+
+def _check_pixels(dataset: Any, file: Path) -> None:
+    """Check the size of all frames, as the values that the modality makes of them."""
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    shape = (frames, dataset.Rows, dataset.Columns, dataset.get("SamplesPerPixel") or 1)
+    check_array(shape, f"u{max(1, int(dataset.BitsAllocated) // 8)}", file)
 
 
 def _inverted(data: Any, dataset: Any) -> Any:

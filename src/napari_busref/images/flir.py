@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_busref.images.arrays import picture_array
+from napari_busref.images.declared import segments
 
 __all__ = ["NOTE_DJI", "Thermal", "celsius", "find_thermal", "is_dji_thermal"]
 
@@ -152,35 +153,16 @@ def is_dji_thermal(file: Path, format_: str | None) -> bool:
     if format_ not in ("JPEG", "MPO"):
         return False
     content = file.read_bytes()
-    size = sum(len(data) for marker, data in _segments(content) if marker == 0xE3)
+    size = sum(len(data) for marker, data in segments(content) if marker == 0xE3)
     return size > 4096 and b"DJI" in content[: 1 << 17].upper()
 
 
 # -- the records --------------------------------------------------------------------------------
 
 
-def _segments(content: bytes) -> list[tuple[int, bytes]]:
-    """The markers and contents of the segments before the pixels of a JPEG."""
-    found: list[tuple[int, bytes]] = []
-    at = 2
-    if content[:2] != b"\xff\xd8":
-        return found
-    while at + 4 <= len(content) and content[at] == 0xFF:
-        marker = content[at + 1]
-        if marker == 0xFF:  # padding
-            at += 1
-            continue
-        if marker == 0xDA:  # the pixels follow
-            break
-        length = int.from_bytes(content[at + 2 : at + 4], "big")
-        found.append((marker, content[at + 4 : at + 2 + length]))
-        at += 2 + max(length, 2)
-    return found
-
-
 def _joined_segments(content: bytes) -> bytes:
     parts: dict[int, bytes] = {}
-    for marker, data in _segments(content):
+    for marker, data in segments(content):
         if marker == 0xE1 and data.startswith(_SEGMENT) and len(data) > 8:
             parts.setdefault(data[6], data[8:])
     return b"".join(parts[number] for number in sorted(parts))
@@ -220,6 +202,8 @@ def _raw(record: bytes) -> NDArray[Any]:
     data = record[32:]
     if data[:4] == b"\x89PNG" or data[:4] in (b"II*\0", b"MM\0*"):
         with Image.open(io.BytesIO(data)) as picture:
+            if picture.size != (width, height):
+                raise ValueError("the raw data have another size")
             pixels = np.array(picture).astype(np.uint16)
         swapped = pixels.byteswap()
         # most cameras write their PNG in the wrong byte order; that one is rough
@@ -228,7 +212,7 @@ def _raw(record: bytes) -> NDArray[Any]:
     else:
         pixels = np.frombuffer(data, f"{order}u2", width * height).reshape(height, width)
     if pixels.shape != (height, width):
-        raise ValueError("the raw data have another size")
+        raise ValueError("the raw data are no grey picture")
     return pixels
 
 

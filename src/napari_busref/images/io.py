@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from napari_busref.images.declared import check_array
 from napari_busref.images.dtypes import native
 from napari_busref.images.nodata import NoData, check_nodata, mark_nodata, match_nodata
 from napari_busref.images.pictures import Unsupported, read_picture
-from napari_busref.images.selection import Choice, Stored, choose, guess_axes
+from napari_busref.images.selection import Choice, NoSuchPlane, Stored, choose, guess_axes
 from napari_busref.images.tiff import read_tiff, write_tiff
 from napari_busref.runtime.atomic_write import replacing
+from napari_busref.runtime.file_safety import Refused, check_file, memory_limited
 
 __all__ = ["READABLE", "WRITABLE", "ImageFile", "read_image", "read_plane", "write_image"]
 
@@ -62,6 +65,14 @@ class ImageFile:
     note: str = ""
     axes: str = ""
 
+    def __repr__(self) -> str:
+        size = self.metadata.get("spacing")
+        words = [f"{self.data.shape} {self.data.dtype}"]
+        if size is not None:
+            words.append(f"{size[0]:.4g} x {size[1]:.4g} {self.metadata.get('unit')} a pixel")
+        words += [text for text in (self.metadata.get("value_unit"), self.taken) if text]
+        return f"<ImageFile: {', '.join(words)}>"
+
 
 def read_image(
     path: str | os.PathLike[str],
@@ -70,6 +81,7 @@ def read_image(
     page: int | None = None,
     channel: int | None = None,
     nodata: NoData = "auto",
+    memory_limit: float | None = None,
 ) -> ImageFile:
     """Read an image.
 
@@ -86,6 +98,9 @@ def read_image(
     nodata : float, "auto" or None
         Value of missing pixels. ``"auto"`` takes the one that the file names (GDAL's tag 42113,
         DICOM's pixel padding value), None takes every number as content.
+    memory_limit : float, optional
+        Largest size in GiB that the file may declare for its pixels. By default 2, or the
+        environment variable NAPARI_BUSREF_MEMORY.
 
     Returns
     -------
@@ -100,11 +115,13 @@ def read_image(
     ------
     TypeError, ValueError
         If the extension is not accepted, the content does not match it, or there is no such band
-        or page.
+        or page. Also when the file has its pixels elsewhere, or declares more than
+        `memory_limit`.
     OSError
         If there is no such file or it is not readable.
     """
-    return _read(path, Choice(band, channel, page), check_nodata(nodata), single=False)
+    choice = Choice(band, channel, page)
+    return _read(path, choice, check_nodata(nodata), memory_limit, single=False)
 
 
 def read_plane(
@@ -114,16 +131,23 @@ def read_plane(
     page: int | None = None,
     channel: int | None = None,
     nodata: NoData = "auto",
+    memory_limit: float | None = None,
 ) -> ImageFile:
     """Read one grey or colour plane; parameters as of `read_image`.
 
     Of several planes, the first is taken where none is chosen; `ImageFile.taken` says which.
     """
-    return _read(path, Choice(band, channel, page), check_nodata(nodata), single=True)
+    choice = Choice(band, channel, page)
+    return _read(path, choice, check_nodata(nodata), memory_limit, single=True)
 
 
 def _read(
-    path: str | os.PathLike[str], choice: Choice, nodata: NoData, *, single: bool
+    path: str | os.PathLike[str],
+    choice: Choice,
+    nodata: NoData,
+    memory_limit: float | None,
+    *,
+    single: bool,
 ) -> ImageFile:
     file = Path(path)
     suffix = _suffix(file, READABLE)
@@ -132,11 +156,28 @@ def _read(
     if not file.exists():
         raise FileNotFoundError(f"no such file: {file}")
     choice.check()
-    # a file without permission is an OSError, and not a corrupt file
-    with file.open("rb"):
-        pass
+    with memory_limited(memory_limit):
+        check_file(file)
+        # a file without permission is an OSError, and not a corrupt file
+        with file.open("rb"):
+            pass
+        with _damage(file, suffix):
+            stored = _stored(file, suffix)
+        try:
+            with _damage(file, suffix):
+                data, axes, words = choose(stored, choice, single=single)
+        except NoSuchPlane as error:
+            raise ValueError(f"{error}: {file}") from None
+    return _marked(stored, data, axes, words, nodata)
+
+
+@contextmanager
+def _damage(file: Path, suffix: str) -> Iterator[None]:
+    """Report any error of a decoder as a damaged file, by its name."""
     try:
-        stored = _stored(file, suffix)
+        yield
+    except (Refused, NoSuchPlane):
+        raise
     except Image.DecompressionBombError as error:
         raise ValueError(f"{file}: {error}; use TIFF for an image this large") from None
     except Unsupported as error:
@@ -148,19 +189,16 @@ def _read(
             f"{file} cannot be read as {kind} ({type(error).__name__}: {error}); "
             f"accepted are complete files of the formats {_accepted()}"
         ) from error
-    try:
-        data, axes, words = choose(stored, choice, single=single)
-    except ValueError as error:
-        raise ValueError(f"{error}: {file}") from None
-    return _marked(stored, data, axes, words, nodata)
 
 
 def _stored(file: Path, suffix: str) -> Stored:
     if suffix in _TIFF:
         return read_tiff(file)
     if suffix == ".npy":
-        array = np.load(file, allow_pickle=False)
-        return Stored(array, guess_axes(array.shape))
+        # a map compares the declared shape with the size of the file
+        array = np.lib.format.open_memmap(file, mode="r")
+        check_array(array.shape, array.dtype, file)
+        return Stored(np.array(array), guess_axes(array.shape))
     if suffix in _DICOM:
         from napari_busref.images.dicom import read_dicom
 
@@ -243,6 +281,8 @@ def write_image(
         _check_png(image, file)
     elif suffix in _JPEG:
         _check_jpeg(image, file)
+    elif suffix in _TIFF and image.dtype == np.bool_ and image.ndim == 3 and image.shape[2] < 5:
+        raise ValueError(f"{file}: TIFF holds no colours of bool, use uint8 or .npy")
     with replacing(file) as temporary:
         if suffix in _TIFF:
             write_tiff(temporary, image, tags)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from napari_busref.images import flir
 from napari_busref.images.arrays import picture_array
+from napari_busref.images.declared import check_array, check_jpeg2000, check_picture
 from napari_busref.images.dtypes import native
 from napari_busref.images.selection import Stored
 from napari_busref.images.tiff import upright
@@ -33,9 +34,11 @@ def read_picture(file: Path) -> Stored:
         if thermal is not None:
             return _thermal(file, thermal)
     with Image.open(file) as opened:
+        check_picture(opened, file)
         format_, frames = opened.format, getattr(opened, "n_frames", 1)
         orientation = int(opened.getexif().get(_ORIENTATION, 1) or 1)
         if format_ == "PNG" and _is_deep_colour_png(file):
+            check_array((*opened.size, 4), np.uint16, file)
             data, valid = _deep_png(file)
             valid = None if valid is None else upright(valid, orientation)
             data = upright(data, orientation)
@@ -61,6 +64,7 @@ def _array(picture: Image.Image) -> NDArray[Any]:
 def _frame(file: Path, number: int) -> NDArray[Any]:
     with Image.open(file) as opened:
         opened.seek(number)
+        check_picture(opened, file)
         return _array(opened)
 
 
@@ -93,6 +97,7 @@ def _deep_png(file: Path) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
 def _jpeg2000(file: Path, opened: Image.Image) -> Stored:
     """JPEG 2000; its fourth channel is alpha only where a channel definition says so."""
     content = file.read_bytes()
+    check_jpeg2000(content, file)
     data = np.asarray(_codecs("JPEG 2000").jpeg2k_decode(content))
     if data.dtype == np.uint8 and opened.mode in ("L", "RGB"):
         data = _array(opened)  # also converts other colour spaces

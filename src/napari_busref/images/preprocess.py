@@ -11,6 +11,7 @@ from scipy import ndimage
 from skimage.morphology import convex_hull_image
 
 from napari_busref.images.arrays import one_plane, taken, to_array, with_nodata
+from napari_busref.images.dtypes import float_origin, minus
 from napari_busref.images.nodata import NoData, check_nodata
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "as_mask",
     "empty_border",
     "fill_invalid",
+    "in_unit_range",
     "luma",
     "prepare",
     "what_was_read",
@@ -33,6 +35,7 @@ _FENCE = 1.0  # outliers are this many widths of the bulk away from it
 _ISOLATION = 4  # and this many times as many as the pixels in the farther half of that distance
 _RARE = 2e-4  # share of the pixels; fewer outliers hardly move the percentiles
 _SHOULDER = 2 / 255  # grey range of the outliers of each side
+_DIM = 1 / 3  # floats in [0, 1] of a smaller range are stretched, such as 14 of 16 bits (0.25)
 _MAX_FLOAT64 = 1e300  # differences of larger float64 values overflow
 
 
@@ -46,15 +49,13 @@ class Prepared:
         In [0, 1]; 0 where invalid.
     valid : ndarray of bool, shape (H, W)
         Pixels that hold content.
-    low, high : float
-        Ends of the linear part of the mapping, in image values: they map to 0 and 1, or to
-        2/255 inside a shoulder. Equal when the image is constant.
+    scale : Scale
+        The mapping from image values to `grey`.
     """
 
     grey: NDArray[np.float32]
     valid: NDArray[np.bool_]
-    low: float
-    high: float
+    scale: Scale
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -167,10 +168,11 @@ def prepare(
     """Check an image and convert it to grey values in [0, 1].
 
     bool and uint8 images keep their scale (0..255 becomes 0..1). So do floats that all lie in
-    [0, 1]. Other values are stretched from their 0.1 to their 99.9 percentile, over all colour
-    channels together, and clipped; if they are constant they become 0. Outliers, such as a hot
-    object, stuck pixels or a sentinel value, do not take part in the percentiles. They share a
-    soft shoulder of 2 grey levels of 255 at their end of the range, in their order (see `Scale`).
+    [0, 1], unless their percentiles span less than a third of it. Other values are stretched
+    from their 0.1 to their 99.9 percentile, over all colour channels together, and clipped; if
+    they are constant they become 0. Outliers, such as a hot object, stuck pixels or a sentinel
+    value, do not take part in the percentiles. They share a soft shoulder of 2 grey levels of
+    255 at their end of the range, in their order (see `Scale`).
     Colour becomes luma (ITU-R BT.601).
 
     Parameters
@@ -207,14 +209,8 @@ def prepare(
     if find_border:
         inside = valid & ~_empty_border(array)
         valid = inside if inside.any() else valid
-    colours = array[..., :3] if array.ndim == 3 else array
-    scale = _scale(colours, valid)
-    work = np.dtype(np.float32 if array.dtype.itemsize <= 2 else np.float64)
-    kept = np.where(valid if array.ndim == 2 else valid[..., None], colours, 0).astype(work)
-    values = scale(kept)
-    grey = np.clip(luma(values) if array.ndim == 3 else values, 0, 1).astype(np.float32)
-    grey[~valid] = 0
-    return Prepared(grey, valid, scale.low, scale.high)
+    scale = _scale(array[..., :3] if array.ndim == 3 else array, valid)
+    return Prepared(scale.grey(array, valid), valid, scale)
 
 
 @dataclass(frozen=True)
@@ -231,12 +227,42 @@ class Scale:
         Ends of the linear part. Equal when the image is constant.
     bottom, top : float or None
         Values that map to 0 and 1 where there are outliers.
+    origin : int or None
+        Subtracted from 64-bit integers that float64 would round. The other attributes are
+        relative to it.
     """
 
     low: float
     high: float
     bottom: float | None = None
     top: float | None = None
+    origin: int | None = None
+
+    def grey(self, image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Grey values of an image of any type, in [0, 1]; 0 where not valid.
+
+        Parameters
+        ----------
+        image : ndarray, shape (H, W) or (H, W, 3 or 4)
+            Colour becomes luma.
+        valid : ndarray of bool, shape (H, W)
+        """
+        values = self(self._floats(image, valid))
+        grey = np.clip(luma(values) if image.ndim == 3 else values, 0, 1).astype(np.float32)
+        grey[~valid] = 0
+        return grey
+
+    def colours(self, image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """The colours of an image (H, W, 3 or 4), in [0, 1]; 0 where not valid."""
+        colours = np.clip(self(self._floats(image, valid)), 0, 1).astype(np.float32)
+        colours[~valid] = 0
+        return colours
+
+    def _floats(self, image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
+        """The values relative to the origin, without alpha; 0 where not valid."""
+        colours = minus(image[..., :3] if image.ndim == 3 else image, self.origin)
+        work = np.dtype(np.float32 if image.dtype.itemsize <= 2 else np.float64)
+        return np.where(valid if image.ndim == 2 else valid[..., None], colours, 0).astype(work)
 
     def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
         """Map float values, without clipping; the result has their number type."""
@@ -367,24 +393,32 @@ def _scale(colours: NDArray[Any], valid: NDArray[np.bool_]) -> Scale:
     if colours.dtype == np.uint8:
         return Scale(0.0, 255.0)
     values = colours[valid]
+    origin = float_origin(values)
+    values = minus(values, origin)
     smallest, largest = float(values.min()), float(values.max())
-    if colours.dtype.kind == "f" and smallest >= 0 and largest <= 1:
-        return Scale(0.0, 1.0)
     step = -(-values.size // _MAX_SAMPLES)
     sample = values.reshape(-1)[::step].astype(np.float64)
     low, high = np.percentile(sample, _PERCENTILES)
+    if in_unit_range(values) and (high - low >= _DIM or low == high):
+        return Scale(0.0, 1.0)
     if not high > low:
-        return Scale(smallest, largest)  # nearly all pixels are equal
+        return Scale(smallest, largest, origin=origin)  # nearly all pixels are equal
     below, above = _outliers(sample)
     if not (below.any() or above.any()):
-        return Scale(float(low), float(high))
+        return Scale(float(low), float(high), origin=origin)
     low, high = np.percentile(sample[~(below | above)], _PERCENTILES)
     return Scale(
         float(low),
         float(high),
         smallest if below.any() else None,
         largest if above.any() else None,
+        origin,
     )
+
+
+def in_unit_range(values: NDArray[Any]) -> bool:
+    """Whether values are floats that all lie in [0, 1]."""
+    return values.dtype.kind == "f" and bool(values.min() >= 0 and values.max() <= 1)
 
 
 def _outliers(sample: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Choice", "Stored", "choose", "guess_axes"]
+__all__ = ["Choice", "NoSuchPlane", "Stored", "choose", "guess_axes"]
+
+
+class NoSuchPlane(ValueError):
+    """A file has no such band, page or channel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +111,7 @@ def choose(stored: Stored, choice: Choice, *, single: bool) -> tuple[NDArray[Any
 
     Raises
     ------
-    ValueError
+    NoSuchPlane
         When the file has no such band or page.
     """
     choice.check()
@@ -176,5 +180,5 @@ def _page_axes(axes: str) -> list[int]:
 def _number(name: str, value: int, count: int) -> int:
     if not 1 <= value <= count:
         have = f"it has {count}" if count > 1 else "it has only one"
-        raise ValueError(f"{name}: got {value}, need 1 to {count}: {have}")
+        raise NoSuchPlane(f"{name}: got {value}, need 1 to {count}: {have}")
     return int(value)

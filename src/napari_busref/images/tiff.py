@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
@@ -12,6 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_busref.images.arrays import picture_array
+from napari_busref.images.declared import (
+    check_array,
+    check_picture,
+    check_tiff_files,
+    check_tiff_page,
+)
 from napari_busref.images.dtypes import native
 from napari_busref.images.nodata import parse_nodata
 from napari_busref.images.selection import Stored
@@ -33,6 +41,7 @@ _LENGTHS_IN_CM = {
 }
 _ALPHA = (1, 2)  # TIFF 6, ExtraSamples: associated and unassociated alpha
 _NODATA_TAG = 42113  # GDAL_NODATA
+_GDAL_TAG = 42112  # GDAL_METADATA: XML with the scale, offset and unit of each band
 #: GeoTIFF: ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory, GeoDoubleParams,
 #: GeoAsciiParams; with the TIFF type that each is written in.
 _GEO_TAGS = {33550: 12, 33922: 12, 34264: 12, 34735: 3, 34736: 12, 34737: 2}
@@ -44,11 +53,13 @@ def read_tiff(file: Path) -> Stored:
     """Read the first series of a TIFF.
 
     Grey where white is 0 becomes normal grey, 2 and 4 bits are spread to 8, palettes and CMYK
-    become RGB.
+    become RGB. GDAL's scale and offset of counts are applied.
     """
-    with tifffile.TiffFile(file) as tiff:
+    with _open(file) as tiff:
         series = tiff.series[0]
         page = tiff.pages.first
+        check_array(series.shape, page.dtype or series.dtype, file)
+        check_tiff_page(page, tiff, file)
         metadata = _metadata(tiff, page)
         photometric = int(page.photometric)
         converted = photometric in (_SEPARATED, _CIELAB) or (
@@ -56,6 +67,7 @@ def read_tiff(file: Path) -> Stored:
         )
         if converted:
             with Image.open(file) as picture:
+                check_picture(picture, file)
                 return Stored(picture_array(picture), "YXS", metadata)  # also turns it upright
         data, axes = series.asarray(), series.axes
         hidden = _mask_page(tiff, series)
@@ -68,6 +80,7 @@ def read_tiff(file: Path) -> Stored:
     keep = tuple(i for i, n in enumerate(data.shape) if n > 1 or axes[i] in "YX")
     data = data.reshape([data.shape[i] for i in keep])
     axes = "".join(axes[i] for i in keep)
+    data = _scaled(data, axes, metadata)
     data, axes, alpha, left_out = _split_samples(data, axes, photometric, extra)
     if hidden is not None and hidden.shape == data.shape[:2]:
         alpha = hidden if alpha is None else alpha & hidden
@@ -81,6 +94,38 @@ def read_tiff(file: Path) -> Stored:
     if orientation > 1:
         metadata.pop("geotiff", None)  # it places the pixels as they are stored
     return Stored(data, axes, metadata, alpha, extra_bands=left_out)
+
+
+def _scaled(data: NDArray[Any], axes: str, metadata: dict[str, Any]) -> NDArray[Any]:
+    """Apply the scale and offset of GDAL, which turn stored counts into values with a unit.
+
+    Missing pixels become NaN, because the tag for them names a stored count.
+    """
+    factors = metadata.pop("scale_offset", None)
+    if factors is None or data.dtype.kind not in "iuf":
+        return data
+    bands = data.shape[axes.index("S")] if "S" in axes else 1
+    scales, offsets = (
+        np.array([factors.get(band, (1.0, 0.0))[i] for band in range(bands)]) for i in (0, 1)
+    )
+    shape = [bands if letter == "S" else 1 for letter in axes]
+    values = data * scales.reshape(shape) + offsets.reshape(shape)
+    nodata = metadata.pop("nodata", None)
+    if nodata is not None:
+        values[data == nodata] = np.nan
+        metadata["nodata"] = float("nan")
+    return values.astype(np.float32)
+
+
+@contextmanager
+def _open(file: Path) -> Iterator[tifffile.TiffFile]:
+    """Open a TIFF as a stream, which has no neighbours for tifffile to open."""
+    with file.open("rb") as stream:
+        with tifffile.TiffFile(stream) as tiff:
+            name = check_tiff_files(tiff, file)
+        stream.seek(0)
+        with tifffile.TiffFile(stream, name=name) as tiff:
+            yield tiff
 
 
 def upright(image: NDArray[Any], orientation: int, rows: int = 0) -> NDArray[Any]:
@@ -176,6 +221,7 @@ def _mask_page(tiff: tifffile.TiffFile, series: Any) -> NDArray[np.bool_] | None
         if number and isinstance(page, tifffile.TiffPage) and int(page.subfiletype) & 4:
             first = tiff.pages.first
             if page.shape[:2] == (first.imagelength, first.imagewidth):
+                check_tiff_page(page, tiff, Path(tiff.filename))
                 return np.asarray(page.asarray() != 0)
     return None
 
@@ -214,13 +260,43 @@ def _metadata(tiff: tifffile.TiffFile, page: Any) -> dict[str, Any]:
         value = parse_nodata(str(nodata.value))
         if value is not None:
             metadata["nodata"] = value
+    metadata |= _gdal(page)
     spacing = _ome_spacing(tiff) or _tag_spacing(metadata) or _geo_spacing(geo)
     if spacing is not None:
         metadata["spacing"], metadata["unit"] = spacing
-    depth = _ome_depth(tiff)
+    depth = _ome_depth(tiff) or _imagej_depth(imagej)
     if depth is not None:
         metadata["z_spacing"], metadata["z_unit"] = depth
     return metadata
+
+
+def _gdal(page: Any) -> dict[str, Any]:
+    """``scale_offset`` by band, unless they change nothing, and ``value_unit`` of band 0."""
+    tag = page.tags.get(_GDAL_TAG)
+    if tag is None:
+        return {}
+    try:
+        items = list(ElementTree.fromstring(str(tag.value)).iter("Item"))
+    except ElementTree.ParseError:
+        return {}
+    factors: dict[int, tuple[float, float]] = {}
+    found: dict[str, Any] = {}
+    for item in items:
+        role, text = item.get("role"), (item.text or "").strip()
+        try:
+            band = int(item.get("sample", 0))
+            scale, offset = factors.get(band, (1.0, 0.0))
+            if role == "scale":
+                factors[band] = float(text), offset
+            elif role == "offset":
+                factors[band] = scale, float(text)
+            elif role == "unittype" and band == 0 and text:
+                found["value_unit"] = text
+        except ValueError:
+            continue
+    if any(one != (1.0, 0.0) and np.isfinite(one).all() for one in factors.values()):
+        found["scale_offset"] = factors
+    return found
 
 
 def _values(value: Any) -> Any:
@@ -257,6 +333,15 @@ def _ome_depth(tiff: tifffile.TiffFile) -> tuple[float, str] | None:
         return None
 
 
+def _imagej_depth(imagej: Mapping[str, Any]) -> tuple[float, str] | None:
+    try:
+        depth = float(imagej["spacing"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    unit = str(imagej.get("unit", "")).replace("\\u00B5", "µ")
+    return (depth, unit) if depth > 0 and unit in _LENGTHS_IN_CM else None
+
+
 def _tag_spacing(metadata: Mapping[str, Any]) -> tuple[tuple[float, float], str] | None:
     unit = metadata.get("imagej_unit", metadata.get("resolution_unit", "none"))
     if "resolution" not in metadata or unit in ("none", "pixel", "pixels"):
@@ -287,7 +372,9 @@ def write_tiff(file: Path, image: NDArray[Any], metadata: dict[str, Any]) -> Non
     unit = metadata.get("imagej_unit")
     geo = metadata.get("geotiff") or {}
     resolution, code = metadata.get("resolution"), metadata.get("resolution_unit", "none")
-    if resolution is None and "spacing" in metadata and "unit" in metadata and not geo:
+    # OME's pixel size stands in XML, beside tags of 1 x 1 without a unit
+    no_length = resolution is None or (code == "none" and not unit)
+    if no_length and "spacing" in metadata and "unit" in metadata and not geo:
         resolution, code = _resolution_of(metadata["spacing"], str(metadata["unit"]))
     if resolution is not None:
         options["resolution"] = tuple(resolution)

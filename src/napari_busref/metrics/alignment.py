@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from skimage.metrics import normalized_mutual_information
 
-from napari_busref.images.preprocess import as_image, as_mask, luma, prepare
+from napari_busref.images.preprocess import as_image, as_mask, prepare
 from napari_busref.metrics.edge_agreement import edge_agreement
 from napari_busref.metrics.registration import normalised_cross_correlation
 from napari_busref.transforms.transform import Transform
@@ -190,14 +190,12 @@ def _against_truth(
     """MNCC and MMSE; invalid pixels of the warped image inside the area count as 0."""
     _check(truth, "truth", area.shape)
     images = as_image(warped, "warped"), as_image(truth, "truth")
-    true = prepare(images[1], "truth")
-    grey = prepare(images[0], "warped").grey
-    if images[0].dtype == images[1].dtype and true.high > true.low:
+    true = prepare(images[1], "truth", nodata=None)
+    moved = prepare(images[0], "warped", nodata=None)
+    grey = moved.grey
+    if images[0].dtype == images[1].dtype and true.scale.high > true.scale.low:
         # one number type, one meaning of values: compare on one scale
-        values = images[0].astype(np.float64)
-        values = luma(values[..., :3]) if values.ndim == 3 else values
-        scaled = (values - true.low) / (true.high - true.low)
-        grey = np.where(np.isfinite(scaled), np.clip(scaled, 0, 1), 0).astype(np.float32)
+        grey = true.scale.grey(np.ma.getdata(images[0]), moved.valid)
     inside = area & true.valid
     if inside.sum() < _MIN_OVERLAP:
         return {"mncc": np.nan, "mmse": np.nan}

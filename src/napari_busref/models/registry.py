@@ -185,6 +185,8 @@ def load_model(
     ValueError
         For an unknown name, and for weights that are missing, damaged or of another kind.
     """
+    import torch
+
     name = str(name_or_path)
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)} or None, got {kind!r}")
@@ -207,9 +209,16 @@ def load_model(
             f"model {name!r}: its card names {content['architecture']!r}; known architectures are "
             + ", ".join(_ARCHITECTURES)
         )
-    model = architecture(content["config"])
     try:
-        model.load_state_dict(read_weights(weights, content))
+        # Without storage, constructors draw no random numbers and ignore the default number type.
+        with torch.device("meta"):
+            model = architecture(content["config"])
+    except Exception as error:  # a class raises anything for a configuration that is not its own
+        raise ValueError(
+            f"model {name!r}: its card does not configure {content['architecture']}: {error}"
+        ) from error
+    try:
+        model.load_state_dict(read_weights(weights, content), assign=True)
     except RuntimeError as error:
         raise ValueError(
             f"model {name!r}: the weights do not fit the architecture: {error}"

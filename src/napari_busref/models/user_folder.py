@@ -13,15 +13,18 @@ from typing import Any
 
 import platformdirs
 
-__all__ = ["data_folder", "find_user_model", "list_user_models", "user_models_folder"]
+from napari_busref.runtime.file_safety import read_text
+
+__all__ = ["data_folder", "find_user_model", "list_user_models", "read_card", "user_models_folder"]
 
 VARIABLE = "NAPARI_BUSREF_DATA"
 """Environment variable with another data folder, for example a shared one."""
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 _-]{0,62}[A-Za-z0-9])?")
 
-REQUIRED_FIELDS = frozenset({"kind", "architecture", "config", "sha256"})
-"""Fields that every card has."""
+REQUIRED_FIELDS: dict[str, Any] = {"kind": str, "architecture": str, "config": dict, "sha256": str}
+"""Fields that every card has, and their types."""
+_OPTIONAL_FIELDS: dict[str, Any] = {"data": (dict, list), "scores": dict}
 
 
 def data_folder() -> Path:
@@ -63,9 +66,30 @@ def find_user_model(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
+def read_card(path: Path) -> dict[str, Any]:
+    """Read a card and check the fields that this package uses.
+
+    Raises
+    ------
+    OSError, ValueError
+        When it cannot be read, is no JSON, or lacks a field or its type.
+    """
+    try:
+        content = json.loads(read_text(path))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    if missing := set(REQUIRED_FIELDS) - set(content):
+        raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    for name, types in (REQUIRED_FIELDS | _OPTIONAL_FIELDS).items():
+        if name in content and not isinstance(content[name], types):
+            raise ValueError(f"its {name} is {content[name]!r:.60}")
+    return content
+
+
 def _card(weights: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(weights.with_suffix(".json").read_text("utf-8"))
+        return read_card(weights.with_suffix(".json"))
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) and set(content) >= REQUIRED_FIELDS else None

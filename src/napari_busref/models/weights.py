@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_busref.models.user_folder import REQUIRED_FIELDS, find_user_model
+from napari_busref.models.user_folder import find_user_model, read_card
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,18 +35,12 @@ def card(name_or_path: str | Path) -> dict[str, Any]:
     """
     path = weights_path(name_or_path).with_suffix(".json")
     try:
-        content = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        return read_card(path)
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"model {str(name_or_path)!r}: the card {path} that belongs beside the weights "
             f"cannot be read: {error}"
         ) from error
-    missing = REQUIRED_FIELDS - set(content)
-    if missing:
-        raise ValueError(
-            f"model {str(name_or_path)!r}: the card {path} lacks {', '.join(sorted(missing))}"
-        )
-    return content
 
 
 def weights_path(name_or_path: str | Path) -> Path:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -24,6 +22,7 @@ from napari_busref.registration.estimate import (
 )
 from napari_busref.registration.prepare import Pair, prepare_pair
 from napari_busref.registration.quality import Quality, rejects, unregistered, unverified
+from napari_busref.registration.result import Preview, RegistrationResult
 from napari_busref.runtime.device import describe
 from napari_busref.runtime.options import check_choice
 from napari_busref.runtime.progress import Progress, Reporter
@@ -37,67 +36,13 @@ if TYPE_CHECKING:
 __all__ = ["RegistrationResult", "register"]
 
 
-@dataclass(frozen=True, eq=False)
-class RegistrationResult:
-    """The result of `register`.
-
-    Attributes
-    ----------
-    warped : ndarray, shape (H, W) or (H, W, C)
-        The moving image on the grid of the fixed one, with its own type and channels. It is
-        interpolated once, from the original. Pixels outside the moving image are `fill_value`, by
-        default NaN for floats and 0 for others. Missing pixels of integers keep their value,
-        which by default also stands outside the moving image.
-    mask : ndarray of bool, shape (H, W)
-        The reconstructible mask: fixed pixels whose content lies on valid moving pixels. Moving
-        pixels are invalid where they are NaN, missing, transparent, in the empty border or
-        outside `moving_mask`.
-    transform : Transform
-        From fixed to moving positions. Apply it to other channels, labels or points; invert it;
-        save it.
-    quality : Quality
-        Score, status and reasons: how far to trust the result.
-    timings : dict
-        Seconds of each stage and in total.
-    parameters : dict
-        Options, model, device, versions and shapes, as JSON can hold them.
-    """
-
-    warped: NDArray[Any]
-    mask: NDArray[np.bool_]
-    transform: Transform
-    quality: Quality
-    timings: dict[str, float]
-    parameters: dict[str, Any]
-
-    @cached_property
-    def flow(self) -> NDArray[np.float32]:
-        """The transform as ``(Δrow, Δcol)`` in pixels, shape (2, H, W), finite everywhere.
-
-        ``warped[r, c] = moving[r + flow[0, r, c], c + flow[1, r, c]]``. Computed on first use.
-        """
-        return self.transform.flow()
-
-    def metadata(self) -> dict[str, Any]:
-        """Parameters, quality and timings, to store beside the transform as JSON.
-
-        Examples
-        --------
-        ``result.transform.save("pair.busref.h5", metadata=result.metadata())``
-        """
-        return {
-            "parameters": self.parameters,
-            "quality": self.quality.as_dict(),
-            "timings": self.timings,
-        }
-
-
 def register(
     fixed: ArrayLike,
     moving: ArrayLike,
     *,
     model: str | os.PathLike[str] | nn.Module = "auto",
-    search: Literal["near", "wide", "none"] | None = None,
+    search: Literal["auto", "near", "wide", "none"] | None = None,
+    mirrored: bool = False,
     refine: Literal["dense", "affine", "none"] | None = None,
     transform: Literal["affine", "homography"] = "affine",
     device: str | torch.device = "auto",
@@ -125,9 +70,12 @@ def register(
         the initial transform, the networks' proposals and the search.
     search : str, optional
         Search for the pose before refining. ``"near"``: within 15°, scales from 0.8 to 1.25,
-        shifts to 30 % of the image. ``"wide"``: any rotation, scales from 0.4 to 2.5, overlaps
-        down to 30 %; takes seconds. ``"none"``. By default ``"near"`` with the model ``"auto"``
-        and ``"none"`` with another.
+        shifts to 30 % of the image. ``"wide"``: any rotation, scales from 0.4 to 2.5 of equal
+        fields of view, overlaps down to 30 %. ``"auto"``: near, then wide where the blocks do not
+        confirm the near result. ``"none"``. By default ``"auto"`` with the model ``"auto"`` and
+        ``"none"`` with another.
+    mirrored : bool
+        Whether the wide search also compares the mirrored moving image.
     refine : str, optional
         ``"dense"`` (affine, then a smooth displacement field), ``"affine"`` or ``"none"``. By
         default ``"dense"`` with the model ``"auto"`` and ``"none"`` with another.
@@ -195,7 +143,7 @@ def register(
     keep_best = on_cancel == "best"
     try:
         with inference_session(model, "registration", device) as session:
-            method = Method.of(session, search, refine, transform)
+            method = Method.of(session, search, refine, transform, mirrored=mirrored)
             parameters = _parameters(session, method, pair, masks)
             parameters |= what_was_read(fixed, moving, nodata, pair.moving_array)
             watch.lap("load")
@@ -220,7 +168,9 @@ def register(
         warped[~estimate.mask()] = fill
     watch.lap("resample")
     reporter.step("registered", 1.0)
-    return RegistrationResult(warped, mask, estimate, quality, watch.total(), parameters)
+    return RegistrationResult(
+        warped, mask, estimate, quality, watch.total(), parameters, Preview.of(pair)
+    )
 
 
 def _assess(
@@ -235,14 +185,16 @@ def _assess(
     """
     if not mask.any():
         raise NotRegistered("the images came out apart")
-    wide = method.options.search == "wide"
+    mirrored = method.options.mirrored
     if cancelled:
-        return unverified(mask, found.transform, initial=pair.initial, wide=wide)
-    quality = assess_estimate(pair, found, wide=wide)
+        return unverified(
+            mask, found.transform, initial=pair.initial, wide=found.wide, mirrored=mirrored
+        )
+    quality = assess_estimate(pair, found, mirrored=mirrored)
     if method.matches and rejects(quality):
         reason = "; ".join(quality.reasons) or "no estimate fits"
-        if method.options.search == "near":
-            reason += "; a wide search, or an initial transform, may help"
+        near = method.options.search == "near"
+        reason += f"; {'a wide search, or ' if near else ''}an initial transform may help"
         raise NotRegistered(reason)
     return quality
 
@@ -256,6 +208,7 @@ def _parameters(
         "function": "register",
         "model": session.name,
         "search": method.options.search,
+        "mirrored": method.options.mirrored,
         "refine": method.options.refine,
         "transform": method.options.transform,
         "device": describe(session.device),

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cache, partial
+from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from napari_busref.geometry import Estimate, compose, mean_distance
-from napari_busref.registration.consistency import block_confidence
 from napari_busref.registration.context import RunContext
-from napari_busref.registration.features import FixedFeatures, edge_directions, valid_cells
+from napari_busref.registration.features import FixedFeatures
+from napari_busref.registration.near_search import near_search
 from napari_busref.registration.pyramid import (
     MaskedImage,
-    PyramidLevel,
     overlap_magnification,
     pyramid_schedule,
     resample,
-    working_size,
 )
 from napari_busref.registration.quality import UNRELATED_CONFIDENCE
 from napari_busref.registration.refine import refine_levels
-from napari_busref.registration.search import RANGES, search
+from napari_busref.registration.scoring import PRE_REFINEMENT, CandidateScorer, is_finite
+from napari_busref.registration.wide_match import LOOK_SIDE, find_pose, look, mirror_fits
 
-_PRE_REFINEMENT = (PyramidLevel("affine", 128),)
-_SCORING_SIDE = 256
-_SCORING_SIGMA = 2.0  # px at that size
 _CAPTURE_RANGE = 0.05  # of one pyramid level, as a fraction of the image side
 _MAX_POSES = 12  # that a search proposes
+_FIRST_PART = 0.9  # of the progress, without the second attempt
 _TOP_K = 3  # of them, the ones that a near search refines first
 # Edge score above which a near search skips the other candidates and the coarse levels.
 _CONFIDENT_EDGE_SCORE = 0.2
@@ -55,6 +51,12 @@ class Match:
         search finds a confident candidate, else block confidences in [0, 1]: edges of small
         overlaps, and of images with few strong edges, agree by chance. Near-duplicates and
         everything after a confident candidate are scored without refinement.
+    wide : bool
+        Whether a wide search found it.
+    clear : bool
+        False where a wide search found no pose without doubt.
+    mirror_fits : bool
+        Whether the mirrored moving image fits, where nothing else does.
     """
 
     estimate: Estimate
@@ -62,6 +64,9 @@ class Match:
     coarse: Estimate
     block_confidence: float = 0.0
     scores: dict[str, float] = field(default_factory=dict)
+    wide: bool = False
+    clear: bool = True
+    mirror_fits: bool = False
 
 
 def match(
@@ -89,22 +94,60 @@ def match(
         Options, progress, timings; ``keep`` receives the best estimate after every level.
     """
     run = run or RunContext()
-    candidates = {"initial": initial} if run.options.initial else {}
-    candidates |= _network_proposals(proposal_networks, features, moving, initial, run)
-    poses = _search_poses(features, moving, initial, run)
     scorer = CandidateScorer(features, moving)
-    if run.options.search == "wide":
-        return _select_and_refine(scorer, candidates | poses, run.part(0.6, 1.0), exhaustive=True)
+    search = run.options.search
+
+    def others() -> dict[str, Estimate]:
+        given = {"initial": initial} if run.options.initial else {}
+        return given | _network_proposals(proposal_networks, features, moving, initial, run)
+
+    if search == "wide":
+        return _match_wide(scorer, initial, run, others)
+    candidates = others()
+    poses = _near_poses(features, moving, initial, run)
     likeliest = dict(list(poses.items())[:_TOP_K])
-    first = _select_and_refine(scorer, candidates | likeliest, run.part(0.6, 0.9))
+    first = _select_and_refine(scorer, candidates | likeliest, run.part(0.6, _FIRST_PART))
     if not poses or first.block_confidence >= UNRELATED_CONFIDENCE:
         return first
-    again = run.part(0.9, 1.0).without_keeping()
-    second = _select_and_refine(scorer, candidates | poses, again, exhaustive=True)
-    if second.block_confidence <= first.block_confidence:
-        return first
+    again = run.part(_FIRST_PART, 1.0).without_keeping()
+    if search == "near":
+        second = _select_and_refine(scorer, candidates | poses, again, exhaustive=True)
+    else:
+        second = _match_wide(scorer, initial, again)
+    if not second.clear or second.block_confidence <= first.block_confidence:
+        return replace(first, mirror_fits=second.mirror_fits)
     run.keep(second.estimate)
     return second
+
+
+def _match_wide(
+    scorer: CandidateScorer,
+    initial: Estimate,
+    run: RunContext,
+    others: Callable[[], dict[str, Estimate]] = dict,
+) -> Match:
+    """Choose among all rotations and scales, and refine.
+
+    ``others`` returns candidates to compare where no pose is clear.
+    """
+    mirrored = run.options.mirrored
+    poses = find_pose(scorer, initial.theta, run.reporter.part(0.0, 0.7), mirrored=mirrored)
+    clear = bool(poses) and poses[-1].clear
+    if not clear:
+        finite = {name: given for name, given in others().items() if is_finite(given)}
+        poses += [look(scorer, given, name) for name, given in finite.items()]
+    run.watch.lap("search")
+    if not poses:
+        return Match(initial, "initial", initial, clear=False)
+    best = poses[-1] if clear else max(poses, key=lambda pose: pose.blocks)
+    scores = {pose.name: pose.blocks for pose in poses}
+    found = Match(best.refined, best.name, best.refined, scores=scores, wide=True, clear=clear)
+    if run.options.refine != "none":
+        _refine(scorer, found, run.part(0.7, 1.0), above=LOOK_SIDE)
+    found.block_confidence = scorer.blocks(found.estimate)
+    if not clear and not mirrored:
+        found.mirror_fits = mirror_fits(scorer, initial.theta, run.reporter)
+    return found
 
 
 def _network_proposals(
@@ -147,46 +190,23 @@ def _network_proposals(
     return proposals
 
 
-def _search_poses(
+def _near_poses(
     features: FixedFeatures, moving: MaskedImage, initial: Estimate, run: RunContext
 ) -> dict[str, Estimate]:
-    """The poses of the search, best first: ``search``, ``search 2``, ..."""
+    """The poses of the near search, best first: ``search``, ``search 2``, ..."""
     if run.options.search == "none":
         return {}
     part = run.reporter.part(0.5, 0.6)
     part.step("searching", 0.0)
-    poses = search(
-        features.networks.matcher,
-        features.image,
-        moving,
-        initial.theta,
-        RANGES[run.options.search],
-        max_candidates=_MAX_POSES,
-        reporter=part,
+    matcher = features.networks.matcher
+    poses = near_search(
+        matcher, features.image, moving, initial.theta, max_candidates=_MAX_POSES, reporter=part
     )
     run.watch.lap("search")
     return {
         "search" if number == 1 else f"search {number}": Estimate(pose.theta)
         for number, pose in enumerate(poses, 1)
     }
-
-
-class CandidateScorer:
-    """Scores of candidate estimates for one pair, cached per estimate.
-
-    Attributes
-    ----------
-    edges, blocks : callable
-        `edge_score` and `block_confidence` of an estimate.
-    pre_refine : callable
-        An estimate after one pyramid level.
-    """
-
-    def __init__(self, features: FixedFeatures, moving: MaskedImage) -> None:
-        self.features, self.moving = features, moving
-        self.edges = cache(partial(edge_score, features, moving))
-        self.blocks = cache(partial(block_confidence, features, moving))
-        self.pre_refine = cache(partial(_pre_refine, features, moving, self.edges))
 
 
 def _select_and_refine(
@@ -201,7 +221,7 @@ def _select_and_refine(
     ``exhaustive`` pre-refines every candidate and ranks them by block confidence.
     """
     run.reporter.step("comparing candidates", 0.0)
-    finite = {name: candidate for name, candidate in candidates.items() if _is_finite(candidate)}
+    finite = {name: candidate for name, candidate in candidates.items() if is_finite(candidate)}
     if not finite:
         name, candidate = next(iter(candidates.items()))
         return Match(candidate, name, candidate)
@@ -231,13 +251,15 @@ def _select(
     return chosen, candidates[chosen], scores
 
 
-def _refine(scorer: CandidateScorer, found: Match, run: RunContext) -> None:
-    """Refine the estimate of a match, level by level."""
+def _refine(scorer: CandidateScorer, found: Match, run: RunContext, *, above: float = 0.0) -> None:
+    """Refine the estimate of a match by the pyramid levels above a side."""
     options = run.options
     near = bool(found.scores) and scorer.edges(found.estimate) > _CONFIDENT_EDGE_SCORE
     shape = scorer.features.image.shape
     schedule = pyramid_schedule(options.refine, options.transform, shape, near=near)
-    if found.scores and schedule[0] == _PRE_REFINEMENT[0]:
+    if above:
+        schedule = tuple(level for level in schedule[:-1] if level.side > above) + schedule[-1:]
+    elif found.scores and schedule[0] == PRE_REFINEMENT:
         schedule = schedule[1:]  # the selection has fitted this level
     run.keep(found.estimate)
     steps = refine_levels(
@@ -248,16 +270,6 @@ def _refine(scorer: CandidateScorer, found: Match, run: RunContext) -> None:
         run.keep(estimate)
         run.reporter.step(f"refining: {schedule[index].model}", (index + 1) / len(schedule))
     run.watch.lap("refine")
-
-
-def _pre_refine(
-    features: FixedFeatures,
-    moving: MaskedImage,
-    score: Callable[[Estimate], float],
-    estimate: Estimate,
-) -> Estimate:
-    *_, refined = refine_levels(features, moving, estimate, _PRE_REFINEMENT, score=score)
-    return refined
 
 
 def _pre_refine_distinct(
@@ -292,40 +304,6 @@ def _same_basin(
     return mean_distance(optimum.theta, other.theta, moving) < capture_range * area**0.5
 
 
-def _is_finite(estimate: Estimate) -> bool:
-    parts = (part for part in (estimate.theta, estimate.phi) if part is not None)
-    return all(bool(part.isfinite().all()) for part in parts)
-
-
 def _float_type(module: nn.Module) -> torch.dtype:
     types = (p.dtype for p in module.parameters() if p.is_floating_point())
     return next(types, torch.float32)
-
-
-def edge_score(features: FixedFeatures, moving: MaskedImage, estimate: Estimate) -> float:
-    """Correlation of the edge directions in the overlap, in [-1, 1].
-
-    No network and no candidate has maximised it, so it ranks them without bias.
-    """
-    size = working_size(features.image.shape, _SCORING_SIDE)
-    source = resample(moving, estimate, size)
-    first, second = features.edges(size, _SCORING_SIGMA), edge_directions(source, _SCORING_SIGMA)
-    # Only cells with edges in both images, which excludes those beside a border.
-    both = (_has_edges(first) * _has_edges(second)).to(first.dtype)
-    first, second = (_centre(edges, both) for edges in (first, second))
-    norm = (first.square().sum() * second.square().sum()).sqrt()
-    if float(norm) < 1e-3:
-        return -1.0
-    correlation: Tensor = (first * second).sum() / norm
-    # A small overlap correlates by chance more easily.
-    return float(correlation) * float(valid_cells(source).mean()) ** 0.5
-
-
-def _centre(edges: Tensor, both: Tensor) -> Tensor:
-    """Subtract the mean direction: walls and horizons agree at every translation."""
-    mean = (edges * both).sum((-2, -1), keepdim=True) / both.sum().clamp_min(1)
-    return (edges - mean) * both
-
-
-def _has_edges(edges: Tensor) -> Tensor:
-    return (edges != 0).any(1, keepdim=True)

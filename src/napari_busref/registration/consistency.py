@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from napari_busref.geometry import (
     Estimate,
     base_grid,
@@ -60,7 +58,7 @@ def inverse_consistency(features: FixedFeatures, moving: MaskedImage, estimate: 
         pixel maps back.
     """
     theta = estimate.theta
-    initial = Estimate(invert_affine(theta) + torch.tensor(_PERTURBATION, device=theta.device))
+    initial = Estimate(invert_affine(theta) + theta.new_tensor(_PERTURBATION))
     fixed = features.image
     backward = FixedFeatures(features.networks, moving)
     *_, final = refine_levels(backward, fixed, initial, _BACKWARD)

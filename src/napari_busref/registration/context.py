@@ -26,6 +26,8 @@ class MatchOptions:
         The options of `napari_busref.register`.
     initial : bool
         Whether the initial transform is a candidate.
+    mirrored : bool
+        Whether a wide search compares reflected poses, too.
     learned, edges : bool
         Whether to compare learned features, and edges and pixels. The ablation switches them.
     score_tolerance : float
@@ -35,10 +37,11 @@ class MatchOptions:
         ``benchmarks/truth.py`` puts the true displacements there.
     """
 
-    search: str = "near"
+    search: str = "auto"
     refine: str = "dense"
     transform: str = "affine"
     initial: bool = True
+    mirrored: bool = False
     learned: bool = True
     edges: bool = True
     score_tolerance: float = 0.01

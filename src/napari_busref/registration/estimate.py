@@ -64,6 +64,8 @@ class Method:
         search: str | None = None,
         refine: str | None = None,
         transform: str = "affine",
+        *,
+        mirrored: bool = False,
     ) -> Method:
         """The method of a session's model; for the options see `napari_busref.register`."""
         from napari_busref.registration.auto import Auto
@@ -77,20 +79,30 @@ class Method:
         else:
             proposals, networks = {session.name: module}, MatchingNetworks.load(session.device)
         options = MatchOptions(
-            search=search or ("near" if auto else "none"),
+            search=search or ("auto" if auto else "none"),
             refine=refine or ("dense" if auto else "none"),
             transform=transform,
             initial=auto,
+            mirrored=mirrored,
         )
         return cls(session.device, proposals, networks, options)
 
 
 @dataclass(frozen=True, eq=False)
 class Estimated:
-    """An estimated transform, with evidence unless the registration was cancelled."""
+    """An estimated transform, with evidence unless the registration was cancelled.
+
+    Attributes
+    ----------
+    transform : Transform
+    evidence : Evidence or None
+    wide : bool
+        Whether a wide search found it; large rotations and scales are then plausible.
+    """
 
     transform: Transform
     evidence: Evidence | None = None
+    wide: bool = False
 
 
 def estimate_transform(
@@ -158,9 +170,10 @@ def estimate_transform(
             refined_px=_refined_px(found.coarse, transform, transform_of),
             chosen=found.chosen,
             candidates=found.scores,
+            mirror_fits=found.mirror_fits,
         )
         watch.lap("agreement")
-        return Estimated(transform, evidence)
+        return Estimated(transform, evidence, found.wide)
 
     if not keep_best:
         return work()
@@ -169,10 +182,10 @@ def estimate_transform(
     except Cancelled:
         if not reached:
             raise
-        return Estimated(transform_of(reached[-1]))
+        return Estimated(transform_of(reached[-1]), wide=method.options.search == "wide")
 
 
-def assess_estimate(pair: Pair, found: Estimated, *, wide: bool = False) -> Quality:
+def assess_estimate(pair: Pair, found: Estimated, *, mirrored: bool = False) -> Quality:
     """Assess an estimate, see `napari_busref.registration.quality.assess`."""
     return assess(
         pair.fixed.grey,
@@ -184,7 +197,8 @@ def assess_estimate(pair: Pair, found: Estimated, *, wide: bool = False) -> Qual
         before=pair.warped,
         before_mask=pair.warped_mask,
         fixed_valid=pair.fixed.valid,
-        wide=wide,
+        wide=found.wide,
+        mirrored=mirrored,
     )
 
 

@@ -50,6 +50,12 @@ SCORE_WEIGHTS = (0.713, 0.366, -1.810)
 SCORE_BIAS = -9.478
 
 Status = Literal["registered", "not registered", "cancelled"]
+_VERDICTS: dict[Status, str] = {
+    "registered": "Check the result, it may be wrong",
+    "not registered": "Nothing was found",
+    "cancelled": "Cancelled: this is the best so far, not checked",
+}
+_REPR_REASONS = 60  # characters
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,8 @@ class Evidence:
         The candidate that was refined.
     candidates : dict
         The score of each candidate.
+    mirror_fits : bool
+        Whether the mirrored moving image fits, where nothing else does.
     """
 
     block_confidence: float
@@ -76,6 +84,14 @@ class Evidence:
     refined_px: float = 0.0
     chosen: str = ""
     candidates: dict[str, float] = field(default_factory=dict)
+    mirror_fits: bool = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Evidence: block confidence {self.block_confidence:.2f}, inverse consistency "
+            f"{self.inverse_consistency_px:.1f} px, refined by {self.refined_px:.1f} px, "
+            f"{self.chosen or 'none'} chosen of {len(self.candidates)} candidates>"
+        )
 
 
 @dataclass(frozen=True)
@@ -133,6 +149,28 @@ class Quality:
     evidence: Evidence | None = None
     status: Status = "registered"
 
+    @property
+    def verdict(self) -> str:
+        """The verdict in one short sentence."""
+        return "The registration looks right" if self.reliable else _VERDICTS[self.status]
+
+    @property
+    def numbers(self) -> str:
+        """Overlap, shift, rotation and scale in one line."""
+        return (
+            f"overlap {self.overlap:.0%}, shift {self.shift_px:.1f} px, "
+            f"rotation {self.rotation_deg:.1f}°, scale {self.scale:.3f}"
+        )
+
+    def __repr__(self) -> str:
+        said = "; ".join(self.reasons)
+        if len(said) > _REPR_REASONS:
+            said = said[: _REPR_REASONS - 1] + "…"
+        return (
+            f"<Quality: {self.verdict}{f' ({said})' if said else ''}; "
+            f"score {self.score:.2f}, {self.numbers}>"
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """The attributes as values that JSON can hold."""
         values = asdict(self)
@@ -175,6 +213,7 @@ def assess(
     before_mask: NDArray[np.bool_],
     fixed_valid: NDArray[np.bool_] | None = None,
     wide: bool = False,
+    mirrored: bool = False,
 ) -> Quality:
     """Assess a registration.
 
@@ -196,6 +235,8 @@ def assess(
         Valid pixels of the fixed image.
     wide : bool
         Whether the search covered large rotations, shifts and scales. They are then plausible.
+    mirrored : bool
+        Whether a mirrored moving image is plausible.
 
     Returns
     -------
@@ -203,8 +244,10 @@ def assess(
     """
     valid = np.ones(mask.shape, bool) if fixed_valid is None else fixed_valid
     side = min(mask.shape)
-    motion = _motion(mask, estimate, initial, wide)
+    motion = _motion(mask, estimate, initial, wide, mirrored)
     reasons = list(motion.reasons)
+    if evidence.mirror_fits:
+        reasons.append("the moving image fits when mirrored: allow it with mirrored=True")
     after = edge_agreement(fixed, warped, mask & valid)
     earlier = edge_correlation(fixed, before, before_mask & valid)
     if after is None:
@@ -238,13 +281,18 @@ def assess(
 
 
 def unverified(
-    mask: NDArray[np.bool_], estimate: Transform, *, initial: Transform, wide: bool = False
+    mask: NDArray[np.bool_],
+    estimate: Transform,
+    *,
+    initial: Transform,
+    wide: bool = False,
+    mirrored: bool = False,
 ) -> Quality:
     """The quality of a cancelled registration's best estimate so far.
 
     The score is 0, since a cancelled registration checks nothing. See `assess` for the parameters.
     """
-    motion = _motion(mask, estimate, initial, wide)
+    motion = _motion(mask, estimate, initial, wide, mirrored)
     reason = "it was cancelled, and the best estimate so far was not checked"
     return motion.quality(
         score=0.0,
@@ -330,7 +378,7 @@ class _Motion:
 
 
 def _motion(
-    mask: NDArray[np.bool_], estimate: Transform, initial: Transform, wide: bool
+    mask: NDArray[np.bool_], estimate: Transform, initial: Transform, wide: bool, mirrored: bool
 ) -> _Motion:
     reasons = []
     overlap = float(mask.mean())
@@ -340,8 +388,8 @@ def _motion(
     min_jacobian = float(folding[mask].min()) if mask.any() else float(folding.min())
     if min_jacobian <= 0:
         reasons.append("the displacement folds over itself")
-    shift, rotation, scale, mirrored = _affine_parts(estimate, initial)
-    if mirrored:
+    shift, rotation, scale, reflected = _affine_parts(estimate, initial)
+    if reflected and not mirrored:
         reasons.append("the moving image is mirrored")
     if not wide:
         if shift > _MAX_SHIFT * float(np.hypot(*mask.shape)):

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["check_writable", "replacing"]
+__all__ = ["check_writable", "remove_leftovers", "replacing"]
+
+_PREFIX = ".napari-busref-"
+_DAY = 86_400.0  # seconds
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -49,7 +56,40 @@ def replacing(path: Path) -> Iterator[Path]:
     whole extension, such as ``.nii.gz``.
     """
     check_writable(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".napari-busref-") as folder:
+    prefix = f"{_PREFIX}{_host()}-{os.getpid()}-"
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
         temporary = Path(folder) / path.name
         yield temporary
         temporary.replace(path)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary folders that killed processes left in a folder.
+
+    Those of a process that may still run stay: of this computer as long as it has that number,
+    of others for a day.
+    """
+    for left in folder.glob(f"{_PREFIX}*"):
+        if not left.is_symlink() and not _in_use(left):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _host() -> str:
+    return re.sub("[^A-Za-z0-9]", "", platform.node())
+
+
+def _in_use(left: Path) -> bool:
+    host, _, rest = left.name.removeprefix(_PREFIX).partition("-")
+    number = rest.partition("-")[0]
+    if host == _host() and number.isdecimal() and os.name == "posix":
+        try:
+            os.kill(int(number), 0)  # only finds out whether there is one
+        except (ProcessLookupError, OverflowError):
+            return False
+        except OSError:
+            return True
+        return True
+    try:
+        return time.time() - left.stat().st_mtime < _DAY
+    except OSError:
+        return False

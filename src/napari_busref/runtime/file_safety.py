@@ -1,28 +1,71 @@
-"""Files open only themselves, and no more memory than a budget."""
+"""Files open only themselves, and declare no more memory than a limit."""
 
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
-__all__ = ["MEMORY_BUDGET", "check_inside", "check_size", "memory_budget"]
+from napari_busref.runtime.options import check_number
 
-#: Largest array that a file may declare, in bytes, unless NAPARI_BUSREF_MEMORY says otherwise.
-MEMORY_BUDGET = 2 << 30
+__all__ = [
+    "Refused",
+    "check_file",
+    "check_inside",
+    "check_size",
+    "memory_budget",
+    "memory_limited",
+    "read_text",
+]
+
+#: Largest size that a file may declare, in GiB, unless an option or `_VARIABLE` says otherwise.
+_DEFAULT = 2.0
 _VARIABLE = "NAPARI_BUSREF_MEMORY"  # in GiB
+_LIMIT: ContextVar[float | None] = ContextVar("memory_limit", default=None)
 
 
-def memory_budget() -> int:
-    """Return the budget in bytes; the environment variable NAPARI_BUSREF_MEMORY sets GiB.
+class Refused(ValueError):
+    """A file that names another file, or declares too large a size; its text names the file."""
+
+
+@contextmanager
+def memory_limited(memory_limit: float | None) -> Iterator[None]:
+    """Set the limit of declared sizes inside the body.
+
+    Parameters
+    ----------
+    memory_limit : float, optional
+        In GiB. None keeps the limit as it is.
 
     Raises
     ------
     ValueError
-        When the variable is no positive number.
+        When it is no positive number.
     """
-    given = os.environ.get(_VARIABLE)
+    if memory_limit is None:
+        yield
+        return
+    token = _LIMIT.set(check_number("memory_limit", memory_limit))
+    try:
+        yield
+    finally:
+        _LIMIT.reset(token)
+
+
+def memory_budget() -> int:
+    """Return the limit in bytes: of `memory_limited`, else of NAPARI_BUSREF_MEMORY, else 2 GiB.
+
+    Raises
+    ------
+    ValueError
+        When the variable is no positive number of GiB.
+    """
+    given: float | str | None = _LIMIT.get()
     if given is None:
-        return MEMORY_BUDGET
+        given = os.environ.get(_VARIABLE, _DEFAULT)
     try:
         budget = float(given) * 2**30
     except ValueError:
@@ -46,15 +89,47 @@ def check_size(size: int, path: Path, what: str = "an array") -> None:
 
     Raises
     ------
-    ValueError
+    Refused
         When it is above `memory_budget`.
     """
     budget = memory_budget()
     if not 0 <= size <= budget:
-        raise ValueError(
-            f"path: {path} declares {what} of {size / 2**30:.3g} GiB, above the budget of "
-            f"{budget / 2**30:.3g} GiB, which the environment variable {_VARIABLE} changes"
+        raise Refused(
+            f"path: {path} declares {what} of {size / 2**30:.3g} GiB, above the limit of "
+            f"{budget / 2**30:.3g} GiB; memory_limit (--memory-limit) changes it"
         )
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no plain file of at most `memory_budget`: pipes and devices never end.
+
+    Raises
+    ------
+    OSError
+        When there is no such file, or it cannot be read.
+    Refused
+        When it is no plain file, or too large.
+    """
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(f"{path} is a folder, need a file")
+    if not stat.S_ISREG(status.st_mode):
+        raise Refused(f"path: {path} is no plain file")
+    check_size(status.st_size, path, "a file")
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """Read the text of a plain file.
+
+    Raises
+    ------
+    UnicodeDecodeError
+        When it is no text.
+    OSError, Refused
+        As `check_file`.
+    """
+    check_file(path)
+    return path.read_text(encoding)
 
 
 def check_inside(folder: Path, part: str, path: Path) -> Path:
@@ -71,19 +146,17 @@ def check_inside(folder: Path, part: str, path: Path) -> Path:
 
     Raises
     ------
-    ValueError
+    Refused
         When `part` is absolute, holds ``..``, or leads through a symbolic link.
     """
     names = part.split("/") if isinstance(part, str) else []
-    unsafe = not names or "" in names or ".." in names or "\\" in part or ":" in part
+    unsafe = not names or "" in names or ".." in names or any(c in part for c in "\\:\0")
     inside = folder.joinpath(*names) if not unsafe else folder
     if unsafe or not inside.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"path: {path} names {part!r}, which lies outside the folder")
+        raise Refused(f"path: {path} names {part!r}, which lies outside the folder")
     step = folder
     for name in names:
         step = step / name
         if step.is_symlink():
-            raise ValueError(
-                f"path: {path} holds a symbolic link, {part!r}, which is not followed"
-            )
+            raise Refused(f"path: {path} holds a symbolic link, {part!r}, which is not followed")
     return inside

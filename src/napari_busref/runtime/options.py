@@ -1,4 +1,4 @@
-"""The options of `register`, `fuse` and `register_and_fuse`: one table for every interface.
+"""The options of `register`, `fuse`, `register_and_fuse` and the readers: one table for all.
 
 The functions check their arguments against it. The command line and the panel build their
 controls from it. A test compares it with the signatures and with napari's manifest.
@@ -69,9 +69,15 @@ _TABLE = (
         {
             "none": "starts at the initial transform",
             "near": "rotations to 15°, scales 0.8 to 1.25, shifts to 30 % of the image",
-            "wide": "any rotation, scales 0.4 to 2.5, overlaps down to 30 %; takes seconds",
+            "wide": "any rotation, scales 0.4 to 2.5, overlaps down to 30 %",
+            "auto": "near, then wide where the blocks do not confirm the near result",
         },
-        automatic="near with the model auto, none with another",
+        automatic="auto with the model auto, none with another",
+    ),
+    Option(
+        "mirrored",
+        False,
+        "Whether the wide search also compares the mirrored moving image.",
     ),
     Option(
         "refine",
@@ -164,6 +170,13 @@ _TABLE = (
         limits=(0, inf),
     ),
     Option("loss_weights", False, "Also return the weights of the fusion model's learned loss."),
+    Option(
+        "memory_limit",
+        None,
+        "Largest size in GiB that a file may declare for its pixels or values.",
+        automatic="2, or the environment variable NAPARI_BUSREF_MEMORY",
+        limits=(0, inf),
+    ),
 )
 
 #: By name, in the order in which interfaces show them.

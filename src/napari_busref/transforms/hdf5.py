@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,16 +16,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_busref.runtime.atomic_write import replacing
-from napari_busref.runtime.file_safety import check_size
+from napari_busref.runtime.file_safety import Refused, check_file, check_size
 from napari_busref.runtime.version import package_version
 
-__all__ = ["EXTENSION", "Stored", "open_file", "read", "read_json", "read_planes", "save"]
+__all__ = [
+    "EXTENSION",
+    "Stored",
+    "check_strings",
+    "check_values",
+    "open_file",
+    "read",
+    "read_json",
+    "read_planes",
+    "save",
+]
 
 EXTENSION = ".busref.h5"
 _FORMAT = "napari-busref transform"
 _VERSION_SINGLE, _VERSION_STACK = 1, 2  # of one transform, and of the planes of a stack
 _MAX_METADATA = 60_000  # bytes; an HDF5 attribute holds at most 64 KiB
 _PLANES = "planes"
+_COLLECTION = b"GCOL"
+#: Filters that cannot grow beyond the sizes that are checked.
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 
 
 class Stored(Protocol):
@@ -97,25 +112,20 @@ def open_file(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
         When it is not a complete transform file of this package.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"path: there is no file {str(path)!r}")
+    check_file(path)
     if not h5py.is_hdf5(path):
         raise ValueError(f"path: {str(path)!r} is no HDF5 file, need a transform ({EXTENSION})")
+    check_strings(path)
     try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"path: {str(path)!r} is damaged: {error}") from None
-    with file:
-        try:
+        with h5py.File(path, "r") as file:
             _check_format(file, path)
             yield file
-        except (KeyError, TypeError, OSError, AttributeError, RuntimeError) as error:
-            raise ValueError(f"path: {str(path)!r} is damaged: {error}") from None
-        except ValueError as error:
-            text = str(error)
-            raise ValueError(
-                text if text.startswith("path: ") else f"path: {str(path)!r} is damaged: {text}"
-            ) from None
+    except Exception as error:  # h5py raises anything from KeyError to MemoryError
+        if isinstance(error, ValueError) and str(error).startswith("path: "):
+            raise
+        raise ValueError(f"path: {str(path)!r} is damaged: {error}") from None
 
 
 def _check_format(file: h5py.File, path: Path) -> None:
@@ -153,13 +163,77 @@ def _array(group: h5py.Group, name: str, shape: tuple[int, ...]) -> NDArray[Any]
     dataset = _own_item(group, name)
     if not isinstance(dataset, h5py.Dataset):
         raise ValueError(f"{name}: not an array")
-    if dataset.external or dataset.is_virtual:
-        raise ValueError(f"{name}: its values are in another file, which is not opened")
     if dataset.shape != shape or dataset.dtype.kind not in "iuf":
         raise ValueError(f"{name}: got {dataset.dtype} of shape {dataset.shape}, need {shape}")
-    check_size(dataset.size * dataset.dtype.itemsize, Path(group.file.filename), name)
+    check_values(dataset, name, Path(group.file.filename))
     array: NDArray[Any] = dataset[...]
     return array
+
+
+def check_strings(path: Path) -> None:
+    """Refuse damaged collections of strings, in which the HDF5 library would search for ever.
+
+    A collection starts with its name, version and size. Objects follow: number, references,
+    padding and size, of 2, 2, 4 and 8 bytes. Number 0 is the free rest with its own size.
+
+    Raises
+    ------
+    ValueError
+        When a size is not possible.
+    """
+    content = path.read_bytes()
+    at = content.find(_COLLECTION)
+    while at >= 0:
+        end = at + int.from_bytes(content[at + 8 : at + 16], "little")
+        place = at + 16
+        while place + 16 <= end:
+            number = int.from_bytes(content[place : place + 2], "little")
+            size = int.from_bytes(content[place + 8 : place + 16], "little")
+            step = 16 + (size + 7) // 8 * 8 if number else size
+            if step < 16 or place + step > min(end, len(content)):
+                raise ValueError(f"path: {str(path)!r} is damaged: its strings have no end")
+            place += step
+        at = content.find(_COLLECTION, at + 4)
+
+
+def check_values(dataset: h5py.Dataset, name: str, path: Path) -> None:
+    """Check that the file itself holds these values, and their size, before memory is taken.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+    name : str
+        Of the values, for the error.
+    path : Path
+        Named in the error.
+
+    Raises
+    ------
+    Refused
+        When they are elsewhere, or their chunks inflate to more than they declare.
+    """
+    if dataset.external or dataset.is_virtual:
+        raise Refused(f"path: {path} keeps {name!r} in another file, which is not opened")
+    itemsize = dataset.dtype.itemsize
+    check_size((dataset.size or 0) * itemsize, path, name)
+    if dataset.chunks is None:
+        return
+    size = math.prod(dataset.chunks) * itemsize
+    check_size(size, path, f"a chunk of {name}")
+    plist = dataset.id.get_create_plist()
+    filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
+    if len(set(filters)) < len(filters) or not set(filters) <= _FILTERS:
+        raise Refused(f"path: {path} compresses {name!r} by other filters than gzip, shuffle")
+    if h5py.h5z.FILTER_DEFLATE not in filters:
+        return
+    for number in range(dataset.id.get_num_chunks()):
+        chunk = dataset.id.get_chunk_info(number)
+        check_size(chunk.size, path, f"a chunk of {name}")
+        content = dataset.id.read_direct_chunk(chunk.chunk_offset)[1]
+        inflater = zlib.decompressobj()
+        # Fletcher's checksum, of four bytes, follows some chunks
+        if not chunk.filter_mask and len(inflater.decompress(content, size + 5)) > size + 4:
+            raise Refused(f"path: {path}: a chunk of {name!r} holds more than it declares")
 
 
 def _own_item(group: h5py.Group, name: str) -> Any:

@@ -62,6 +62,13 @@ class LandmarkFit:
     _map: _Map = field(repr=False)
     _shapes: tuple[tuple[int, int], tuple[int, int]] = field(repr=False)
 
+    def __repr__(self) -> str:
+        worst = "" if self.worst is None else f", worst at index {self.worst}"
+        return (
+            f"<LandmarkFit: {self.model} of {len(self.residuals)} pairs, "
+            f"rms {self.rms:.2f} px{worst}>"
+        )
+
     @cached_property
     def transform(self) -> Transform:  # noqa: D102 - an attribute above
         return _as_transform(self._map, self._shapes)

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from napari_busref.images.dtypes import cast as cast_dtype
 from napari_busref.images.dtypes import checked_fill, frozen, native
+from napari_busref.images.figures import new_axes
+from napari_busref.runtime.file_safety import memory_limited
 from napari_busref.transforms import hdf5
 from napari_busref.transforms.hdf5 import EXTENSION
 from napari_busref.transforms.resampling import EDGE, Plane, row_blocks, touches
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 __all__ = ["EXTENSION", "Transform", "read_metadata"]
+
+_GRID_CELLS = 12  # along each side of a plotted grid
+_POINTS_OF_LINE = 49
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,9 +279,10 @@ class Transform:
         -------
         ndarray, shape (H, W) or (H, W, C)
             The type of `image` in native byte order; integers rounded and clipped, bool cut at
-            one half. NaN where interpolation uses a NaN or infinite pixel (with ``order=0``: the
-            pixel itself). A masked array is masked where interpolation uses a masked pixel and
-            outside the moving image, and holds its fill value there.
+            one half. Whole-pixel shifts change no value, also none of 64-bit integers. NaN where
+            interpolation uses a NaN or infinite pixel (with ``order=0``: the pixel itself). A
+            masked array is masked where interpolation uses a masked pixel and outside the moving
+            image, and holds its fill value there.
 
         Raises
         ------
@@ -309,7 +317,7 @@ class Transform:
             for index, plane in enumerate(planes):
                 values = plane.sample(source)
                 values[outside] = cval
-                warped[rows, :, index] = cast_dtype(values, image.dtype)
+                warped[rows, :, index] = values
 
         self._in_blocks(work)
         return warped[..., 0] if image.ndim == 2 else warped
@@ -433,6 +441,52 @@ class Transform:
             affine, displacement, fixed_shape=self.fixed_shape, moving_shape=other.moving_shape
         )
 
+    # -- display ------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"[{a:.5g}, {b:.5g}, {c:.5g}]" for a, b, c in self.affine[:2])
+        bend = "no displacement"
+        if self.displacement is not None:
+            bend = f"displacement up to {np.hypot(*self.displacement).max():.1f} px"
+        return (
+            f"<Transform: fixed {self.fixed_shape}, moving {self.moving_shape}; "
+            f"affine {rows}; {bend}>"
+        )
+
+    def plot(self, *, axes: Axes | None = None) -> Axes:
+        """Plot the grid of the fixed image where it lies on the moving image.
+
+        Needs ``napari-busref[plot]``.
+
+        Parameters
+        ----------
+        axes : matplotlib.axes.Axes, optional
+            By default those of a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            In pixels of the moving image, whose border is drawn. Nothing is shown.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            Without matplotlib.
+        """
+        (drawn,) = new_axes(1, axes)
+        for path in _grid_lines(self.fixed_shape):
+            rows, cols = self.points(path).T
+            drawn.plot(cols, rows, color="tab:purple", linewidth=0.8)
+        height, width = self.moving_shape
+        corners = np.array([(0, 0), (0, height), (width, height), (width, 0), (0, 0)]) - 0.5
+        drawn.plot(*corners.T, color="black", linewidth=1)
+        drawn.set_aspect("equal")
+        drawn.invert_yaxis()
+        drawn.set_title("fixed grid on the moving image")
+        return drawn
+
+    # -- comparison ---------------------------------------------------------------------------
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Transform):
             return NotImplemented
@@ -474,13 +528,15 @@ class Transform:
         return path
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Transform:
+    def load(cls, path: str | os.PathLike[str], *, memory_limit: float | None = None) -> Transform:
         """Read a transform that `save` wrote.
 
         Parameters
         ----------
         path : path-like
             The ``.busref.h5`` file.
+        memory_limit : float, optional
+            As of `napari_busref.read_transform`.
 
         Raises
         ------
@@ -494,7 +550,7 @@ class Transform:
         From the file of a stack it reads the transform of the displayed plane;
         `napari_busref.read_transform` reads all.
         """
-        with hdf5.open_file(path) as file:
+        with memory_limited(memory_limit), hdf5.open_file(path) as file:
             return cls(**hdf5.read(file))
 
     # -- internals ----------------------------------------------------------------------------
@@ -575,17 +631,16 @@ class Transform:
             & (source[1] <= width - 1 + EDGE)
         )
 
-    def _nearest(self, image: NDArray[Any], cval: float) -> NDArray[Any]:
+    def _nearest(self, image: NDArray[Any], cval: float | int) -> NDArray[Any]:
         # by index, because map_coordinates computes in float64 and would change 64-bit labels
         warped = np.empty(self.fixed_shape + image.shape[2:], image.dtype)
-        outside_value = cast_dtype(np.array([cval], float), image.dtype)[0]
         height, width = self.moving_shape
 
         def work(rows: slice, source: NDArray[np.float64]) -> None:
             row = np.clip(np.floor(source[0] + 0.5), 0, height - 1).astype(np.intp)
             col = np.clip(np.floor(source[1] + 0.5), 0, width - 1).astype(np.intp)
             warped[rows] = image[row, col]
-            warped[rows][~self._inside(source)] = outside_value
+            warped[rows][~self._inside(source)] = cval
 
         self._in_blocks(work)
         return warped
@@ -608,6 +663,17 @@ def _affine(
         np.add(a * row, b * col, out=out)
         out += c
     return there
+
+
+def _grid_lines(shape: tuple[int, int]) -> Iterator[NDArray[np.float64]]:
+    """Rows and columns of an image, from border to border, as (N, 2) positions."""
+    ends = [np.linspace(0, size - 1, 1 + min(_GRID_CELLS, size - 1)) for size in shape]
+    along = [np.linspace(0, size - 1, _POINTS_OF_LINE) for size in shape]
+    for axis in (0, 1):
+        for position in ends[axis]:
+            path = np.empty((_POINTS_OF_LINE, 2))
+            path[:, axis], path[:, 1 - axis] = position, along[1 - axis]
+            yield path
 
 
 def _grid(shape: tuple[int, int], rows: slice) -> NDArray[np.float64]:

@@ -40,8 +40,9 @@ def write_ome_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     path : str
         Ends in ``.ome.tif`` or ``.ome.tiff``.
     data : array_like
-        ``(H, W)``, ``(H, W, 3 or 4)`` of an RGB layer, or a stack of them along one or two
-        axes: T, Z, or T and Z. The finest level of a multiscale layer is saved.
+        ``(H, W)``, ``(H, W, 3 or 4)`` of an RGB layer, or a stack of them along up to three
+        axes. Labels t, z and c of the axes name them; otherwise they are T, Z and C in this
+        order, and one axis with a length is Z. The finest level of a multiscale layer is saved.
     meta : dict
         As from `Layer.as_layer_data_tuple`.
 
@@ -53,7 +54,7 @@ def write_ome_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     Raises
     ------
     ValueError
-        For another extension, more than two stack dimensions, or integers above 32 bits.
+        For another extension, more than three stack dimensions, or integers above 32 bits.
     """
     file = Path(path)
     if not file.name.lower().endswith(_EXTENSIONS):
@@ -64,15 +65,13 @@ def write_ome_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     units = [unit_name(unit) for unit in meta.get("units") or (None,) * ndim]
     # drop axes of length 1, except rows and columns
     kept = [axis for axis in range(ndim) if image.shape[axis] > 1 or axis >= ndim - 2]
-    if len(kept) > 4:
+    if len(kept) > 5:
         raise ValueError(
-            f"layer {meta.get('name', '')!r} has shape {image.shape}, need a plane or one stack "
-            "of planes, or T and Z"
+            f"layer {meta.get('name', '')!r} has shape {image.shape}, need a plane, or a stack "
+            "along T, Z and C"
         )
     image = image.reshape([image.shape[axis] for axis in kept] + list(image.shape[ndim:]))
-    stack = ["T", "Z"] if len(kept) == 4 else ["T"] * (len(kept) - 2)
-    if len(kept) == 3 and units[kept[0]] in METRES:
-        stack = ["Z"]
+    stack = _letters(meta, kept[:-2], units)
     axes = "".join(stack) + "YX" + "S" * rgb
     metadata: dict[str, Any] = {"axes": axes, "Name": meta.get("name", "")}
     grid = grid_of_layer((image.shape[-2 - rgb], image.shape[-1 - rgb]), meta, (-2, -1))
@@ -93,6 +92,17 @@ def write_ome_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
             metadata=metadata,
         )
     return [str(file)]
+
+
+def _letters(meta: dict[str, Any], axes: list[int], units: list[str]) -> list[str]:
+    """OME's letters for the axes of a stack, by their labels, else by their number and units."""
+    labels = [str(label).upper() for label in meta.get("axis_labels") or ()]
+    named = [labels[axis] for axis in axes] if len(labels) > max(axes, default=0) else []
+    if set(named) <= set("TZC") and len(set(named)) == len(axes):
+        return named
+    if len(axes) == 1 and units[axes[0]] in METRES:
+        return ["Z"]
+    return list("TZC"[: len(axes)])
 
 
 def _as_ome_dtype(image: NDArray[Any]) -> NDArray[Any]:

@@ -8,6 +8,7 @@ from napari.layers import Image
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout, QSizePolicy, QWidget
 
+from napari_busref._napari.layers.orientation import stored_orientation, turn_upright
 from napari_busref._napari.layers.pair import guess_pair
 from napari_busref._napari.widgets.forms import button, caption
 from napari_busref._napari.widgets.layer_chooser import layer_chooser
@@ -22,7 +23,7 @@ class PairChooser(QWidget):
     """Two choosers of image layers, and a button that swaps them.
 
     They guess which layer is which. Choosing the other's layer swaps the two. A single image is
-    the visible one.
+    the visible one. A further button turns layers whose files say that they are stored sideways.
 
     Parameters
     ----------
@@ -34,7 +35,7 @@ class PairChooser(QWidget):
     ----------
     moving, fixed : magicgui.widgets.ComboBox
         The infrared and the visible layer; read and set ``value``.
-    swap : QPushButton
+    swap, upright : QPushButton
     changed : Signal
         Emitted when the user or a script chooses.
     """
@@ -57,6 +58,9 @@ class PairChooser(QWidget):
         self.swap.setFixedWidth(28)
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
+        self.upright = button("", "", self._turn_clicked, name="upright")
+        self.upright.hide()
+        self._tags: dict[str, int] = {}
         for line, (text, chooser) in enumerate(
             (("&Infrared (moving)", self.moving), ("Visi&ble (fixed)", self.fixed))
         ):
@@ -65,6 +69,7 @@ class PairChooser(QWidget):
             grid.addWidget(chooser.native, line, 1)
             chooser.changed.connect(self._layer_chosen)
         grid.addWidget(self.swap, 0, 2, 2, 1)
+        grid.addWidget(self.upright, 2, 0, 1, 3)
         grid.setColumnStretch(1, 1)
 
     @property
@@ -74,7 +79,7 @@ class PairChooser(QWidget):
 
     def tab_order(self) -> list[QWidget]:
         """The controls from first to last."""
-        return [self.moving.native, self.fixed.native, self.swap]
+        return [self.moving.native, self.fixed.native, self.swap, self.upright]
 
     def images(self, _: Any = None) -> list[Image]:
         """The image layers of the viewer."""
@@ -103,6 +108,7 @@ class PairChooser(QWidget):
             self._choosing = False
         self._pair = (self.moving.value, self.fixed.value)
         self.swap.setEnabled(None not in self._pair)
+        self._show_sideways()
 
     def _moving_choices(self, _: Any = None) -> list[Image]:
         images = self.images()
@@ -127,6 +133,31 @@ class PairChooser(QWidget):
         if self.moving.value == self.fixed.value:  # not `is`: plugins get layers as proxies
             self._exchange()
         self._pair = (self.moving.value, self.fixed.value)
+        self._show_sideways()
+        self.changed.emit()
+
+    def _sideways(self) -> list[Image]:
+        """The chosen layers that are stored sideways; each file is opened once."""
+        chosen = [layer for layer in self._pair if layer is not None]
+        for layer in chosen:
+            if layer.unique_id not in self._tags:
+                self._tags[layer.unique_id] = stored_orientation(layer)
+        return [layer for layer in chosen if self._tags[layer.unique_id] > 1]
+
+    def _show_sideways(self) -> None:
+        names = " and ".join(layer.name for layer in self._sideways())
+        self.upright.setVisible(bool(names))
+        self.upright.setText("Stored sideways: turn upright")
+        self.upright.setToolTip(
+            f"The file of {names} says that it is stored sideways, and napari shows it so.\n"
+            "Turn the layer before you register it"
+        )
+
+    def _turn_clicked(self) -> None:
+        for layer in self._sideways():
+            turn_upright(layer)
+            self._tags[layer.unique_id] = 1
+        self._show_sideways()
         self.changed.emit()
 
     def _swap_clicked(self) -> None:

@@ -12,11 +12,6 @@ if TYPE_CHECKING:
 
 __all__ = ["error_text", "headline", "pair_text", "quality_html", "shortened"]
 
-_HEADLINES = {
-    "registered": "Check the result, it may be wrong",
-    "not registered": "Nothing was found",
-    "cancelled": "Cancelled: this is the best so far, not checked",
-}
 # a score below 0.5 is among the reasons
 _LIKELIHOODS = ((0.95, "very likely"), (0.8, "likely"), (0.5, "more likely than not"))
 
@@ -49,11 +44,11 @@ def headline(quality: Quality, pair: str = "") -> str:
     pair : str
         Of `pair_text`, to name the pair first.
     """
-    if quality.reliable:
-        return f"✓ {pair}: looks right" if pair else "✓ The registration looks right"
-    if pair:
-        return f"⚠ {pair}: {_SHORT_HEADLINES[quality.status]}"
-    return f"⚠ {_HEADLINES[quality.status]}"
+    mark = "✓" if quality.reliable else "⚠"
+    if not pair:
+        return f"{mark} {quality.verdict}"
+    short = "looks right" if quality.reliable else _SHORT_HEADLINES[quality.status]
+    return f"{mark} {pair}: {short}"
 
 
 def quality_html(quality: Quality, largest_px: float, pair: str = "") -> str:

@@ -47,7 +47,7 @@ class MatchingHead(nn.Module):
     def forward(self, pyramid: list[Tensor]) -> Tensor:
         """Descriptors from ``Bus.pyramid``: (B, D, h/2, w/2), float32."""
         finest = (pyramid[0].shape[-2], pyramid[0].shape[-1])
-        x = torch.zeros((), device=pyramid[0].device)
+        x = pyramid[0].new_zeros(())
         for level, enter in zip(pyramid, self.enter, strict=True):
             x = x + upsample(enter(level), finest)
         for block in self.blocks:

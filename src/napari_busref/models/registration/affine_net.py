@@ -158,8 +158,10 @@ class AffineNet(nn.Module):
         side = min(height, width)
         device = fixed[0].device
         # cell centres and displacements in units of half the shorter side
-        rows = (torch.arange(height, device=device) - (height - 1) / 2) * (2 / side)
-        cols = (torch.arange(width, device=device) - (width - 1) / 2) * (2 / side)
+        rows, cols = (
+            (torch.arange(n, device=device, dtype=torch.float32) - (n - 1) / 2) * (2 / side)
+            for n in (height, width)
+        )
         y, x = torch.meshgrid(rows, cols, indexing="ij")
         parts = [*fixed, *moving, torch.stack([x, y]).expand(batch, -1, -1, -1)]
         matches: list[tuple[Tensor, Tensor]] = []
@@ -177,7 +179,7 @@ class AffineNet(nn.Module):
                 matches.append((cells * (2 / side), confidence))
             parts += [window, *(part for match in matches for part in match)]
         out = self.enter(torch.cat([part.to(fixed[0].dtype) for part in parts], 1))
-        delta = torch.zeros(batch, 2, 3, device=device)
+        delta = torch.zeros(batch, 2, 3, device=device, dtype=torch.float32)
         if matches:
             trust = torch.sigmoid(self.trust(out)).float()
             weight = trust * torch.cat([confidence for _, confidence in matches], 1)

@@ -110,9 +110,7 @@ class BusRef(nn.Module):
         """One pass of the Deformable Net: phi (B, 2, h/8, w/8) in normalised coordinates."""
         descriptors = _pair(fixed.descriptors, moving.descriptors)
         cells = self.deformable_net(fixed.levels, moving.levels, descriptors)
-        scale = torch.tensor(
-            [2 * Bus.stride / size[1], 2 * Bus.stride / size[0]], device=cells.device
-        )
+        scale = cells.new_tensor([2 * Bus.stride / size[1], 2 * Bus.stride / size[0]])
         return cells * scale[None, :, None, None]
 
     def forward(

@@ -154,7 +154,7 @@ def affine_from_matches(
         weighted = design * trust[..., None]
         normal = (weighted[..., :, None] * design[:, None, :]).sum(1)
         damping = ridge * trust.sum(1)[:, None, None] + 1e-6
-        normal = normal + damping * torch.eye(3, device=design.device)
+        normal = normal + damping * torch.eye(3, device=design.device, dtype=design.dtype)
         moments = (weighted[..., :, None] * displacement[..., None, :]).sum(1)
         solution = _solve3(normal, moments)
         if index + 1 < rounds:

@@ -144,7 +144,7 @@ class SuperFusionMatcher(nn.Module):
                 grid = base_grid(*size, first) + field.permute(0, 2, 3, 1)
                 other = warp(other, grid)
                 valid = ((warp(valid, grid) > 0.5) & inside(grid, *size)).float()
-            cells = torch.tensor([2 / size[1], 2 / size[0]], device=first.device)
+            cells = first.new_tensor([2 / size[1], 2 / size[0]], dtype=torch.float32)
             if field is None or scale:
                 step = self.estimators[2 - scale](first, other, valid)
             else:
@@ -377,9 +377,8 @@ def resize_field(field: Tensor, size: tuple[int, int]) -> Tensor:
     # bilinear sampling flattens the outermost half cell: pad by one extrapolated cell
     padded = _extrapolate(field, 1)
     grid = base_grid(*size, field)
-    scale = torch.tensor(
-        [field.shape[-1] / padded.shape[-1], field.shape[-2] / padded.shape[-2]],
-        device=field.device,
+    scale = grid.new_tensor(
+        [field.shape[-1] / padded.shape[-1], field.shape[-2] / padded.shape[-2]]
     )
     return sample_field(padded, (grid * scale).expand(len(field), -1, -1, -1))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_busref.runtime.atomic_write import replacing
+from napari_busref.runtime.file_safety import Refused, read_text
 from napari_busref.runtime.version import package_version
 from napari_busref.transforms.formats.grid import ImageGrid
 from napari_busref.transforms.formats.landmark_files import is_bigwarp, read_landmark_transform
@@ -91,11 +92,13 @@ def read_csv(path: Path, fixed: ImageGrid, moving: ImageGrid) -> Transform:
         When the matrix is of another shape, or the units cannot be converted.
     """
     try:
-        text = path.read_text("utf-8-sig")
+        text = read_text(path, "utf-8-sig")
         landmarks = is_bigwarp(text)
         if not landmarks:
             matrix = np.loadtxt(io.StringIO(text), delimiter=",", ndmin=2, comments="#")
-    except (UnicodeDecodeError, ValueError, csv.Error) as error:
+    except Refused:
+        raise
+    except (ValueError, csv.Error) as error:
         raise ValueError(
             f"path: {path} is no table of numbers with commas, and holds no landmarks of "
             f"BigWarp: {error}"
@@ -110,7 +113,7 @@ def read_csv(path: Path, fixed: ImageGrid, moving: ImageGrid) -> Transform:
             "0,0,1 (or 2 x 3)"
         )
     for line in text.splitlines():
-        if match := _UNITS.match(line.strip()):
+        if match := _UNITS.match(line.strip()[:500]):
             fixed, moving = (
                 in_unit(grid, unit, path)
                 for grid, unit in zip((fixed, moving), match.groups(), strict=True)

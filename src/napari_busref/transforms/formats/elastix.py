@@ -24,7 +24,7 @@ from napari_busref.transforms.transform import Transform
 
 __all__ = ["is_elastix", "linear_matrix", "read_elastix"]
 
-_LINE = re.compile(r"^\s*\((\w+)\s+([^()]*)\)\s*(?://.*)?$", re.MULTILINE)
+_LINE = re.compile(r"^[ \t]*\((\w+)\s([^()]*)\)[ \t\r]*(?://.*)?$", re.MULTILINE)
 _VALUE = re.compile(r'"([^"]*)"|(\S+)')
 # elastix's names, and those of the same transforms in ITK
 _LINEAR = {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from napari_busref.runtime.file_safety import check_file, memory_limited
 from napari_busref.transforms import hdf5
 from napari_busref.transforms.formats import affine_csv, itk, landmark_files, ngff
 from napari_busref.transforms.formats.grid import ImageGrid
@@ -63,12 +65,21 @@ class TransformFile:
     metadata: dict[str, Any] = field(default_factory=dict)
     planes: dict[tuple[int, ...], TransformFile] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        grids = (
+            f"{name} {grid.shape} of {grid.spacing[0]:.4g} x {grid.spacing[1]:.4g} {grid.unit}"
+            for name, grid in (("fixed", self.fixed), ("moving", self.moving))
+        )
+        planes = f"; {len(self.planes)} planes" if self.planes else ""
+        return f"<TransformFile: {', '.join(grids)}; {len(self.metadata)} metadata{planes}>"
+
 
 def read_transform(
     path: str | os.PathLike[str],
     *,
     fixed: ImageGrid | tuple[int, int] | None = None,
     moving: ImageGrid | tuple[int, int] | None = None,
+    memory_limit: float | None = None,
 ) -> TransformFile:
     """Read a transform of this package, of ITK, elastix or OME-NGFF, an affine or landmarks.
 
@@ -84,6 +95,9 @@ def read_transform(
         ``.ome.zarr`` of this package hold them; there, arguments replace the stored grids. All
         other files need them. A transform on coarser pixels than its images also accepts the
         grids of the images.
+    memory_limit : float, optional
+        Largest size in GiB that the file may declare for its values. By default 2, or the
+        environment variable NAPARI_BUSREF_MEMORY.
 
     Returns
     -------
@@ -93,7 +107,8 @@ def read_transform(
     ------
     ValueError
         When the extension is not accepted, or the file is damaged, of another program or not
-        two-dimensional. Also when a grid is missing or does not fit.
+        two-dimensional. Also when a grid is missing or does not fit, and when the file keeps
+        its values elsewhere or declares more than `memory_limit`.
     OSError
         When the file cannot be read.
     ModuleNotFoundError
@@ -108,14 +123,21 @@ def read_transform(
     file = Path(path)
     suffix = _suffix(file, READABLE)
     given = {"fixed": _grid(fixed, "fixed"), "moving": _grid(moving, "moving")}
+    with memory_limited(memory_limit):
+        return _read(file, suffix, given)
+
+
+def _read(file: Path, suffix: str, given: dict[str, ImageGrid | None]) -> TransformFile:
     if suffix == EXTENSION:
         return _read_own(file, given)
     metadata: dict[str, Any] = {}
     if suffix == ngff.SUFFIX:
         metadata = ngff.own_metadata(file)
         given = {name: given[name] or _stored_grid(metadata, name, file) for name in given}
-    elif not file.is_file():
+    elif not file.exists():
         raise FileNotFoundError(f"path: there is no file {str(file)!r}")
+    else:
+        check_file(file)
     missing = [name for name, grid in given.items() if grid is None]
     if missing:
         raise ValueError(
@@ -131,7 +153,25 @@ def read_transform(
     }
     read = readers.get(suffix, itk.read_itk)
     known = {key: value for key, value in metadata.items() if key not in _GRIDS.values()}
-    return TransformFile(read(file, first, second), first, second, known)
+    with _damage(file):
+        return TransformFile(read(file, first, second), first, second, known)
+
+
+@contextmanager
+def _damage(file: Path) -> Iterator[None]:
+    """Name the file in every error of its content; arguments name themselves."""
+    try:
+        yield
+    except (OSError, ModuleNotFoundError):
+        raise
+    except ValueError as error:
+        text = str(error)
+        if text.startswith(("path: ", "fixed: ", "moving: ")):
+            raise
+        raise ValueError(f"path: {file} is damaged: {text}") from None
+    except Exception as error:  # the libraries raise anything from KeyError to MemoryError
+        kind = type(error).__name__
+        raise ValueError(f"path: {file} is damaged ({kind}: {error})") from None
 
 
 def write_transform(
@@ -209,7 +249,7 @@ def write_transform(
 
 
 def _read_own(file: Path, given: _Grids) -> TransformFile:
-    with hdf5.open_file(file) as opened:
+    with hdf5.open_file(file) as opened, _damage(file):
         transform, metadata = Transform(**hdf5.read(opened)), hdf5.read_json(opened)
         stored = _with_stored_grids(transform, metadata, file, {})
         planes = {

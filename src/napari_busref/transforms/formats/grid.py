@@ -70,6 +70,13 @@ def unit_name(unit: Any) -> str:
     return _ALIASES.get(text, text.replace("metre", "meter"))
 
 
+def _short(value: Any) -> str:
+    """Numbers with six digits, in nested tuples."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_short, value))})"
+    return f"{value:.6g}"
+
+
 @dataclass(frozen=True)
 class ImageGrid:
     """The pixels of a two-dimensional image in physical space.
@@ -131,6 +138,18 @@ class ImageGrid:
         object.__setattr__(self, "origin", tuple(values["origin"]))
         object.__setattr__(self, "direction", tuple(map(tuple, values["direction"])))
         object.__setattr__(self, "unit", unit_name(self.unit))
+
+    def __repr__(self) -> str:
+        values = {"spacing": self.spacing, "origin": self.origin, "direction": self.direction}
+        plain = {
+            "spacing": (1.0, 1.0),
+            "origin": (0.0, 0.0),
+            "direction": ((1.0, 0.0), (0.0, 1.0)),
+        }
+        words = [
+            f"{name}={_short(value)}" for name, value in values.items() if value != plain[name]
+        ]
+        return f"ImageGrid({', '.join([str(self.shape), *words, f'unit={self.unit!r}'])})"
 
     @classmethod
     def from_matrix(

@@ -7,7 +7,11 @@ pixel size of image files; other units, such as pixels, stay unchanged.
 
 from __future__ import annotations
 
+import gzip
 import re
+import struct
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_busref.runtime.atomic_write import replacing
-from napari_busref.runtime.file_safety import check_size
+from napari_busref.runtime.file_safety import Refused, check_size, read_text
 from napari_busref.runtime.version import package_version
 from napari_busref.transforms.formats.elastix import is_elastix, linear_matrix, read_elastix
 from napari_busref.transforms.formats.grid import ImageGrid
@@ -27,6 +31,7 @@ from napari_busref.transforms.formats.physical import (
     positions,
     swapped,
 )
+from napari_busref.transforms.hdf5 import check_strings, check_values
 from napari_busref.transforms.transform import Transform
 
 if TYPE_CHECKING:
@@ -199,7 +204,7 @@ def _text(matrix: NDArray[np.float64], fixed: ImageGrid, moving: ImageGrid) -> s
 
 def _text_of(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return read_text(path)
     except UnicodeDecodeError:
         raise ValueError(f"path: {path} is no ITK transform: it is not text") from None
 
@@ -209,7 +214,7 @@ def _parse(path: Path, text: str) -> NDArray[np.float64] | None:
     if not text.lstrip().startswith("#Insight Transform File"):
         raise ValueError(f"path: {path} is no ITK transform: it does not start with {_HEADER!r}")
     found: list[dict[str, str]] = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         key, colon, value = line.partition(":")
         if line.startswith("#") or not colon:
             continue
@@ -276,6 +281,8 @@ def _load(path: Path, *, field: bool) -> Any:
         return _quietly(path, sitk.ReadTransform, str(path))
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
+    # by its name alone: another reader would accept the content, unchecked
+    reader.SetImageIO(_READERS[path.name.lower().rpartition(".")[2]])
     _quietly(path, reader.ReadImageInformation)
     if reader.GetDimension() != 2:
         raise _three_dimensional(path)
@@ -290,26 +297,38 @@ def _load(path: Path, *, field: bool) -> Any:
     return sitk.DisplacementFieldTransform(_quietly(path, reader.Execute))
 
 
-_ELSEWHERE = {  # header lines that name the file of the values, and the values that name none
-    ".nrrd": (re.compile(rb"^data ?file\s*:", re.IGNORECASE | re.MULTILINE), None),
-    ".mha": (re.compile(rb"^ElementDataFile\s*=\s*([^\r\n]*)", re.MULTILINE), b"LOCAL"),
+_READERS = {
+    "nrrd": "NrrdImageIO",
+    "mha": "MetaImageIO",
+    "nii": "NiftiImageIO",
+    "gz": "NiftiImageIO",
 }
 _MAX_HEADER = 1 << 20  # bytes
 _MAX_CONTROL_POINTS = 1 << 24  # of a B-spline, along both sides together
+_NRRD_FILE = re.compile(rb"data ?file\s*:", re.IGNORECASE)
+_MHA_FILE = re.compile(rb"^ElementDataFile\s*=\s*LOCAL\s*$", re.MULTILINE)
+_NIFTI_ALONE = (b"n+1\0", b"n+2\0")
 
 
 def _check_field_header(path: Path) -> None:
-    """Refuse an image whose header says that its values are in another file."""
-    pattern, own = _ELSEWHERE.get(path.suffix.lower(), (None, None))
-    if pattern is None:
-        return
-    with path.open("rb") as stream:
-        header = stream.read(_MAX_HEADER)
-    if path.suffix.lower() == ".nrrd":  # the first empty line ends it
-        header = re.split(rb"\r?\n\r?\n", header, maxsplit=1)[0]
-    found = pattern.search(header)
-    if found and (own is None or found[1].strip() != own):
-        raise ValueError(f"path: {path} keeps its values in another file, which is not opened")
+    """Refuse an image whose values are, or may be, in another file."""
+    name = path.name.lower()
+    with gzip.open(path) if name.endswith(".gz") else path.open("rb") as stream:
+        try:
+            header = stream.read(_MAX_HEADER)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"path: {path} is damaged: {error}") from None
+    if name.endswith(".nrrd"):
+        parts = re.split(rb"\r?\n\r?\n", header, maxsplit=1)  # the first empty line ends it
+        alone = len(parts) == 2 and not _NRRD_FILE.search(parts[0])
+    elif name.endswith(".mha"):
+        found = _MHA_FILE.search(header)
+        alone = found is not None and found.start() == header.find(b"ElementDataFile")
+    else:  # the other kinds keep their values in a file .img
+        at = 4 if header[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else 344  # 540 bytes: NIfTI-2
+        alone = header[at : at + 4] in _NIFTI_ALONE
+    if not alone:
+        raise Refused(f"path: {path} keeps its values in another file, which is not opened")
 
 
 def _check_transform_file(path: Path) -> None:
@@ -317,14 +336,35 @@ def _check_transform_file(path: Path) -> None:
     suffix = path.suffix.lower()
     if suffix in (".h5", ".hdf5"):
         _check_hdf5(path)
-    elif suffix in (".tfm", ".txt"):
-        for line in _text_of(path).splitlines():
+    elif suffix == ".mat":
+        _check_matlab(path)
+    else:
+        for line in _text_of(path).split("\n"):  # ITK knows no other end of a line
             key, _, value = line.partition(":")
             if key.strip() == "FixedParameters" and len(numbers := value.split()) >= 10:
                 _check_grid_of_splines(path, numbers[:2])
 
 
-def _check_grid_of_splines(path: Path, sizes: list[str]) -> None:
+def _check_matlab(path: Path) -> None:
+    """Compare the sizes of the matrices of a MATLAB 4 file with that of the file."""
+    content, at = path.read_bytes(), 0
+    while at < len(content):
+        try:
+            kind, rows, columns, imaginary, length = struct.unpack_from("<5i", content, at)
+        except struct.error:
+            raise ValueError(f"path: {path} is damaged: it ends early") from None
+        itemsize = 4 if kind // 10 % 10 == 1 else 8
+        size = rows * columns * itemsize * (2 if imaginary else 1)
+        if min(rows, columns, length) < 0 or at + 20 + length + size > len(content):
+            raise ValueError(f"path: {path} is damaged: a matrix of {rows} x {columns}")
+        name = content[at + 20 : at + 20 + length].rstrip(b"\0")
+        if name == b"fixed" and rows * columns >= 10:
+            values = np.frombuffer(content, f"<f{itemsize}", 2, at + 20 + length)
+            _check_grid_of_splines(path, values.tolist())
+        at += 20 + length + size
+
+
+def _check_grid_of_splines(path: Path, sizes: Sequence[str | float]) -> None:
     # ITK allocates the grid before it reads the parameters, and may abort the process
     try:
         columns, rows = (float(size) for size in sizes)
@@ -340,10 +380,13 @@ def _check_hdf5(path: Path) -> None:
 
     if not h5py.is_hdf5(path):
         raise ValueError(f"path: {path} is no HDF5 file")
+    check_strings(path)
     try:
         with h5py.File(path, "r") as file:
             _check_group(file, path)
-    except (OSError, RuntimeError, KeyError) as error:
+    except Refused:
+        raise
+    except Exception as error:  # h5py raises anything from KeyError to MemoryError
         raise ValueError(f"path: {path} is damaged: {error}") from None
 
 
@@ -352,19 +395,17 @@ def _check_group(group: Any, path: Path, depth: int = 0) -> None:
     import h5py
 
     if depth > 8:
-        raise ValueError(f"path: {path} is nested too deeply")
+        raise Refused(f"path: {path} is nested too deeply")
     for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise ValueError(f"path: {path} holds a link, {name!r}, which is not followed")
+            raise Refused(f"path: {path} holds a link, {name!r}, which is not followed")
         item = group[name]
         if isinstance(item, h5py.Group):
             _check_group(item, path, depth + 1)
         elif isinstance(item, h5py.Dataset):
-            if item.external or item.is_virtual:
-                raise ValueError(
-                    f"path: {path} keeps {name!r} in another file, which is not opened"
-                )
-            check_size((item.size or 0) * item.dtype.itemsize, path, name)
+            check_values(item, name, path)
+            if name.endswith("FixedParameters") and item.size and item.size >= 10:
+                _check_grid_of_splines(path, item[:2].tolist())
 
 
 def _matrix_of(transform: Any) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_busref.runtime.file_safety import read_text
 from napari_busref.transforms.formats.grid import ImageGrid
 from napari_busref.transforms.formats.physical import apply_to, inverted
 from napari_busref.transforms.transform import Transform
@@ -97,7 +98,7 @@ def _is_flag(cell: str) -> bool:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("utf-8-sig")
+        return read_text(path, "utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"path: {path} holds no landmarks: it is not text") from None
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_busref.runtime.atomic_write import replacing
+from napari_busref.runtime.file_safety import read_text
 
 __all__ = ["SUFFIXES", "map_points_file"]
 
@@ -22,6 +23,8 @@ _ROWS = ("row", "rows", "r", "y", "axis-0")
 _COLUMNS = ("col", "column", "columns", "cols", "c", "x", "axis-1")
 _AXIS = re.compile(r"^axis-(\d+)$")  # napari's columns, of which the last two are row and column
 _UNIT = re.compile(r"\s*[(\[].*[)\]]\s*$")
+
+_LONGEST = 100  # letters of the name of a column
 
 _Points = NDArray[np.float64]
 
@@ -51,11 +54,14 @@ def map_points_file(path: Path, output: Path, mapping: Callable[[_Points], _Poin
         When the table holds no such columns, or a position is no finite number.
     """
     try:
-        text = path.read_text("utf-8-sig")
+        text = read_text(path, "utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{path} holds no points: it is not text") from None
     delimiter = _delimiter(text)
-    lines = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
+    try:
+        lines = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
+    except csv.Error as error:
+        raise ValueError(f"{path} is no table: {error}") from None
     header = bool(lines) and not all(map(_is_number, lines[0]))
     at = _columns(path, lines[0]) if header else (0, 1)
     rows = lines[1:] if header else lines
@@ -71,7 +77,8 @@ def map_points_file(path: Path, output: Path, mapping: Callable[[_Points], _Poin
         except (ValueError, IndexError):
             points[number] = np.nan
         if not np.isfinite(points[number]).all():
-            raise ValueError(f"{path}: point {number + 1} has no finite position: {row}")
+            shown = ", ".join(row)[:_LONGEST]
+            raise ValueError(f"{path}: point {number + 1} has no finite position: {shown}")
     moved = mapping(points)
     for row, position in zip(rows, moved, strict=True):
         for column, value in zip(at, position, strict=True):
@@ -102,7 +109,8 @@ def _is_number(cell: str) -> bool:
 
 def _columns(path: Path, header: list[str]) -> tuple[int, int]:
     """Find the columns of row and column by their names."""
-    names = [_UNIT.sub("", name).strip().lower() for name in header]
+    # the pattern takes the square of the time of a long name
+    names = [_UNIT.sub("", name[:_LONGEST]).strip().lower() for name in header]
     axes = sorted(
         (int(found[1]), at) for at, name in enumerate(names) if (found := _AXIS.match(name))
     )
@@ -112,7 +120,7 @@ def _columns(path: Path, header: list[str]) -> tuple[int, int]:
     columns = [at for wanted in _COLUMNS for at, name in enumerate(names) if name == wanted]
     if not rows or not columns:
         raise ValueError(
-            f"{path} has the columns {', '.join(header)}, need row and col, or y and x, or axis-0 "
-            "and axis-1"
+            f"{path} has the columns {', '.join(header)[:_LONGEST]}, need row and col, or y and "
+            "x, or axis-0 and axis-1"
         )
     return rows[0], columns[0]

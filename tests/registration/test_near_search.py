@@ -1,4 +1,4 @@
-"""The exhaustive pose search."""
+"""The search around the initial pose."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from napari_busref.geometry import (
     pixels_to_estimate,
 )
 from napari_busref.registration.features import FixedFeatures
+from napari_busref.registration.near_search import near_search
 from napari_busref.registration.pyramid import (
     pyramid_schedule,
 )
 from napari_busref.registration.refine import (
     refine_levels,
 )
-from napari_busref.registration.search import RANGES, search
 from synthetic_pairs import SHAPE, error, moved, pair, start
 
 pytestmark = pytest.mark.usefixtures("without_gradients")
@@ -27,17 +27,10 @@ pytestmark = pytest.mark.usefixtures("without_gradients")
 )
 def test_near_search_comes_close(matcher, truth):
     fixed, moving = pair(truth)
-    found = search(matcher, fixed, moving, start().theta, RANGES["near"])
+    found = near_search(matcher, fixed, moving, start().theta)
     assert 1 <= len(found) <= 3
     assert found[0].score == max(place.score for place in found)
     assert error(Estimate(found[0].theta), truth) < 14 < error(start(), truth)
-
-
-def test_wide_search_turns_any_way(matcher):
-    truth = moved(angle=100, scale=0.75)
-    fixed, moving = pair(truth)
-    found = search(matcher, fixed, moving, start().theta, RANGES["wide"])
-    assert error(Estimate(found[0].theta), truth) < 14
 
 
 def test_a_small_overlap_is_looked_at_closely(networks):
@@ -52,4 +45,4 @@ def test_a_small_overlap_is_looked_at_closely(networks):
 def test_search_without_overlap_finds_nothing(matcher):
     fixed, moving = pair(moved())
     far = torch.tensor([[[1.0, 0, 8.0], [0, 1, 0]]])
-    assert search(matcher, fixed, moving, far, RANGES["near"]) == []
+    assert near_search(matcher, fixed, moving, far) == []

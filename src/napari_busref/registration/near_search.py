@@ -1,4 +1,4 @@
-"""Exhaustive pose search: a grid of rotations and scales, all translations at once by FFT."""
+"""Near search: a grid of poses around the initial one, all translations at once by FFT."""
 
 from __future__ import annotations
 
@@ -48,18 +48,15 @@ def _geometric(low: float, high: float, count: int) -> tuple[float, ...]:
 
 
 # The learned features were trained under 15 degrees and a quarter of the scale. So these steps
-# cover +-15 degrees and 0.8 to 1.25, or any rotation and 0.4 to 2.5.
-RANGES = {
-    "near": SearchRange((-10.0, 0.0, 10.0), _geometric(0.85, 1.18, 3), 0.3, 0.4, 0.3),
-    "wide": SearchRange(
-        tuple(15.0 * index for index in range(24)), _geometric(0.42, 2.4, 9), 1.0, 0.3, 0.5
-    ),
-}
+# cover +-15 degrees and 0.8 to 1.25.
+NEAR = SearchRange((-10.0, 0.0, 10.0), _geometric(0.85, 1.18, 3), 0.3, 0.4, 0.3)
 
 _SIDE = 128
 _DUPLICATE_DISTANCE = 0.06  # of corners, in units of half the side
 _WEIGHT_EXPONENT = 0.25  # of overlap and prior, in the score
 _BATCH_PIXELS = 1 << 19  # of moving images that the network takes at once
+_MAX_CANVAS = 1 << 21  # px; a moving image that covers more is no pose to search
+_REACHABLE = 0.75  # of the smallest overlap: an image may lose so many cells at its borders
 
 
 @dataclass(frozen=True)
@@ -78,12 +75,12 @@ class PoseCandidate:
     score: float
 
 
-def search(
+def near_search(
     matcher: Matcher,
     fixed: MaskedImage,
     moving: MaskedImage,
     initial: Tensor,
-    within: SearchRange,
+    within: SearchRange = NEAR,
     *,
     max_candidates: int = 3,
     reporter: Reporter | None = None,
@@ -112,13 +109,19 @@ def search(
     """
     reporter = reporter or Reporter()
     found: list[PoseCandidate] = []
+    shares = float(fixed.valid.mean()), float(moving.valid.mean())
     for index, scale in enumerate(within.scales):
         reporter.step("searching", index / len(within.scales))
         # Keeps the number of overlapping pixels roughly constant over the scales.
         size = working_size(fixed.shape, round(_SIDE / scale**0.5))
         target = _FixedTarget.of(matcher, fixed.resize(size))
         poses = torch.cat([_rotate_and_scale(initial, a, scale, size) for a in within.rotations])
+        poses = poses[_largest_overlap(poses, shares) >= _REACHABLE * within.overlap]
+        if not len(poses):
+            continue
         canvas = _canvas(poses, size)
+        if canvas[0] * canvas[1] > _MAX_CANVAS:
+            continue
         for thetas in poses.split(max(_BATCH_PIXELS // (canvas[0] * canvas[1]), 1)):
             found += _correlate_translations(matcher, target, moving, thetas, canvas, within)
     found.sort(key=lambda candidate: -candidate.score)
@@ -143,10 +146,10 @@ class _FixedTarget:
 
     @classmethod
     def of(cls, matcher: Matcher, image: MaskedImage) -> _FixedTarget:
-        return cls(image.shape, *_centred_features(matcher, image))
+        return cls(image.shape, *centred_features(matcher, image))
 
 
-def _centred_features(matcher: Matcher, image: MaskedImage) -> tuple[Tensor, Tensor]:
+def centred_features(matcher: Matcher, image: MaskedImage) -> tuple[Tensor, Tensor]:
     """Learned features with mean 0 over the valid cells and 0 elsewhere; the valid cells."""
     valid = valid_cells(image)
     features = matcher(image.image, image.valid)
@@ -163,7 +166,7 @@ def _rotate_and_scale(
     # Positions transform inversely to content.
     cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
     aspect = size[1] / size[0]
-    turn = torch.tensor([[cos, -sin / aspect], [sin * aspect, cos]], device=initial.device)
+    turn = initial.new_tensor([[cos, -sin / aspect], [sin * aspect, cos]])
     linear = initial[0, :, :2] @ turn
     return torch.cat([linear, -linear @ _centre(initial)[0][:, None]], 1)[None]
 
@@ -180,6 +183,28 @@ def _canvas(thetas: Tensor, size: tuple[int, int]) -> tuple[int, int]:
     return max(math.ceil(rows / 8), 6) * 8, max(math.ceil(cols / 8), 6) * 8
 
 
+def _largest_overlap(thetas: Tensor, shares: tuple[float, float]) -> Tensor:
+    """Upper bound of the overlap that any translation reaches, of the smaller image: (B,).
+
+    A strip that is turned against another strip overlaps in a small parallelogram only. Its
+    canvas is as large as a square of the strip's length.
+
+    Parameters
+    ----------
+    thetas : Tensor
+        (B, 2, 3), fixed -> moving.
+    shares : (float, float)
+        Valid fractions of the fixed and of the moving image.
+    """
+    spans = torch.linalg.inv(thetas[:, :, :2])  # the moving image's half axes, in columns
+    area = 4 * torch.linalg.det(spans).abs()
+    extent = 2 * spans.abs().sum(2)
+    chord = area[:, None] / (2 * spans.abs().amax(2)).flip(1)  # longest along x and along y
+    across = extent.flip(1).clamp(max=2) * chord.clamp(max=2)
+    overlap = across.amin(1).minimum(area).clamp(max=4)
+    return overlap / (area * shares[1]).clamp(max=4 * shares[0]).clamp_min(1e-6)
+
+
 def _correlate_translations(
     matcher: Matcher,
     target: _FixedTarget,
@@ -191,18 +216,18 @@ def _correlate_translations(
     """The best translation of each rotated and scaled moving image."""
     size, device = target.size, thetas.device
     centre = _centre(thetas)
-    extent = torch.tensor([canvas[1] / size[1], canvas[0] / size[0]], device=device)
+    extent = thetas.new_tensor([canvas[1] / size[1], canvas[0] / size[0]])
     grid = base_grid(*canvas, thetas) * extent + centre[:, None, None]
     factor = float(pixel_scale(thetas, size, moving.shape).min())
     image = downsample(moving, factor).sample(transform_points(thetas, grid))
-    features, valid = _centred_features(matcher, image)
+    features, valid = centred_features(matcher, image)
 
     cells, placed = target.valid.shape[-2:], valid.shape[-2:]
     padded = [next_fast_len(a + b - 1, real=True) for a, b in zip(cells, placed, strict=True)]
     # Entry s: the canvas's first cell lies on fixed cell s. Negative s wrap around.
     score = _cross_correlate(target.features, features, padded)
     overlap = _cross_correlate(target.valid, valid, padded)
-    rows, cols = (torch.arange(n, device=device) for n in padded)
+    rows, cols = (torch.arange(n, device=device, dtype=torch.float32) for n in padded)
     rows, cols = (
         torch.where(s < a, s, s - n) for s, a, n in zip((rows, cols), cells, padded, strict=True)
     )
@@ -251,5 +276,5 @@ def _suppress_duplicates(candidates: list[PoseCandidate], count: int) -> list[Po
 
 
 def _corners(theta: Tensor) -> Tensor:
-    corners = torch.tensor([[-1.0, -1], [1, -1], [-1, 1], [1, 1]], device=theta.device)
+    corners = theta.new_tensor([[-1.0, -1], [1, -1], [-1, 1], [1, 1]])
     return transform_points(theta, corners[None, None])

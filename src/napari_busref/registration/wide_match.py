@@ -1,0 +1,158 @@
+"""Choose among the proposals of a wide search: refine each by one level, stop when clear."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from napari_busref.geometry import Estimate, mean_distance
+from napari_busref.registration.near_search import PoseCandidate
+from napari_busref.registration.pyramid import PyramidLevel
+from napari_busref.registration.refine import refine_levels
+from napari_busref.registration.scoring import CandidateScorer
+from napari_busref.registration.wide_search import CAREFUL, QUICK, SearchPass, wide_search
+from napari_busref.runtime.progress import Reporter
+
+LOOK_SIDE = 192
+"""Side of the level that a proposal is refined at. From 128 px, 6 of 20 hard pairs are lost."""
+_LOOK = (PyramidLevel("affine", LOOK_SIDE, 2),)
+_PASSES = ((QUICK, 3), (CAREFUL, 6))  # with the number of proposals that are refined
+# Block confidence and edge score of a clear pose. Of 244 wrong poses none reaches a pair.
+_CLEAR = ((0.6, 0.12), (0.5, 0.2))
+_CLEAR_FIRST = 0.35  # block confidence of the first proposal, where it stands out
+_STANDS_OUT = 1.2  # score relative to the second proposal's
+_REACHED = 0.03  # of the side; a proposal this near to a refined one is left out
+
+
+@dataclass(frozen=True)
+class Pose:
+    """A proposal after one pyramid level.
+
+    Attributes
+    ----------
+    name : str
+    refined : Estimate
+        Fixed -> moving.
+    blocks, edges : float
+        Block confidence and edge score.
+    clear : bool
+        Whether both leave no doubt.
+    """
+
+    name: str
+    refined: Estimate
+    blocks: float
+    edges: float
+    clear: bool
+
+
+def find_pose(
+    scorer: CandidateScorer,
+    initial: Tensor,
+    reporter: Reporter,
+    *,
+    mirrored: bool = False,
+) -> list[Pose]:
+    """Refine the proposals of a quick search, and of a careful one where none is clear.
+
+    Parameters
+    ----------
+    scorer : CandidateScorer
+        Of the pair.
+    initial : Tensor
+        (1, 2, 3), see `wide_search`.
+    reporter : Reporter
+    mirrored : bool
+        Compare reflected poses, too.
+
+    Returns
+    -------
+    list of Pose
+        In the order of their refinement. A clear pose is the last one.
+    """
+    poses: list[Pose] = []
+    for index, (how, count) in enumerate(_PASSES):
+        part = reporter.part(index / len(_PASSES), (index + 1) / len(_PASSES))
+        found = _propose(scorer, initial, how, count, mirrored, part.part(0.0, 0.6))
+        for number, proposal in enumerate(found):
+            part.step("comparing candidates", 0.6 + 0.4 * number / count)
+            if any(_reached(pose, proposal, scorer.moving.shape) for pose in poses):
+                continue
+            name = f"wide {len(poses) + 1}"
+            stands_out = number == 0 and _stands_out(found)
+            poses.append(look(scorer, Estimate(proposal.theta), name, stands_out=stands_out))
+            if poses[-1].clear:
+                return poses
+    return poses
+
+
+def mirror_fits(scorer: CandidateScorer, initial: Tensor, reporter: Reporter) -> bool:
+    """Whether the best reflected pose of a quick search is clear."""
+    ((how, _), *_) = _PASSES
+    found = _search(scorer, initial, how, 2, reporter, mirrored=True)
+    return (
+        bool(found)
+        and look(scorer, Estimate(found[0].theta), "mirrored", stands_out=_stands_out(found)).clear
+    )
+
+
+def look(
+    scorer: CandidateScorer, proposed: Estimate, name: str, *, stands_out: bool = False
+) -> Pose:
+    """Refine a pose by one pyramid level, and score it.
+
+    ``stands_out``: the search scored it far above all others, so less evidence is enough.
+    """
+    features, moving = scorer.features, scorer.moving
+    *_, refined = refine_levels(features, moving, proposed, _LOOK, score=scorer.edges)
+    blocks, edges = scorer.blocks(refined), scorer.edges(refined)
+    clear = any(blocks >= b and edges >= e for b, e in _CLEAR)
+    clear = clear or (stands_out and blocks >= _CLEAR_FIRST)
+    return Pose(name, refined, blocks, edges, clear)
+
+
+def _propose(
+    scorer: CandidateScorer,
+    initial: Tensor,
+    how: SearchPass,
+    count: int,
+    mirrored: bool,
+    reporter: Reporter,
+) -> list[PoseCandidate]:
+    """The best poses of one search, and of the search for reflected ones."""
+    found = _search(scorer, initial, how, count, reporter.part(0.0, 0.5 if mirrored else 1.0))
+    if mirrored:
+        found += _search(scorer, initial, how, count, reporter.part(0.5, 1.0), mirrored=True)
+    return sorted(found, key=lambda candidate: -candidate.score)[:count]
+
+
+def _search(
+    scorer: CandidateScorer,
+    initial: Tensor,
+    how: SearchPass,
+    count: int,
+    reporter: Reporter,
+    *,
+    mirrored: bool = False,
+) -> list[PoseCandidate]:
+    return wide_search(
+        scorer.features.networks.matcher,
+        scorer.features.image,
+        scorer.moving,
+        initial,
+        how,
+        mirrored=mirrored,
+        max_candidates=count,
+        reporter=reporter,
+    )
+
+
+def _stands_out(found: list[PoseCandidate]) -> bool:
+    """Whether the first pose scores far above the second."""
+    return len(found) < 2 or found[0].score > _STANDS_OUT * found[1].score
+
+
+def _reached(pose: Pose, proposal: PoseCandidate, moving: tuple[int, int]) -> bool:
+    apart = mean_distance(pose.refined.theta, proposal.theta, moving)
+    return apart < _REACHED * (moving[0] * moving[1]) ** 0.5
