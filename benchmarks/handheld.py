@@ -189,7 +189,7 @@ def main(
             row = facts(name, result, time.perf_counter() - began)
             rows.append(row)
             console.print(f"{name}: score {row['score']}, {row['seconds']} s", markup=False)
-            fixed, warped = equalised(visible), result.transform.apply(equalised(thermal))
+            fixed, warped = equalised(visible), result.transform.apply(equalised(thermal), cval=0)
             whole = draw(fixed, warped, result.mask, fixed.shape[1])
             Image.fromarray(whole).save(out / f"{name}.jpg", quality=90)
             pictures.append(labelled(draw(fixed, warped, result.mask, SHEET_WIDTH), row))

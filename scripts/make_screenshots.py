@@ -180,9 +180,12 @@ class Session:
 
 
 @contextmanager
-def session(folder: Path) -> Iterator[Session]:
-    """A session whose window is closed at the end."""
+def session(folder: Path, trade: str = "thermal") -> Iterator[Session]:
+    """A session in the words of a trade, whose window is closed at the end."""
+    from napari_busref._napari.layers.trades import set_trade
+
     one = Session(folder)
+    set_trade(trade)
     try:
         yield one
     finally:
@@ -231,12 +234,17 @@ def thermal(folder: Path) -> None:
 
 
 def landmarks(folder: Path) -> None:
-    """Landmark pairs, one of them placed wrongly."""
+    """Landmark pairs, one of them placed wrongly; both images side by side."""
     with session(folder) as here:
         _fixed, moving = here.viewer.open_sample("napari-busref", "thermal")
         panel = here.panel("Landmarks")
         _place_landmarks(here, panel, moving.metadata["napari-busref"]["truth"])
         here.window("landmarks")
+        panel.residuals.setChecked(True)
+        panel.beside.setChecked(True)
+        panel.placing = True
+        here.window("side-by-side")
+        panel.placing = False
 
 
 def _place_landmarks(here: Session, panel: Any, truth: Transform) -> None:
@@ -257,7 +265,7 @@ def _place_landmarks(here: Session, panel: Any, truth: Transform) -> None:
 
 def microscope(folder: Path) -> None:
     """Two stains: overlay before and after, and cells on the other image."""
-    with session(folder) as here:
+    with session(folder, "microscopy") as here:
         viewer = here.viewer
         _fixed, moving = viewer.open_sample("napari-busref", "stain")
         panel = here.panel("Register and fuse")
@@ -302,7 +310,7 @@ def microscope(folder: Path) -> None:
 def satellite(folder: Path) -> None:
     """Layers of different pixel size at their map positions, before and after."""
     pair = runpy.run_path(str(ROOT / "examples" / "06_satellite_pair.py"))
-    with session(folder) as here, tempfile.TemporaryDirectory() as files:
+    with session(folder, "remote sensing") as here, tempfile.TemporaryDirectory() as files:
         paths = [Path(files) / name for name in ("visible.tif", "thermal.tif")]
         pair["write_pair"](*paths)
         viewer = here.viewer

@@ -42,6 +42,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.skip(reason=reason))
 
 
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Durations that a test learns do not get into the user's cache."""
+    name = "napari_busref.runtime.durations.cache_folder"
+    monkeypatch.setattr(name, lambda: tmp_path / "cache")
+
+
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> str:
     """The device given by --device; skips where this machine has none such."""

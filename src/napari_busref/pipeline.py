@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from napari_busref.fusion import FusionResult, fuse
+from napari_busref.fusion.stages import fusion_stages
 from napari_busref.images.figures import as_picture, new_axes, show_picture
 from napari_busref.images.nodata import NoData
 from napari_busref.registration import RegistrationResult, register
 from napari_busref.registration.result import VIEWS, check_views, plot_result
+from napari_busref.registration.stages import registration_stages
 from napari_busref.runtime.progress import Cancelled, Progress, Reporter
 from napari_busref.transforms.transform import Transform
 
@@ -160,6 +162,14 @@ def register_and_fuse(
         As `napari_busref.register` and `napari_busref.fuse`.
     """
     reporter = Reporter(progress, cancel)
+    durations = [
+        sum(stage.seconds for stage in stages)
+        for stages in (
+            registration_stages(fixed, model, search, refine, device),
+            fusion_stages(fixed, fusion_model, task, device),
+        )
+    ]
+    share = durations[0] / sum(durations)
     registration = register(
         fixed,
         moving,
@@ -176,7 +186,7 @@ def register_and_fuse(
         fill_value=fill_value,
         on_cancel=on_cancel,
         # `register` polls cancel itself and keeps reporting while it returns the best so far
-        progress=reporter.part(0.0, 0.7).regardless().step,
+        progress=reporter.part(0.0, share).regardless(),
         cancel=cancel,
     )
     try:
@@ -191,7 +201,7 @@ def register_and_fuse(
             device=device,
             mask=registration.mask,
             nodata=nodata,
-            progress=reporter.part(0.7, 1.0).step,
+            progress=reporter.part(share, 1.0),
             cancel=cancel,
         )
     except Cancelled:

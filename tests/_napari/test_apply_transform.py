@@ -98,8 +98,8 @@ def test_all_types_go_to_the_same_place(transform):
         fixed_layer(),
     )
     for found in (
-        np.array(np.unravel_index(image.data.argmax(), FIXED)),
-        np.array(np.unravel_index(rgb.data[..., 1].argmax(), FIXED)),
+        np.array(np.unravel_index(np.nanargmax(image.data), FIXED)),
+        np.array(np.unravel_index(np.nanargmax(rgb.data[..., 1]), FIXED)),
         np.argwhere(labels.data == 7).mean(0),
         points.data[0],
         shapes.data[0].mean(0),
@@ -716,3 +716,29 @@ def test_nothing_is_changed_when_one_layer_cannot_be_placed():
         place_on([good, turned], affine_only(), fixed_layer(), moving_layer())
     np.testing.assert_array_equal(good.affine.affine_matrix, np.eye(3))
     assert isinstance(good, Layer)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_nothing_is_invented_outside_the_source(lazy):
+    """Floats are NaN, integers and labels 0, unless a value is given."""
+    down = [[1, 0, 6], [0, 1, 0], [0, 0, 1]]
+    shape = (20, 30)
+    transform = Transform(down, fixed_shape=shape, moving_shape=shape)
+    outside = ~transform.mask()
+    fixed = Image(np.zeros(shape), name="vis")
+    pixels = {"celsius": np.full(shape, 21.5, np.float32), "raw": np.full(shape, 9, np.uint16)}
+    layers = [
+        Image(da.from_array(data) if lazy else data, name=name) for name, data in pixels.items()
+    ]
+    layers.append(Labels(np.full(shape, 3), name="cells"))
+    for given, expected in ((None, (np.nan, 0, 0)), (7, (7, 7, 0)), (np.nan, (np.nan, None, 0))):
+        if expected[1] is None:
+            with pytest.raises(ValueError, match="fill_value: got nan, which uint16 cannot hold"):
+                apply_transform(layers, transform, fixed, fill_value=given)
+            continue
+        for new, value in zip(
+            apply_transform(layers, transform, fixed, fill_value=given), expected, strict=True
+        ):
+            data = np.asarray(new.data)
+            np.testing.assert_array_equal(data[outside], np.full(outside.sum(), value))
+            assert (data[~outside] > 0).all()

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 pytest.importorskip("napari")
 
-from napari.components import LayerList
+from napari.components import LayerList, ViewerModel
 from napari.layers import Image
 
 from napari_busref._napari.landmarks.pairs import LandmarkPairs, without_overlap
+from napari_busref._napari.landmarks.result import residual_arrows
+from napari_busref._napari.landmarks.side_by_side import SideBySide, grid_of
+from napari_busref._napari.layers.planes import shown_plane
+from napari_busref.transforms.landmarks import fit_landmarks
 
 
 @pytest.fixture
@@ -55,3 +61,88 @@ def test_boxes_that_touch_do_not_overlap():
     boxes = np.array([[0, 0, 10, 10], [10, 0, 10, 10], [5, 5, 10, 10], [0, 10, 10, 10]], float)
     assert list(without_overlap(boxes, [0, 1, 2, 3])) == [True, True, False, True]
     assert list(without_overlap(boxes, [2, 0, 1, 3])) == [False, False, True, False]
+
+
+def test_landmarks_of_a_file_are_added_with_common_numbers(pairs):
+    calls = []
+    pairs._changed = lambda: calls.append(1)
+    pairs.points["fixed"].add([[1, 2]])  # 1, on one image alone
+    here, there = (
+        np.array([[10.0, 20], [30, 40], [50, 60]]),
+        np.array([[11.0, 22], [33, 44], [5, 6]]),
+    )
+    planes = [shown_plane(pairs.images[side], ViewerModel()) for side in pairs.images]
+    assert pairs.add(*planes, here, there) == [2, 3, 4]
+    assert pairs.numbers("fixed") == [1, 2, 3, 4] and pairs.numbers("moving") == [2, 3, 4]
+    numbers, first, second = pairs.matched(*planes)
+    assert numbers == [2, 3, 4]
+    np.testing.assert_array_equal(first, here)
+    np.testing.assert_array_equal(second, there)
+    np.testing.assert_array_equal(
+        pairs.points["fixed"].face_color[1:], pairs.points["moving"].face_color
+    )
+    assert len(calls) == 2
+
+
+def test_residual_arrows_lead_from_the_fit_to_the_landmark():
+    layer = Image(np.zeros((5, 90, 120)), scale=(1, 2, 2))
+    plane = shown_plane(layer, viewer_of(layer))
+    here = np.array([[10.0, 10], [10, 100], [80, 10], [80, 100], [45, 55]])
+    there = 0.5 * here + [3, 4]
+    there[4] += [1, -0.5]  # 2 down and 1 to the left in fixed pixels
+    fit = fit_landmarks(here, there, fixed_shape=(90, 120), moving_shape=(60, 60))
+    np.testing.assert_allclose(np.hypot(*fit.errors.T), fit.residuals)
+    assert fit.errors[4][0] > 0 > fit.errors[4][1]
+    arrows = residual_arrows(fit, plane, here, "residuals")
+    factor = float(arrows.name.split("x ")[1].rstrip(")"))
+    np.testing.assert_allclose(arrows.data[:, 0, 1:], here)
+    np.testing.assert_allclose(arrows.data[:, 0, 0], 2)  # the shown plane
+    np.testing.assert_allclose(arrows.data[:, 1, 1:], factor * fit.errors, rtol=1e-5)
+    assert 0 < np.hypot(*arrows.data[:, 1, 1:].T).max() <= 12
+    np.testing.assert_allclose(arrows.scale, (1, 2, 2))
+    exact = fit_landmarks(
+        here, there, fixed_shape=(90, 120), moving_shape=(60, 60), model="thin-plate"
+    )
+    assert residual_arrows(exact, plane, here, "residuals") is None
+
+
+def viewer_of(*layers):
+    viewer = ViewerModel()
+    viewer.layers.extend(layers)
+    return viewer
+
+
+def test_side_by_side_shows_one_place_in_both_cells_and_restores_everything():
+    fixed = Image(np.zeros((100, 120)), name="vis", scale=(2, 2))
+    moving = Image(np.zeros((50, 60)), name="ir", translate=(5, 5))
+    other = Image(np.zeros((9, 9)), name="third")
+    viewer = viewer_of(other, fixed, moving)
+    pairs = LandmarkPairs(viewer.layers, fixed, moving)
+    order, affine = list(viewer.layers), moving.affine.affine_matrix.copy()
+    seen = []
+    beside = SideBySide(viewer, pairs, seen.append)
+    other.visible = False
+    grid = grid_of(viewer)
+    cells = {
+        layer.name: grid.position(at, viewer.layers) for at, layer in enumerate(viewer.layers)
+    }
+    assert cells["vis"] == cells["landmarks on vis"] == (0, 0)
+    assert cells["ir"] == cells["landmarks on ir"] == (0, 1)
+    # three pairs tell where the moving image lies on the fixed one
+    places = np.array([[10.0, 10], [10, 90], [80, 20], [60, 70]])
+    planes = [shown_plane(pairs.images[side], viewer) for side in pairs.images]
+    pairs.add(*planes, places, 0.4 * places[:, ::-1] + 3)
+    beside.align()
+    for point in places:
+        np.testing.assert_allclose(
+            moving.data_to_world(0.4 * point[::-1] + 3), fixed.data_to_world(point), atol=1e-6
+        )
+    for cell in ((0, 0), (0, 1), None):
+        event = SimpleNamespace(viewbox=cell)
+        for callback in viewer.mouse_move_callbacks:
+            callback(viewer, event)
+    assert seen == ["fixed", "moving"]
+    beside.end()
+    assert list(viewer.layers) == order and not grid.enabled
+    np.testing.assert_array_equal(moving.affine.affine_matrix, affine)
+    assert not viewer.mouse_move_callbacks

@@ -75,6 +75,7 @@ def test_settings_as_arguments_of_register():
         "search": None,
         "refine": None,
         "transform": "affine",
+        "fill_value": None,
         "device": "auto",
         "on_cancel": "raise",
     }
@@ -106,7 +107,7 @@ def test_quality_in_words():
         "-1.50°",
         "1.250",
         "12.3 px",
-        "50 % of the fixed image",
+        "50 % of the visible image",
         "0.10 → 0.40",
     ):
         assert words in text

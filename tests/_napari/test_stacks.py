@@ -48,6 +48,7 @@ class Fake:
         self.calls, self.fusions = [], 0
         self.unreliable_when_warm = False
         self.cancel_at = None
+        self.lost = lambda moving: False  # whether nothing is found
 
     def register(self, fixed, moving, *, initial, progress, cancel, **options):
         self.calls.append({"fixed": fixed, "moving": moving, "initial": initial} | options)
@@ -66,6 +67,7 @@ class Fake:
         good = not (warm and self.unreliable_when_warm)
         quality = replace(
             unregistered(mask, "made up"),
+            status="not registered" if self.lost(moving) else "registered",
             reliable=good,
             score=0.9 if good else 0.1,
             shift_px=float(moving.flat[0]),
@@ -286,6 +288,27 @@ def test_one_transform_for_all_planes(fake):
     assert by_role["mask"].data.shape == by_role["magnitude"].data.shape == (5, 32, 40)
     assert set(by_role["displacement"].data[:, 0, 0]) == {0, 1, 2, 3, 4}
     assert {path[0, 0] for path in by_role["grid"].data} == {3}
+
+
+@pytest.mark.parametrize("mode", ["plane", "one", "each"])
+def test_where_nothing_is_found_nothing_is_fused(fake, mode):
+    fixed, moving = planes(stack(name="vis"), stack(name="ir", seed=1), d0=2)
+    fake.lost = lambda moving: True
+    result = register_stack(fixed, moving, mode=mode)
+    assert fake.fusions == 0 and result.fused is None
+    assert len(fake.calls) == (5 if mode == "each" else 1)
+
+
+def test_planes_that_are_not_found_keep_the_visible_picture(fake):
+    """Also where the shown plane is one of them."""
+    fixed, moving = planes(stack(name="vis"), stack(name="ir", seed=1), d0=2)
+    lost = {int(moving.source[number].flat[0]) for number in (1, 2)}
+    fake.lost = lambda moving: int(moving.flat[0]) in lost
+    result = register_stack(fixed, moving, mode="each")
+    assert fake.fusions == 3 and result.fusion is not None
+    for number in range(5):
+        added = 0 if number in (1, 2) else 1  # as the fake fuses
+        np.testing.assert_array_equal(result.fused[number], fixed.source[number] + added)
 
 
 def test_one_transform_a_plane_each_started_from_its_neighbour(fake):
@@ -594,7 +617,7 @@ def test_cancelled_while_it_is_warped_it_is_made_on_demand(fake, monkeypatch):
     cancel = threading.Event()
 
     def stop(stage, fraction):
-        if stage == "warping":
+        if stage == "resampling the image":
             cancel.set()
 
     options = {"pixels": 2000, "cancel": cancel, "progress": stop}
@@ -640,7 +663,7 @@ def test_cancelled_in_a_real_refinement(keep):
 
     def progress(stage, fraction):
         stages.append(stage)
-        if stage.startswith("refining"):
+        if stages.count("aligning the details") == 8:  # after the first level
             cancel.set()
 
     smooth = ndimage.gaussian_filter(image((64, 80)).data, 2)
@@ -650,7 +673,7 @@ def test_cancelled_in_a_real_refinement(keep):
     if keep == "nothing":
         with pytest.raises(Cancelled):
             run(request, progress=progress, cancel=cancel)
-        assert stages[-1].startswith("refining")
+        assert stages[-1] == "aligning the details"
         return
     outcome = run(request, progress=progress, cancel=cancel)
     assert outcome.result.cancelled and outcome.result.quality.status == "cancelled"

@@ -146,7 +146,7 @@ def test_points_go_where_the_image_goes(
 def test_a_point_of_an_image_lands_on_its_pixel(tmp_path: Path, half: Path) -> None:
     image = np.zeros(SHAPE, np.float32)
     image[20:23, 30:33] = 1
-    there = Transform.load(half).apply(image)
+    there = Transform.load(half).apply(image, cval=0)
     (tmp_path / "points.csv").write_text("row,col\n21,31\n-300,900\n")
     result = invoke("apply", half, tmp_path / "points.csv", "-o", tmp_path / "out.csv")
     assert "1 of 2 points lie outside the fixed image" in " ".join(result.stderr.split())

@@ -253,6 +253,7 @@ for moment in map(int, moments):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_batch_leaves_a_true_summary(tmp_path: Path, number: signal.Signals) -> None:

@@ -110,3 +110,26 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_unknown_commands_are_refused() -> None:
     assert CliRunner().invoke(app, ["nonsense"]).exit_code == 2
+
+
+def test_the_table_of_metrics_has_the_texts_of_the_panel() -> None:
+    """The tooltips and the table of Compare explain each metric by the same line."""
+    from napari_busref.metrics.alignment import ALIGNMENT_METRICS
+
+    page = (ROOT / "docs" / "reference" / "napari.md").read_text("utf-8")
+    for metric in ALIGNMENT_METRICS.values():
+        better = "higher" if metric.higher_is_better else "lower"
+        assert f"| {metric.title} | {better} | {metric.meaning} |" in page
+
+
+def test_menu_paths_of_panels_are_those_of_napari() -> None:
+    """Several panels of a plugin are in a menu of its own."""
+    manifest = PluginManifest.from_file(ROOT / "src" / "napari_busref" / "napari.yaml")
+    assert len(manifest.contributions.widgets or ()) > 1
+    titles = [widget.display_name for widget in manifest.contributions.widgets or ()]
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        for title in titles:
+            assert f"Plugins › {title}" not in text, page.name
+        for shown in re.findall(rf"Plugins › {manifest.display_name} › ([^*]+)\*\*", text):
+            assert shown in titles

@@ -66,3 +66,16 @@ def test_the_module_runs_the_command_line() -> None:
     command = [sys.executable, "-m", "napari_busref", "--version"]
     done = subprocess.run(command, cwd=ROOT / "src", capture_output=True, text=True, check=True)
     assert done.stdout.startswith("napari-busref ")
+
+
+def test_every_dependency_has_a_floor_and_every_action_a_hash() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    extras = config["options.extras_require"]
+    lists = [config["options"]["install_requires"], *(extras[n] for n in ("czi", "dicom", "itk"))]
+    lists += [extras["ngff"], extras["train"]]
+    names = [line for text in lists for line in text.split()]
+    assert names and all(re.fullmatch(r"[A-Za-z0-9-]+>=[\d.]+", name) for name in names), names
+    for workflow in (ROOT / ".github" / "workflows").iterdir():
+        uses = re.findall(r"uses: (.+)", workflow.read_text())
+        assert uses and all(re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v[\d.]+", one) for one in uses)

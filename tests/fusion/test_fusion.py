@@ -134,17 +134,17 @@ def test_outside_the_mask_is_visible_to_the_bit():
 
 
 def test_no_seam_at_the_border_of_the_mask():
-    visible = 0.2 + 0.1 * texture(smooth=6)
-    infrared = 0.8 + 0.1 * texture(1, smooth=6)
+    visible = np.uint8(51 + 25 * texture(smooth=6))
+    infrared = np.uint8(204 + 25 * texture(1, smooth=6))
     mask = disk(40)
     infrared[~mask] = 0  # as in a warped image
 
     def steps(image):
-        return max(np.abs(np.diff(image, axis=axis)).max() for axis in (0, 1))
+        return max(np.abs(np.diff(image / 255, axis=axis)).max() for axis in (0, 1))
 
     feathered = fuse(visible, infrared, model=Mean(), mask=mask, feather=16, device="cpu").fused
     # fading a difference of 0.3 over 16 px changes a pixel by at most 1.5 * 0.3 / 17
-    allowed = steps(visible) + steps(infrared[30:60, 40:70]) + 1.5 * 0.35 / 17
+    allowed = steps(visible) + steps(infrared[30:60, 40:70]) + (1.5 * 0.35 / 17) + 1 / 255
     assert steps(feathered) < allowed
     abrupt = fuse(visible, infrared, model=Mean(), mask=mask, feather=0, device="cpu").fused
     assert steps(abrupt) > 0.25

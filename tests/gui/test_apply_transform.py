@@ -71,8 +71,9 @@ def test_selected_layers_are_carried_over_and_back(viewer, registered, panel, tr
     assert viewer.layers["cells on vis"] != new
     panel.undo_button.click()
     assert viewer.layers["cells on vis"] == new and len(viewer.layers) == 9
-    assert "undone" in panel.stage.text() and not panel.undo_button.isEnabled()
-    assert not panel.undo()
+    assert "undone" in panel.stage.text()
+    assert panel.undo() and len(viewer.layers) == 6 and not panel.undo()
+    assert panel.redo() and viewer.layers["cells on vis"] == new
     # the inverse
     panel.direction.value = True
     viewer.layers.selection = {viewer.layers["marks on vis"]}
@@ -88,6 +89,8 @@ def test_place_without_resampling(viewer, registered, panel, transform):
     viewer.layers.selection = {labels, viewer.layers["ir"]}
     panel.place_button.click()
     assert "placed 2 layers without resampling; the transform bends" in panel.stage.text()
+    viewer.layers.selection = {viewer.layers["ir"]}
+    assert panel.stage.text() == ""  # of other layers
     assert len(viewer.layers) == 4
     for point in ((20, 20), (30, 40)):
         world = np.array(labels.data_to_world(transform.points(point)))
@@ -157,3 +160,19 @@ def test_errors_are_notified_and_the_panel_stays_usable(viewer, registered, pane
     viewer.window.remove_dock_widget(panel)
     panel.deleteLater()
     viewer.layers.selection = {labels}
+
+
+def test_the_value_outside_the_other_image(viewer, registered, panel, transform, notes, qtbot):
+    celsius = viewer.add_image(np.full(MOVING, 21.5, np.float32), name="celsius")
+    outside = ~transform.mask()
+    assert outside.any()
+    for text, expected in (("automatic", np.nan), ("-1", -1.0), ("nan", np.nan)):
+        panel.fill_value.value = text
+        viewer.layers.selection = {celsius}
+        with qtbot.waitSignal(panel.idle, timeout=60_000):
+            assert panel.run()
+        found = viewer.layers["celsius on vis"].data[outside]
+        np.testing.assert_array_equal(found, np.full(found.shape, expected, np.float32))
+    panel.fill_value.value = "cold"
+    assert not panel.run()
+    assert "fill value: got 'cold', need a number, nan or automatic" in notes[-1][1]

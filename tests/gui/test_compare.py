@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from napari_busref.metrics.alignment import ALIGNMENT_METRICS
 from napari_busref.transforms.transform import Transform
 
 KEY = "napari-busref"
@@ -106,12 +107,15 @@ def test_all_modes_of_one_comparison(viewer, panel, layers, qtbot, notes, tmp_pa
         panel.save_csv(tmp_path / "none")
     panel.measure_button.click()
     panel.wait()
-    rows = [panel.table.item(row, 0).text() for row in range(panel.table.rowCount())]
-    assert rows == ["NMI", "NCC", "Edge agreement", "MNCC", "MMSE", "EPE (px)"]
-    assert panel.table.item(5, 1).text() == "3.61"  # 3 down and 2 to the left
-    assert float(panel.table.item(5, 2).text()) < 1e-3
-    assert panel.table.item(5, 3).text() == "better"
-    assert "better" in panel.table.item(5, 0).toolTip()
+    rows = [panel.table.item(row, 0).text() for row in range(0, panel.table.rowCount(), 2)]
+    assert rows == [metric.title for metric in ALIGNMENT_METRICS.values()]
+    below = [panel.table.item(row, 0).text() for row in range(1, panel.table.rowCount(), 2)]
+    for text, metric in zip(below, ALIGNMENT_METRICS.values(), strict=True):
+        assert text.startswith(metric.meaning) and text.endswith("er is better.")
+    assert panel.table.item(10, 1).text() == "3.61"  # 3 down and 2 to the left
+    assert float(panel.table.item(10, 2).text()) < 1e-3
+    assert panel.table.item(10, 3).text() == "better"
+    assert "better" in panel.table.item(10, 0).toolTip()
     saved = panel.save_csv(tmp_path / "numbers")
     assert saved.name == "numbers.csv"
     assert saved.read_text().startswith("metric,before,after")
@@ -183,7 +187,7 @@ def test_what_cannot_be_compared_is_said_in_words(viewer, panel, notes, qtbot):
     for _ in range(2):
         panel.button.click()
         assert notes.pop()[1] == (
-            "Compare: open two image layers, a fixed and a moving or warped one"
+            "Compare: open two image layers, a visible one and an infrared or a warped one"
         )
         assert "open two image layers" in panel.hint.text()
         viewer.add_image(picture((4, *SHAPE)), name="vis")
@@ -276,3 +280,45 @@ def test_opening_the_panel_does_not_load_torch(viewer):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     assert output.strip() == "False"
+
+
+def test_numbers_go_when_the_layers_or_the_plane_are_others(viewer, panel, qtbot):
+    fixed = viewer.add_image(picture((3, *SHAPE)), name="vis")
+    moving = viewer.add_image(picture((3, *SHAPE), seed=1), name="ir")
+    viewer.dims.set_current_step(0, 1)
+
+    def measure():
+        panel.measure()
+        panel.wait()
+        assert panel.table.measured is not None and panel.save_button.isEnabled()
+
+    def change_plane():
+        viewer.dims.set_current_step(0, 2)
+
+    def change_values():
+        moving.data = picture((3, *SHAPE), seed=2)
+
+    def change_place():
+        moving.translate = (0, 1, 1)
+
+    def change_layer():
+        panel.moving.value, panel.fixed.value = fixed, moving
+
+    def remove_layer():
+        viewer.layers.remove(moving)
+
+    for change in (change_plane, change_values, change_place, change_layer, remove_layer):
+        measure()
+        change()
+        assert panel.table.measured is None and panel.table.rowCount() == 0, change.__name__
+        assert not panel.save_button.isEnabled()
+
+
+def test_numbers_of_a_plane_that_was_left_meanwhile_are_not_shown(viewer, panel, qtbot):
+    viewer.add_image(picture((3, *SHAPE)), name="vis")
+    viewer.add_image(picture((3, *SHAPE), seed=1), name="ir")
+    panel.measure()
+    viewer.dims.set_current_step(0, 2)
+    panel.wait()
+    assert panel.table.measured is None
+    assert "measure again" in panel.note.text()

@@ -12,6 +12,7 @@ import pytest
 
 import napari_busref
 from napari_busref import ImageGrid, read_image, read_transform, write_transform
+from napari_busref._napari.widgets.pair_chooser import PairChooser
 from napari_busref.transforms.transform import Transform
 
 KEY = "napari-busref"
@@ -233,3 +234,25 @@ viewer.close()
     seconds, torch = result.stdout.strip().splitlines()[-2:]
     assert torch == "False"
     assert float(seconds) < 2  # CPU time, independent of the load of the machine
+
+
+@pytest.mark.parametrize("tag", [1, 6])
+def test_a_sideways_layer_is_turned_by_a_click(viewer, readers_of_napari, tmp_path, qtbot, tag):
+    from PIL import Image as Picture
+
+    exif = Picture.Exif()
+    exif[274] = tag
+    picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    Picture.fromarray(picture).save(tmp_path / "a.jpg", exif=exif)
+    viewer.open(str(tmp_path / "a.jpg"), plugin="napari")
+    viewer.add_image(np.zeros((40, 60)), name="b")
+    pair = PairChooser(viewer, "", "")
+    qtbot.addWidget(pair)
+    pair.show()
+    pair.reset_choices()
+    assert pair.upright.isVisible() == (tag > 1)
+    if tag > 1:
+        assert "a says that it is stored sideways" in pair.upright.toolTip()
+        pair.upright.click()
+        assert viewer.layers["a"].data.shape == (60, 40, 3)
+        assert not pair.upright.isVisible()

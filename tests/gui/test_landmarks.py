@@ -195,7 +195,12 @@ def test_the_fit_becomes_the_result(viewer, landmarks, pair, qtbot, notes):
     landmarks.undo_button.click()
     np.testing.assert_array_equal(viewer.layers["ir warped"].data, before)
     assert viewer.layers["ir warped"].metadata[KEY]["transform"] == transform
-    assert "undone" in landmarks.stage.text() and not landmarks.undo()
+    assert "undone" in landmarks.stage.text()
+    landmarks.undo_button.click()  # the first result, too
+    assert names(viewer)[4:] == [] and not landmarks.undo()
+    landmarks.redo_button.click()
+    assert names(viewer)[4:] == ["ir warped", "ir mask", "ir displacement"]
+    np.testing.assert_array_equal(viewer.layers["ir warped"].data, before)
     # a layer that is removed during the run
     with qtbot.waitSignal(landmarks.idle, timeout=300_000):
         assert landmarks.use_as_result()
@@ -220,6 +225,26 @@ def test_the_fit_becomes_the_start_of_a_registration(viewer, landmarks, pair, fa
     np.testing.assert_allclose(
         start.points([5, 6]), moving.world_to_data(fixed.data_to_world((5, 6))), atol=1e-6
     )
+
+
+def test_use_as_start_takes_the_panel_that_the_menu_opened(viewer, landmarks, pair, fake, qtbot):
+    from napari._app_model import get_app_model
+
+    get_app_model().commands.execute_command("napari-busref.register_and_fuse").result()
+    (register,) = (one for one in viewer.window.dock_widgets.values() if one is not landmarks)
+    mark(landmarks, PLACES, there(PLACES))
+    with qtbot.waitSignal(register.idle, timeout=60_000):
+        assert landmarks.use_as_start()
+    assert len(fake.calls) == 1 and len(viewer.window.dock_widgets) == 2
+
+
+def test_what_was_said_of_a_pair_goes_with_it(viewer, landmarks, pair, qtbot):
+    mark(landmarks, PLACES, there(PLACES))
+    with qtbot.waitSignal(landmarks.idle, timeout=60_000):
+        assert landmarks.use_as_result()
+    assert "added 3 layers" in landmarks.stage.text()
+    landmarks.pair.swap.click()
+    assert landmarks.stage.text() == "" and landmarks.table.rowCount() == 0
 
 
 def test_dragging_with_naparis_own_tool_is_a_start(viewer, panel, pair, fake, qtbot):
@@ -328,3 +353,52 @@ def test_a_transform_needs_no_torch_before_it_is_used():
     )
     assert done.stdout.strip() == "[]"
     assert isinstance(Transform.identity((4, 4)), Transform)
+
+
+@pytest.mark.parametrize("name", ["marks.csv", "bigwarp.csv", "marks.points"])
+def test_landmarks_are_saved_and_opened_again(viewer, landmarks, pair, notes, tmp_path, name):
+    mark(landmarks, PLACES, there(PLACES))
+    style = "bigwarp" if name == "bigwarp.csv" else None
+    assert landmarks.save_landmarks(tmp_path / name, style)
+    assert "saved 6 pairs" in landmarks.stage.text()
+    for number in landmarks.pairs.all_numbers():
+        landmarks.pairs.remove(number)
+    landmarks.refresh()
+    assert not landmarks.save_landmarks(tmp_path / "none.csv")
+    assert "there are no pairs to save" in notes[-1][1]
+    assert landmarks.open_landmarks(tmp_path / name)
+    landmarks.refresh()
+    np.testing.assert_allclose(landmarks.pairs.points["fixed"].data, PLACES, atol=1e-6)
+    np.testing.assert_allclose(landmarks.pairs.points["moving"].data, there(PLACES), atol=1e-6)
+    assert "6 pairs" in landmarks.summary.text()
+    (tmp_path / "damaged.csv").write_text("a,b\n1,2\n")
+    assert not landmarks.open_landmarks(tmp_path / "damaged.csv")
+    assert "damaged" in notes[-1][1]
+
+
+def test_both_images_side_by_side_and_residual_arrows(viewer, landmarks, pair, qtbot):
+    moving, _ = pair
+    before = moving.affine.affine_matrix.copy()
+    bent = there(PLACES)
+    bent[2] += (3, -2)
+    mark(landmarks, PLACES, bent)
+    landmarks.residuals.setChecked(True)
+    assert names(viewer)[-1].startswith("landmark residuals")
+    landmarks.beside.setChecked(True)
+    landmarks.placing = True
+    grid = viewer.canvas.grid
+    cells = {
+        layer.name: grid.position(at, viewer.layers) for at, layer in enumerate(viewer.layers)
+    }
+    assert (cells["vis"], cells["ir"]) == ((0, 0), (0, 1))
+    assert cells["landmarks on ir"] == (0, 1) and cells["landmarks on vis"] == (0, 0)
+    # a click on either image marks that one
+    landmarks._placing.point_at("moving")
+    assert viewer.layers.selection.active == landmarks.pairs.points["moving"]
+    landmarks.pairs.points["moving"].add([8, 9])
+    qtbot.waitUntil(lambda: viewer.layers.selection.active == landmarks.pairs.points["fixed"])
+    landmarks.placing = False
+    assert not grid.enabled
+    np.testing.assert_array_equal(moving.affine.affine_matrix, before)
+    landmarks.residuals.setChecked(False)
+    assert names(viewer) == ["vis", "ir", "landmarks on vis", "landmarks on ir"]

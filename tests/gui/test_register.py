@@ -287,7 +287,8 @@ def test_the_work_runs_beside_the_main_thread_with_the_chosen_options(
     assert panel.bar.isVisibleTo(panel)
     assert panel.running
     assert not panel.undo_button.isEnabled()
-    qtbot.waitUntil(lambda: panel.stage.text().endswith("1 s"), timeout=5000)  # the clock runs
+    value = panel.bar.value()
+    qtbot.waitUntil(lambda: panel.bar.value() > value, timeout=5000)  # without a report
     assert names(viewer) == ["vis", "ir"]
     with qtbot.waitSignal(panel.idle, timeout=30_000):
         fake.go.set()
@@ -324,6 +325,7 @@ def test_nothing_found_adds_no_layer_and_offers_what_to_do(
     run_to_the_end(panel, qtbot)
     assert names(viewer) == shown(viewer) == ["vis", "ir"]
     assert "ir → vis: Nothing was found" in panel.quality.text()
+    assert "fusion" not in fake.calls[0]  # nothing was fused
     assert "edges &lt;do not&gt; agree" in panel.quality.text()
     assert "ir → vis: nothing was found" in notes[-1][1]
     assert panel.stage.text().endswith("no layer was changed")
@@ -375,6 +377,82 @@ def test_the_verdict_follows_the_chosen_layers(viewer, panel, pair, fake, qtbot)
     assert "only NaN" in panel.quality.text()
     panel.moving.value = pair[0]
     assert panel.quality.text() == ""
+
+
+@pytest.fixture
+def stacks(viewer, fake):
+    """Two stacks of five planes, of which the planes 1 and 3 cannot be registered well."""
+    place = {"scale": (5, 2, 2), "units": ("um",) * 3, "axis_labels": ("z", "y", "x")}
+    fixed = viewer.add_image(picture((5, 24, 36)), name="vis", **place)
+    data = picture((5, 24, 36), seed=1)
+    data[:, 0, 0] = range(5)
+    moving = viewer.add_image(data, name="ir", **place)
+    good = fake.result
+
+    def result(fixed, moving, *arguments):
+        fake.reliable = int(moving[0, 0]) not in (1, 3)
+        return good(fixed, moving, *arguments)
+
+    fake.result = result
+    viewer.dims.set_current_step(0, 2)
+    return moving, fixed
+
+
+def test_the_verdict_follows_the_slider_and_lists_the_worst_planes(
+    viewer, stacks, panel, fake, notes, qtbot
+):
+    panel.settings = Settings(planes="each")
+    run_to_the_end(panel, qtbot)
+    verdict, said = panel.verdict, panel.quality.text
+    assert "ir → vis, z 2: looks right" in said()
+    assert notes[-1] == ("warning", "Register and fuse: ir → vis: check 2 of 5 planes")
+    assert verdict.summary.text().startswith("3 of 5 planes look right")
+    offered = [one.text() for one in verdict.plane_buttons if one.isVisibleTo(panel)]
+    assert sorted(offered[:2]) == ["⚠ z 1", "⚠ z 3"] and len(offered) == 3
+    assert not verdict.steps.isVisibleTo(panel)
+    for number, button in enumerate(verdict.plane_buttons[:2]):
+        button.click()
+        assert viewer.dims.current_step[0] == int(offered[number][-1])
+        assert f"ir → vis, {offered[number][2:]}: Check the result" in said()
+        assert verdict.steps.isVisibleTo(panel)
+    viewer.dims.set_current_step(0, 4)
+    assert "ir → vis, z 4: looks right" in said()
+    panel.swap.click()  # another pair: no plane, no number
+    assert said() == "Earlier run: ✓ ir → vis: looks right"
+    assert not verdict.planes.isVisibleTo(panel) and not verdict.summary.isVisibleTo(panel)
+
+
+@pytest.mark.parametrize(
+    ("mode", "elsewhere"),
+    [("plane", "was not registered"), ("one", "has the transform of z 2")],
+)
+def test_numbers_of_one_plane_do_not_stand_beside_another(
+    viewer, stacks, panel, qtbot, mode, elsewhere
+):
+    panel.settings = Settings(planes=mode)
+    run_to_the_end(panel, qtbot)
+    (button, *_), said = panel.verdict.plane_buttons, panel.quality.text
+    assert "z 2: looks right" in said() and "score" in said()
+    assert not button.isVisibleTo(panel)
+    viewer.dims.set_current_step(0, 0)
+    assert said() == f"ir → vis: this plane {elsewhere}"
+    assert button.text() == "z 2" and button.isVisibleTo(panel)
+    button.click()
+    assert viewer.dims.current_step[0] == 2
+    assert "z 2: looks right" in said() and not button.isVisibleTo(panel)
+
+
+def test_a_run_is_in_naparis_list_of_activities(viewer, panel, pair, fake, qtbot):
+    from napari.utils import progress
+
+    hold(panel, fake, qtbot)
+    qtbot.waitUntil(lambda: len(progress._all_instances) == 1, timeout=5000)
+    (entry,) = progress._all_instances
+    qtbot.waitUntil(lambda: entry.desc.startswith("Register and fuse: aligning"), timeout=5000)
+    assert 0 < entry.n < entry.total and entry.unit.endswith("s left")
+    with qtbot.waitSignal(panel.idle, timeout=30_000):
+        fake.go.set()
+    assert not progress._all_instances
 
 
 def shown(viewer):
@@ -498,9 +576,10 @@ def test_outputs_and_new_layers_and_undo(window, viewer, panel, pair, fake, qtbo
     run_to_the_end(panel, qtbot)
     warped, _, _, arrows = list(viewer.layers)[2:]
     before = warped.data, warped.metadata[KEY]["quality"], arrows.data.copy()
-    colours = arrows.edge_color.copy()
+    colours, first = arrows.edge_color.copy(), panel.result
     fake.shift, fake.reliable = (0.0, 4.0), False
     run_to_the_end(panel, qtbot)
+    second = panel.result
     assert not np.array_equal(arrows.data, before[2])
     mine = viewer.add_image(picture(), name="mine")
     warped.colormap = "viridis"
@@ -511,9 +590,19 @@ def test_outputs_and_new_layers_and_undo(window, viewer, panel, pair, fake, qtbo
     assert warped.colormap.name == "viridis"
     np.testing.assert_array_equal(arrows.data, before[2])
     np.testing.assert_allclose(arrows.edge_color, colours)
-    assert panel.result is None
-    assert not panel.quality.isVisibleTo(panel)
-    assert not panel.undo_button.isEnabled()
+    assert panel.result is first and "looks right" in panel.quality.text()
+    panel.redo_button.click()
+    assert not np.array_equal(arrows.data, before[2])
+    assert panel.result is second and "Check the result" in panel.quality.text()
+    panel.undo_button.click()
+    np.testing.assert_array_equal(arrows.data, before[2])
+    panel.undo_button.click()  # the first run, too
+    assert names(viewer) == ["vis", "ir", "mine"]
+    assert panel.result is None and not panel.quality.isVisibleTo(panel)
+    assert not panel.undo_button.isEnabled() and not panel.undo()
+    panel.redo_button.click()
+    assert names(viewer) == ["vis", "ir", *RESULTS, "mine"]
+    assert panel.result is first
 
     panel.settings = Settings(mask=False, fused=False, displacement="grid", results="add")
     run_to_the_end(panel, qtbot)

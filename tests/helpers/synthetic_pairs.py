@@ -46,7 +46,7 @@ def moved(shape=SHAPE, row=0.0, col=0.0, angle=0.0, scale=1.0, displacement=None
 def pair(truth, seed=0):
     """A fixed image, and an inverted, bent one that ``truth`` leads to."""
     image = texture(seed=seed)
-    moving = truth.inverse().apply(1 - image**0.7)
+    moving = truth.inverse().apply(1 - image**0.7, cval=0)
     return view(image), view(moving, truth.inverse().mask())
 
 

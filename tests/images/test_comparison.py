@@ -9,10 +9,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from skimage.color import rgb2lab
 
 from napari_busref.data.samples import thermal_scene
 from napari_busref.images.comparison import (
+    FIXED_COLOUR,
     MODES,
+    MOVING_COLOUR,
     Swipe,
     checkerboard,
     compare,
@@ -96,16 +99,60 @@ def test_bad_curtains_are_refused():
         Swipe(noise(), noise(), line=-1)
 
 
+FIXED, MOVING = (
+    tuple(int(name[at : at + 2], 16) for at in (1, 3, 5)) for name in (FIXED_COLOUR, MOVING_COLOUR)
+)
+
+# Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB
+COLOUR_BLIND = {
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+}
+
+
+def seen(colour, vision):
+    """Lab of a colour as someone with a colour blindness sees it."""
+    srgb = np.array(colour) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(np.array(COLOUR_BLIND[vision]) @ linear, 0, 1)
+    back = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return rgb2lab(back)
+
+
+@pytest.mark.parametrize("vision", COLOUR_BLIND)
+def test_the_colours_of_overlays_are_told_apart_by_red_green_blind_people(vision):
+    def distance(one, other):
+        return np.linalg.norm(seen(one, vision) - seen(other, vision))
+
+    both, dim = (255, 255, 255), tuple(value // 4 for value in FIXED)
+    assert distance(FIXED, MOVING) > 100
+    assert min(distance(colour, both) for colour in (FIXED, MOVING)) > 50
+    assert distance(dim, tuple(value // 4 for value in MOVING)) > 30  # weak edges
+    assert distance((220, 0, 0), (0, 160, 0)) < 40  # a pair that is not
+    faint = overlay(*(np.full((1, 1), value, np.float32) for value in (0.6, 0.4)))[0, 0]
+    assert distance(tuple(faint), (127, 127, 127)) > 10
+
+
 def test_the_overlay_is_grey_where_images_agree():
     image = blob()
     picture = overlay(image, image)
     assert (picture == picture[..., :1]).all()
     red, green, blue = overlay(image, 0 * image)[20, 30]
-    assert (red, green, blue) == (255, 0, 255)
-    assert tuple(overlay(0 * image, image)[20, 30]) == (0, 255, 0)
+    assert (red, green, blue) == FIXED
+    assert tuple(overlay(0 * image, image)[20, 30]) == MOVING
+    levels = np.arange(256, dtype=np.float32)[None] / np.float32(255)
+    assert (overlay(levels, levels) == np.arange(256)[None, :, None]).all()
 
 
-def test_edges_are_red_green_and_yellow_where_they_coincide():
+def test_edges_are_blue_orange_and_white_where_they_coincide():
     everywhere = np.ones(SHAPE, bool)
     image = blob()
     ring = edges(image, everywhere)
@@ -113,11 +160,10 @@ def test_edges_are_red_green_and_yellow_where_they_coincide():
     assert 0.99 < ring.max() <= 1.0
     assert ring[20, 30] < 0.05 < 0.5 < ring[20, 35]  # the top has no slope, the flank has
     picture = edge_overlay(ring, ring)
-    assert (picture[..., 0] == picture[..., 1]).all()
-    assert not picture[..., 2].any()
+    assert (picture == picture[..., :1]).all() and picture.max() == 255
     shifted = edge_overlay(ring, edges(blob(col=10), everywhere))
-    assert shifted[20, 35, 0] > 127 > shifted[20, 35, 1]
-    assert shifted[20, 15, 1] > 127 > shifted[20, 15, 0]
+    assert shifted[20, 35, 2] > 127 > shifted[20, 35, 0]
+    assert shifted[20, 15, 0] > 127 > shifted[20, 15, 2]
     with pytest.raises(ValueError, match="sigma: got 0"):
         edges(image, everywhere, 0)
 
@@ -178,7 +224,7 @@ def test_without_content_the_tested_image_is_black():
     picture = compare(noise(), noise(seed=1), "swipe", mask=mask, position=0.0)
     assert not picture[:, 30:].any()
     assert picture[:, :30].any()
-    assert not compare(noise(), noise(seed=1), "overlay", mask=mask)[:, 30:, 1].any()
+    assert not compare(noise(), noise(seed=1), "overlay", mask=mask)[:, 30:, 0].any()
 
 
 def test_images_that_cannot_be_compared_are_refused():

@@ -37,7 +37,7 @@ def test_images_that_share_nothing_stay_where_they_are():
 def test_start_from_points():
     truth = moved(row=40, col=-50, angle=25)
     image = texture()
-    moving = truth.inverse().apply(image)
+    moving = truth.inverse().apply(image, cval=0)
     fixed_points = np.array([[20.0, 30], [100, 40], [60, 150], [120, 160]])
     result = register(
         image,
@@ -56,7 +56,7 @@ def test_start_from_points():
 def test_different_pixel_sizes():
     truth = moved(row=6, col=-9, angle=4)
     image = texture()
-    moving = ndimage.zoom(truth.inverse().apply(image), 2, order=1)
+    moving = ndimage.zoom(truth.inverse().apply(image, cval=0), 2, order=1)
     result = register(image, moving, device="cpu")
     grown = (moving.shape[0] - 1) / (SHAPE[0] - 1)
     points = np.argwhere(truth.mask())[::53]
@@ -67,7 +67,7 @@ def test_different_pixel_sizes():
 def test_half_empty_images():
     truth = moved(row=6, col=-9)
     image = texture()
-    moving = truth.inverse().apply(image)
+    moving = truth.inverse().apply(image, cval=0)
     moving[:, :90] = np.nan
     result = register(image, moving, device="cpu")
     assert np.isfinite(result.flow).all()

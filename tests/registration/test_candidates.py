@@ -23,7 +23,7 @@ from napari_busref.registration.refine import (
     refine_levels,
 )
 from napari_busref.registration.scoring import edge_score
-from napari_busref.runtime.progress import Reporter
+from napari_busref.runtime.progress import Plan, Reporter
 from synthetic_pairs import SHAPE, error, moved, pair, start, view
 
 pytestmark = pytest.mark.usefixtures("without_gradients")
@@ -41,7 +41,7 @@ def found(networks, truth, options, proposal_networks=None, reporter=None, **mor
         FixedFeatures(networks, fixed),
         moving,
         Estimate(identity_theta(1, fixed.image)),
-        RunContext(options, reporter or Reporter(), **more),
+        RunContext(options, Plan(reporter), **more),
     )
 
 
@@ -251,7 +251,7 @@ def test_cancelling_the_refinement(networks):
     cancel, reached = threading.Event(), []
 
     def progress(stage, fraction):
-        if stage.startswith("refining"):
+        if len(reached) == 2:  # after the first level
             cancel.set()
 
     with pytest.raises(Cancelled):

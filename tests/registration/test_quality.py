@@ -47,7 +47,7 @@ def judge(estimate, fixed=None, moving=None, evidence=GOOD, **keywords):
     moving = picture() if moving is None else moving
     return assess(
         fixed,
-        estimate.apply(moving),
+        estimate.apply(moving, cval=0),
         estimate.mask(),
         estimate,
         evidence,
@@ -60,7 +60,7 @@ def judge(estimate, fixed=None, moving=None, evidence=GOOD, **keywords):
 
 def test_a_good_result():
     truth = moved(3, -5, 4, 1.05)
-    moving = truth.inverse().apply(picture(smooth=4))
+    moving = truth.inverse().apply(picture(smooth=4), cval=0)
     quality = judge(truth, picture(smooth=4), 1 - moving)
     assert quality.reliable
     assert quality.reasons == ()

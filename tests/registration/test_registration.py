@@ -73,7 +73,7 @@ TRUTH = Transform(AFFINE, bend(), fixed_shape=SHAPE, moving_shape=SHAPE)
 def pair():
     """A fixed image and the moving image that TRUTH brings back onto it."""
     fixed = texture()
-    return fixed, TRUTH.inverse().apply(1 - fixed)
+    return fixed, TRUTH.inverse().apply(1 - fixed, cval=0)
 
 
 def test_a_known_transform_comes_out():
@@ -328,8 +328,14 @@ def test_progress_goes_from_0_to_1():
     assert fractions[0] == 0
     assert fractions[-1] == 1
     assert list(fractions) == sorted(fractions)
-    assert "looking" in stages
-    assert len(set(stages)) == len(stages) >= 5
+    assert list(dict.fromkeys(stages)) == [
+        "reading the images",
+        "loading the models",
+        "finding the rough position",  # whatever words the network has
+        "checking the result",
+        "resampling the image",
+        "registered",
+    ]
 
 
 @pytest.mark.parametrize("at", range(6))
@@ -349,12 +355,13 @@ def test_cancel_stops_at_the_next_stage(at):
     assert len(seen) == at
 
 
-@pytest.mark.parametrize("at", ["refining", "cross-checking"])
+@pytest.mark.parametrize("at", [("aligning the details", 8), ("checking the result", 1)])
 def test_keeping_the_best_checks_nothing_after_the_click(at):
-    cancel = threading.Event()
+    cancel, stages = threading.Event(), []
 
     def progress(stage, fraction):
-        if stage.startswith(at):
+        stages.append(stage)
+        if stages.count(at[0]) == at[1]:
             cancel.set()
 
     arguments = {"model": "identity", "refine": "affine", "device": "cpu"}

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from napari_busref._cli.command import KEYS, command, file_defaults
 from napari_busref._cli.console import escape, log, show
-from napari_busref._cli.files import plain
+from napari_busref.batch.files import plain
 
 app = typer.Typer(name="config", help="Show the defaults of options.", no_args_is_help=True)
 

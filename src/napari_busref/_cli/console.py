@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,10 +20,20 @@ from typing import Any, NoReturn
 import typer
 from rich import markup
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from typer.core import TyperGroup
 
+from napari_busref.runtime.durations import DURATIONS
+from napari_busref.runtime.errors import is_out_of_memory, one_line
+from napari_busref.runtime.pace import Pace, time_left
 from napari_busref.runtime.progress import Cancelled
 from napari_busref.runtime.progress import Progress as ProgressCallback
 
@@ -121,20 +131,6 @@ def fail(message: str, code: int = EXIT_BAD_INPUT) -> NoReturn:
     raise typer.Exit(code)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Recognise the out-of-memory errors of Python and torch, without importing torch."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-
-
-def one_line(error: BaseException) -> str:
-    """Format the message of an error as one line."""
-    if is_out_of_memory(error) and not (isinstance(error, MemoryError) and str(error)):
-        return "out of memory: try --device cpu, or smaller images"
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 class FriendlyGroup(TyperGroup):
     """A group of commands that reports bad input in one line, with exit code 2.
 
@@ -196,6 +192,21 @@ def interruptible() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+class _Paced(Progress):
+    """Bars that move on between two reports of a job, see `Pace`."""
+
+    def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
+        """Draw the bars as they are now; rich calls this ten times a second."""
+        tasks = list(tasks)
+        for task in tasks:
+            pace = task.fields.get("pace")
+            if isinstance(pace, Pace):
+                now = pace.now()
+                task.completed = now.fraction
+                task.fields["left"] = time_left(now.left)
+        return super().make_tasks_table(tasks)
+
+
 class Bars:
     """Progress bars on a terminal; silent where standard error is a file or a pipe.
 
@@ -208,11 +219,12 @@ class Bars:
     def __init__(self, *, files: bool = True) -> None:
         self._files = files
         console = err()
-        self._progress = Progress(
+        self._progress = _Paced(
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
             console=console,
             transient=True,
             disable=is_quiet() or not console.is_terminal,
@@ -222,6 +234,7 @@ class Bars:
         )
 
     def __enter__(self) -> Bars:
+        DURATIONS.read()
         self._progress.start()
         _lines.console = self._progress.console
         return self
@@ -229,6 +242,7 @@ class Bars:
     def __exit__(self, *exc: object) -> None:
         _lines.console = None
         self._progress.stop()
+        DURATIONS.write()
 
     def result(self, text: str, file: Path) -> None:
         """Print a line to standard output, above the bars on the same terminal."""
@@ -241,19 +255,19 @@ class Bars:
 
     def add(self, name: str) -> ProgressCallback:
         """Add a bar and return the callback that moves it."""
-        task = self._progress.add_task(escape(name), total=1.0)
+        pace = Pace()
+        task = self._progress.add_task(escape(name), total=1.0, pace=pace, left="")
         start, last = time.perf_counter(), ""
 
         def report(stage: str, fraction: float) -> None:
             nonlocal last
+            pace(stage, fraction)
             if stage != last:
                 log.debug("%s: %.1f s: %s", name, time.perf_counter() - start, stage)
                 last = stage
             self._progress.update(
-                task,
-                description=escape(f"{name}: {stage}"),
-                completed=fraction,
-                visible=fraction < 1.0,
+                task, description=escape(f"{name}: {stage}"), visible=fraction < 1.0
             )
 
+        report.expect = pace.expect  # type: ignore[attr-defined]  # see `Progress`
         return report

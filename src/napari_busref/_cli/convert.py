@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_busref._cli.console import escape, fail, log, one_line, out
-from napari_busref._cli.files import refuse_existing
+from napari_busref._cli.console import escape, fail, log, out
 from napari_busref._cli.options import MemoryLimit, Overwrite
+from napari_busref.batch.files import refuse_existing
+from napari_busref.runtime.errors import one_line
 
 if TYPE_CHECKING:
     from napari_busref.transforms.formats import ImageGrid, TransformFile

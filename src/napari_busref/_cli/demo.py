@@ -17,8 +17,8 @@ from napari_busref._cli.console import (
     out,
     tell,
 )
-from napari_busref._cli.files import output_folder, write_json
 from napari_busref._cli.options import Device, FusionModel, Model
+from napari_busref.batch.files import output_folder, write_json
 
 if TYPE_CHECKING:
     from napari_busref.data.samples import Sample

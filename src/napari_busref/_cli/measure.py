@@ -10,8 +10,8 @@ import typer
 from rich.table import Table
 
 from napari_busref._cli.console import Bars, escape, interruptible, out, show
-from napari_busref._cli.files import plain, refuse_existing
 from napari_busref._cli.options import Device, Overwrite
+from napari_busref.batch.files import plain, refuse_existing
 
 
 def evaluate(

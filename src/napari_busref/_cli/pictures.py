@@ -57,18 +57,19 @@ def flow_picture(flow: NDArray[np.float32], largest: float | None = None) -> RGB
 
 
 def overlay(fixed: NDArray[Any], moving: NDArray[Any]) -> RGB:
-    """Overlay two images: fixed magenta, moving green, grey where they agree.
+    """Overlay two images: fixed blue, moving orange, grey where they agree.
 
     Parameters
     ----------
     fixed, moving : ndarray, shapes (H, W[, 3|4]) and (h, w[, 3|4])
         A moving image of another size is stretched to the size of the fixed one.
     """
+    from napari_busref.images import comparison
+
     left, right = to_rgb(fixed).mean(axis=2), to_rgb(moving)
     if right.shape[:2] != left.shape:
         right = np.asarray(Image.fromarray(right).resize(left.shape[::-1]))
-    both = np.stack([left, right.mean(axis=2), left], axis=-1)
-    return np.rint(both).astype(np.uint8)
+    return comparison.overlay(left / 255, right.mean(axis=2) / 255)
 
 
 def overview(panels: Sequence[tuple[str, RGB]], columns: int = 4, width: int = 400) -> RGB:

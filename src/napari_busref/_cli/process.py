@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from napari_busref._cli.console import Bars, escape, log, out
-from napari_busref._cli.files import refuse_existing, write_json
 from napari_busref._cli.hints import Hints, load, read_mask
 from napari_busref._cli.options import (
     DEFAULTS,
@@ -40,8 +39,11 @@ from napari_busref._cli.options import (
     TransformModel,
     WriteFlow,
 )
-from napari_busref._cli.pairs import ResultWriter, process_pairs
-from napari_busref._cli.reading import Band, Channel, NoData, Page, Reading, record
+from napari_busref._cli.pairs import print_result, process_pairs
+from napari_busref._cli.reading import Band, Channel, NoData, Page, Reading
+from napari_busref.batch.files import refuse_existing, write_json
+from napari_busref.batch.results import ResultWriter, fill_value_of
+from napari_busref.batch.run import results_of, run_files
 from napari_busref.data.pairing import Pair
 
 if TYPE_CHECKING:
@@ -97,23 +99,13 @@ def register(
     writer = ResultWriter(output, overwrite, file_format, flow, resume, known)
 
     def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
-        from napari_busref.registration import register as register_images
+        files = reading.pair(pair.fixed, pair.moving)
+        given = options | hints.of(pair, *files)
+        bar = bars.add(pair.name)
+        report = run_files(writer, pair, files, given, fuse=False, progress=bar, cancel=cancel)
+        return print_result(bars, writer, pair, report)
 
-        fixed_file, moving_file = reading.pair(pair.fixed, pair.moving)
-        result = register_images(
-            fixed_file.data,
-            moving_file.data,
-            progress=bars.add(pair.name),
-            cancel=cancel,
-            **hints.of(pair, fixed_file, moving_file),
-            **options,
-        )
-        record(result, fixed_file, moving_file)
-        paths = writer.registration(pair, fixed_file, moving_file, result)
-        return writer.report(pair, bars, paths, result)
-
-    suffixes = ["_warped", "_mask", ".busref.h5", "_report.json"]
-    process_pairs(writer, fixed, moving, suffixes, process, match)
+    process_pairs(writer, fixed, moving, results_of(fuse=False), process, match)
 
 
 def run(
@@ -167,26 +159,12 @@ def run(
     writer = ResultWriter(output, overwrite, file_format, flow, resume, known)
 
     def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
-        from napari_busref.pipeline import register_and_fuse
+        files = reading.pair(pair.fixed, pair.moving)
+        given = options | hints.of(pair, *files)
+        report = run_files(writer, pair, files, given, progress=bars.add(pair.name), cancel=cancel)
+        return print_result(bars, writer, pair, report)
 
-        fixed_file, moving_file = reading.pair(pair.fixed, pair.moving)
-        both = register_and_fuse(
-            fixed_file.data,
-            moving_file.data,
-            progress=bars.add(pair.name),
-            cancel=cancel,
-            **hints.of(pair, fixed_file, moving_file),
-            **options,
-        )
-        assert both.fusion is not None  # a cancelled call raises
-        record(both.registration, fixed_file, moving_file)
-        paths = writer.registration(pair, fixed_file, moving_file, both.registration)
-        paths["fused"] = writer.image(pair, fixed_file, "fused", both.fusion.fused)
-        fusion = {"timings": both.fusion.timings, "parameters": both.fusion.parameters}
-        return writer.report(pair, bars, paths, both.registration, fusion=fusion)
-
-    suffixes = ["_warped", "_mask", "_fused", ".busref.h5", "_report.json"]
-    process_pairs(writer, fixed, moving, suffixes, process, match)
+    process_pairs(writer, fixed, moving, results_of(fuse=True), process, match)
 
 
 def fuse(
@@ -312,8 +290,6 @@ def apply(
     The points of a table, in pixels (row and col, or y and x), go to the grid where an image
     would go.
     """
-    import numpy as np
-
     from napari_busref.images.dtypes import checked_fill
     from napari_busref.images.io import write_image
     from napari_busref.runtime.atomic_write import check_writable
@@ -333,15 +309,15 @@ def apply(
     else:
         picture = Reading(band, page, channel, nodata).image(image)
         order = _order(picture.data, order, image.name)
-        fill = checked_fill(fill_value, picture.data.dtype, "fill_value")
+        checked_fill(fill_value, picture.data.dtype, "fill_value")
         if inverse:
             loaded = loaded.inverse()
+        fill = fill_value_of(picture, fill_value)
         warped = loaded.apply(picture.data, order=order, cval=fill)
-        if fill_value is not None and np.ma.isMaskedArray(warped):
-            warped = np.ma.getdata(warped)
-            warped[~loaded.mask()] = fill
         grid = dict(_grid_metadata(stored, inverse) or {})
         grid.pop("nodata", None)  # that of another image
+        if fill_value is None and fill is not None:
+            grid["nodata"] = fill
         write_image(output, warped, metadata=grid)
     out().print(escape(str(output)))
 

@@ -12,7 +12,6 @@ from napari_busref._cli.console import log
 
 if TYPE_CHECKING:
     from napari_busref.images.io import ImageFile
-    from napari_busref.registration import RegistrationResult
 
 _PLANES = ("band", "page", "channel")
 _TWO = "One for both images, or FIXED,MOVING, where one may be left out (4, or ,2)."
@@ -135,22 +134,6 @@ class Reading:
                 self._told.add(text)
                 log.warning(f"{path.name}: {text}")
         return found
-
-
-def record(result: RegistrationResult, fixed: ImageFile, moving: ImageFile) -> None:
-    """Add what was taken of the files to the parameters of a result."""
-    taken = {"fixed": fixed.taken, "moving": moving.taken}
-    words = {name: text for name, text in taken.items() if text}
-    if words:
-        result.parameters["taken"] = words
-
-
-def on_grid(fixed: ImageFile, nodata: float | None) -> ImageFile:
-    """The fixed file's metadata for an image with other missing values, for the writer."""
-    from dataclasses import replace
-
-    metadata = {name: value for name, value in fixed.metadata.items() if name != "nodata"}
-    return replace(fixed, metadata=metadata | ({} if nodata is None else {"nodata": nodata}))
 
 
 def _read(path: Path, choice: dict[str, int], nodata: str) -> ImageFile:

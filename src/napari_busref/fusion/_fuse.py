@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from napari_busref.fusion.emphasis import more_detail, more_infrared
+from napari_busref.fusion.stages import fusion_stages
 from napari_busref.fusion.tasks import model_for
 from napari_busref.fusion.tiling import choose_size, run_tiles
 from napari_busref.images.dtypes import plus
@@ -38,7 +39,7 @@ from napari_busref.models.inference import (
 )
 from napari_busref.runtime.device import describe
 from napari_busref.runtime.options import check_number
-from napari_busref.runtime.progress import Progress, Reporter
+from napari_busref.runtime.progress import Plan, Progress, Reporter
 from napari_busref.runtime.stopwatch import Stopwatch
 from napari_busref.transforms.transform import Transform
 
@@ -219,8 +220,9 @@ def fuse(
     >>> int(fuse(visible, infrared, model="average", device="cpu").fused[0, 0])
     150
     """
-    reporter, watch = Reporter(progress, cancel), Stopwatch()
-    reporter.step("checking the images", 0.0)
+    stages = fusion_stages(fixed, model, task, device)
+    plan, watch = Plan(Reporter(progress, cancel), stages), Stopwatch()
+    plan.begin("fusion read")
     found = as_image(fixed, "fixed", nodata=nodata)
     shape = found.shape[0], found.shape[1]
     valid = None if mask is None else as_mask(mask, "mask", shape)
@@ -237,22 +239,22 @@ def fuse(
     weight = _weight(visible.valid & thermal.valid, feather)
     watch.lap("prepare")
 
-    reporter.step("loading the model", 0.1)
+    plan.begin("fusion load")
     with (
         inference_session(chosen, "fusion", device, precision) as run,
-        cancellable([run.module], reporter.check),
+        cancellable([run.module], plan.check),
     ):
         if loss_weights:
             _require_loss_weights(run)
         size = choose_size(run.module, run.name, shape, tile)
         watch.lap("load")
-        reporter.step("fusing", 0.2)
+        part = plan.begin(stages[2].name)
         change, learned = np.zeros(shape, np.float32), None
         if loss_weights:
-            learned = _loss_weights(run, visible, thermal, size, reporter.part(0.2, 0.3))
+            learned = _loss_weights(run, visible, thermal, size, part.part(0.0, 0.3))
         if weight.any():
-            start = 0.3 if loss_weights else 0.2
-            change = _change(run, visible, thermal, emphasis, size, reporter.part(start, 0.9))
+            rest = part.part(0.3 if loss_weights else 0.0, 1.0)
+            change = _change(run, visible, thermal, emphasis, size, rest)
         parameters = {
             "function": "fuse",
             "model": run.name,
@@ -271,13 +273,13 @@ def fuse(
         }
     watch.lap("model")
 
-    reporter.step("restoring colours", 0.9)
+    plan.begin("compose")
     colours = None
     if task in _SHARED_COLOURS and image.ndim == other.ndim == 3:
         colours = _colour_change(image, visible, other, thermal) * weight[..., None]
     fused = _add(image, change * weight, colours, weight > 0, visible)
     watch.lap("compose")
-    reporter.step("fused", 1.0)
+    plan.end("fused")
     return FusionResult(fused, parameters, watch.total(), learned)
 
 

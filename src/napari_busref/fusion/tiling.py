@@ -170,7 +170,7 @@ def run_tiles(
         # the number of passes is unknown: each gets half of the remaining progress
         bar = reporter.part(1 - 0.5**number, 1 - 0.5 ** (number + 1))
         for index, tile in enumerate(tiles):
-            bar.step(f"fusing, tile {index + 1} of {len(tiles)}", index / len(tiles))
+            bar.step(f"tile {index + 1} of {len(tiles)}", index / len(tiles))
             pair = visible[tile.padded], infrared[tile.padded]
             origin = tile.padded[0].start, tile.padded[1].start
             with accumulator.tile(pair[0].shape, tile.inner, origin):

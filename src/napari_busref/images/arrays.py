@@ -13,7 +13,15 @@ from napari_busref.images.nodata import NoData, find_nodata, mark_nodata, match_
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["bands_last", "one_plane", "picture_array", "taken", "to_array", "with_nodata"]
+__all__ = [
+    "bands_last",
+    "one_plane",
+    "picture_array",
+    "taken",
+    "to_array",
+    "to_numbers",
+    "with_nodata",
+]
 
 _ROWS = ("y", "lat", "latitude", "row", "rows", "northing")
 _COLUMNS = ("x", "lon", "longitude", "col", "cols", "column", "columns", "easting")
@@ -21,7 +29,21 @@ _FILL_NAMES = ("_FillValue", "nodata", "missing_value")
 _MAX_BANDS_LAST = 32  # (H, W, N) has at most this many; a longer last axis holds columns
 
 
-def to_array(image: Any, name: str) -> tuple[NDArray[Any], list[float]]:
+def to_numbers(values: Any, name: str) -> NDArray[np.float64]:
+    """Convert positions, a matrix or a field of any library to float64.
+
+    Raises
+    ------
+    TypeError
+        When it is not an array of real numbers.
+    """
+    array, _ = to_array(values, name, "an array of numbers")
+    return np.asarray(np.ma.getdata(array), np.float64)
+
+
+def to_array(
+    image: Any, name: str, need: str = "an array (H, W) or (H, W, 3|4)"
+) -> tuple[NDArray[Any], list[float]]:
     """Convert an image of any library to a numpy array.
 
     Parameters
@@ -32,6 +54,8 @@ def to_array(image: Any, name: str) -> tuple[NDArray[Any], list[float]]:
         dimensions ``y`` and ``x`` become rows and columns.
     name : str
         The argument in error messages.
+    need : str
+        What is accepted, in error messages.
 
     Returns
     -------
@@ -44,7 +68,6 @@ def to_array(image: Any, name: str) -> tuple[NDArray[Any], list[float]]:
     TypeError
         When it is not an array of real numbers.
     """
-    need = "an array (H, W) or (H, W, 3|4)"
     missing: list[float] = []
     kind = f"{type(image).__module__}.{type(image).__name__}"
     if image is None or isinstance(image, str | bytes | dict | set | int | float | complex):

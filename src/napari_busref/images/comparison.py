@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,7 +16,9 @@ from scipy import ndimage
 from napari_busref.images.preprocess import as_image, as_mask, prepare
 
 __all__ = [
+    "FIXED_COLOUR",
     "MODES",
+    "MOVING_COLOUR",
     "Mode",
     "Swipe",
     "checkerboard",
@@ -35,11 +38,16 @@ Mode = Literal["checkerboard", "swipe", "overlay", "edges", "difference"]
 #: The names that `compare` accepts.
 MODES: tuple[str, ...] = get_args(Mode)
 
+#: Colours of the two images in overlays. Their sum is white and their luminance is equal, and
+#: people with red-green blindness see them apart.
+FIXED_COLOUR, MOVING_COLOUR = "#009bff", "#ff6400"
+
 _PERCENTILES = (0.5, 99.5)
 _SAMPLE_PIXELS = 1 << 18  # most pixels that percentiles are computed from
 _STRONG_EDGE = 98.0  # percentile of the gradient magnitude that is drawn at full strength
 _DIVIDER_COLOUR = (255, 221, 51)
 _EMPTY_GREY = 40  # of a difference, where an image has no content
+_MIN_SIGMA, _MAX_SIGMA = 0.01, 100  # px
 
 
 def compare(
@@ -70,7 +78,7 @@ def compare(
     position, axis : float and int
         Divider of a swipe, in [0, 1] along axis 0 (rows) or 1 (columns).
     sigma : float
-        Standard deviation of the Gaussian gradient that finds edges, in pixels.
+        Standard deviation of the Gaussian gradient that finds edges, in pixels, from 0.01 to 100.
 
     Returns
     -------
@@ -161,8 +169,7 @@ def checkerboard(first: Picture, second: Picture, tile: int = 64) -> Picture:
     tile : int
         Side of a square in pixels, at least 1.
     """
-    if tile < 1:
-        raise ValueError(f"tile: got {tile}, need at least 1 pixel")
+    _check_number("tile", tile, 1, np.inf, "at least 1 pixel", whole=True)
     rows, cols = (np.arange(size) // tile for size in first.shape[:2])
     odd = ((rows[:, None] + cols) % 2).astype(bool)
     return np.where(odd[..., None], second, first)
@@ -199,7 +206,7 @@ class Swipe:
         axis: int = 1,
         line: int = 1,
     ) -> None:
-        if axis not in (0, 1):
+        if not isinstance(axis, int | np.integer) or axis not in (0, 1):
             raise ValueError(f"axis: got {axis!r}, need 0 (rows) or 1 (columns)")
         if first.shape != second.shape:
             raise ValueError(f"second: got shape {second.shape}, need that of first {first.shape}")
@@ -231,6 +238,7 @@ class Swipe:
         slice
             The columns (rows for ``axis=0``) of `picture` that were written.
         """
+        _check_number("position", position, -np.inf, np.inf, "a number, best in [0, 1]")
         divider = round(min(max(float(position), 0.0), 1.0) * self._size)
         start = max(divider - self._line // 2, 0)
         line = slice(start, min(start + self._line, self._size))
@@ -258,15 +266,20 @@ class Swipe:
 
 
 def overlay(fixed: Grey, moving: Grey) -> Picture:
-    """Draw the fixed image in magenta and the moving one in green: grey where they agree.
+    """Draw the fixed image in blue and the moving one in orange: grey where they agree.
 
     Parameters
     ----------
     fixed, moving : ndarray of float32, shape (H, W)
         In [0, 1].
     """
-    magenta, green = _bytes(fixed), _bytes(moving)
-    return np.stack([magenta, green, magenta], axis=-1)
+    pair = [_bytes(one).astype(np.uint16) for one in (fixed, moving)]
+    channels = []
+    for position in (1, 3, 5):  # of a channel in the text of a colour
+        shares = (int(name[position : position + 2], 16) for name in (FIXED_COLOUR, MOVING_COLOUR))
+        total = sum(share * one for share, one in zip(shares, pair, strict=True))
+        channels.append((total + 127) // 255)
+    return np.stack(channels, axis=-1).astype(np.uint8)
 
 
 def edges(grey: Grey, valid: NDArray[np.bool_], sigma: float = 1.5) -> Grey:
@@ -282,15 +295,14 @@ def edges(grey: Grey, valid: NDArray[np.bool_], sigma: float = 1.5) -> Grey:
     valid : ndarray of bool, shape (H, W)
         Valid pixels.
     sigma : float
-        Standard deviation of the Gaussian in pixels, above 0.
+        Standard deviation of the Gaussian in pixels, from 0.01 to 100.
 
     Returns
     -------
     ndarray of float32, shape (H, W)
         In [0, 1].
     """
-    if not sigma > 0:
-        raise ValueError(f"sigma: got {sigma}, need more than 0 pixels")
+    _check_number("sigma", sigma, _MIN_SIGMA, _MAX_SIGMA, f"{_MIN_SIGMA} to {_MAX_SIGMA} pixels")
     inside = grey[valid]
     filled = grey if valid.all() or not inside.size else np.where(valid, grey, inside.mean())
     magnitude: Grey = ndimage.gaussian_gradient_magnitude(
@@ -307,17 +319,14 @@ def edges(grey: Grey, valid: NDArray[np.bool_], sigma: float = 1.5) -> Grey:
 
 
 def edge_overlay(fixed: Grey, moving: Grey) -> Picture:
-    """Draw edges of the fixed image in red, of the moving one in green, common ones in yellow.
-
-    As in the figures of the BusReF paper.
+    """Draw edges of the fixed image in blue, of the moving one in orange, common ones in white.
 
     Parameters
     ----------
     fixed, moving : ndarray of float32, shape (H, W)
         From `edges`.
     """
-    red, green = _bytes(fixed), _bytes(moving)
-    return np.stack([red, green, np.zeros_like(red)], axis=-1)
+    return overlay(fixed, moving)
 
 
 def difference(fixed: Grey, moving: Grey, valid: NDArray[np.bool_]) -> Picture:
@@ -349,6 +358,15 @@ def _picture(image: NDArray[Any], name: str, mask: NDArray[np.bool_] | None) -> 
             colours = np.where(mask[..., None], colours, np.uint8(0))
         return np.ascontiguousarray(colours)
     return grey_picture(stretch(image, name, mask=mask)[0])
+
+
+def _check_number(
+    name: str, value: object, low: float, high: float, need: str, *, whole: bool = False
+) -> None:
+    """Raise a ValueError unless a value is a number, or an integer, between two limits."""
+    kind = Integral if whole else Real
+    if not isinstance(value, kind) or isinstance(value, bool) or not low <= float(value) <= high:
+        raise ValueError(f"{name}: got {value!r}, need {need}")
 
 
 def _bytes(grey: Grey) -> Picture:

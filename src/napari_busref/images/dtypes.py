@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _EXACT = 1 << 53  # float64 holds all integers up to it
+AUTOMATIC = "automatic"
+"""Text that stands for `default_fill`."""
 
 
 def native(image: NDArray[Any]) -> NDArray[Any]:
@@ -116,6 +118,33 @@ def checked_fill(value: Any, dtype: np.dtype[Any], name: str) -> float | int:
     if isinstance(value, Integral):
         return int(value)
     return int(number >= 0.5) if dtype.kind == "b" else min(int(np.rint(number)), high)
+
+
+def parse_fill(text: str | float | None) -> float | None:
+    """Read the value of pixels without content that a user typed.
+
+    Parameters
+    ----------
+    text : str, float or None
+        ``"automatic"``, empty or None is None; ``"nan"`` is a number.
+
+    Raises
+    ------
+    ValueError
+        For any other text.
+    """
+    if not isinstance(text, str):
+        return text
+    if text.strip().lower() in ("", AUTOMATIC):
+        return None
+    try:
+        return int(text)  # 64-bit integers stay exact
+    except ValueError:
+        pass
+    try:
+        return float(text.replace(",", "."))
+    except ValueError:
+        raise ValueError(f"fill value: got {text!r}, need a number, nan or {AUTOMATIC}") from None
 
 
 def frozen(array: NDArray[Any], dtype: Any) -> NDArray[Any]:

@@ -399,7 +399,7 @@ def _scale(colours: NDArray[Any], valid: NDArray[np.bool_]) -> Scale:
     step = -(-values.size // _MAX_SAMPLES)
     sample = values.reshape(-1)[::step].astype(np.float64)
     low, high = np.percentile(sample, _PERCENTILES)
-    if in_unit_range(values) and (high - low >= _DIM or low == high):
+    if in_unit_range(values) and (high - low >= _DIM or _is_flat(values[::step])):
         return Scale(0.0, 1.0)
     if not high > low:
         return Scale(smallest, largest, origin=origin)  # nearly all pixels are equal
@@ -414,6 +414,12 @@ def _scale(colours: NDArray[Any], valid: NDArray[np.bool_]) -> Scale:
         largest if above.any() else None,
         origin,
     )
+
+
+def _is_flat(values: NDArray[Any]) -> bool:
+    """Whether nearly all pixels, (N,) or (N, 3), have one value or colour."""
+    low, high = np.percentile(values, _PERCENTILES, axis=0)
+    return bool(np.all(low == high))
 
 
 def in_unit_range(values: NDArray[Any]) -> bool:

@@ -27,10 +27,10 @@ class AlignmentMetric:
     Attributes
     ----------
     title : str
-        Short name with its unit.
+        In plain words, with its unit; the acronym in brackets.
     higher_is_better : bool
     meaning : str
-        A sentence.
+        One line, for tooltips, tables and the documentation.
     """
 
     title: str
@@ -41,37 +41,34 @@ class AlignmentMetric:
 #: The scores of `alignment_scores` and `end_point_error`, in the order of a table.
 ALIGNMENT_METRICS: dict[str, AlignmentMetric] = {
     "nmi": AlignmentMetric(
-        "NMI",
+        "Shared information (NMI)",
         True,
-        "Normalised mutual information of the two images where both are valid: 1 for "
-        "independent images, 2 for equal ones.",
+        "How far one image predicts the other: 1 not at all, 2 wholly.",
     ),
     "ncc": AlignmentMetric(
-        "NCC",
+        "Correlation (NCC)",
         True,
-        "Normalised cross correlation of the two images where both are valid, from -1 to 1. "
-        "For two modalities it may be low, or negative, even at exact alignment.",
+        "Whether both are bright at the same places, -1 to 1; low between two modalities.",
     ),
     "edge_agreement": AlignmentMetric(
         "Edge agreement",
         True,
-        "Correlation of edge directions, independent of the sign of contrast, from -1 to 1.",
+        "Whether edges run the same way, whatever side is brighter, -1 to 1.",
     ),
     "mncc": AlignmentMetric(
-        "MNCC",
+        "Match with the truth (MNCC)",
         True,
-        "Normalised cross correlation with the truth in the reconstructible mask, from -1 to 1.",
+        "Correlation with the truth in the reconstructible mask, -1 to 1.",
     ),
     "mmse": AlignmentMetric(
-        "MMSE",
+        "Error against the truth (MMSE)",
         False,
-        "Mean squared error against the truth in the reconstructible mask, on the scale 0 to 1.",
+        "Mean squared difference from the truth in the reconstructible mask, 0 to 1.",
     ),
     "epe": AlignmentMetric(
-        "EPE (px)",
+        "Distance from the truth, px (EPE)",
         False,
-        "End-point error: mean distance between the estimated and the true position, in pixels "
-        "of the fixed image.",
+        "Mean distance between the estimated and the true position, in fixed pixels.",
     ),
 }
 

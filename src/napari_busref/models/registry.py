@@ -95,6 +95,40 @@ _MODELS: dict[tuple[str, str], _Entry] = {
 }
 
 
+# What each is good for, by name and kind; the scores behind it are in docs/results.md.
+_PURPOSES: dict[tuple[str, str], str] = {
+    ("auto", "registration"): "best of all",
+    ("busref", "registration"): "small differences",
+    ("superfusion", "registration"): "to compare with",
+    ("identity", "registration"): "keep the start",
+    ("gaf", "fusion"): "clear edges",
+    ("superfusion", "fusion"): "bright areas",
+    ("mda", "fusion"): "most of both",
+    ("refusion-multi-exposure", "fusion"): "two exposures",
+    ("refusion-multi-focus", "fusion"): "two focal planes",
+    ("refusion-medical", "fusion"): "MRI with CT or PET",
+    ("refusion", "fusion"): "true structures",
+    ("average", "fusion"): "plain mean",
+    ("maximum", "fusion"): "the brighter pixel",
+    ("laplacian", "fusion"): "sharpest detail",
+    ("guided-filter", "fusion"): "the sharper image leads",
+    ("bus", "reconstruction"): "features that both images share",
+    ("matcher", "features"): "places that correspond",
+    ("likelihood", "features"): "whether blocks correspond",
+}
+
+
+def model_purpose(name: str, kind: str) -> str:
+    """Say in a few words what a model is good for; empty for a model of the user."""
+    return _PURPOSES.get((name, kind), "")
+
+
+def model_title(name: str, kind: str) -> str:
+    """Name a model by what it is good for, with its name in brackets."""
+    purpose = model_purpose(name, kind)
+    return f"{purpose} ({name})" if purpose else name
+
+
 def register_model(
     name: str, kind: str, *, trained: bool = True, weights: str = ""
 ) -> Callable[[Build], Build]:

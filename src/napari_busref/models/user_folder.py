@@ -6,35 +6,27 @@ The registry imports this module, which therefore does not import the registry.
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from napari_busref.runtime.file_safety import read_text
+from napari_busref.runtime.folders import VARIABLE, data_folder
 
-__all__ = ["data_folder", "find_user_model", "list_user_models", "read_card", "user_models_folder"]
-
-VARIABLE = "NAPARI_BUSREF_DATA"
-"""Environment variable with another data folder, for example a shared one."""
+__all__ = [
+    "VARIABLE",
+    "data_folder",
+    "find_user_model",
+    "list_user_models",
+    "read_card",
+    "user_models_folder",
+]
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 _-]{0,62}[A-Za-z0-9])?")
 
 REQUIRED_FIELDS: dict[str, Any] = {"kind": str, "architecture": str, "config": dict, "sha256": str}
 """Fields that every card has, and their types."""
 _OPTIONAL_FIELDS: dict[str, Any] = {"data": (dict, list), "scores": dict}
-
-
-def data_folder() -> Path:
-    """Folder of the user's models and unfinished trainings; it need not exist.
-
-    The environment variable ``NAPARI_BUSREF_DATA``, or else the folder of the platform, such as
-    ``~/.local/share/napari-busref``.
-    """
-    given = os.environ.get(VARIABLE)
-    return Path(given) if given else platformdirs.user_data_path("napari-busref", appauthor=False)
 
 
 def user_models_folder() -> Path:

@@ -23,9 +23,10 @@ from napari_busref.registration.estimate import (
 from napari_busref.registration.prepare import Pair, prepare_pair
 from napari_busref.registration.quality import Quality, rejects, unregistered, unverified
 from napari_busref.registration.result import Preview, RegistrationResult
+from napari_busref.registration.stages import registration_stages
 from napari_busref.runtime.device import describe
 from napari_busref.runtime.options import check_choice
-from napari_busref.runtime.progress import Progress, Reporter
+from napari_busref.runtime.progress import Plan, Progress, Reporter
 from napari_busref.runtime.stopwatch import Stopwatch
 from napari_busref.transforms.transform import Transform
 
@@ -97,8 +98,9 @@ def register(
         Value of missing pixels in both images. ``"auto"`` recognises values such as −9999 and
         3.4e38 (`napari_busref.images.nodata.find_nodata`); None takes them as content.
     fill_value : float, optional
-        Value of `RegistrationResult.warped` outside the moving image. By default NaN for floats,
-        so that no value is invented, and 0 for integers and bool.
+        Value of `RegistrationResult.warped` outside the moving image, ``cval`` of
+        `Transform.apply`. By default NaN for floats, because any number would be content that
+        nobody measured. For integers and bool 0, or the no-data value of the image.
     on_cancel : str
         ``"raise"`` raises `Cancelled`. ``"best"`` returns the best estimate so far once the
         refinement has begun; the work then runs in a thread.
@@ -133,13 +135,14 @@ def register(
     options = {"search": search, "refine": refine, "transform": transform, "on_cancel": on_cancel}
     for name, value in options.items():
         check_choice(name, value)
-    reporter, watch = Reporter(progress, cancel), Stopwatch()
-    reporter.step("checking the images", 0.0)
+    stages = registration_stages(fixed, model, search, refine, device)
+    plan, watch = Plan(Reporter(progress, cancel), stages), Stopwatch()
+    plan.begin("read")
     masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
     pair = prepare_pair(fixed, moving, **masks, initial=initial, nodata=nodata)
-    fill = checked_fill(fill_value, pair.moving_array.dtype, "fill_value")
+    checked_fill(fill_value, pair.moving_array.dtype, "fill_value")
     watch.lap("prepare")
-    reporter.step("loading the model", 0.02)
+    plan.begin("load")
     keep_best = on_cancel == "best"
     try:
         with inference_session(model, "registration", device) as session:
@@ -147,27 +150,24 @@ def register(
             parameters = _parameters(session, method, pair, masks)
             parameters |= what_was_read(fixed, moving, nodata, pair.moving_array)
             watch.lap("load")
-            part = reporter.part(0.05, 0.8)
-            found = estimate_transform(pair, method, part, watch, keep_best=keep_best)
+            found = estimate_transform(pair, method, plan, watch, keep_best=keep_best)
         cancelled = cancel is not None and cancel.is_set()
         if keep_best:  # there is an estimate to return now
-            reporter = reporter.regardless()
-        reporter.step("assessing the result", 0.8)
+            plan = plan.regardless()
+        plan.begin("assess")
         mask = found.transform.mask(pair.moving.valid)
         quality = _assess(pair, method, found, mask, cancelled)
         estimate = found.transform
     except NotRegistered as failure:
-        reporter = reporter.regardless() if keep_best else reporter
+        plan = plan.regardless() if keep_best else plan
         estimate, mask = pair.initial, pair.warped_mask
         quality = unregistered(mask, f"{failure}; the initial transform is returned")
     watch.lap("quality")
 
-    reporter.step("resampling", 0.9)
-    warped = np.ma.getdata(estimate.apply(pair.moving_array, cval=fill))
-    if fill_value is not None and np.ma.isMaskedArray(pair.moving_array):
-        warped[~estimate.mask()] = fill
+    plan.begin("resample")
+    warped = np.ma.getdata(estimate.apply(pair.moving_array, cval=fill_value))
     watch.lap("resample")
-    reporter.step("registered", 1.0)
+    plan.end("registered")
     return RegistrationResult(
         warped, mask, estimate, quality, watch.total(), parameters, Preview.of(pair)
     )

@@ -12,7 +12,8 @@ from napari_busref.registration.candidates import match
 from napari_busref.registration.context import RunContext
 from napari_busref.registration.features import FixedFeatures, MatchingNetworks
 from napari_busref.registration.pyramid import MaskedImage
-from napari_busref.runtime.progress import Reporter
+from napari_busref.registration.stages import registration_stages
+from napari_busref.runtime.progress import Plan, Reporter
 
 __all__ = ["Auto", "load_auto"]
 
@@ -57,7 +58,7 @@ class Auto(nn.Module):
             FixedFeatures(self.networks, MaskedImage(fixed, ones)),
             MaskedImage(moving, ones if moving_valid is None else moving_valid),
             Estimate(identity_theta(1, fixed)),
-            RunContext(reporter=reporter or Reporter()),
+            RunContext(plan=Plan(reporter, registration_stages(tuple(fixed.shape), self))),
         ).estimate
 
 

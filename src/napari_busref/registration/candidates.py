@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -23,10 +24,10 @@ from napari_busref.registration.quality import UNRELATED_CONFIDENCE
 from napari_busref.registration.refine import refine_levels
 from napari_busref.registration.scoring import PRE_REFINEMENT, CandidateScorer, is_finite
 from napari_busref.registration.wide_match import LOOK_SIDE, find_pose, look, mirror_fits
+from napari_busref.runtime.progress import Reporter
 
 _CAPTURE_RANGE = 0.05  # of one pyramid level, as a fraction of the image side
 _MAX_POSES = 12  # that a search proposes
-_FIRST_PART = 0.9  # of the progress, without the second attempt
 _TOP_K = 3  # of them, the ones that a near search refines first
 # Edge score above which a near search skips the other candidates and the coarse levels.
 _CONFIDENT_EDGE_SCORE = 0.2
@@ -106,10 +107,10 @@ def match(
     candidates = others()
     poses = _near_poses(features, moving, initial, run)
     likeliest = dict(list(poses.items())[:_TOP_K])
-    first = _select_and_refine(scorer, candidates | likeliest, run.part(0.6, _FIRST_PART))
+    first = _select_and_refine(scorer, candidates | likeliest, run)
     if not poses or first.block_confidence >= UNRELATED_CONFIDENCE:
         return first
-    again = run.part(_FIRST_PART, 1.0).without_keeping()
+    again = run.without_keeping()
     if search == "near":
         second = _select_and_refine(scorer, candidates | poses, again, exhaustive=True)
     else:
@@ -131,7 +132,7 @@ def _match_wide(
     ``others`` returns candidates to compare where no pose is clear.
     """
     mirrored = run.options.mirrored
-    poses = find_pose(scorer, initial.theta, run.reporter.part(0.0, 0.7), mirrored=mirrored)
+    poses = find_pose(scorer, initial.theta, run.plan.begin("search wide"), mirrored=mirrored)
     clear = bool(poses) and poses[-1].clear
     if not clear:
         finite = {name: given for name, given in others().items() if is_finite(given)}
@@ -143,10 +144,11 @@ def _match_wide(
     scores = {pose.name: pose.blocks for pose in poses}
     found = Match(best.refined, best.name, best.refined, scores=scores, wide=True, clear=clear)
     if run.options.refine != "none":
-        _refine(scorer, found, run.part(0.7, 1.0), above=LOOK_SIDE)
+        _refine(scorer, found, run, above=LOOK_SIDE)
     found.block_confidence = scorer.blocks(found.estimate)
     if not clear and not mirrored:
-        found.mirror_fits = mirror_fits(scorer, initial.theta, run.reporter)
+        part = run.plan.begin("search mirrored")
+        found.mirror_fits = mirror_fits(scorer, initial.theta, part)
     return found
 
 
@@ -166,10 +168,9 @@ def _network_proposals(
     valid = None if bool(warped.valid.all()) else warped.valid
     image = warped.image * warped.valid  # invalid pixels are 0, as in training
     proposals = {}
+    whole = run.plan.begin("propose")
     for index, (name, module) in enumerate(networks.items()):
-        low, high = (0.5 * (index + step) / len(networks) for step in (0, 1))
-        part = run.reporter.part(low, high)
-        part.step(name, 0.0)
+        part = whole.part(index / len(networks), (index + 1) / len(networks))
         dtype = _float_type(module)
         # The refinement fits its own field, so it needs the affine only.
         estimate = getattr(module, "coarse", module) if refines else module
@@ -196,9 +197,7 @@ def _near_poses(
     """The poses of the near search, best first: ``search``, ``search 2``, ..."""
     if run.options.search == "none":
         return {}
-    part = run.reporter.part(0.5, 0.6)
-    part.step("searching", 0.0)
-    matcher = features.networks.matcher
+    matcher, part = features.networks.matcher, run.plan.begin("search near")
     poses = near_search(
         matcher, features.image, moving, initial.theta, max_candidates=_MAX_POSES, reporter=part
     )
@@ -220,7 +219,6 @@ def _select_and_refine(
 
     ``exhaustive`` pre-refines every candidate and ranks them by block confidence.
     """
-    run.reporter.step("comparing candidates", 0.0)
     finite = {name: candidate for name, candidate in candidates.items() if is_finite(candidate)}
     if not finite:
         name, candidate = next(iter(candidates.items()))
@@ -228,7 +226,8 @@ def _select_and_refine(
     chosen, candidate = next(iter(finite.items()))
     scores: dict[str, float] = {}
     if len(finite) > 1:
-        chosen, candidate, scores = _select(scorer, finite, exhaustive)
+        part = run.plan.begin("compare all" if exhaustive else "compare")
+        chosen, candidate, scores = _select(scorer, finite, exhaustive, part)
         run.watch.lap("judge")
     found = Match(candidate, chosen, candidate, scores=scores)
     if run.options.refine != "none":
@@ -238,11 +237,11 @@ def _select_and_refine(
 
 
 def _select(
-    scorer: CandidateScorer, candidates: dict[str, Estimate], exhaustive: bool
+    scorer: CandidateScorer, candidates: dict[str, Estimate], exhaustive: bool, part: Reporter
 ) -> tuple[str, Estimate, dict[str, float]]:
     """The best candidate after one pyramid level, with its name, and all scores."""
     confident = math.inf if exhaustive else _CONFIDENT_EDGE_SCORE
-    refined = _pre_refine_distinct(scorer, candidates, confident)
+    refined = _pre_refine_distinct(scorer, candidates, confident, part)
     candidates = candidates | refined
     scores = {name: scorer.edges(candidate) for name, candidate in candidates.items()}
     if max(scores[name] for name in refined) <= confident:
@@ -262,18 +261,24 @@ def _refine(scorer: CandidateScorer, found: Match, run: RunContext, *, above: fl
     elif found.scores and schedule[0] == PRE_REFINEMENT:
         schedule = schedule[1:]  # the selection has fitted this level
     run.keep(found.estimate)
+    part = run.plan.begin("refine")
     steps = refine_levels(
-        scorer.features, scorer.moving, found.estimate, schedule, options, score=scorer.edges
+        scorer.features,
+        scorer.moving,
+        found.estimate,
+        schedule,
+        options,
+        score=scorer.edges,
+        report=partial(part.step, "aligning the details"),
     )
-    for index, estimate in enumerate(steps):
+    for estimate in steps:
         found.estimate = estimate
         run.keep(estimate)
-        run.reporter.step(f"refining: {schedule[index].model}", (index + 1) / len(schedule))
     run.watch.lap("refine")
 
 
 def _pre_refine_distinct(
-    scorer: CandidateScorer, candidates: Mapping[str, Estimate], confident: float
+    scorer: CandidateScorer, candidates: Mapping[str, Estimate], confident: float, part: Reporter
 ) -> dict[str, Estimate]:
     """Fit one pyramid level to the candidates, by falling edge score.
 
@@ -282,8 +287,10 @@ def _pre_refine_distinct(
     features, moving = scorer.features, scorer.moving
     refined: dict[str, Estimate] = {}
     optima: list[tuple[Estimate, float]] = []
-    for name in sorted(candidates, key=lambda n: -scorer.edges(candidates[n])):
+    order = sorted(candidates, key=lambda n: -scorer.edges(candidates[n]))
+    for number, name in enumerate(order):
         candidate = candidates[name]
+        part.step("finding the rough position", number / len(order))
         if any(_same_basin(*optimum, candidate, moving.shape) for optimum in optima):
             continue
         refined[name] = scorer.pre_refine(candidate)

@@ -9,7 +9,7 @@ from typing import Self
 from napari_busref.geometry import Estimate
 from napari_busref.registration.bsplines import Array
 from napari_busref.registration.em_fit import BlockLikelihoods
-from napari_busref.runtime.progress import Reporter
+from napari_busref.runtime.progress import Plan
 from napari_busref.runtime.stopwatch import Stopwatch
 
 EStep = Callable[[BlockLikelihoods, Estimate, Array, float], tuple[Array, Array]]
@@ -59,7 +59,7 @@ class RunContext:
     Attributes
     ----------
     options : MatchOptions
-    reporter : Reporter
+    plan : Plan
         Receives the progress and raises `Cancelled`.
     watch : Stopwatch
         Times the stages.
@@ -68,13 +68,9 @@ class RunContext:
     """
 
     options: MatchOptions = MatchOptions()
-    reporter: Reporter = field(default_factory=Reporter)
+    plan: Plan = field(default_factory=Plan)
     watch: Stopwatch = field(default_factory=Stopwatch)
     keep: Callable[[Estimate], None] = _discard
-
-    def part(self, low: float, high: float) -> Self:
-        """The context of a part of the work, see `Reporter.part`."""
-        return replace(self, reporter=self.reporter.part(low, high))
 
     def without_keeping(self) -> Self:
         """The same context for a second attempt, which may turn out worse than the first."""

@@ -22,7 +22,7 @@ from napari_busref.images.preprocess import Prepared, fill_invalid
 from napari_busref.models.inference import InferenceSession, cancellable, run_detached
 from napari_busref.registration.prepare import Pair
 from napari_busref.registration.quality import Evidence, Quality, assess
-from napari_busref.runtime.progress import Cancelled, Reporter
+from napari_busref.runtime.progress import Cancelled, Plan
 from napari_busref.runtime.stopwatch import Stopwatch
 from napari_busref.transforms.transform import Transform
 
@@ -108,7 +108,7 @@ class Estimated:
 def estimate_transform(
     pair: Pair,
     method: Method,
-    reporter: Reporter | None = None,
+    plan: Plan | None = None,
     watch: Stopwatch | None = None,
     *,
     keep_best: bool = False,
@@ -119,7 +119,7 @@ def estimate_transform(
     ----------
     pair : Pair
     method : Method
-    reporter : Reporter, optional
+    plan : Plan, optional
         Receives the progress and may cancel.
     watch : Stopwatch, optional
         Times the stages.
@@ -140,8 +140,8 @@ def estimate_transform(
     from napari_busref.registration.context import RunContext
     from napari_busref.registration.features import FixedFeatures
 
-    reporter, watch = reporter or Reporter(), watch or Stopwatch()
-    reporter.check()
+    plan, watch = plan or Plan(), watch or Stopwatch()
+    plan.check()
     _require_registrable(pair, method)
     shapes = (pair.fixed.shape, pair.moving.shape)
     fixed, moving = (_to_masked_image(image, method.device) for image in (pair.fixed, pair.moving))
@@ -150,7 +150,7 @@ def estimate_transform(
     )
     features = FixedFeatures(method.networks, fixed)
     reached: list[Estimate] = []
-    run = RunContext(method.options, reporter, watch, reached.append)
+    run = RunContext(method.options, plan, watch, reached.append)
 
     def transform_of(estimate: Estimate) -> Transform:
         same = estimate.phi is initial.phi and bool((estimate.theta == initial.theta).all())
@@ -159,10 +159,10 @@ def estimate_transform(
 
     def work() -> Estimated:
         modules = (*method.proposal_networks.values(), *vars(method.networks).values())
-        with cancellable(modules, reporter.check):
+        with cancellable(modules, plan.check):
             found = match(method.proposal_networks, features, moving, initial, run)
             transform = transform_of(found.estimate)
-            reporter.step("cross-checking", 1.0)
+            plan.begin("cross-check")
             inconsistency = inverse_consistency(features, moving, found.estimate)
         evidence = Evidence(
             block_confidence=found.block_confidence,
@@ -178,7 +178,7 @@ def estimate_transform(
     if not keep_best:
         return work()
     try:
-        return run_detached(work, reporter.check)
+        return run_detached(work, plan.check)
     except Cancelled:
         if not reached:
             raise
@@ -189,7 +189,7 @@ def assess_estimate(pair: Pair, found: Estimated, *, mirrored: bool = False) -> 
     """Assess an estimate, see `napari_busref.registration.quality.assess`."""
     return assess(
         pair.fixed.grey,
-        found.transform.apply(pair.moving.grey),
+        found.transform.apply(pair.moving.grey, cval=0.0),
         found.transform.mask(pair.moving.valid),
         found.transform,
         found.evidence or Evidence(0.0, float("inf")),

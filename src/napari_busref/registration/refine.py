@@ -56,6 +56,10 @@ _BLOCKS_PER_EVIDENCE = 3.0  # overlapping blocks that count as one independent b
 Size = tuple[int, int]
 
 
+def _unreported(done: float) -> None:
+    pass
+
+
 def refine_levels(
     fixed: FixedFeatures,
     moving: MaskedImage,
@@ -64,6 +68,7 @@ def refine_levels(
     options: MatchOptions | None = None,
     *,
     score: Callable[[Estimate], float] | None = None,
+    report: Callable[[float], None] = _unreported,
 ) -> Iterator[Estimate]:
     """Improve an estimate, level by level.
 
@@ -80,6 +85,8 @@ def refine_levels(
         Which features to compare, and the tolerance of the score.
     score : callable, optional
         Scores an estimate. A fit that lowers the score by more than the tolerance is rejected.
+    report : callable, optional
+        Receives the completed share of all levels.
 
     Yields
     ------
@@ -90,12 +97,19 @@ def refine_levels(
     estimate = initial
     best = score(initial) if score is not None else 0.0
     magnification = overlap_magnification(moving, initial, fixed.image.shape)
-    for level in schedule:
+    costs = [level.side**2 for level in schedule]
+    for index, level in enumerate(schedule):
         scaled = replace(level, side=min(level.side * magnification, MAX_SIDE))
         # Edges suffice for large images, where the networks would take most of the time.
         learned = options.learned and (scaled.side <= _MAX_LEARNED_SIDE or not options.edges)
+        before, own = sum(costs[:index]) / sum(costs), costs[index] / sum(costs)
+
+        def within(done: float, before: float = before, own: float = own) -> None:
+            report(before + own * done)
+
+        chosen = replace(options, learned=learned)
         for _ in range(level.max_repeats):
-            fitted = fit_level(fixed, moving, estimate, scaled, replace(options, learned=learned))
+            fitted = fit_level(fixed, moving, estimate, scaled, chosen, within)
             reached = score(fitted) if fitted is not None and score is not None else 0.0
             if fitted is None or reached < best - options.score_tolerance:
                 break
@@ -105,6 +119,7 @@ def refine_levels(
             if step < _CONVERGED_PX:
                 break
         yield estimate
+        within(1.0)
 
 
 def fit_level(
@@ -113,12 +128,15 @@ def fit_level(
     estimate: Estimate,
     level: PyramidLevel,
     options: MatchOptions,
+    report: Callable[[float], None] = _unreported,
 ) -> Estimate | None:
     """Fit one level's transform model; None where too few blocks are valid in both images."""
     size = working_size(fixed.image.shape, level.side)
+    compared = {"learned": options.learned, "edges": options.edges}
     likelihood, valid = block_likelihoods(
-        fixed, moving, estimate, size, _BLOCK_STRIDE, learned=options.learned, edges=options.edges
+        fixed, moving, estimate, size, _BLOCK_STRIDE, report=report, **compared
     )
+    report(0.85)
     data = _collect_blocks(likelihood, valid, fixed.networks.likelihood, size)
     if len(data.position) < _MIN_BLOCKS:
         return None
@@ -134,6 +152,7 @@ def block_likelihoods(
     *,
     learned: bool = True,
     edges: bool = True,
+    report: Callable[[float], None] = _unreported,
 ) -> tuple[Tensor, Tensor]:
     """Log-likelihoods of each block's displacement from the estimate.
 
@@ -146,9 +165,11 @@ def block_likelihoods(
     """
     networks = fixed.networks
     target = fixed.dense(size, learned=learned, edges=edges)
+    report(0.22)  # measured shares of a level at 384 x 512
     source = dense_features(
         networks.matcher, resample(moving, estimate, size), learned=learned, edges=edges
     )
+    report(0.44)
     valid = F.avg_pool2d(target.valid * source.valid, networks.likelihood.block)
     return networks.likelihood(target, source, stride)[0], valid[0, 0, ::stride, ::stride]
 

@@ -73,10 +73,11 @@ def find_pose(
     """
     poses: list[Pose] = []
     for index, (how, count) in enumerate(_PASSES):
-        part = reporter.part(index / len(_PASSES), (index + 1) / len(_PASSES))
-        found = _propose(scorer, initial, how, count, mirrored, part.part(0.0, 0.6))
+        # most pairs are clear in the first pass
+        part = reporter.part(1 - 0.2**index, 1 - 0.2 ** (index + 1))
+        found = _propose(scorer, initial, how, count, mirrored, part.part(0.0, 0.8))
         for number, proposal in enumerate(found):
-            part.step("comparing candidates", 0.6 + 0.4 * number / count)
+            part.step("finding the rough position", 0.8 + 0.2 * number / count)
             if any(_reached(pose, proposal, scorer.moving.shape) for pose in poses):
                 continue
             name = f"wide {len(poses) + 1}"

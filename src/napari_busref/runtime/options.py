@@ -109,7 +109,7 @@ _TABLE = (
         "fill_value",
         None,
         "Value of the warped image outside the moving image.",
-        automatic="NaN for floats, 0 for integers",
+        automatic="NaN for floats; 0 or the no-data value for integers",
     ),
     Option(
         "on_cancel",

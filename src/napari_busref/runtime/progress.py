@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import threading
-from typing import Protocol
+from collections.abc import Iterable
+from time import perf_counter
+from typing import Protocol, Self
+
+from napari_busref.runtime.durations import DURATIONS, Stage, stage
+
+__all__ = ["Cancelled", "Plan", "Progress", "Reporter", "check"]
 
 
 class Progress(Protocol):
@@ -15,6 +22,11 @@ class Progress(Protocol):
         The current step, in a few words.
     fraction : float
         Completed share of the whole job, in [0, 1], never decreasing.
+
+    Notes
+    -----
+    A callback that has a method ``expect(fraction, seconds)`` is also told, whenever a stage
+    begins, which fraction it ends at and how long it is expected to take.
     """
 
     def __call__(self, stage: str, fraction: float) -> None:
@@ -67,6 +79,7 @@ class Reporter:
         self._progress = progress
         self._cancel = cancel
         self._range = (0.0, 1.0)
+        self._prefix = self._words = ""
         self._furthest = [0.0]  # shared with the parts, so the fraction never decreases
 
     def step(self, stage: str, fraction: float) -> None:
@@ -89,7 +102,15 @@ class Reporter:
         done = low + (high - low) * min(max(float(fraction), 0.0), 1.0)
         self._furthest[0] = max(self._furthest[0], done)
         if self._progress is not None:
-            self._progress(stage, self._furthest[0])
+            self._progress(self._prefix + (self._words or stage), self._furthest[0])
+
+    __call__ = step  # a reporter is the progress callback of a part
+
+    def expect(self, fraction: float, seconds: float) -> None:
+        """Forecast in how many seconds this reporter's part is done up to a fraction."""
+        if (forecast := getattr(self._progress, "expect", None)) is not None:
+            low, high = self._range
+            forecast(low + (high - low) * fraction, seconds)
 
     def check(self) -> None:
         """Raise `Cancelled` when the cancel event is set, without a report."""
@@ -97,8 +118,18 @@ class Reporter:
 
     def regardless(self) -> Reporter:
         """Return a reporter that continues here and ignores the cancel event."""
-        heir = Reporter(self._progress)
-        heir._range, heir._furthest = self._range, self._furthest
+        return self._heir(self._range, None)
+
+    def prefixed(self, prefix: str) -> Reporter:
+        """Return a reporter for all of this part that puts words before those of every step."""
+        heir = self._heir(self._range, self._cancel)
+        heir._prefix += prefix
+        return heir
+
+    def named(self, words: str) -> Reporter:
+        """Return a reporter for all of this part that gives every step the same words."""
+        heir = self._heir(self._range, self._cancel)
+        heir._words = words
         return heir
 
     def part(self, low: float, high: float) -> Reporter:
@@ -111,8 +142,104 @@ class Reporter:
         """
         if not 0 <= low <= high <= 1:
             raise ValueError(f"low and high: got {low} and {high}, need 0 <= low <= high <= 1")
-        child = Reporter(self._progress, self._cancel)
         start, stop = self._range
-        child._range = (start + (stop - start) * low, start + (stop - start) * high)
-        child._furthest = self._furthest
-        return child
+        limits = (start + (stop - start) * low, start + (stop - start) * high)
+        return self._heir(limits, self._cancel)
+
+    def _heir(self, limits: tuple[float, float], cancel: threading.Event | None) -> Reporter:
+        heir = Reporter(self._progress, cancel)
+        heir._range, heir._furthest = limits, self._furthest
+        heir._prefix, heir._words = self._prefix, self._words
+        return heir
+
+
+class Plan:
+    """The stages of a job in order, each with the share of the progress that its time has.
+
+    A stage that is left out gives its share to those after it. So does a stage that was not
+    planned: it takes its share from them. The plan teaches `DURATIONS` how long stages take.
+
+    Parameters
+    ----------
+    reporter : Reporter, optional
+        Of the whole job.
+    stages : iterable of Stage
+        The expected ones.
+
+    Examples
+    --------
+    >>> reporter = Reporter(lambda words, fraction: print(f"{words}: {fraction:.2f}"))
+    >>> stages = [Stage("read", "reading", 1.0), Stage("fuse", "fusing", 3.0)]
+    >>> plan = Plan(reporter, stages)
+    >>> _ = plan.begin("read")
+    reading: 0.00
+    >>> plan.begin("fuse").step("tile 2 of 4", 0.5)
+    fusing: 0.25
+    fusing: 0.62
+    """
+
+    def __init__(self, reporter: Reporter | None = None, stages: Iterable[Stage] = ()) -> None:
+        self._reporter = reporter or Reporter()
+        self._waiting = list(stages)
+        self._current: tuple[Stage, float] | None = None  # and when it began
+        self._end = 0.0  # fraction of the reporter's part at which the current stage ends
+        self._actual = self._expected = 0.0  # seconds of the finished stages
+
+    def begin(self, name: str) -> Reporter:
+        """Begin a stage, report it, and return its reporter.
+
+        Parameters
+        ----------
+        name : str
+            Of a stage of the plan, or of the table of durations.
+
+        Raises
+        ------
+        Cancelled
+            When the cancel event is set.
+        """
+        self._reporter.check()
+        self._finish()
+        chosen = self._take(name)
+        whole = chosen.seconds + sum(one.seconds for one in self._waiting)
+        low = self._end
+        self._end = low + (1 - low) * (chosen.seconds / whole if whole > 0 else 1.0)
+        part = self._reporter.part(low, min(self._end, 1.0)).named(chosen.words)
+        self._current = chosen, perf_counter()
+        if chosen.words:  # else the stage has a plan of its own
+            part.step(chosen.words, 0.0)
+            part.expect(1.0, chosen.seconds * (self._actual + 1.0) / (self._expected + 1.0))
+        return part
+
+    def end(self, words: str) -> None:
+        """End the job."""
+        self._finish()
+        self._reporter.step(words, 1.0)
+
+    def check(self) -> None:
+        """Raise `Cancelled` when the cancel event is set."""
+        self._reporter.check()
+
+    def regardless(self) -> Self:
+        """Return a plan that continues here and ignores the cancel event."""
+        heir = copy.copy(self)
+        heir._reporter, heir._waiting = self._reporter.regardless(), list(self._waiting)
+        return heir
+
+    def _take(self, name: str) -> Stage:
+        """Take a stage from the plan, with all before it; a stage out of the plan as it is."""
+        for index, one in enumerate(self._waiting):
+            if one.name == name or one.name.startswith((f"{name}: ", f"{name}, ")):
+                del self._waiting[: index + 1]
+                return one
+        return stage(name)
+
+    def _finish(self) -> None:
+        """Measure the stage that has just ended."""
+        if self._current is not None:
+            done, began = self._current
+            seconds = perf_counter() - began
+            DURATIONS.learn(done, seconds)
+            self._actual += seconds
+            self._expected += done.seconds
+            self._current = None

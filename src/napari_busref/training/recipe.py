@@ -14,6 +14,18 @@ from napari_busref.training.stage_names import STAGES
 
 T = TypeVar("T")
 
+_LARGEST = 1e9
+#: Smallest and largest accepted numbers; others may be anything from 0 to a thousand million.
+_LIMITS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("steps", "log_every", "validate_every", "checkpoint_every"), (1, _LARGEST)),
+    **dict.fromkeys(("batch", "processes"), (1, 4096)),
+    **dict.fromkeys(("store_side", "crop_side"), (8, 16384)),
+    **dict.fromkeys(("warmup", "polarity", "remap", "dark", "flat", "beyond"), (0, 1)),
+    "threads": (0, 4096),
+    "window": (1, 255),
+    "seed": (0, 2**63 - 1),
+}
+
 _PROTOCOL = WarpRanges()
 
 
@@ -355,10 +367,6 @@ def load_recipe(
     recipe = _build(Recipe, values, "")
     if recipe.stage not in STAGES:
         raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {recipe.stage!r}")
-    if recipe.steps < 1 or recipe.batch < 1:
-        raise ValueError(
-            f"steps and batch must be positive, got {recipe.steps} and {recipe.batch}"
-        )
     if not 0 <= recipe.start_share < 1 or (recipe.start_share and not recipe.start_from):
         raise ValueError(
             f"start_share must be in [0, 1), and 0 without start_from, got {recipe.start_share}"
@@ -424,12 +432,29 @@ def _convert(field_: dataclasses.Field[Any], value: Any, name: str) -> Any:
             raise ValueError(f"recipe: {name} must be a table, got {value!r}")
         return _build(type(default), value, name + ".")
     if isinstance(default, tuple):
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"recipe: {name} must be a list, got {value!r}")
-        return tuple(value)
+        return _list(default, value, name)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     expected = {"stage": str, "steps": int}.get(name, type(default))
-    if not isinstance(value, expected):
+    if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
         raise ValueError(f"recipe: {name} must be {expected.__name__}, got {value!r}")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        low, high = _LIMITS.get(name.rpartition(".")[2], (0, _LARGEST))
+        if not low <= value <= high:
+            raise ValueError(f"recipe: {name} must be in [{low}, {high:g}], got {value!r}")
     return value
+
+
+def _list(default: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]:
+    """A list of the kind of the default: words, numbers, or the two ends of a range."""
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(f"recipe: {name} must be a list, got {value!r}")
+    if isinstance(default[0], str):
+        if not all(isinstance(item, str) for item in value):
+            raise ValueError(f"recipe: {name} must be a list of words, got {value!r}")
+        return tuple(value)
+    if not all(type(item) in (int, float) and 0 <= item <= _LARGEST for item in value):
+        raise ValueError(f"recipe: {name} must be a list of numbers of at least 0, got {value!r}")
+    if len(default) == 2 and (len(value) != 2 or value[0] > value[1]):
+        raise ValueError(f"recipe: {name} must be two ascending numbers, got {value!r}")
+    return tuple(value)

@@ -272,5 +272,5 @@ class _Run:
 
     def _load(self) -> None:
         state: dict[str, Any] = {"model": self.module, "optimiser": self.optimiser}
-        rest = self.fabric.load(self.checkpoint, state)
+        rest = self.fabric.load(self.checkpoint, state, weights_only=True)
         self.step, self.seconds = int(rest["step"]), float(rest["seconds"])

@@ -22,6 +22,7 @@ from napari_busref.runtime.version import package_version
 __all__ = [
     "EXTENSION",
     "Stored",
+    "check_references",
     "check_strings",
     "check_values",
     "open_file",
@@ -178,7 +179,7 @@ def check_strings(path: Path) -> None:
 
     Raises
     ------
-    ValueError
+    Refused
         When a size is not possible.
     """
     content = path.read_bytes()
@@ -191,9 +192,29 @@ def check_strings(path: Path) -> None:
             size = int.from_bytes(content[place + 8 : place + 16], "little")
             step = 16 + (size + 7) // 8 * 8 if number else size
             if step < 16 or place + step > min(end, len(content)):
-                raise ValueError(f"path: {str(path)!r} is damaged: its strings have no end")
+                raise Refused(f"path: {str(path)!r} is damaged: its strings have no end")
             place += step
         at = content.find(_COLLECTION, at + 4)
+
+
+def check_references(dataset: h5py.Dataset, name: str, path: Path) -> None:
+    """Check where the strings of a dataset are; the library may search any other place for ever.
+
+    Each is stored as its length, the place of a collection and a number, of 4, 8 and 4 bytes.
+
+    Raises
+    ------
+    Refused
+        When a place holds no collection.
+    """
+    offset = dataset.id.get_offset()
+    with path.open("rb") as stream:
+        for number in range(dataset.size or 0):
+            stream.seek((offset or 0) + 16 * number + 4)
+            place = int.from_bytes(stream.read(8), "little")
+            stream.seek(min(place, path.stat().st_size))
+            if offset is None or stream.read(4) != _COLLECTION:
+                raise Refused(f"path: {str(path)!r} is damaged: {name!r} holds no strings")
 
 
 def check_values(dataset: h5py.Dataset, name: str, path: Path) -> None:

@@ -40,10 +40,12 @@ class LandmarkFit:
     ----------
     model : str
         ``"affine"``, ``"homography"`` or ``"thin-plate"``.
+    errors : ndarray of float64, shape (N, 2)
+        From the fitted position of each moving landmark to the landmark, (row, col) in fixed
+        pixels: the error in the moving image, mapped back by the affine part. 0 for a thin
+        plate, which interpolates every landmark.
     residuals : ndarray of float64, shape (N,)
-        Distance between each moving landmark and its fitted position, in fixed pixels: the error
-        in the moving image, mapped back by the affine part. 0 for a thin plate, which
-        interpolates every landmark.
+        Lengths of the errors.
     leave_one_out : ndarray of float64, shape (N,)
         The residual of each pair for a fit to all other pairs. NaN where the others are too few
         or lie on one line.
@@ -56,6 +58,7 @@ class LandmarkFit:
     """
 
     model: LandmarkModel
+    errors: Array
     residuals: Array
     leave_one_out: Array
     worst: int | None
@@ -137,10 +140,12 @@ def fit_landmarks(
     fixed, moving = _checked_points(fixed_points, moving_points, model, numbers)
     shapes = (fixed_shape, moving_shape)
     fitted = _FITS[model](fixed, moving, shapes)
-    residuals = _errors(fitted, fixed, moving)
+    errors = _errors(fitted, fixed, moving)
+    residuals = np.hypot(*errors.T)
     left_out = _leave_one_out(model, fixed, moving, shapes)
     return LandmarkFit(
         model,
+        errors=errors,
         residuals=residuals,
         leave_one_out=left_out,
         worst=_worst(model, fixed, residuals, left_out),
@@ -266,9 +271,9 @@ _FITS: dict[LandmarkModel, Callable[[Array, Array, _Shapes], _Map]] = {
 
 
 def _errors(fitted: _Map, fixed: Array, moving: Array) -> Array:
-    """Residuals in fixed pixels."""
+    """Error of each moving landmark in fixed pixels, shape (N, 2)."""
     apart = np.linalg.solve(fitted.affine[:2, :2], (moving - fitted(fixed)).T)
-    return np.asarray(np.hypot(*apart))
+    return np.asarray(apart.T, np.float64)
 
 
 def _leave_one_out(model: LandmarkModel, fixed: Array, moving: Array, shapes: _Shapes) -> Array:
@@ -281,7 +286,7 @@ def _leave_one_out(model: LandmarkModel, fixed: Array, moving: Array, shapes: _S
             fitted = _FITS[model](fixed[others], moving[others], shapes)
         except ValueError:
             continue
-        errors[index] = _errors(fitted, fixed[~others], moving[~others])[0]
+        errors[index] = np.hypot(*_errors(fitted, fixed[~others], moving[~others])[0])
     return errors
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from napari_busref.images.dtypes import checked_fill, frozen, native
+from napari_busref.images.arrays import to_array, to_numbers
+from napari_busref.images.dtypes import checked_fill, default_fill, frozen, native
 from napari_busref.images.figures import new_axes
 from napari_busref.runtime.file_safety import memory_limited
 from napari_busref.transforms import hdf5
@@ -27,6 +29,7 @@ __all__ = ["EXTENSION", "Transform", "read_metadata"]
 
 _GRID_CELLS = 12  # along each side of a plotted grid
 _POINTS_OF_LINE = 49
+_NUMBERS = "an array of numbers"
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,21 +79,25 @@ class Transform:
         for name in ("fixed_shape", "moving_shape"):
             object.__setattr__(self, name, _shape(getattr(self, name), name))
         try:
-            affine = frozen(np.asarray(self.affine), np.float64)
+            affine = frozen(to_array(self.affine, "affine", _NUMBERS)[0], np.float64)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"affine: need a (3, 3) array of numbers: {error}") from None
+            raise ValueError(f"{error} of shape (3, 3)") from None
         if affine.shape != (3, 3):
             raise ValueError(f"affine: got shape {affine.shape}, need (3, 3)")
         if not np.isfinite(affine).all():
             raise ValueError("affine: got NaN or infinite values, need finite ones")
         if not np.array_equal(affine[2], (0.0, 0.0, 1.0)):
             raise ValueError(f"affine: got last row {affine[2].tolist()}, need [0, 0, 1]")
-        if abs(np.linalg.det(affine[:2, :2])) < 1e-9:
+        with np.errstate(over="ignore", invalid="ignore"):
+            determinant = abs(np.linalg.det(affine[:2, :2]))
+        if not 1e-9 <= determinant < np.inf:
             raise ValueError("affine: got a matrix that cannot be inverted")
         object.__setattr__(self, "affine", affine)
         if self.displacement is None:
             return
-        displacement = frozen(np.asarray(self.displacement), np.float32)
+        displacement = to_array(self.displacement, "displacement", _NUMBERS)[0]
+        with np.errstate(over="ignore"):  # checked below
+            displacement = frozen(displacement, np.float32)
         if displacement.shape != (2, *self.fixed_shape):
             raise ValueError(
                 f"displacement: got shape {displacement.shape}, need {(2, *self.fixed_shape)} "
@@ -138,7 +145,7 @@ class Transform:
         ValueError
             When the points do not determine an affine.
         """
-        first, second = (np.asarray(p, float) for p in (fixed_points, moving_points))
+        first, second = (to_numbers(p, "points") for p in (fixed_points, moving_points))
         if first.shape != second.shape or first.ndim != 2 or first.shape[1] != 2:
             raise ValueError(
                 f"points: got shapes {first.shape} and {second.shape}, need twice the same (N, 2)"
@@ -202,7 +209,8 @@ class Transform:
             When the shape is wrong, a value is not finite, or the displacement folds and a point
             has no unique inverse.
         """
-        given = np.asarray(points, dtype=np.float64)
+        check_tolerance(tolerance)
+        given = to_numbers(points, "points")
         if given.ndim == 0 or given.shape[-1] != 2:
             raise ValueError(f"points: got shape {given.shape}, need (..., 2): row and column")
         if not np.isfinite(given).all():
@@ -245,7 +253,7 @@ class Transform:
         """
         lost = None
         if valid is not None:
-            valid = np.asarray(valid)
+            valid = to_array(valid, "valid", "an array (h, w) of bool")[0]
             if valid.shape != self.moving_shape:
                 raise ValueError(f"valid: got shape {valid.shape}, need {self.moving_shape}")
             if not valid.all():
@@ -260,20 +268,22 @@ class Transform:
         self._in_blocks(work)
         return mask
 
-    def apply(self, image: NDArray[Any], order: int = 1, cval: float = 0.0) -> NDArray[Any]:
+    def apply(self, image: ArrayLike, order: int = 1, cval: float | None = None) -> NDArray[Any]:
         """Resample a moving image, channel or label image onto the fixed grid.
 
         One interpolation, whatever was composed.
 
         Parameters
         ----------
-        image : ndarray, shape (h, w) or (h, w, C)
+        image : array_like, shape (h, w) or (h, w, C)
             Any real number type or bool, any byte order. Masked pixels of a numpy masked array
             are missing. Not changed.
         order : int
             Spline order, 0 to 5. 0 (nearest pixel) preserves labels, 1 is bilinear.
-        cval : float
+        cval : float, optional
             Value of fixed pixels whose source lies outside the moving image; NaN for floats only.
+            By default NaN for floats, because any number would be content that nobody measured,
+            and 0 for integers and bool. A masked array has its fill value there.
 
         Returns
         -------
@@ -281,8 +291,8 @@ class Transform:
             The type of `image` in native byte order; integers rounded and clipped, bool cut at
             one half. Whole-pixel shifts change no value, also none of 64-bit integers. NaN where
             interpolation uses a NaN or infinite pixel (with ``order=0``: the pixel itself). A
-            masked array is masked where interpolation uses a masked pixel and outside the moving
-            image, and holds its fill value there.
+            masked array is masked where interpolation uses a masked pixel, and holds its fill
+            value there. So it is outside the moving image, unless `cval` is given.
 
         Raises
         ------
@@ -292,20 +302,18 @@ class Transform:
         TypeError
             When the image does not hold real numbers.
         """
+        image, _ = to_array(image, "image", "an array (h, w) or (h, w, C)")
         if isinstance(image, np.ma.MaskedArray):
-            return self._apply_masked(image, order)
-        image = np.asarray(image)
+            return self._apply_masked(image, order, cval)
         if image.ndim not in (2, 3) or image.shape[:2] != self.moving_shape:
             raise ValueError(
                 f"image: got shape {image.shape}, need {self.moving_shape} (or that and "
                 "channels): the transform was made for a moving image of this size"
             )
-        if image.dtype.kind not in "biuf":
-            raise TypeError(f"image: got dtype {image.dtype}, need real numbers or bool")
         if order not in range(6):
             raise ValueError(f"order: got {order!r}, need 0, 1, 2, 3, 4 or 5")
         image = native(image)
-        cval = checked_fill(0.0 if cval is None else cval, image.dtype, "cval")
+        cval = checked_fill(cval, image.dtype, "cval")
         if order == 0:
             return self._nearest(image, cval)
         channels = image[..., None] if image.ndim == 2 else image
@@ -322,12 +330,13 @@ class Transform:
         self._in_blocks(work)
         return warped[..., 0] if image.ndim == 2 else warped
 
-    def _apply_masked(self, image: Any, order: int) -> Any:
+    def _apply_masked(self, image: Any, order: int, cval: float | None) -> Any:
         """`apply` for a masked array: a masked pixel is never blended with another."""
         masked = np.ma.getmaskarray(image)
         missing = np.array(masked.any(-1) if image.ndim == 3 else masked, bool)
-        fill = 0 if getattr(image, "_fill_value", None) is None else image.fill_value
         plain = np.ma.getdata(image)
+        unset = getattr(image, "_fill_value", None) is None
+        fill = default_fill(plain.dtype) if unset else image.fill_value
         if missing.all():
             plain = np.full_like(plain, fill)
         elif image.ndim in (2, 3) and missing.any():
@@ -335,11 +344,13 @@ class Transform:
                 missing, return_distances=False, return_indices=True
             )
             plain = plain[rows, cols]
-        warped = self.apply(plain, order)  # checks the arguments
+        warped = self.apply(plain, order, fill if cval is None else cval)  # checks the arguments
         if order == 0:
             lost = self.apply(missing, 0, 1.0)
         else:
             lost = ~self.mask(~missing)
+        if cval is not None:
+            lost &= self.mask()
         warped[lost] = fill
         mask = np.broadcast_to(lost.reshape(lost.shape + (1,) * (warped.ndim - 2)), warped.shape)
         return np.ma.MaskedArray(warped, mask=mask.copy(), fill_value=fill)
@@ -359,7 +370,9 @@ class Transform:
         (rr, rc), (cr, cc) = (
             [_derivative(part, axis) for axis in (0, 1)] for part in self.displacement
         )
-        return cast(NDArray[np.float32], determinant * ((1 + rr) * (1 + cc) - rc * cr))
+        with np.errstate(over="ignore", invalid="ignore"):
+            found: NDArray[np.float32] = determinant * ((1 + rr) * (1 + cc) - rc * cr)
+        return found
 
     # -- algebra ------------------------------------------------------------------------------
 
@@ -382,6 +395,7 @@ class Transform:
         ValueError
             When the displacement folds and has no inverse.
         """
+        check_tolerance(tolerance)
         affine = self._inverse_affine()
         if self.displacement is None:
             return Transform(affine, fixed_shape=self.moving_shape, moving_shape=self.fixed_shape)
@@ -674,6 +688,18 @@ def _grid_lines(shape: tuple[int, int]) -> Iterator[NDArray[np.float64]]:
             path = np.empty((_POINTS_OF_LINE, 2))
             path[:, axis], path[:, 1 - axis] = position, along[1 - axis]
             yield path
+
+
+def check_tolerance(value: Any) -> None:
+    """Check the largest accepted error of an inverse.
+
+    Raises
+    ------
+    ValueError
+        When it is no positive number.
+    """
+    if not isinstance(value, Real) or isinstance(value, bool) or not float(value) > 0:
+        raise ValueError(f"tolerance: got {value!r}, need pixels above 0")
 
 
 def _grid(shape: tuple[int, int], rows: slice) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -153,3 +154,14 @@ def test_strings_without_an_end_do_not_hang_hdf5(tmp_path: Path, name: str, size
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{name}.* is damaged: its strings have no end"):
         read_transform(tmp_path / name, fixed=SHAPE, moving=SHAPE)
+
+
+def test_strings_in_no_place_do_not_hang_itk(tmp_path: Path) -> None:
+    write(tmp_path, "a.h5")
+    with h5py.File(tmp_path / "a.h5") as file:
+        at = file["TransformGroup/1/TransformType"].id.get_offset()
+    content = bytearray((tmp_path / "a.h5").read_bytes())
+    content[at : at + 16] = np.random.default_rng(0).bytes(16)
+    (tmp_path / "a.h5").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.h5' is damaged: 'TransformType' holds no strings"):
+        read_transform(tmp_path / "a.h5", fixed=SHAPE, moving=SHAPE)

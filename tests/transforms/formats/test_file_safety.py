@@ -207,7 +207,7 @@ def test_chunks_of_hdf5_hold_what_they_declare(
             del data[key]
         free = (2, None, None)
         if kind == "chunk":
-            chunks = (1, 40_000, 40_000)
+            chunks = (1, 30_000, 30_000)
             data.create_dataset(key, (2, *SHAPE), "f4", chunks=chunks, maxshape=free)
         else:
             filters = {"compression": "lzf" if kind == "filter" else "gzip"}

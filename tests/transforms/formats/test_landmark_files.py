@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from napari_busref import ImageGrid, read_transform
-from napari_busref.transforms.formats.landmark_files import read_landmarks
+from napari_busref.transforms.formats.landmark_files import (
+    STYLES,
+    read_landmarks,
+    write_landmarks,
+)
 
 FIXED, MOVING = ImageGrid((60, 80)), ImageGrid((50, 70))
 # (row, col) of both images, in pixels
@@ -94,3 +98,37 @@ def test_damaged_landmarks_are_refused(tmp_path: Path, name: str, text: str, mes
     with pytest.raises(ValueError, match=message) as caught:
         read_transform(tmp_path / name, fixed=FIXED, moving=MOVING)
     assert str(caught.value).startswith("path: ")
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("placed", [False, True])
+def test_every_kind_of_landmark_file_comes_back(tmp_path: Path, style: str, placed: bool) -> None:
+    fixed, moving = FIXED, MOVING
+    if placed:
+        fixed = ImageGrid((60, 80), (2, 3), (40, 7), unit="µm")
+        moving = ImageGrid((50, 70), (0.5, 0.25), (-3, 9), unit="µm")
+    path = tmp_path / ("marks.points" if style == "qgis" else "marks.csv")
+    assert write_landmarks(path, HERE, THERE, fixed, moving, style) == path
+    found = read_landmarks(path, fixed, moving)
+    np.testing.assert_allclose(found, (HERE, THERE), atol=1e-9)
+    transform = read_transform(path, fixed=fixed, moving=moving).transform
+    np.testing.assert_allclose(transform.points(HERE), THERE, atol=2.0)
+
+
+def test_the_extension_chooses_the_kind_of_landmark_file(tmp_path: Path) -> None:
+    path = write_landmarks(tmp_path / "a.points", HERE, THERE, FIXED, MOVING)
+    assert path.read_text().startswith("mapX,mapY,sourceX,sourceY,enable")
+    path = write_landmarks(tmp_path / "a.csv", HERE, THERE, FIXED, MOVING)
+    first, second = path.read_text().splitlines()[:2]
+    assert first == "number,fixed_row,fixed_col,moving_row,moving_col"
+    assert second == "1,5.0,6.0,5.0,6.8"
+    with pytest.raises(ValueError, match="style: got 'word', need one of pixels, bigwarp, qgis"):
+        write_landmarks(path, HERE, THERE, FIXED, MOVING, "word")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"points: got shapes \(5, 2\) and \(4, 2\)"):
+        write_landmarks(path, HERE, THERE[:4], FIXED, MOVING)
+    path.write_text("number,fixed_row,fixed_col,moving_row,moving_col\n1,2,3,nan,4\n")
+    with pytest.raises(ValueError, match="a landmark is not finite"):
+        read_landmarks(path, FIXED, MOVING)
+    path.write_text("number,fixed_row,fixed_col,moving_row,moving_col\n1,2,3\n")
+    with pytest.raises(ValueError, match="fewer than four numbers"):
+        read_landmarks(path, FIXED, MOVING)

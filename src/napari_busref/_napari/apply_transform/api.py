@@ -29,6 +29,7 @@ def apply_transform(
     inverse: bool = False,
     axes: tuple[int, int] = (-2, -1),
     planes: Mapping[tuple[int, ...], PlaneResult] | None = None,
+    fill_value: float | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> list[Layer]:
@@ -59,6 +60,9 @@ def apply_transform(
         ``metadata["napari-busref"]["planes"]`` of a stack that was registered plane by plane. It
         maps a position along the other dimensions to the result there. Planes of stacks, and
         points in them, use the transform of their plane, all others `transform`.
+    fill_value : float, optional
+        Value of images outside the source image, ``cval`` of `Transform.apply`: by default NaN
+        for floats and 0 for integers. Labels are 0 there.
     progress : Progress, optional
         Called with the stage and the fraction done.
     cancel : threading.Event, optional
@@ -79,7 +83,7 @@ def apply_transform(
     ValueError
         When a layer is of another type, has too few dimensions, is turned out of the plane of the
         images, or has an unknown position; when the transform is for other images or cannot be
-        inverted.
+        inverted; when an image cannot hold `fill_value`.
     Cancelled
         When `cancel` is set.
 
@@ -103,7 +107,7 @@ def apply_transform(
     new = []
     for number, layer in enumerate(layers):
         part = reporter.part(number / len(layers), (number + 1) / len(layers))
-        new.append(apply_to_layer(layer, mapping, part))
+        new.append(apply_to_layer(layer, mapping, part, fill_value))
     return new
 
 

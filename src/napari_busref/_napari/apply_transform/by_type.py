@@ -19,6 +19,7 @@ from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.lazy import Source, lazy_array, warp_window
 from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref._napari.layers.planes import Plane
+from napari_busref.images.dtypes import checked_fill
 from napari_busref.runtime.progress import Reporter
 
 __all__ = ["LAYER_TYPES", "apply_to_layer"]
@@ -30,7 +31,9 @@ _VERTEX_SPACING = 2.0  # target pixels between vertices of an outline before sim
 _OUTLINE_TOLERANCE = 0.05  # target pixels between a simplified outline and the exact one
 
 
-def apply_to_layer(layer: Layer, mapping: PixelMapping, reporter: Reporter) -> Layer:
+def apply_to_layer(
+    layer: Layer, mapping: PixelMapping, reporter: Reporter, fill_value: float | None = None
+) -> Layer:
     """Return a layer on the target image, in no viewer yet.
 
     Raises
@@ -57,7 +60,10 @@ def apply_to_layer(layer: Layer, mapping: PixelMapping, reporter: Reporter) -> L
     state["name"] = name
     record = mapping.names | {"role": "transformed", "name": name, "source": layer.name}
     state["metadata"] = metadata | {METADATA_KEY: record}
-    data = apply(layer, mapping, state, reporter)
+    if isinstance(layer, Image):
+        data = _resample(layer, mapping, state, reporter, fill_value)
+    else:
+        data = apply(layer, mapping, state, reporter)
     reporter.step(_stage(layer), 1.0)
     return Layer.create(data, state, kind)
 
@@ -67,7 +73,11 @@ def _stage(layer: Layer) -> str:
 
 
 def _resample(
-    layer: Image | Labels, mapping: PixelMapping, state: dict[str, Any], reporter: Reporter
+    layer: Image | Labels,
+    mapping: PixelMapping,
+    state: dict[str, Any],
+    reporter: Reporter,
+    fill_value: float | None = None,
 ) -> Any:
     state["multiscale"] = False
     order = 0 if isinstance(layer, Labels) else 1
@@ -78,8 +88,9 @@ def _resample(
     hidden = [1 if axis in axes else size for axis, size in enumerate(sizes)]
     sizes[axes[0]], sizes[axes[1]] = mapping.target_shape
     common = None if mapping.planes else mapping.pull(layer)
+    fill = checked_fill(fill_value, np.dtype(levels[0].dtype), "fill_value")
     if len(levels) > 1 or type(levels[0]) is not np.ndarray or not mapping.fits:
-        return _resample_lazily(layer, levels, axes, sizes, channels, mapping, common, order)
+        return _resample_lazily(layer, levels, axes, sizes, channels, mapping, common, order, fill)
     data = levels[0]
     whole = None if common is None else common.full()
     result = np.empty((*sizes, *channels), data.dtype.newbyteorder("="))
@@ -91,9 +102,7 @@ def _resample(
         )
         at = tuple(number for axis, number in enumerate(position) if axis not in axes)
         pull = whole or mapping.pull(layer, at).full()
-        plane = data[index]
-        invalid = plane.dtype.kind == "f" and not np.isfinite(plane).all()
-        result[index] = pull.apply(plane, order=order, cval=np.nan if invalid else 0.0)
+        result[index] = pull.apply(data[index], order=order, cval=fill)
     return result
 
 
@@ -106,6 +115,7 @@ def _resample_lazily(
     mapping: PixelMapping,
     common: Rescaled | None,
     order: int,
+    fill: float,
 ) -> Any:
     """Resample block by block, when a viewer needs a block."""
     plane = Plane(
@@ -125,7 +135,7 @@ def _resample_lazily(
     def compute(position: tuple[int, ...], window: tuple[slice, slice]) -> NDArray[Any]:
         source = Source(plane.at(position))
         pull = common or mapping.pull(layer, position)
-        return warp_window(source, pull, grid, window, order=order, nested=True)
+        return warp_window(source, pull, grid, window, order=order, cval=fill, nested=True)
 
     dtype = np.dtype(levels[0].dtype).newbyteorder("=")
     return lazy_array(sizes, axes, compute, dtype, channels)

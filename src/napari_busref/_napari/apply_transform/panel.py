@@ -16,10 +16,12 @@ from napari_busref._napari.apply_transform.known_transforms import (
 )
 from napari_busref._napari.apply_transform.placing import place_on
 from napari_busref._napari.layers.pair import METADATA_KEY
+from napari_busref._napari.layers.trades import worded
 from napari_busref._napari.widgets.forms import (
     Message,
     button,
     chooser,
+    fill_line,
     form,
     row,
     scrolled,
@@ -27,6 +29,8 @@ from napari_busref._napari.widgets.forms import (
 )
 from napari_busref._napari.widgets.job_panel import RunPanel
 from napari_busref._napari.widgets.layer_chooser import layer_chooser
+from napari_busref.images.dtypes import parse_fill
+from napari_busref.runtime.options import OPTIONS
 from napari_busref.transforms.transform import EXTENSION
 
 if TYPE_CHECKING:
@@ -54,9 +58,11 @@ class ApplyTransform(RunPanel):
     transform : magicgui.widgets.ComboBox
         Its ``value`` is a layer that carries a transform.
     direction : magicgui.widgets.ComboBox
-        ``value`` False: from the infrared to the visible image; True: back.
+        ``value`` False: from the moving to the fixed image; True: back.
     moving : magicgui.widgets.ComboBox
-        The infrared layer that the transform is for, or None where it is not open.
+        The moving layer that the transform is for, or None where it is not open.
+    fill_value : magicgui.widgets.LineEdit
+        ``"automatic"`` or a number, for images outside the other image.
     idle : Signal
         Emitted at the end of every run.
 
@@ -71,6 +77,7 @@ class ApplyTransform(RunPanel):
     """
 
     TITLE = "Apply transform"
+    TAB = "Apply"
     RUN = "&Apply transform"
     RUN_TOOLTIP = (
         "Add the selected layers on the other image: images are resampled (labels keep their\n"
@@ -146,6 +153,7 @@ class ApplyTransform(RunPanel):
             self._known = known_transforms(self._viewer.layers)
             before = self.moving.value
             self.transform.reset_choices()
+            self.direction.reset_choices()
             self.moving.reset_choices()
             if before is None:
                 self._guess_moving()
@@ -157,7 +165,7 @@ class ApplyTransform(RunPanel):
 
     def _begin(self) -> None:
         known, layers = self._chosen()
-        choices = self.moving.value, self.direction.value
+        choices = self.moving.value, self.direction.value, parse_fill(self.fill_value.value)
         self._start(_apply, layers, known, *choices, returned=self._add_layers)
 
     def _chosen(self) -> tuple[KnownTransform, list[Layer]]:
@@ -195,10 +203,16 @@ class ApplyTransform(RunPanel):
     def _transform_chosen(self, _: Any = None) -> None:
         if not self._filling:
             self._guess_moving()
-            self._show_state()
+            self._other_chosen()
+
+    def _other_chosen(self, _: Any = None) -> None:
+        """Say nothing more of what was done to other layers or by another transform."""
+        if not self.running:
+            self.stage.say("")
+        self._show_state()
 
     def _selection_changed(self, event: Any = None) -> None:
-        self._show_state()
+        self._other_chosen()
 
     def _show_state(self, _: Any = None) -> None:
         super()._show_state()
@@ -254,23 +268,31 @@ class ApplyTransform(RunPanel):
     def _make_controls(self) -> None:
         self.transform = layer_chooser(
             "transform",
-            "A transform that was found or opened, as infrared → visible",
+            "A transform that was found or opened, as {moving} → {fixed}",
             self._offered,
         )
         self.direction = chooser(
             "direction",
             "From which image the selected layers are taken to which",
-            [("infrared → visible", False), ("visible → infrared (inverse)", True)],
+            lambda _: [
+                (worded("{moving} → {fixed}"), False),
+                (worded("{fixed} → {moving} (inverse)"), True),
+            ],
         )
         self.moving = layer_chooser(
-            "infrared layer",
-            "The infrared layer that the transform is for. Layers on another grid are\n"
+            "moving layer",
+            "The {moving} layer that the transform is for. Layers on another grid are\n"
             "mapped by their position in the viewer; the inverse maps onto this layer",
             self._images,
             nullable=True,
         )
+        self.fill_value = fill_line(
+            "fill_value",
+            "Value of images outside the other image. "
+            f"automatic: {OPTIONS['fill_value'].automatic}.\nnan is a number, too. Labels are 0",
+        )
         self.open_button = button(
-            "&Open a transform file…",
+            "Ope&n a transform file…",
             "Open a .busref.h5 and choose its transform",
             self._open_clicked,
         )
@@ -282,7 +304,7 @@ class ApplyTransform(RunPanel):
             self.place,
         )
         self.transform.changed.connect(self._transform_chosen)
-        self.direction.changed.connect(self._show_state)
+        self.direction.changed.connect(self._other_chosen)
 
     def _lay_out(self) -> None:
         scrolled(
@@ -290,11 +312,12 @@ class ApplyTransform(RunPanel):
             form(
                 ("&Transform", self.transform.native),
                 ("&Direction", self.direction.native),
-                ("&Infrared layer", self.moving.native),
+                ("{Moving} la&yer", self.moving.native),
+                ("Fill valu&e", self.fill_value.native),
                 ("", self.open_button),
             ),
             self.selected,
-            row(self.button, self.undo_button),
+            row(self.button, self.undo_button, self.redo_button),
             self.place_button,
             self.bar,
             self.stage,
@@ -303,9 +326,11 @@ class ApplyTransform(RunPanel):
             self.transform.native,
             self.direction.native,
             self.moving.native,
+            self.fill_value.native,
             self.open_button,
             self.button,
             self.undo_button,
+            self.redo_button,
             self.place_button,
         )
 
@@ -315,6 +340,7 @@ def _apply(
     known: KnownTransform,
     moving: Image | None,
     inverse: bool,
+    fill_value: float | None,
     *,
     progress: Progress,
     cancel: threading.Event,
@@ -328,6 +354,7 @@ def _apply(
         inverse=inverse,
         axes=known.axes,
         planes=known.planes,
+        fill_value=fill_value,
         progress=progress,
         cancel=cancel,
     )

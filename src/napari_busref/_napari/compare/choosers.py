@@ -10,6 +10,7 @@ from qtpy.QtWidgets import QWidget
 
 from napari_busref._napari.compare.source import comparable_images, guess_layers
 from napari_busref._napari.layers.pair import METADATA_KEY
+from napari_busref._napari.layers.trades import worded
 from napari_busref._napari.widgets.layer_chooser import layer_chooser
 from napari_busref.transforms.transform import Transform
 
@@ -43,11 +44,11 @@ class LayerChoosers(QObject):
         self._guessing = False  # True while the choosers change without the user
         self._user_chose = False
         self.fixed = layer_chooser(
-            "fixed", "The layer that the moving one is compared with", self._images
+            "fixed", "The {fixed} layer, with which the other is compared", self._images
         )
         self.moving = layer_chooser(
             "moving",
-            "The layer to compare: a warped one, or a moving one where it lies now",
+            "The layer to compare: a warped one, or the {moving} one where it lies now",
             self._images,
         )
         self.truth = layer_chooser(
@@ -71,15 +72,17 @@ class LayerChoosers(QObject):
         """
         fixed, moving = self.fixed.value, self.moving.value
         if fixed is None or moving is None or len(self.fixed.choices) < 2:
-            raise ValueError("open two image layers, a fixed and a moving or warped one")
+            raise ValueError(
+                worded("open two image layers, {a_fixed} one and {a_moving} or a warped one")
+            )
         return fixed, moving
 
     def rows(self) -> list[tuple[str, QWidget]]:
         """Captions and choosers, for a form."""
         return [
-            ("Fi&xed", self.fixed.native),
-            ("Movin&g or warped", self.moving.native),
-            ("Tr&uth", self.truth.native),
+            ("{fixed_caption}", self.fixed.native),
+            ("{moving_caption}", self.moving.native),
+            ("Tr&uth (optional)", self.truth.native),
         ]
 
     def reset_choices(self, keep: bool) -> None:

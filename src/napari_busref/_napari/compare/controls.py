@@ -37,14 +37,14 @@ class ModeControls(QObject):
             "How the two layers are drawn together",
             [(title, name) for name, title in MODE_TITLES.items()],
         )
-        self.coloured = QCheckBox("Layers in their own &colours")
+        self.coloured = QCheckBox("La&yers in their own colours")
         self.coloured.setObjectName("coloured")
         self.coloured.setChecked(True)
         self.coloured.setToolTip(
             "On: with the colormap and contrast of each layer. Off: both in grey, each stretched"
         )
         self.tile = whole(
-            0, 4096, 0, "Side of a square, in pixels of the fixed layer", "automatic"
+            0, 4096, 0, "Side of a square, in pixels of the {fixed} layer", "automatic"
         )
         self.tile.setSingleStep(8)
         self.tile.setSuffix(" px")
@@ -73,11 +73,11 @@ class ModeControls(QObject):
             suffix=" px",
         )
         self._rows: tuple[tuple[str, QWidget, str], ...] = (  # caption, control and mode
-            ("Squar&es", self.tile, "checkerboard"),
-            ("Divid&er", self.position, "swipe"),
-            ("&Direction", self.direction.native, "swipe"),
-            ("&Changes", self.rate, "blink"),
-            ("Edge &width", self.sigma, "edges"),
+            ("S&quares", self.tile, "checkerboard"),
+            ("&Divider", self.position, "swipe"),
+            ("Directio&n", self.direction.native, "swipe"),
+            ("Chan&ges", self.rate, "blink"),
+            ("Edge wid&th", self.sigma, "edges"),
         )
         for signal in (
             self.mode.changed,

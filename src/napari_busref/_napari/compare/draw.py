@@ -25,8 +25,8 @@ MODE_TITLES = {
     "checkerboard": "Checkerboard",
     "swipe": "Swipe",
     "blink": "Blink",
-    "overlay": "Green / magenta",
-    "edges": "Edges, red / green",
+    "overlay": "Overlay",
+    "edges": "Edges",
     "difference": "Difference",
 }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from html import escape
 
 from napari_busref._napari.compare.draw import DrawRequest
+from napari_busref._napari.layers.trades import worded
+from napari_busref.images.comparison import FIXED_COLOUR, MOVING_COLOUR
 
 __all__ = ["legend"]
 
@@ -13,13 +15,14 @@ _LEGENDS = {
     "swipe": "{fixed}, then {moving}: drag the yellow divider in the picture, or the slider",
     "blink": "{fixed} and {moving} in turn: what jumps does not fit",
     "overlay": (
-        "<font color='#f0f'>■</font> {fixed}<br><font color='#0f0'>■</font> {moving}<br>"
+        f"<font color='{FIXED_COLOUR}'>■</font> {{fixed}}<br>"
+        f"<font color='{MOVING_COLOUR}'>■</font> {{moving}}<br>"
         "<font color='#999'>■</font> both are equally bright"
     ),
     "edges": (
-        "<font color='#f00'>■</font> edges of {fixed}<br>"
-        "<font color='#0f0'>■</font> edges of {moving}<br>"
-        "<font color='#ff0'>■</font> edges that coincide"
+        f"<font color='{FIXED_COLOUR}'>■</font> edges of {{fixed}}<br>"
+        f"<font color='{MOVING_COLOUR}'>■</font> edges of {{moving}}<br>"
+        "<font color='#fff'>■</font> edges that coincide"
     ),
     "difference": (
         "<font color='#f22'>■</font> {moving} is brighter<br>"
@@ -41,8 +44,8 @@ def legend(request: DrawRequest) -> str:
     text = _LEGENDS[request.options.mode].format(fixed=fixed, moving=moving)
     step = max(request.region.grid.step)
     if request.region.grid.step != (1.0, 1.0):
+        layer = worded("{fixed} layer")
         text += (
-            f"<br><i>One pixel shown is {step:.3g} pixels of the fixed layer; zoom in to see "
-            "more</i>"
+            f"<br><i>One pixel shown is {step:.3g} pixels of the {layer}; zoom in to see more</i>"
         )
     return text

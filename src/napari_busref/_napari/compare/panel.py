@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from napari_busref._napari.compare.metrics_table import MetricsTable
 from napari_busref._napari.compare.pixels import Pixels, Region, choose_region, view_window
 from napari_busref._napari.compare.session import LAYER_EVENTS, ComparisonSession
 from napari_busref._napari.compare.source import Comparison, find_comparison
+from napari_busref._napari.layers.planes import SPATIAL_KEYS, shown_plane
 from napari_busref._napari.widgets.camera import camera_of
 from napari_busref._napari.widgets.forms import DOUBTFUL, Message, button, form, row, scrolled
 from napari_busref._napari.widgets.job_panel import JobPanel
@@ -30,7 +33,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Compare"]
 
+_VALUE_EVENTS = ("data", *SPATIAL_KEYS)  # of a layer, after which its numbers are others
 _SETTLE = 150  # ms without a further change before the comparison follows the viewer
+
+
+@dataclass(frozen=True)
+class _Key:
+    """Layers and planes that numbers belong to."""
+
+    chosen: tuple[Layer | None, ...]
+    planes: tuple[tuple[int, ...], ...]
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Those that are chosen; no truth may be."""
+        return [layer for layer in self.chosen if layer is not None]
 
 
 class Compare(JobPanel):
@@ -78,6 +95,7 @@ class Compare(JobPanel):
         self._pixels_region: Region | None = None
         self._draw_again = False  # something changed since the running job began
         self._complaint = ""
+        self._measured_of: _Key | None = None  # the layers and planes of the numbers
         self._make_controls()
         self._lay_out()
         self._settle = QTimer(self)
@@ -162,7 +180,8 @@ class Compare(JobPanel):
         except (ValueError, TypeError) as error:
             self._fail(error)
             return False
-        self._start(measure, comparison, returned=self._show_measured, name="measure", quiet=True)
+        show = partial(self._on_measured, self._key())
+        self._start(measure, comparison, returned=show, name="measure", quiet=True)
         return True
 
     def save_csv(self, path: str | Path) -> Path:
@@ -196,6 +215,7 @@ class Compare(JobPanel):
         if gone:
             self.clear()
             show_info(f"Compare: layer {gone[0]!r} was removed; the comparison is cleared")
+        self._drop_stale()
         self._show_state()
 
     def changeEvent(self, event: Any) -> None:
@@ -246,6 +266,7 @@ class Compare(JobPanel):
 
     def _connect(self) -> None:
         self._session.attach(self)
+        self._viewer.dims.events.point.connect(self._drop_stale)  # held weakly
         self.destroyed.connect(self._session.close)
         self.choosers.changed.connect(self._layer_chosen)
         self.modes.changed.connect(self._draw)
@@ -373,9 +394,41 @@ class Compare(JobPanel):
     def _on_cancelled(self) -> None:
         """Say nothing: another job follows, or the comparison is cleared."""
 
+    def _on_measured(self, key: _Key | None, measured: Measured) -> None:
+        if key is None or key != self._key():
+            self.note.say("The layers or the plane changed meanwhile: measure again.")
+            return
+        self._show_measured(measured)
+        self._measured_of = key
+        for layer in key.layers:
+            for name in _VALUE_EVENTS:
+                # a method, which napari holds weakly
+                getattr(layer.events, name).connect(self._on_changed_values)
+
     def _show_measured(self, measured: Measured | None) -> None:
+        for layer in self._measured_of.layers if self._measured_of is not None else ():
+            for name in _VALUE_EVENTS:
+                getattr(layer.events, name).disconnect(self._on_changed_values)
+        self._measured_of = None
         self.table.show_measured(measured)
         self.note.say("" if measured is None else measured.note)
+
+    def _on_changed_values(self, event: Any = None) -> None:
+        self._show_measured(None)
+        self._show_state()
+
+    def _drop_stale(self, event: Any = None) -> None:
+        """Drop numbers that are not those of the chosen layers and the shown planes."""
+        if self._measured_of is not None and self._measured_of != self._key():
+            self._on_changed_values()
+
+    def _key(self) -> _Key | None:
+        try:
+            layers = self.choosers.pair
+            planes = tuple(shown_plane(layer, self._viewer).position for layer in layers)
+        except ValueError:
+            return None
+        return _Key((*layers, self.truth.value), planes)
 
     # -- showing --------------------------------------------------------------------------------
 
@@ -398,7 +451,7 @@ class Compare(JobPanel):
 
     def _show_state(self) -> None:
         super()._show_state()
-        self.button.setText("Cl&ear" if self.showing else "&Compare")
+        self.button.setText("Clea&r" if self.showing else "&Compare")
         self.button.setToolTip(
             "Remove the comparison and show the other layers again"
             if self.showing

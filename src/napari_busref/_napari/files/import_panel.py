@@ -55,6 +55,7 @@ class ImportTransform(RunPanel):
     """
 
     TITLE = "Import transform"
+    TAB = "Import"
     RUN = "I&mport"
     RUN_TOOLTIP = "Read the file and add the arrows of the transform as a layer"
 
@@ -86,11 +87,11 @@ class ImportTransform(RunPanel):
         scrolled(
             self,
             form(
-                ("Transform &file", self.path.native),
+                ("T&ransform file", self.path.native),
                 ("", self.pair),
                 ("", self.start.native),
             ),
-            row(self.button, self.undo_button),
+            row(self.button, self.undo_button, self.redo_button),
             self.bar,
             self.stage,
         )

@@ -13,6 +13,7 @@ from napari_busref._napari.layers.pair import world_affine
 from napari_busref._napari.layers.plane_pairs import single_pair, stack_pairs
 from napari_busref._napari.layers.planes import Plane, comparable, shown_plane
 from napari_busref._napari.layers.reading import choose_reading
+from napari_busref._napari.layers.trades import worded
 from napari_busref.training.finetuning.pairs import AlignedPair
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def layer_pairs(fixed: Image, moving: Image, viewer: ViewerModel) -> list[Aligne
         When both are the same layer, or differ in size or position.
     """
     if fixed == moving:
-        raise ValueError(f"layer {fixed.name!r} cannot be both the visible and the infrared image")
+        both = worded("both the {fixed_image} and the {moving_image}")
+        raise ValueError(f"layer {fixed.name!r} cannot be {both}")
     one, other = shown_plane(fixed, viewer), shown_plane(moving, viewer)
     _check_aligned(one, other)
     stack = any(plane.sizes[axis] > 1 for plane in (one, other) for axis in plane.hidden)
@@ -59,7 +61,7 @@ def layer_pairs(fixed: Image, moving: Image, viewer: ViewerModel) -> list[Aligne
 
 def _check_aligned(fixed: Plane, moving: Plane) -> None:
     remedy = (
-        "; train on aligned pairs, such as a visible layer and the warped layer that Register "
+        "; train on aligned pairs, such as a fixed layer and the warped layer that Register "
         "and fuse adds"
     )
     if fixed.shape != moving.shape:

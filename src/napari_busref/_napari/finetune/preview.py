@@ -9,6 +9,8 @@ import numpy as np
 from napari.layers import Image
 
 from napari_busref._napari.layers.pair import METADATA_KEY
+from napari_busref._napari.layers.trades import worded
+from napari_busref.images.comparison import FIXED_COLOUR, MOVING_COLOUR
 
 if TYPE_CHECKING:
     from napari.components import LayerList
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["PreviewLayers"]
 
 _ROLES = {
-    "fixed": "held-out visible",
-    "moving": "held-out infrared",
+    "fixed": "held-out {fixed}",
+    "moving": "held-out {moving}",
     "before": "before training",
     "now": "training now",
 }
@@ -52,7 +54,7 @@ class PreviewLayers:
         self._kind = ""
 
     def show(self, preview: Preview) -> None:
-        """Show a preview: fused pictures as they are, a registration in green and magenta."""
+        """Show a preview: fused pictures as they are, a registration in blue and orange."""
         position = None
         for role, name in _ROLES.items():
             data = getattr(preview, role)
@@ -61,7 +63,7 @@ class PreviewLayers:
                 position = position or _cover(self._layers, data.shape)
                 layer = Image(
                     data,
-                    name=name,
+                    name=worded(name),
                     contrast_limits=(0, 1),
                     visible=role in _SHOWN,
                     metadata={METADATA_KEY: {"role": f"preview-{role}"}},
@@ -88,7 +90,8 @@ class PreviewLayers:
         for role, layer in self._own.items():
             over = overlay and role != "fixed"
             layer.blending = "additive" if over else "translucent_no_depth"
-            layer.colormap = ("green" if role == "fixed" else "magenta") if overlay else "gray"
+            colour = FIXED_COLOUR if role == "fixed" else MOVING_COLOUR
+            layer.colormap = colour if overlay else "gray"
 
 
 def _cover(layers: MutableSequence[Layer], shape: tuple[int, ...]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from napari_busref._napari.widgets.forms import (
     whole,
     with_browser,
 )
+from napari_busref.models.registry import model_title
 from napari_busref.training.finetuning.plan import trainings_folder
 from napari_busref.training.finetuning.recipes import base_models
 
@@ -66,8 +67,8 @@ class TrainingSettings(QWidget):
         layout.addWidget(
             form(
                 ("Re&gistration", self.registration.native),
-                ("&Fusion", self.fusion.native),
-                ("St&eps", self.steps),
+                ("Fusi&on", self.fusion.native),
+                ("Steps", self.steps),
                 ("&Name", self.name),
             )
         )
@@ -119,7 +120,7 @@ class TrainingSettings(QWidget):
         )
         self.folder.setPlaceholderText("automatic")
         return folded(
-            "Ad&vanced settings",
+            "Advan&ced settings",
             "Learning rate, limits, held-out pairs, device, folder",
             form(
                 ("Learning rate", self.rate),
@@ -187,5 +188,5 @@ class TrainingSettings(QWidget):
         ]
 
 
-def _base_choices(kind: str, _: Any = None) -> list[str]:
-    return base_models(kind)
+def _base_choices(kind: str, _: Any = None) -> list[tuple[str, str]]:
+    return [(model_title(name, kind), name) for name in base_models(kind)]

@@ -36,7 +36,7 @@ class TrainingSource(QWidget):
     source : magicgui.widgets.ComboBox
         ``"folders"`` or ``"layers"``; read and set ``value``.
     fixed_folder, moving_folder : QLineEdit
-        Folders of visible and of infrared images.
+        Folders of the fixed and of the moving images.
     match : magicgui.widgets.ComboBox
         How files are paired, ``"name"`` or ``"order"``.
     fixed, moving : magicgui.widgets.ComboBox
@@ -58,8 +58,8 @@ class TrainingSource(QWidget):
             tooltip="Where the aligned pairs are: images of one size that fit pixel by pixel",
         )
         self.fixed_folder, self.moving_folder = (
-            line(f"{word} folder", f"Folder of the {word} images (TIFF, PNG, JPEG, NPY)")
-            for word in ("visible", "infrared")
+            line(f"{word} folder", f"Folder of each {{{word}_image}} (TIFF, PNG, JPEG, NPY)")
+            for word in ("fixed", "moving")
         )
         self.match = ComboBox(
             name="match",
@@ -70,17 +70,17 @@ class TrainingSource(QWidget):
         self.fixed, self.moving = (
             layer_chooser(f"{word} layer", tip, self._image_layers)
             for word, tip in (
-                ("visible", "A visible layer. Every plane of a stack is a pair"),
+                ("fixed", "The {fixed} layer. Every plane of a stack is a pair"),
                 (
-                    "infrared",
-                    "An infrared layer that fits the visible one pixel by pixel,\n"
+                    "moving",
+                    "The {moving} layer, which fits the {fixed} one pixel by pixel,\n"
                     "such as the warped layer of Register and fuse",
                 ),
             )
         )
         for chooser in (self.source, self.match):
             narrow(chooser)
-        self.add_button = button("&Add pair", "Add the two layers to the list", self.add_pair)
+        self.add_button = button("A&dd pair", "Add the two layers to the list", self.add_pair)
         self.remove_button = button(
             "&Remove pair", "Remove the selected pairs from the list", self.remove_pair
         )
@@ -91,20 +91,20 @@ class TrainingSource(QWidget):
         )
         self._pages = (
             form(
-                ("&Visible", with_browser(self.fixed_folder)),
-                ("&Infrared", with_browser(self.moving_folder)),
+                ("{fixed_caption}", with_browser(self.fixed_folder)),
+                ("{moving_caption}", with_browser(self.moving_folder)),
                 ("Pair by", self.match.native),
             ),
             form(
-                ("&Visible", self.fixed.native),
-                ("&Infrared", self.moving.native),
+                ("{fixed_caption}", self.fixed.native),
+                ("{moving_caption}", self.moving.native),
                 ("", row(self.add_button, self.remove_button)),
                 ("", self.pair_list),
             ),
         )
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(form(("&Pairs", self.source.native)))
+        layout.addWidget(form(("P&airs", self.source.native)))
         for page in self._pages:
             layout.addWidget(page)
         self.source.changed.connect(self._show_page)

@@ -162,6 +162,48 @@ class LandmarkPairs:
         pairs = np.array(rows, dtype=float).reshape(-1, 2, 2)
         return numbers, pairs[:, 0], pairs[:, 1]
 
+    def add(
+        self,
+        fixed: Plane,
+        moving: Plane,
+        fixed_points: NDArray[np.float64],
+        moving_points: NDArray[np.float64],
+    ) -> list[int]:
+        """Add landmarks that are on two planes.
+
+        Parameters
+        ----------
+        fixed, moving : Plane
+            Of the image layers.
+        fixed_points, moving_points : ndarray, shape (N, 2)
+            (row, col) in pixels.
+
+        Returns
+        -------
+        list of int
+            Their numbers, above all earlier ones.
+        """
+        first = max(self.all_numbers(), default=0) + 1
+        new = list(range(first, first + len(fixed_points)))
+        self._busy = True
+        try:
+            sides: tuple[Side, Side] = ("fixed", "moving")
+            for side, plane, points in zip(
+                sides, (fixed, moving), (fixed_points, moving_points), strict=True
+            ):
+                layer = self.points[side]
+                numbers = self.numbers(side) + new
+                placed = np.tile(plane.start, (len(points), 1))
+                placed[:, list(plane.axes)] = points
+                layer.add(placed)
+                layer.features = _features(numbers)
+                layer.face_color = transform_color([colour_of(number) for number in numbers])
+        finally:
+            self._busy = False
+        if self._changed is not None:
+            self._changed()
+        return new
+
     def remove(self, number: int) -> None:
         """Remove a landmark from both images."""
         for side in self.images:

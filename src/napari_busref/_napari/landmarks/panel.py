@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
-from qtpy.QtCore import QTimer
+from napari.layers import Vectors
+from qtpy.QtCore import QEvent, QTimer
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QWidget
 
+from napari_busref._napari.landmarks.file_buttons import FileButtons
 from napari_busref._napari.landmarks.pairs import LandmarkPairs, Side
 from napari_busref._napari.landmarks.placement_mode import PlacementMode
-from napari_busref._napari.landmarks.result import LandmarkResult, landmark_result
+from napari_busref._napari.landmarks.result import LandmarkResult, landmark_result, residual_arrows
 from napari_busref._napari.landmarks.table import PairsTable
+from napari_busref._napari.layers.image_grids import grid_of_plane
 from napari_busref._napari.layers.initial_transform import keep_initial_transform
 from napari_busref._napari.layers.planes import Plane, shown_plane
+from napari_busref._napari.layers.trades import in_trade, worded
 from napari_busref._napari.register.result_layers import update_layers
 from napari_busref._napari.register.visibility import hide_others, show_sources, sources_shown
 from napari_busref._napari.widgets.camera import camera_of
@@ -29,7 +34,12 @@ from napari_busref._napari.widgets.forms import (
     tab_order,
 )
 from napari_busref._napari.widgets.job_panel import JobPanel
-from napari_busref._napari.widgets.pair_chooser import PairChooser
+from napari_busref._napari.widgets.pair_chooser import MOVING_TIP, PairChooser
+from napari_busref.transforms.formats.landmark_files import (
+    LandmarkStyle,
+    read_landmarks,
+    write_landmarks,
+)
 from napari_busref.transforms.landmarks import LandmarkFit, LandmarkModel, fit_landmarks
 from napari_busref.transforms.transform import Transform
 
@@ -55,7 +65,7 @@ class Landmarks(JobPanel):
     Attributes
     ----------
     moving, fixed : magicgui.widgets.ComboBox
-        The infrared and the visible layer; read and set ``value``.
+        The two layers; read and set ``value``.
     model : magicgui.widgets.ComboBox
         ``"affine"``, ``"homography"`` or ``"thin-plate"``; read and set ``value``.
     pairs : LandmarkPairs or None
@@ -84,9 +94,11 @@ class Landmarks(JobPanel):
         self.pairs: LandmarkPairs | None = None
         self.fit: LandmarkFit | None = None
         self._planes: tuple[Plane, Plane] | None = None  # fixed and moving, of `fit`
+        self._arrows: Vectors | None = None
         self._fitted: list[int] = []  # numbers of the pairs of `fit`
         self._placing = PlacementMode(napari_viewer, self)
         self._make_controls()
+        self._connect()
         self._lay_out()
         self._points_timer = self._delayed(self.refresh)
         self._zoom_timer = self._delayed(self._thin_labels)
@@ -111,7 +123,7 @@ class Landmarks(JobPanel):
             return self.pairs
         try:
             if fixed is None or moving is None:
-                raise ValueError("open two image layers, an infrared and a visible one")
+                raise ValueError(worded("open two image layers, {a_moving} and {a_fixed} one"))
             shown_plane(fixed, self._viewer)
             shown_plane(moving, self._viewer)
             self.pairs = LandmarkPairs(
@@ -139,6 +151,7 @@ class Landmarks(JobPanel):
         self.table.fill(self.pairs, self.fit, numbers)
         self.delete_button.setEnabled(self.table.rowCount() > 0)
         self.summary.say(text)
+        self._draw_residuals()
         self._show_state()
         self._show_turn()
 
@@ -176,6 +189,64 @@ class Landmarks(JobPanel):
             False when it could not be started; a notification says why.
         """
         return self._attempt(self._begin, landmark_result, self._add_result)
+
+    def open_landmarks(self, path: str | Path) -> bool:
+        """Add the landmarks of a file.
+
+        Parameters
+        ----------
+        path : path-like
+            ``.csv`` of this panel or of BigWarp, or ``.points`` of QGIS.
+
+        Returns
+        -------
+        bool
+            False when it could not be read; a notification says why.
+        """
+        try:
+            pairs, planes = self._pairs_and_planes()
+            fixed, moving = map(grid_of_plane, planes)
+            points = read_landmarks(Path(path), fixed, moving)
+            numbers = pairs.add(*planes, *points)
+        except (ValueError, OSError) as error:
+            self._fail(error)
+            return False
+        self.stage.say(f"added {len(numbers)} pairs of {Path(path).name}")
+        return True
+
+    def save_landmarks(self, path: str | Path, style: LandmarkStyle | None = None) -> bool:
+        """Write the pairs on the shown planes into a file.
+
+        Parameters
+        ----------
+        path : path-like
+        style : str, optional
+            ``"pixels"``, ``"bigwarp"`` or ``"qgis"``; by default as the extension says.
+
+        Returns
+        -------
+        bool
+            False when it could not be written; a notification says why.
+        """
+        try:
+            pairs, planes = self._pairs_and_planes()
+            numbers, here, there = pairs.matched(*planes)
+            if not numbers:
+                raise ValueError("there are no pairs to save; place landmarks on both images")
+            fixed, moving = map(grid_of_plane, planes)
+            write_landmarks(Path(path), here, there, fixed, moving, style)
+        except (ValueError, OSError) as error:
+            self._fail(error)
+            return False
+        self.stage.say(f"saved {len(numbers)} pairs as {Path(path).name}")
+        return True
+
+    def _pairs_and_planes(self) -> tuple[LandmarkPairs, tuple[Plane, Plane]]:
+        pairs = self.start()
+        if pairs is None:
+            raise ValueError("choose two image layers first")
+        fixed, moving = (shown_plane(pairs.images[side], self._viewer) for side in pairs.images)
+        return pairs, (fixed, moving)
 
     def delete_selected(self) -> None:
         """Remove the landmarks of the selected rows from both images."""
@@ -224,7 +295,13 @@ class Landmarks(JobPanel):
         self.placing = False
         pairs.close()
         self.pairs = None
+        self._forget_stage()
         self.refresh()
+
+    def _forget_stage(self) -> None:
+        """Say nothing more of a run on other layers."""
+        if not self.running:
+            self.stage.say("")
 
     # -- fit ------------------------------------------------------------------------------------
 
@@ -259,6 +336,20 @@ class Landmarks(JobPanel):
             parts.append(f"pair {worst} agrees least")
         return "; ".join(parts) + ".", numbers
 
+    def _draw_residuals(self, _: Any = None) -> None:
+        """Draw the residuals again, or remove them."""
+        layers, arrows = self._viewer.layers, None
+        if self.residuals.isChecked() and self.pairs and self.fit and self._planes:
+            points = self.pairs.matched(*self._planes)[1]
+            arrows = residual_arrows(self.fit, self._planes[0], points, "landmark residuals")
+        if self._arrows is not None and self._arrows in layers:
+            layers.remove(self._arrows)
+        self._arrows = arrows
+        if arrows is not None:
+            active = layers.selection.active
+            layers.append(arrows)
+            layers.selection.active = active  # a tool of the points layers may be in use
+
     def _look_at(self, number: int) -> None:
         """Centre the view on the landmark of the row that the user selected."""
         if self.pairs is None:
@@ -292,7 +383,7 @@ class Landmarks(JobPanel):
             return
         moving, fixed = self.pairs.images["moving"], self.pairs.images["fixed"]
         keep_initial_transform(moving, *self._planes, transform)
-        _, panel = self._viewer.window.add_plugin_dock_widget("napari-busref", "Register and fuse")
+        panel = self.open_panel("Register and fuse")
         panel.moving.value, panel.fixed.value = moving, fixed
         self.stage.say(
             "registering from the landmarks: see the panel 'Register and fuse'"
@@ -311,7 +402,7 @@ class Landmarks(JobPanel):
                 show_sources(layers, placed, sources, earlier)
         text = f"added {len(result.layers)} layers"
         if not result.quality.reliable:
-            reasons = "; ".join(result.quality.reasons) or "its score is low"
+            reasons = in_trade("; ".join(result.quality.reasons)) or "its score is low"
             text += f". Check them, they may be wrong: {reasons}"
         self.stage.say(text)
 
@@ -329,6 +420,18 @@ class Landmarks(JobPanel):
     def _place_clicked(self, on: bool) -> None:
         self.placing = on
 
+    def reword(self) -> None:
+        """Use the words of another trade."""
+        super().reword()
+        self.refresh()
+
+    def changeEvent(self, event: Any) -> None:
+        """End the placing when the dock widget closes; called by Qt."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self.placing = False
+            self.residuals.setChecked(False)
+
     def _delayed(self, slot: Callable[[], None]) -> QTimer:
         timer = QTimer(self)
         timer.setSingleShot(True)
@@ -339,7 +442,7 @@ class Landmarks(JobPanel):
     def _make_controls(self) -> None:
         self.pair = PairChooser(
             self._viewer,
-            "The layer that is resampled: infrared, thermal, another stain …",
+            MOVING_TIP,
             "The reference, which stays as it is",
         )
         self.moving, self.fixed = self.pair.moving, self.pair.fixed
@@ -357,9 +460,20 @@ class Landmarks(JobPanel):
             "A point can be dragged with napari's own select tool, and deleted on one image alone",
         )
         self.place_button.setCheckable(True)
-        self.alone = QCheckBox("Show &only the image to click on")
+        self.alone = QCheckBox("Show only the image to cli&ck on")
         self.alone.setToolTip("While placing: hide all other images, and keep the place in view")
         self.alone.setChecked(True)
+        self.beside = QCheckBox("Side &by side")
+        self.beside.setToolTip(
+            "While placing: the {fixed_image} on the left and the {moving_image} on the right.\n"
+            "Click on either. From three pairs on, both show the same place"
+        )
+        self.residuals = QCheckBox("Residual arrows")
+        self.residuals.setToolTip(
+            "Draw on the {fixed_image} from where the fit puts each landmark to where it is,\n"
+            "enlarged by the factor in the name of the layer"
+        )
+        self.files = FileButtons()
         self.turn = Message("turn")
         self.table = PairsTable()
         self.delete_button = button(
@@ -370,7 +484,7 @@ class Landmarks(JobPanel):
         self.summary = Message("summary")
         self.start_button = button(
             "Use as &start",
-            "Register from here: opens 'Register and fuse' and runs it with what is set there.\n"
+            "Register from here: shows 'Register and fuse' and runs it with what is set there.\n"
             "The start is kept until one of the two layers is moved",
             self.use_as_start,
         )
@@ -379,11 +493,19 @@ class Landmarks(JobPanel):
             "Add the warped layer, the mask and the displacement of this fit, without registering",
             self.use_as_result,
         )
+
+    def _connect(self) -> None:
         self.place_button.clicked.connect(self._place_clicked)
         self.alone.toggled.connect(self._placing.show_alone)
+        self.beside.toggled.connect(self._placing.show_beside)
+        self.beside.toggled.connect(self.alone.setDisabled)
+        self.residuals.toggled.connect(self._draw_residuals)
+        self.files.opened.connect(self.open_landmarks)
+        self.files.saved.connect(self.save_landmarks)
         self.table.row_chosen.connect(self._look_at)
         self.table.delete_pressed.connect(self.delete_selected)
         self.model.changed.connect(self.refresh)
+        self.pair.changed.connect(self._forget_stage)
         self.pair.changed.connect(self._drop_if_gone)
 
     def _lay_out(self) -> None:
@@ -398,11 +520,14 @@ class Landmarks(JobPanel):
             self.pair,
             self.place_button,
             self.alone,
+            self.beside,
             self.turn,
             self.table,
             fit,
             self.summary,
-            row(self.start_button, self.result_button, self.undo_button),
+            row(self.residuals, self.files),
+            row(self.start_button, self.result_button),
+            row(self.undo_button, self.redo_button),
             self.bar,
             self.stage,
             tall=self.table,
@@ -411,12 +536,16 @@ class Landmarks(JobPanel):
             *self.pair.tab_order(),
             self.place_button,
             self.alone,
+            self.beside,
             self.table,
             self.model.native,
             self.delete_button,
+            self.residuals,
+            *self.files.buttons,
             self.start_button,
             self.result_button,
             self.undo_button,
+            self.redo_button,
         )
 
 

@@ -10,7 +10,9 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_busref._napari.landmarks.pairs import LandmarkPairs, Side
 from napari_busref._napari.landmarks.result import expected_transform, view_change
+from napari_busref._napari.landmarks.side_by_side import SideBySide
 from napari_busref._napari.layers.planes import Plane, shown_plane
+from napari_busref._napari.layers.trades import worded
 from napari_busref._napari.widgets.camera import camera_of
 
 if TYPE_CHECKING:
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from napari.layers import Layer
 
 __all__ = ["PlacementMode"]
-
-_NAMES: dict[Side, str] = {"fixed": "visible", "moving": "infrared"}
 
 
 class PlacementMode(QObject):
@@ -45,6 +45,8 @@ class PlacementMode(QObject):
         self._viewer = viewer
         self._pairs: LandmarkPairs | None = None
         self._alone = True
+        self._beside = False
+        self._arranged: SideBySide | None = None
         self._visible: list[tuple[Layer, bool]] = []  # of the images, when the mode began
         self._next: tuple[Side, Side, int] | None = None  # newest landmark's side, next, number
         self._later = QTimer(self)  # napari is still busy with the point that was added
@@ -59,10 +61,12 @@ class PlacementMode(QObject):
         self._visible = [
             (layer, layer.visible) for layer in self._viewer.layers if isinstance(layer, Image)
         ]
+        self._rearrange(pairs if self._beside else None)
         self._set_turn(pairs.next_missing()[0])
 
     def end(self) -> None:
         """Leave the mode and restore the visibility of all layers."""
+        self._rearrange(None)
         pairs, self._pairs, self.turn = self._pairs, None, None
         if pairs is not None:
             for points in pairs.points.values():
@@ -81,6 +85,25 @@ class PlacementMode(QObject):
         if self.turn is not None:
             self._set_turn(self.turn)
 
+    def show_beside(self, on: bool) -> None:
+        """Show both images beside each other, or in one place."""
+        self._beside = on
+        if self.turn is not None:
+            self._rearrange(self._pairs if on else None)
+            self._set_turn(self.turn)
+
+    def point_at(self, side: Side) -> None:
+        """Let the next click mark an image, in whatever order; beside each other both take one."""
+        if self._arranged is not None and side != self.turn:
+            self._set_turn(side)
+
+    def _rearrange(self, pairs: LandmarkPairs | None) -> None:
+        if self._arranged is not None:
+            self._arranged.end()
+            self._arranged = None
+        if pairs is not None:
+            self._arranged = SideBySide(self._viewer, pairs, self.point_at)
+
     def added(self, side: Side, number: int) -> None:
         """Go on to the next landmark after one was placed."""
         if self._pairs is not None:
@@ -95,13 +118,16 @@ class PlacementMode(QObject):
         waiting = [one for one in self._pairs.all_numbers() if one not in numbers]
         number = min(waiting) if waiting else self._pairs.next_missing()[1]
         image = self._pairs.images[self.turn].name
-        return f"Click landmark {number} on the {_NAMES[self.turn]} image, {image!r}."
+        words = worded(f"on the {{{self.turn}_image}}")
+        return f"Click landmark {number} {words}, {image!r}."
 
     def _take_turn(self) -> None:
         if self._next is None or self._pairs is None:
             return
         (side, turn, number), self._next = self._next, None
-        if turn != side:
+        if self._arranged is not None:
+            self._arranged.align()
+        elif turn != side:
             self._follow_view(self._pairs, side, turn, number)
         self._set_turn(turn)
 
@@ -112,14 +138,20 @@ class PlacementMode(QObject):
         self.turn = side
         for layer, visible in self._visible:
             if layer in self._viewer.layers:
-                shown = layer == pairs.images[side]
-                layer.visible = shown if self._alone else shown or visible
+                layer.visible = self._shows(layer, side, visible)
         for other, points in pairs.points.items():
-            points.visible = other == side or not self._alone
+            points.visible = other == side or self._beside or not self._alone
         self._viewer.layers.selection.active = pairs.points[side]
         for other, points in pairs.points.items():
             points.mode = "add" if other == side else "pan_zoom"
         self.changed.emit()
+
+    def _shows(self, layer: Layer, side: Side, visible: bool) -> bool:
+        assert self._pairs is not None
+        if self._beside:
+            return layer in self._pairs.images.values()
+        shown = layer == self._pairs.images[side]
+        return bool(shown if self._alone else shown or visible)
 
     def _follow_view(self, pairs: LandmarkPairs, side: Side, turn: Side, number: int) -> None:
         """Move the camera to show the point of a landmark at the same spot on the next image."""

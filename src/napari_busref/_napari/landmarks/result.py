@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from napari.layers import Vectors
 from numpy.typing import ArrayLike, NDArray
 
 from napari_busref._napari.layers.pair import world_transform
@@ -22,8 +23,15 @@ if TYPE_CHECKING:
 
     from napari_busref.registration.quality import Quality
 
-__all__ = ["LandmarkResult", "expected_transform", "landmark_result", "view_change"]
+__all__ = [
+    "LandmarkResult",
+    "expected_transform",
+    "landmark_result",
+    "residual_arrows",
+    "view_change",
+]
 
+_SMALLEST_ERROR = 1e-6  # fixed pixels; a thin plate has none
 _PROBE = 8.0  # pixels over which the local scale of a transform is measured
 
 
@@ -92,6 +100,46 @@ def landmark_result(
     )
     layers = result_layers(found, fixed, moving, roles=("warped", "mask", "displacement"))
     return LandmarkResult(transform, found.quality, layers, (fixed, moving))
+
+
+def residual_arrows(
+    fit: LandmarkFit, fixed: Plane, points: NDArray[np.float64], name: str
+) -> Vectors | None:
+    """Draw the error of each landmark on the fixed image, enlarged to be seen.
+
+    Parameters
+    ----------
+    fit : LandmarkFit
+    fixed : Plane
+    points : ndarray, shape (N, 2)
+        Landmarks of the fit, (row, col) in fixed pixels.
+    name : str
+        Of the layer; the factor is added.
+
+    Returns
+    -------
+    Vectors or None
+        Arrows from the fitted position to the landmark, longest a tenth of the image; the
+        feature ``magnitude`` is in fixed pixels. None where all errors are 0.
+    """
+    longest = float(fit.residuals.max(initial=0))
+    if longest < _SMALLEST_ERROR:
+        return None
+    factor = max(1.0, np.floor(max(fixed.shape) / 10 / longest))
+    start, arrow = np.tile(fixed.start, (len(points), 1)), np.zeros((len(points), fixed.ndim))
+    axes = list(fixed.axes)
+    start[:, axes], arrow[:, axes] = points, factor * fit.errors
+    return Vectors(
+        np.stack([start, arrow], axis=1),
+        name=f"{name} (x {factor:.0f})" if factor > 1 else name,
+        features={"magnitude": fit.residuals},
+        edge_color="magnitude",
+        edge_colormap="inferno",
+        edge_contrast_limits=(0.0, longest),
+        edge_width=max(fixed.shape) / 200,
+        vector_style="arrow",
+        **fixed.spatial,
+    )
 
 
 def expected_transform(

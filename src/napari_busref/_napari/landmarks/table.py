@@ -15,7 +15,7 @@ from napari_busref.transforms.landmarks import LandmarkFit
 
 __all__ = ["PairsTable"]
 
-_COLUMNS = ("no.", "visible", "infrared", "residual", "left out")
+_COLUMNS = ("no.", "{fixed}", "{moving}", "residual", "left out")
 _WORST_COLOUR = "#d64545"
 
 
@@ -47,7 +47,7 @@ class PairsTable(QTableWidget):
         self.setToolTip(
             "Positions in (row, col). residual: distance between the fit and the pair.\n"
             "left out: the same for a fit to all other pairs; the residuals of a thin plate are 0."
-            "\nBoth in pixels of the visible image. Delete removes the selected pairs"
+            "\nBoth in pixels of the {fixed_image}. Delete removes the selected pairs"
         )
         vertical, header = self.verticalHeader(), self.horizontalHeader()
         assert vertical is not None and header is not None  # a table has both
@@ -56,7 +56,6 @@ class PairsTable(QTableWidget):
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setTabKeyNavigation(False)
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setSectionResizeMode(len(_COLUMNS) - 1, QHeaderView.ResizeMode.Stretch)
         self.setMinimumHeight(160)
         self.itemSelectionChanged.connect(self._row_selected)
         delete = QShortcut(QKeySequence(QKeySequence.StandardKey.Delete), self)

@@ -17,12 +17,20 @@ from napari_busref.transforms.formats.grid import METRES, unit_name
 if TYPE_CHECKING:
     from napari_busref._napari.layers.pair import Plane
 
-__all__ = ["grid_of_layer", "grid_of_plane", "spatial_of_grid"]
+__all__ = ["grid_of_layer", "grid_of_plane", "pixel_size", "spatial_of_grid"]
 
 
 def grid_of_plane(plane: Plane) -> ImageGrid:
     """Return the grid of a plane of an image layer, in the viewer's world."""
     return _grid(plane.shape, np.asarray(plane.matrix), plane.units)
+
+
+def pixel_size(plane: Plane) -> tuple[float, str] | None:
+    """Return the mean side of a plane's pixels and the symbol of its unit; None without one."""
+    if not grid_of_plane(plane).has_length:
+        return None
+    side = float(np.sqrt(abs(np.linalg.det(np.asarray(plane.matrix)[:, :2]))))
+    return side, f"{plane.units[0]:~P}"
 
 
 def grid_of_layer(

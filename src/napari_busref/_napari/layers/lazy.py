@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.planes import Plane
 from napari_busref._napari.layers.reading import level_grid, read_window
-from napari_busref.images.dtypes import cast
+from napari_busref.images.dtypes import checked_fill
 from napari_busref.transforms.transform import Transform
 
 __all__ = ["BLOCK", "Source", "lazy_array", "warp_window"]
@@ -51,7 +51,7 @@ def warp_window(
     window: tuple[slice, slice],
     *,
     order: int = 1,
-    cval: float = 0.0,
+    cval: float | None = None,
     nested: bool = False,
 ) -> NDArray[Any]:
     """Resample a moving plane onto a window of a fixed grid.
@@ -67,8 +67,8 @@ def warp_window(
         Rows and columns of `grid`, with start and stop.
     order : int
         As for `Transform.apply`; 0 for labels.
-    cval : float
-        Value outside the moving image.
+    cval : float, optional
+        Value outside the moving image, as for `Transform.apply`.
     nested : bool
         True within a dask task.
 
@@ -79,6 +79,7 @@ def warp_window(
         `grid`.
     """
     plane = source.plane
+    fill = checked_fill(cval, np.dtype(plane.source.dtype), "cval")
     step = _step(transform, grid)
     choices: list[tuple[Grid, int | NDArray[Any]]] = [*source.copies]
     choices.extend((level_grid(plane, level), level) for level in range(len(plane.levels)))
@@ -96,8 +97,8 @@ def warp_window(
     needed = _needed(part)
     if needed is None:
         channels = plane.source.shape[plane.ndim :]
-        values = np.full((*part.fixed_shape, *channels), cval)
-        return cast(values, np.dtype(plane.source.dtype))
+        dtype = np.dtype(plane.source.dtype).newbyteorder("=")
+        return np.full((*part.fixed_shape, *channels), fill, dtype)
     if isinstance(where, int):
         pixels = read_window(
             plane,
@@ -118,7 +119,7 @@ def warp_window(
         fixed_shape=part.fixed_shape,
         moving_shape=shape,
     )
-    return local.apply(pixels, order=order, cval=cval)
+    return local.apply(pixels, order=order, cval=fill)
 
 
 def lazy_array(

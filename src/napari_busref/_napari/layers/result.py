@@ -52,7 +52,8 @@ class LayersResult:
     registration : RegistrationResult
         Of the shown planes, on `fixed_grid` and `moving_grid`.
     fusion : FusionResult or None
-        Of the shown planes, on `fused_grid`; None without fusion or when cancelled earlier.
+        Of the first fused planes, on `fused_grid`; None without fusion, when cancelled earlier
+        or when nothing was found.
     quality : Quality
         Of the shown planes, in pixels of the fixed layer at full resolution.
     mode : str

@@ -7,12 +7,13 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from napari.layers import Image, Labels, Layer, Vectors
 
 from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref._napari.layers.planes import SPATIAL_KEYS
 
-__all__ = ["Undo"]
+__all__ = ["History", "Undo"]
 
 _CONTENT = {
     Image: (*SPATIAL_KEYS, "contrast_limits_range", "contrast_limits"),
@@ -43,6 +44,11 @@ class Undo:
         self._added: list[Layer] = []
         self._removed: list[Layer] = []
         self._visible = [(layer, bool(layer.visible)) for layer in layers]
+
+    @property
+    def touched(self) -> list[Layer]:
+        """Layers whose position or plugin metadata the run changes."""
+        return [one.layer for one in self._touched]
 
     def done(self, layers: Sequence[Layer]) -> None:
         """Record the layers that the run added, removed, hid and showed."""
@@ -81,6 +87,69 @@ class Undo:
                 touched.restore()
         for layer, before in self._visible:
             layer.visible = before
+
+
+class History:
+    """The steps of a panel that can be undone and redone.
+
+    Each step has a note, such as what the panel said before it.
+    """
+
+    _LIMIT = 5  # steps, because each keeps the arrays that it replaced
+
+    def __init__(self) -> None:
+        self._done: list[tuple[Undo, Any]] = []
+        self._undone: list[tuple[Undo, Any]] = []
+
+    @property
+    def last(self) -> Undo | None:
+        """The step that `undo` would undo."""
+        return self._done[-1][0] if self._done else None
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """The number of steps that can be undone, and of those that can be redone."""
+        return len(self._done), len(self._undone)
+
+    def add(self, undo: Undo, note: Any = None) -> None:
+        """Add a step; those that were undone are forgotten."""
+        self._undone.clear()
+        self._done = [*self._done, (undo, note)][-self._LIMIT :]
+
+    def undo(self, layers: MutableSequence[Layer], note: Any = None) -> Any:
+        """Undo the last step.
+
+        Parameters
+        ----------
+        layers : LayerList
+        note : object
+            What holds now.
+
+        Returns
+        -------
+        object
+            The note of the step: what held before it.
+        """
+        return _exchange(self._done, self._undone, layers, note)
+
+    def redo(self, layers: MutableSequence[Layer], note: Any = None) -> Any:
+        """Redo the step that was undone last; parameters and result as of `undo`."""
+        return _exchange(self._undone, self._done, layers, note)
+
+
+def _exchange(
+    source: list[tuple[Undo, Any]],
+    target: list[tuple[Undo, Any]],
+    layers: MutableSequence[Layer],
+    note: Any,
+) -> Any:
+    """Restore the last step of a list, and add the step back to the other list."""
+    step, earlier = source.pop()
+    back = Undo(layers, touched=step.touched)
+    step.restore(layers)
+    back.done(layers)
+    target.append((back, note))
+    return earlier
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,13 +199,18 @@ class _ResultLayer:
             layer.as_layer_data_tuple() if names is None else None,
         )
 
+    def _same_content(self) -> bool:
+        before, now = list(self.data), list(self.layer.data)
+        return len(before) == len(now) and all(map(np.array_equal, before, now))
+
     def restore(self, layers: MutableSequence[Layer]) -> None:
-        if self.layer_data is not None:
+        if self.layer_data is not None and not self._same_content():
             position = layers.index(self.layer)
             layers.remove(self.layer)
             layers.insert(position, Layer.create(*self.layer_data))
             return
-        self.layer.data = self.data
+        if self.layer_data is None:
+            self.layer.data = self.data
         for name, value in self.attributes.items():
             setattr(self.layer, name, value)
             if name == "features" and "magnitude" in value:

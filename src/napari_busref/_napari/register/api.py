@@ -47,10 +47,11 @@ def register_layers(
         Set it to stop.
     **settings
         By the names of the panel: ``model``, ``search``, ``refine``, ``transform``,
-        ``fusion_model``, ``task``, ``infrared``, ``detail``, ``device``, ``planes`` (``"plane"``,
-        ``"one"`` or ``"each"``), ``warped``, ``mask``, ``fused``, ``weights`` (bool),
-        ``displacement`` (``"arrows"``, ``"grid"``, ``"lengths"`` or ``"none"``), ``on_cancel``
-        (``"nothing"`` or ``"best"``). The defaults are those of the panel.
+        ``fill_value``, ``fusion_model``, ``task``, ``infrared``, ``detail``, ``device``,
+        ``planes`` (``"plane"``, ``"one"`` or ``"each"``), ``warped``, ``mask``, ``fused``,
+        ``weights`` (bool), ``displacement`` (``"arrows"``, ``"grid"``, ``"lengths"`` or
+        ``"none"``), ``on_cancel`` (``"nothing"`` or ``"best"``). The defaults are those of the
+        panel.
 
     Returns
     -------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtWidgets import QWidget
 
 from napari_busref._napari.layers.pair import METADATA_KEY
+from napari_busref._napari.layers.stack_planes import show_position, shown_position
+from napari_busref._napari.layers.trades import in_trade, worded
 from napari_busref._napari.layers.undo import Undo
 from napari_busref._napari.register.layer_adder import LayerAdder, displacement_drawings
 from napari_busref._napari.register.result_layers import show_field, update_layers
@@ -34,7 +37,7 @@ from napari_busref._napari.widgets.forms import (
 )
 from napari_busref._napari.widgets.job_panel import RunPanel
 from napari_busref._napari.widgets.layer_chooser import layer_chooser
-from napari_busref._napari.widgets.pair_chooser import PairChooser
+from napari_busref._napari.widgets.pair_chooser import MOVING_TIP, PairChooser
 from napari_busref._napari.widgets.words import error_text, pair_text
 from napari_busref._napari.widgets.worker import postpone_garbage_collection
 
@@ -47,7 +50,7 @@ __all__ = ["RegisterAndFuse"]
 
 
 class RegisterAndFuse(RunPanel):
-    """Register an infrared layer to a visible one and fuse the two.
+    """Register a moving layer to a fixed one and fuse the two.
 
     The work runs in another thread. When it succeeds, it adds layers, or updates those of an
     earlier run on the same two layers: see
@@ -63,7 +66,7 @@ class RegisterAndFuse(RunPanel):
     Attributes
     ----------
     moving, fixed : magicgui.widgets.ComboBox
-        The infrared and the visible layer; read and set ``value``. They are never the same:
+        The two layers; read and set ``value``. They are never the same:
         choosing the other's layer swaps the two.
     advanced : SettingsForm
         The folded settings.
@@ -86,6 +89,7 @@ class RegisterAndFuse(RunPanel):
     """
 
     TITLE = "Register and fuse"
+    TAB = "Register"
 
     def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
         super().__init__(napari_viewer, parent)
@@ -96,20 +100,20 @@ class RegisterAndFuse(RunPanel):
         self.result: LayersResult | None = None
         self.pair = PairChooser(
             napari_viewer,
-            "The layer that is resampled: infrared, thermal, another stain …",
+            MOVING_TIP,
             "The reference, which stays as it is: the results lie exactly on it",
         )
         self.moving, self.fixed, self.swap = self.pair.moving, self.pair.fixed, self.pair.swap
         self.fixed_mask, self.moving_mask = (
             layer_chooser(
                 f"{word} mask",
-                f"A Labels layer: where it is 0, the {word} layer is not compared.\n"
+                f"A Labels layer: where it is 0, the {{{word}}} layer is not compared.\n"
                 "It may have any pixel size and position: its position in the viewer counts",
                 self._mask_choices,
-                label=f"{word.capitalize()} mask",
+                label=f"{{{word.capitalize()}}} mask",
                 nullable=True,
             )
-            for word in ("visible", "infrared")
+            for word in ("fixed", "moving")
         )
         self.advanced = SettingsForm([self.fixed_mask, self.moving_mask])
         self.hint, self.verdict = Message("hint"), Verdict()
@@ -119,7 +123,7 @@ class RegisterAndFuse(RunPanel):
             self.pair,
             self.hint,
             self.advanced,
-            row(self.button, self.undo_button),
+            row(self.button, self.undo_button, self.redo_button),
             self.bar,
             self.stage,
             self.verdict,
@@ -129,6 +133,7 @@ class RegisterAndFuse(RunPanel):
             *self.advanced.tab_order(),
             self.button,
             self.undo_button,
+            self.redo_button,
             *self.verdict.tab_order(),
         )
         self._adder = LayerAdder(
@@ -136,7 +141,10 @@ class RegisterAndFuse(RunPanel):
         )
         self.verdict.search_wide.connect(self.search_wide)
         self.verdict.open_landmarks.connect(self.open_landmarks)
+        self.verdict.plane_chosen.connect(self._show_plane)
         self.pair.changed.connect(self._update_hint)
+        # a method, which napari holds weakly
+        napari_viewer.dims.events.point.connect(self._follow)
         self.advanced.changed.connect(self._show_state)
         self.advanced.controls["displacement"].changed.connect(self._draw_field)
         self._show_state()
@@ -197,16 +205,25 @@ class RegisterAndFuse(RunPanel):
 
     def undo(self) -> bool:
         """Undo the last run; return False when there was nothing to undo or it failed."""
+        return self._travel_when_added(super().undo)
+
+    def redo(self) -> bool:
+        """Redo the run that was undone last; return False as `undo` does."""
+        return self._travel_when_added(super().redo)
+
+    def _travel_when_added(self, travel: Callable[[], bool]) -> bool:
         if self.running:
             return False
         self._adder.finish()
-        if self._undo is None:
-            return False
-        self.result = self._last = None
-        undone = super().undo()
-        if undone:
-            self.verdict.clear()
-        return undone
+        return travel()
+
+    def _memento(self) -> Any:
+        self._adder.finish()  # it still adds the layers of the last result
+        return self.result, self._last, self.verdict.said
+
+    def _recall(self, memento: Any) -> None:
+        self.result, self._last, self.verdict.said = memento
+        self.verdict.follow(self.pair.layers)
 
     def search_wide(self) -> bool:
         """Start a run with a wide search; the setting of further runs stays.
@@ -220,10 +237,7 @@ class RegisterAndFuse(RunPanel):
 
     def open_landmarks(self) -> Any:
         """Open the panel "Landmarks" for the chosen layers, and return it."""
-        dock, panel = self._viewer.window.add_plugin_dock_widget(
-            "napari-busref", "Landmarks", tabify=True
-        )
-        dock.raise_()
+        panel = self.open_panel("Landmarks")
         panel.moving.value, panel.fixed.value = self.pair.layers
         return panel
 
@@ -236,6 +250,12 @@ class RegisterAndFuse(RunPanel):
             self.advanced.controls[name].reset_choices()
         self._update_hint()
 
+    def reword(self) -> None:
+        """Use the words of another trade."""
+        super().reword()
+        self.advanced.reword()
+        self.verdict.follow(self.pair.layers)
+
     # -- choosing -------------------------------------------------------------------------------
 
     def _mask_choices(self, _: Any = None) -> list[Labels]:
@@ -247,14 +267,26 @@ class RegisterAndFuse(RunPanel):
 
     def _update_hint(self) -> None:
         enough = len(self.pair.images()) > 1
-        self.hint.say(
-            "" if enough else "Open two image layers, an infrared and a visible one", DOUBTFUL
-        )
+        need = worded("Open two image layers, {a_moving} and {a_fixed} one")
+        self.hint.say("" if enough else need, DOUBTFUL)
         self.advanced.set_stack(
             any(layer is not None and layer.ndim > 2 for layer in self.pair.layers)
         )
-        if not self.verdict.follow(self.pair.layers) and not self._busy:
+        if not self._follow() and not self._busy:
             self.stage.say("")  # of an earlier pair
+
+    def _follow(self, event: Any = None) -> bool:
+        """Let the verdict follow the chosen layers and the shown plane."""
+        outcome, (moving, fixed) = self.verdict.outcome, self.pair.layers
+        position = None
+        if outcome is not None and moving is not None and fixed is not None:
+            position = shown_position(outcome.result.pairs, fixed, moving, self._viewer)
+        return self.verdict.follow((moving, fixed), position)
+
+    def _show_plane(self, position: Any) -> None:
+        """Show a plane that the verdict lists."""
+        if (outcome := self.verdict.outcome) is not None:
+            show_position(outcome.result.pairs, position, self._viewer)
 
     # -- running (all of this in the main thread) -----------------------------------------------
 
@@ -264,7 +296,7 @@ class RegisterAndFuse(RunPanel):
         self.verdict.clear()
         moving, fixed = self.pair.layers
         if moving is None or fixed is None:
-            raise ValueError("open two image layers, an infrared and a visible one")
+            raise ValueError(worded("open two image layers, {a_moving} and {a_fixed} one"))
         masks = self.fixed_mask.value, self.moving_mask.value
         settings = self.settings if settings is None else settings
         self._request = make_request(self._viewer, fixed, moving, settings, *masks)
@@ -293,7 +325,8 @@ class RegisterAndFuse(RunPanel):
     def _on_added(self, outcome: RegisterOutcome, undo: Undo) -> None:
         if not self._stopping:
             self._show_result(outcome)
-        self._undo, self._last = undo, self._request
+        self._history.add(undo, self._before_run)
+        self._last = self._request
         self._finish()
 
     def _on_not_added(self, error: Exception) -> None:
@@ -319,12 +352,13 @@ class RegisterAndFuse(RunPanel):
         if self.running:
             return
         self._adder.finish()
-        if self.result is None or self._last is None or self._undo is None:
+        undo = self._history.last
+        if self.result is None or self._last is None or undo is None:
             return
         settings = self.settings
         try:
             new = field_layers(self.result, self._last, settings)
-            self._undo.also(update_layers(self._viewer.layers, new))
+            undo.also(update_layers(self._viewer.layers, new))
             drawings = displacement_drawings(self._viewer.layers, self._last)
             show_field(drawings, settings.field_role)
         except Exception as error:  # an exception would be lost in a slot
@@ -354,12 +388,19 @@ class RegisterAndFuse(RunPanel):
         if self._request is None or self._inputs is None:
             return
         self.verdict.judge(outcome, self._request, self._inputs[::-1])
-        self.verdict.follow(self.pair.layers)  # the user may have chosen others meanwhile
-        if not quality.reliable:
-            reasons = "; ".join(quality.reasons) or "its score is low"
-            names = pair_text(self._request.moving.name, self._request.fixed.name)
+        self._follow()  # the user may have chosen others meanwhile
+        self._warn(outcome, pair_text(self._request.moving.name, self._request.fixed.name))
+
+    def _warn(self, outcome: RegisterOutcome, names: str) -> None:
+        """Notify the user of a doubtful result."""
+        quality, planes = outcome.result.quality, outcome.result.planes.values()
+        doubtful = sum(not one.quality.reliable for one in planes)
+        if doubtful and outcome.found and len(planes) > 1:
+            show_warning(f"{self.TITLE}: {names}: check {doubtful} of {len(planes)} planes")
+        elif not quality.reliable:
+            reasons = in_trade("; ".join(quality.reasons)) or "its score is low"
             said = "check the result, it may be wrong" if outcome.found else "nothing was found"
-            show_warning(f"Register and fuse: {names}: {said}: {reasons}")
+            show_warning(f"{self.TITLE}: {names}: {said}: {reasons}")
 
     def _show_state(self) -> None:
         super()._show_state()

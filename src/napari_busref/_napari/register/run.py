@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from napari_busref._napari.layers.field_layers import magnitude
 from napari_busref._napari.layers.initial_transform import initial_transform
+from napari_busref._napari.layers.plane_pairs import Position
 from napari_busref._napari.layers.planes import Plane, shown_plane
 from napari_busref._napari.layers.result import LayersResult
 from napari_busref._napari.register.loading import load_libraries
 from napari_busref._napari.register.result_layers import result_layers
 from napari_busref._napari.register.settings import Settings
-from napari_busref._napari.register.stacks import register_stack
+from napari_busref._napari.register.stacks import expected_seconds, register_stack
 from napari_busref._napari.register.visibility import hide
-from napari_busref.runtime.progress import Cancelled, Progress, Reporter
+from napari_busref.runtime.durations import Stage, pixels_of, stage
+from napari_busref.runtime.progress import Cancelled, Plan, Progress, Reporter
 from napari_busref.transforms.transform import Transform
 
 if TYPE_CHECKING:
@@ -75,13 +80,14 @@ class RegisterOutcome:
     result : LayersResult
     layers : list of Layer
         The chosen layers, in no viewer yet; none where nothing was found.
-    largest_px : float
-        The largest displacement beyond the initial transform, in pixels of the fixed image.
+    largest_px : mapping
+        By position, the largest displacement beyond the initial transform, in pixels of the fixed
+        image.
     """
 
     result: LayersResult
     layers: list[Layer]
-    largest_px: float
+    largest_px: Mapping[Position, float]
 
     @property
     def found(self) -> bool:
@@ -133,15 +139,16 @@ def run(
     Cancelled, TypeError, ValueError, ArithmeticError, MemoryError
         As `napari_busref._napari.register.stacks.register_stack`.
     """
-    reporter = Reporter(progress, cancel)
     settings = request.settings
-    reporter.step("starting", 0.0)
+    plan = Plan(Reporter(progress, cancel), _stages(request))
+    plan.begin("libraries")
     load_libraries()
+    part = plan.begin("planes")
 
     def keep(result: LayersResult) -> None:
         if _found(result):
             request.best[:] = [_outcome(result, request)]
-        reporter.check()  # a cancelled run ends here
+        plan.check()  # a cancelled run ends here
 
     try:
         result = register_stack(
@@ -153,7 +160,7 @@ def run(
             moving_mask=request.moving_mask,
             fuse=settings.fused,
             fusion=settings.fusion(),
-            progress=reporter.part(0.0, 0.97).regardless().step,  # it checks cancel
+            progress=part.regardless(),  # it checks cancel
             on_result=keep if settings.on_cancel == "best" else None,
             cancel=cancel,
             **settings.registration(),
@@ -163,8 +170,23 @@ def run(
             raise
         return request.best[0]
     if not result.cancelled:
-        reporter.step("making the layers", 0.97)
-    return _outcome(result, request)
+        plan.begin("layers")
+    outcome = _outcome(result, request)
+    if not result.cancelled:
+        plan.end("finished")
+    return outcome
+
+
+def _stages(request: RegisterRequest) -> list[Stage]:
+    """The stages of a run."""
+    settings, shape = request.settings, request.fixed.shape
+    fusion = settings.fusion() if settings.fused else None
+    register, again, fuse = expected_seconds(shape, settings.registration(), fusion)
+    count = 1 if request.mode == "plane" else math.prod(request.fixed.sizes) / math.prod(shape)
+    further = (count - 1) * (fuse + (again if request.mode == "each" else 0.0))
+    planes = Stage("planes", "", register + fuse + further)
+    loads = 0.0 if "torch" in sys.modules else 1.0
+    return [stage("libraries", times=loads), planes, stage("layers", pixels_of(shape))]
 
 
 def _outcome(result: LayersResult, request: RegisterRequest) -> RegisterOutcome:
@@ -172,8 +194,11 @@ def _outcome(result: LayersResult, request: RegisterRequest) -> RegisterOutcome:
     layers = []
     if _found(result):
         layers = result_layers(result, request.fixed, request.moving, roles=settings.roles)
-    lengths, _ = magnitude(result.transform, result.initial)
-    return RegisterOutcome(result, layers, float(lengths.max()))
+    largest = {
+        position: float(magnitude(found.transform, result.initial)[0].max())
+        for position, found in result.planes.items()
+    }
+    return RegisterOutcome(result, layers, largest)
 
 
 def _found(result: LayersResult) -> bool:

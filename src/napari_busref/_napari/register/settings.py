@@ -9,21 +9,23 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from napari_busref._napari.layers.preferences import stored_group
+from napari_busref._napari.layers.trades import current_trade
 from napari_busref.fusion.tasks import model_for
+from napari_busref.images.dtypes import AUTOMATIC, parse_fill
 from napari_busref.models import list_models
+from napari_busref.models.registry import model_title
 from napari_busref.runtime.options import OPTIONS
 
 __all__ = ["PANEL_OPTIONS", "PanelOption", "Preferences", "Settings"]
 
-_PLUGIN = "napari-busref"
 _GROUP = "registration"  # of the manifest's configurations
-_AUTOMATIC = "automatic"  # stands for None, which a chooser cannot hold
 _FIELD_ROLES = {"arrows": "displacement", "grid": "grid", "lengths": "magnitude", "none": None}
 
 
 def _default(name: str) -> Any:
     default = OPTIONS[name].default
-    return _AUTOMATIC if default is None else default
+    return AUTOMATIC if default is None else default
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Settings:
 
     Parameters
     ----------
-    model, search, refine, transform, fusion_model, task, infrared, detail, device
+    model, search, mirrored, refine, transform, fill_value, fusion_model, task, infrared, detail,
+    device
         As of `napari_busref.register_and_fuse`, with ``"automatic"`` for None.
     warped, mask, fused : bool
         Which layers to add. Without ``fused`` nothing is fused.
@@ -50,8 +53,10 @@ class Settings:
 
     model: str = _default("model")
     search: str = _default("search")
+    mirrored: bool = False
     refine: str = _default("refine")
     transform: str = _default("transform")
+    fill_value: str | float = _default("fill_value")
     fusion_model: str = _default("fusion_model")
     task: str = _default("task")
     infrared: float = _default("infrared")
@@ -82,7 +87,7 @@ class Settings:
     @property
     def refines(self) -> bool:
         """Whether there is a refinement."""
-        return self.refine != "none" and (self.refine != _AUTOMATIC or self.model == "auto")
+        return self.refine != "none" and (self.refine != AUTOMATIC or self.model == "auto")
 
     @property
     def weighs(self) -> bool:
@@ -98,6 +103,7 @@ class Settings:
     def unused(self) -> frozenset[str]:
         """Names of the settings without effect, given the others."""
         idle = {
+            "mirrored": self.search in ("none", "near"),
             "transform": not self.refines,
             "on_cancel": not (self.refines or self.fused) and self.planes == "plane",
             "weights": not (self.fused and self._learned_loss),
@@ -110,8 +116,10 @@ class Settings:
         return {
             "model": self.model,
             "search": _none_if_automatic(self.search),
+            "mirrored": self.mirrored,
             "refine": _none_if_automatic(self.refine),
             "transform": self.transform,
+            "fill_value": parse_fill(self.fill_value),
             "device": self.device,
             "on_cancel": "best" if self.on_cancel == "best" else "raise",
         }
@@ -128,10 +136,10 @@ class Settings:
 
 
 def _none_if_automatic(value: str) -> str | None:
-    return None if value == _AUTOMATIC else value
+    return None if value == AUTOMATIC else value
 
 
-Choices = Callable[[], list[tuple[str, str]]]
+Choices = Callable[[], list[tuple[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -145,9 +153,11 @@ class PanelOption:
     label, tooltip : str
         Texts for the user.
     choices : callable, optional
-        Returns the choices as (text, value). None: a check box, or a slider.
+        Returns the choices as (text, value). None: a check box, a slider or a line.
     ends : (str, str), optional
         Meanings of 0 and 1, of a slider in [0, 1].
+    number : bool
+        A line that holds a number, or ``"automatic"``.
     """
 
     name: str
@@ -155,6 +165,7 @@ class PanelOption:
     tooltip: str
     choices: Choices | None = None
     ends: tuple[str, str] | None = None
+    number: bool = False
 
 
 def _shared(
@@ -162,20 +173,37 @@ def _shared(
     label: str,
     choices: Choices | None = None,
     ends: tuple[str, str] | None = None,
+    number: bool = False,
 ) -> PanelOption:
     """An option of the table that the command line and the signatures share."""
     option = OPTIONS[name]
-    values = ((_AUTOMATIC,) if option.default is None else ()) + option.values
-    if choices is None and ends is None:
+    words = {"fixed image": "{fixed_image}", "moving image": "{moving_image}"}
+    if name in ("infrared", "detail"):
+        words |= {"infrared": "{moving}", "visible": "{fixed}"}
+    tooltip = "\n".join(option.lines)
+    for word, ours in words.items():
+        tooltip = tooltip.replace(word, ours)
+    values = ((AUTOMATIC,) if option.default is None else ()) + option.values
+    if choices is None and ends is None and not number:
         choices = _fixed_list(*zip(values, values, strict=True))
-    return PanelOption(name, label, "\n".join(option.lines), choices, ends)
+    return PanelOption(name, label, tooltip, choices, ends, number)
 
 
 def _models(kind: str, *before: str) -> Choices:
-    return lambda: [(name, name) for name in (*before, *list_models(kind))]
+    def named() -> list[tuple[str, str]]:
+        first = [(f"best for the task ({name})", name) for name in before]
+        return first + [(model_title(name, kind), name) for name in list_models(kind)]
+
+    return named
 
 
-def _fixed_list(*choices: tuple[str, str]) -> Choices:
+def _tasks() -> list[tuple[str, str]]:
+    """All fusion tasks, by their names in the trade; the form hides those of other trades."""
+    names = current_trade().tasks
+    return [(names.get(task, task), task) for task in OPTIONS["task"].values]
+
+
+def _fixed_list(*choices: tuple[str, Any]) -> Choices:
     return lambda: list(choices)
 
 
@@ -183,27 +211,29 @@ def _fixed_list(*choices: tuple[str, str]) -> Choices:
 PANEL_OPTIONS = (
     _shared("model", "Registration", _models("registration")),
     _shared("search", "Search"),
+    _shared("mirrored", "Mirrored", _fixed_list(("no", False), ("maybe", True))),
     _shared("refine", "Refinement"),
     _shared("transform", "Transform"),
-    _shared("fusion_model", "Fusion", _models("fusion", _AUTOMATIC)),
-    _shared("task", "Fusion task"),
-    _shared("infrared", "Brightness", ends=("visible", "infrared")),
+    _shared("fill_value", "Fill value", number=True),
+    _shared("fusion_model", "Fusion", _models("fusion", AUTOMATIC)),
+    _shared("task", "Fusion task", _tasks),
+    _shared("infrared", "Brightness", ends=("{fixed}", "{moving}")),
     _shared("detail", "Detail", ends=("smooth", "crisp")),
     _shared("device", "Device"),
-    PanelOption("warped", "warped", "Add the infrared image on the grid of the visible one"),
-    PanelOption("mask", "mask", "Add where the infrared image has content, as a Labels layer"),
+    PanelOption("warped", "warped", "Add the {moving_image} on the grid of the {fixed_image}"),
+    PanelOption("mask", "mask", "Add where the {moving_image} has content, as a Labels layer"),
     PanelOption("fused", "fused", "Fuse the two, and add the fused image"),
     PanelOption(
         "weights",
         "weights",
-        "Of the fusion model refusion: add the weight of the infrared image in its learned loss\n"
+        "Of the fusion model refusion: add the weight of the {moving_image} in its learned loss\n"
         "at every pixel, from 0 to 1",
     ),
     PanelOption(
         "displacement",
         "Displacement",
         "How to draw the displacement beyond the start. You can switch it after a run.\n"
-        "lengths: an image with a colour bar, in pixels of the visible image",
+        "lengths: an image with a colour bar, in pixels of the {fixed_image}",
         _fixed_list(
             ("arrows", "arrows"),
             ("deformed grid", "grid"),
@@ -248,7 +278,7 @@ class Preferences:
     """
 
     def __init__(self) -> None:
-        self._store = _store()
+        self._store = stored_group(_GROUP)
 
     def load(self) -> Settings:
         """Return the stored settings, with defaults for values that are no longer offered."""
@@ -275,18 +305,6 @@ class Preferences:
         return [field.name for field in fields(Settings) if hasattr(self._store, field.name)]
 
 
-def _store() -> Any:
-    """The evented model that napari makes of the manifest's configurations, or None."""
-    try:
-        from napari.settings import get_plugin_settings
-    except ImportError:  # napari before 0.9
-        return None
-    try:
-        return getattr(get_plugin_settings(_PLUGIN), _GROUP, None)
-    except KeyError:  # the plugin is not installed, or switched off
-        return None
-
-
 def _valid(settings: Settings) -> Settings:
     defaults = asdict(Settings())
     invalid = {
@@ -297,7 +315,17 @@ def _valid(settings: Settings) -> Settings:
     return replace(settings, **invalid)
 
 
+def _is_fill(value: Any) -> bool:
+    try:
+        parse_fill(value)
+    except ValueError:
+        return False
+    return True
+
+
 def _offered(option: PanelOption, value: Any) -> bool:
     if option.choices is not None:
         return value in [choice for _, choice in option.choices()]
+    if option.number:
+        return _is_fill(value)
     return option.ends is None or 0 <= value <= 1

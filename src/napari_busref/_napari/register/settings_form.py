@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from magicgui.widgets import CheckBox, ComboBox
+from magicgui.widgets import CheckBox, ComboBox, LineEdit
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout, QWidget
 
+from napari_busref._napari.layers.trades import current_trade
 from napari_busref._napari.register.settings import (
     PANEL_OPTIONS,
     PanelOption,
@@ -16,7 +17,15 @@ from napari_busref._napari.register.settings import (
     Settings,
 )
 from napari_busref._napari.register.share_slider import ShareSlider
-from napari_busref._napari.widgets.forms import Folded, caption_of, chooser, form
+from napari_busref._napari.widgets.forms import (
+    Folded,
+    button,
+    caption_of,
+    chooser,
+    fill_line,
+    form,
+)
+from napari_busref.images.dtypes import AUTOMATIC
 
 __all__ = ["SettingsForm"]
 
@@ -39,6 +48,7 @@ class SettingsForm(Folded):
     ----------
     controls : dict of str to magicgui widget
         By name of the setting; read and set ``value``.
+    reset_button : QPushButton
     changed : Signal
         Emitted when any value has changed.
     """
@@ -56,6 +66,9 @@ class SettingsForm(Folded):
         self.controls: dict[str, Any] = {option.name: _control(option) for option in PANEL_OPTIONS}
         self._others = list(others)
         self._stack = True
+        self.reset_button = button(
+            "Rese&t", "Set all advanced settings to their defaults", self.reset
+        )
         self.fill(self._form())
         self.settings = self._preferences.load()
         for control in self.controls.values():
@@ -73,19 +86,43 @@ class SettingsForm(Folded):
     @settings.setter
     def settings(self, settings: Settings) -> None:
         for name, control in self.controls.items():
-            control.value = getattr(settings, name)
-        self._show_unused()
+            value = getattr(settings, name)
+            if isinstance(control, LineEdit):
+                value = AUTOMATIC if value is None else str(value)
+            control.value = value
+        self._show_state()
+
+    @property
+    def different(self) -> frozenset[str]:
+        """Names of the settings that are not at their defaults."""
+        default = Settings()
+        return frozenset(
+            name
+            for name, control in self.controls.items()
+            if control.value != getattr(default, name)
+        )
+
+    def reset(self) -> None:
+        """Set all settings to their defaults, also in the Preferences."""
+        self.settings = Settings()
+        self._preferences.save(self.settings)
+
+    def reword(self) -> None:
+        """Use the words of another trade."""
+        self.controls["task"].reset_choices()
+        self._show_state()
 
     def tab_order(self) -> list[QWidget]:
         """The controls from first to last."""
         controls = [*self.controls.values(), *self._others]
         natives = (control.native for control in controls)
-        return [self.toggleButton(), *(native.focusProxy() or native for native in natives)]
+        order = [self.toggleButton(), self.reset_button]
+        return [*order, *(native.focusProxy() or native for native in natives)]
 
     def set_stack(self, stack: bool) -> None:
         """Enable the settings of stacks or disable them."""
         self._stack = stack
-        self._show_unused()
+        self._show_state()
 
     def _form(self) -> QWidget:
         outputs = QWidget()
@@ -101,10 +138,11 @@ class SettingsForm(Folded):
             for option in PANEL_OPTIONS
             if option.name not in _OUTPUTS[1:]
         ]
-        return form(*rows, *((other.label, other.native) for other in self._others))
+        others = ((other.label, other.native) for other in self._others)
+        return form(("", self.reset_button), *rows, *others)
 
     def _on_changed(self, _: Any = None) -> None:
-        self._show_unused()
+        self._show_state()
         self.changed.emit()
 
     def _on_user(self, _: Any = None) -> None:
@@ -112,6 +150,30 @@ class SettingsForm(Folded):
 
     def _on_preferences(self, _: Any = None) -> None:
         self.settings = self._preferences.load()
+
+    def _show_state(self) -> None:
+        """Mark the changed settings, and grey or hide those without effect."""
+        different = self.different
+        self.note(f"{len(different)} changed" if different else "")
+        self.reset_button.setEnabled(bool(different))
+        for name, control in self.controls.items():
+            output = name in _OUTPUTS
+            marked = control.native if output else caption_of(control.native)
+            font = marked.font()
+            font.setBold(name in different)
+            marked.setFont(font)
+        self._show_unused()
+        self._hide_other_tasks()
+
+    def _hide_other_tasks(self) -> None:
+        """Hide the tasks that do not occur in the trade, and the chooser when one is left."""
+        box, tasks = self.controls["task"].native, current_trade().tasks
+        listed = [box.itemData(row) for row in range(box.count())]
+        for row, task in enumerate(listed):
+            box.view().setRowHidden(row, task not in tasks and task != box.currentData())
+        shown = len(tasks) > 1 or self.settings.task not in tasks
+        for widget in (box, caption_of(box)):
+            widget.setVisible(shown)
 
     def _show_unused(self) -> None:
         unused = self.settings.unused
@@ -123,9 +185,13 @@ class SettingsForm(Folded):
                 caption_of(control.native).setEnabled(name not in unused)
 
 
-def _control(option: PanelOption) -> ComboBox | CheckBox | ShareSlider:
+def _control(option: PanelOption) -> ComboBox | CheckBox | LineEdit | ShareSlider:
     if option.ends is not None:
-        return ShareSlider(option.name, option.ends, option.tooltip)
+        made = ShareSlider(option.name, option.ends, option.tooltip)
+        made.slider.setAccessibleName(option.label)
+        return made
+    if option.number:
+        return fill_line(option.name, option.tooltip)
     if option.choices is None:
         return CheckBox(name=option.name, text=option.label, tooltip=option.tooltip)
     choices = option.choices
@@ -136,8 +202,10 @@ def _control(option: PanelOption) -> ComboBox | CheckBox | ShareSlider:
     return chooser(option.name, option.tooltip, offered)
 
 
-def _user_signal(control: ComboBox | CheckBox | ShareSlider) -> Any:
+def _user_signal(control: ComboBox | CheckBox | LineEdit | ShareSlider) -> Any:
     """The signal of a control that the user emits, and scripts do not."""
     if isinstance(control, ShareSlider):
         return control.chosen
+    if isinstance(control, LineEdit):
+        return control.native.editingFinished
     return control.native.clicked if isinstance(control, CheckBox) else control.native.activated

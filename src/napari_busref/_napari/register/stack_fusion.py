@@ -115,11 +115,9 @@ class Fuser:
             Value beyond the moving layer.
         reporter : Reporter
         """
-        where = position
-        if self.pairs is not self._whole:
-            if position != self._whole.shown:
-                return None
-            where = self.pairs.shown
+        index = self._index(position)
+        if index is None:
+            return None
         from napari_busref.fusion import fuse
 
         reporter.check()
@@ -127,17 +125,30 @@ class Fuser:
             self._fixed(position, pair),
             self._warped(pair, cval),
             mask=_spread(pair.registration.mask, self._read_grid, self.grid),
-            progress=reporter.step,
+            progress=reporter,
             cancel=self._cancel,
             **self._options,
         )
-        index: list[Any] = [slice(None)] * len(self.pairs.sizes)
-        for axis, number in zip(self.pairs.hidden, where, strict=True):
-            index[axis] = number
-        self.fused[tuple(index)] = result.fused
+        self.fused[index] = result.fused
         if self.weights is not None and result.loss_weights is not None:
-            self.weights[tuple(index)] = result.loss_weights["infrared"]
+            self.weights[index] = result.loss_weights["infrared"]
         return result
+
+    def keep_fixed(self, position: Position, pair: RegisteredPair) -> None:
+        """Put the fixed plane alone where nothing was found, if `fused` has room for it."""
+        if (index := self._index(position)) is not None:
+            self.fused[index] = self._fixed(position, pair)
+
+    def _index(self, position: Position) -> tuple[Any, ...] | None:
+        """Where a pair of planes lies in `fused`; None if there is no room for it."""
+        if self.pairs is not self._whole:
+            if position != self._whole.shown:
+                return None
+            position = self.pairs.shown
+        index: list[Any] = [slice(None)] * len(self.pairs.sizes)
+        for axis, number in zip(self.pairs.hidden, position, strict=True):
+            index[axis] = number
+        return tuple(index)
 
     def _fixed(self, position: Position, pair: RegisteredPair) -> NDArray[Any]:
         if pair.fixed is not None and self.grid == self._read_grid:

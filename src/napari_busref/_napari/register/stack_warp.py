@@ -67,7 +67,7 @@ class Warp:
         grid = Grid((height, width))
         warped = np.empty((height, width, *self._channels), self._dtype)
         for top in range(0, height, BLOCK):
-            reporter.step("warping", 0.99)
+            reporter.step("resampling the image", 0.99)
             rows = slice(top, min(top + BLOCK, height))
             warped[rows] = self.block(grid, self.pairs.shown, (rows, slice(0, width)))
         return np.expand_dims(warped, self.pairs.hidden)
@@ -82,7 +82,7 @@ class Warp:
         found = self.planes.get(position)
         if pair is None or (self.mode == "each" and found is None):
             shape = [part.stop - part.start for part in window]
-            return np.zeros((*shape, *self._channels), self._dtype)
+            return np.full((*shape, *self._channels), self.cval, self._dtype)
         transform = self.transform if found is None else found.transform
         source = self.source if pair[1] is self._moving else Source(pair[1])
         return warp_window(source, transform, grid, window, cval=self.cval, nested=True)

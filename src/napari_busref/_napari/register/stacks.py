@@ -20,15 +20,17 @@ from napari_busref._napari.layers.result import LayersResult, PlaneResult
 from napari_busref._napari.register.masks import mask_on
 from napari_busref._napari.register.stack_fusion import Fuser, RegisteredPair
 from napari_busref._napari.register.stack_warp import Warp
-from napari_busref.images.dtypes import default_fill
+from napari_busref.fusion.stages import fusion_stages
+from napari_busref.images.dtypes import checked_fill
 from napari_busref.images.preprocess import MIN_SIZE
+from napari_busref.registration.stages import registration_stages
 from napari_busref.runtime.progress import Cancelled, Progress, Reporter
 from napari_busref.transforms.transform import Transform
 
 if TYPE_CHECKING:
     from napari_busref.fusion import FusionResult
 
-__all__ = ["MODES", "register_stack"]
+__all__ = ["MODES", "expected_seconds", "register_stack"]
 
 #: How to treat the other planes of a stack: leave them out, use the transform of the shown plane,
 #: or register each.
@@ -140,6 +142,29 @@ def register_stack(
     return run.work(Reporter(progress, cancel))
 
 
+def expected_seconds(
+    shape: tuple[int, int], options: Mapping[str, Any], fusion: Mapping[str, Any] | None
+) -> tuple[float, float, float]:
+    """Expected seconds to register the shown planes, to register a further pair, to fuse one.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the fixed plane as it is read.
+    options, fusion : mapping
+        Arguments of `napari_busref.register` and `napari_busref.fuse`; None to fuse nothing.
+    """
+    names = ("model", "search", "refine", "device")
+    known = {name: options[name] for name in names if options.get(name) is not None}
+    further = known | {"search": known.get("search", "none")}
+    stages = [registration_stages(shape, **known), registration_stages(shape, **further)]
+    if fusion is not None:
+        given = {name: fusion[name] for name in ("model", "task", "device") if name in fusion}
+        stages.append(fusion_stages(shape, **given))
+    first, again, *fuse = (sum(one.seconds for one in planned) for planned in stages)
+    return first, again, sum(fuse)
+
+
 @dataclass(eq=False)
 class _StackRun:
     """One call of `register_stack`."""
@@ -155,6 +180,7 @@ class _StackRun:
     cancel: threading.Event | None
     planes: dict[Position, PlaneResult] = field(default_factory=dict)
     cval: float = 0.0
+    fused: FusionResult | None = None  # of the first planes
 
     def __post_init__(self) -> None:
         fixed, moving = self.pairs.by_position[self.pairs.shown]
@@ -168,17 +194,17 @@ class _StackRun:
         self.field_pixels = max(1, FIELD_BUDGET // len(self.pairs.by_position))
 
     def work(self, reporter: Reporter) -> LayersResult:
-        first = self._first_fraction()
-        shown = self._pair(self.pairs.shown, self._initial(), reporter.part(0.0, 0.75 * first), "")
+        registered, first = self._shares()
+        part = reporter.part(0.0, registered)
+        shown = self._pair(self.pairs.shown, self._initial(), part)
         self.planes[self.pairs.shown] = self._plane_result(shown)
-        fusion: FusionResult | None = None
         cancelled = False
         warped: NDArray[Any] | list[Any] | None = None
-        self._report(shown, None)
+        self._report(shown)
         try:
-            fusion = self._fuse(self.pairs.shown, shown, reporter.part(0.75 * first, first), "")
-            if first < 1:
-                self._other_planes(shown, fusion, reporter.part(first, 1.0))
+            self._fuse(self.pairs.shown, shown, reporter.part(registered, first))
+            if first < 1 and (self.mode == "each" or _found(shown)):
+                self._other_planes(shown, reporter.part(first, 1.0))
             warped = self._warped(shown, self.planes, reporter)
         except Cancelled:
             if self.options["on_cancel"] != "best":
@@ -187,43 +213,44 @@ class _StackRun:
         # a registration that was cancelled returns the best so far, and raises nothing
         cancelled = cancelled or (self.cancel is not None and self.cancel.is_set())
         if not cancelled:
-            reporter.step("done", 1.0)
-        return self._result(shown, fusion, warped, cancelled)
+            reporter.step("finished", 1.0)
+        return self._result(shown, warped, cancelled)
 
-    def _first_fraction(self) -> float:
-        """Fraction of the progress that the shown planes take."""
-        count = len(self.pairs.by_position)
-        if self.mode == "plane" or (self.mode == "one" and self.fuser is None):
-            return 1.0
-        return 1 / count if self.mode == "each" or self.fuser is None else max(1 / count, 0.3)
+    def _shares(self) -> tuple[float, float]:
+        """Fractions of the time at which the shown planes are registered and fused."""
+        register, again, fuse = self._seconds()
+        further = len(self.pairs.by_position) - 1
+        each = {"plane": 0.0, "one": fuse, "each": again + fuse}[self.mode]
+        whole = register + fuse + further * each
+        return register / whole, (register + fuse) / whole
 
-    def _other_planes(
-        self, shown: RegisteredPair, fusion: FusionResult | None, reporter: Reporter
-    ) -> None:
+    def _seconds(self) -> tuple[float, float, float]:
+        return expected_seconds(self.fixed_grid.shape, self.options, self.fusion)
+
+    def _other_planes(self, shown: RegisteredPair, reporter: Reporter) -> None:
         """Register or fuse all planes but the shown one."""
         order = list(self.pairs.outward())
         for number, (position, beside) in enumerate(order[1:]):
             part = reporter.part(number / (len(order) - 1), (number + 1) / (len(order) - 1))
-            prefix = f"plane {number + 2} of {len(order)}: "
+            part = part.prefixed(f"plane {number + 2} of {len(order)}: ")
             if self.mode == "each":
-                self._further_plane(position, beside, part, prefix)
-                self._report(shown, fusion)
+                self._further_plane(position, beside, part)
+                self._report(shown)
             else:
                 other = Source(self.pairs.by_position[position][1])
-                self._fuse(position, replace(shown, source=other, fixed=None), part, prefix)
+                self._fuse(position, replace(shown, source=other, fixed=None), part)
 
-    def _report(self, shown: RegisteredPair, fusion: FusionResult | None) -> None:
+    def _report(self, shown: RegisteredPair) -> None:
         if self.on_result is not None:
-            self.on_result(self._result(shown, fusion, None, cancelled=True))
+            self.on_result(self._result(shown, None, cancelled=True))
 
     def _result(
         self,
         shown: RegisteredPair,
-        fusion: FusionResult | None,
         warped: NDArray[Any] | list[Any] | None,
         cancelled: bool,
     ) -> LayersResult:
-        fuser, planes = self.fuser, dict(self.planes)
+        fuser, fusion, planes = self.fuser, self.fused, dict(self.planes)
         return LayersResult(
             registration=shown.registration,
             fusion=fusion,
@@ -266,14 +293,13 @@ class _StackRun:
         position: Position,
         initial: Rescaled | None,
         reporter: Reporter,
-        prefix: str,
         **options: Any,
     ) -> RegisteredPair:
         """Read and register one pair of planes."""
         from napari_busref.registration import register
 
         fixed, moving = self.pairs.by_position[position]
-        reporter.step(f"{prefix}reading", 0.0)
+        reporter.step("reading the images", 0.0)
         target, image = (
             replace(reading, plane=plane).read(cancel=self.cancel)
             for reading, plane in zip(self.readings, (fixed, moving), strict=True)
@@ -292,11 +318,11 @@ class _StackRun:
             fixed_mask=masks[0],
             moving_mask=masks[1],
             # `register` checks cancel, and still reports while it keeps the best
-            progress=_prefixed(reporter.part(0.05, 1.0).regardless(), prefix),
+            progress=reporter.part(0.02, 1.0).regardless(),
             cancel=self.cancel,
             **(self.options | options),
         )
-        self.cval = default_fill(image.dtype)
+        self.cval = checked_fill(self.options.get("fill_value"), image.dtype, "fill_value")
         transform = Rescaled(
             found.transform, self.fixed_grid, self.moving_grid, fixed.shape, moving.shape
         )
@@ -316,41 +342,46 @@ class _StackRun:
         return mask_on(nearest, plane, reading.grid, pixels=self.pixels, cancel=self.cancel)
 
     def _further_plane(
-        self, position: Position, beside: list[Position], reporter: Reporter, prefix: str
+        self, position: Position, beside: list[Position], reporter: Reporter
     ) -> None:
         """Register a further plane, keep its transform, and fuse it."""
+        _, again, fuse = self._seconds()
+        share = again / (again + fuse)  # a second attempt shares what is left
         best = None
         for neighbour in beside:
             found = self.planes.get(neighbour)
             if found is not None and found.quality.reliable:
                 search = self.options.get("search") or "none"
-                part = reporter.part(0.0, 0.4)
+                part = reporter.part(0.0, share)
                 best = self._pair(
-                    position, found.transform, part, prefix, search=search, on_cancel="raise"
+                    position, found.transform, part, search=search, on_cancel="raise"
                 )
                 break
         if best is None or not best.quality.reliable:
-            part = reporter.part(0.4, 0.8)
-            again = self._pair(position, self._initial(), part, prefix, on_cancel="raise")
-            if best is None or again.quality.score > best.quality.score:
-                best = again
+            part = reporter.part(share if best is not None else 0.0, 0.5 + share / 2)
+            other = self._pair(position, self._initial(), part, on_cancel="raise")
+            if best is None or other.quality.score > best.quality.score:
+                best = other
         # kept even if the run is cancelled during its fusion
         self.planes[position] = self._plane_result(best)
-        self._fuse(position, best, reporter.part(0.8, 1.0), prefix)
+        self._fuse(position, best, reporter.part(share, 1.0))
 
     def _plane_result(self, pair: RegisteredPair) -> PlaneResult:
         several = self.mode == "each"
         stored = pair.transform.stored(self.field_pixels) if several else pair.transform
         return PlaneResult(stored, pair.quality, pair.registration.mask)
 
-    def _fuse(
-        self, position: Position, pair: RegisteredPair, reporter: Reporter, prefix: str
-    ) -> FusionResult | None:
+    def _fuse(self, position: Position, pair: RegisteredPair, reporter: Reporter) -> None:
+        """Fuse a pair of planes; where nothing was found the fixed plane stays as it is."""
         if self.fuser is None:
-            return None
-        return self.fuser.fuse(
-            position, pair, self.cval, Reporter(_prefixed(reporter, prefix), self.cancel)
-        )
+            return
+        if not _found(pair):
+            if self.mode == "each":  # other modes then have nothing at all
+                self.fuser.keep_fixed(position, pair)
+            return
+        reporter = Reporter(reporter, self.cancel)
+        fused = self.fuser.fuse(position, pair, self.cval, reporter)
+        self.fused = self.fused or fused
 
     def _warped(
         self,
@@ -368,7 +399,7 @@ class _StackRun:
             return warp.compute(reporter)
         levels = warp.levels()
         if reporter is not None and single and len(levels) > 1:  # napari shows it first
-            reporter.step("warping", 0.99)
+            reporter.step("resampling the image", 0.99)
             levels[-1] = levels[-1].compute()
         return levels
 
@@ -377,8 +408,5 @@ class _StackRun:
         return self.fixed_grid.full and self.moving_grid.full
 
 
-def _prefixed(reporter: Reporter, prefix: str) -> Progress:
-    def step(stage: str, fraction: float) -> None:
-        reporter.step(f"{prefix}{stage}", fraction)
-
-    return step
+def _found(pair: RegisteredPair) -> bool:
+    return pair.quality.status != "not registered"

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
+from napari_busref._napari.layers.image_grids import pixel_size
+from napari_busref._napari.layers.stack_planes import is_stack, plane_name, worst_planes
 from napari_busref._napari.widgets.forms import BAD, DOUBTFUL, GOOD, Message, button, row
 from napari_busref._napari.widgets.words import headline, pair_text, quality_html
 
 if TYPE_CHECKING:
+    from napari_busref._napari.layers.plane_pairs import Position
     from napari_busref._napari.register.run import RegisterOutcome, RegisterRequest
+
+_WORST = 3  # planes of a stack that are listed
 
 __all__ = ["Verdict"]
 
@@ -29,22 +35,30 @@ class _Said:
 class Verdict(QWidget):
     """Says how good a registration is, and offers what to do where it is doubtful.
 
-    The verdict speaks of one pair. While another pair is chosen, one line names the earlier pair.
+    The verdict speaks of one pair, and of the shown plane of a stack. While another pair is
+    chosen, one line names the earlier pair.
 
     Attributes
     ----------
     text : Message
+    said : object or None
+        What was said of a pair; assign it to say it again, and call `follow`.
     wide_button, landmarks_button : QPushButton
+    plane_buttons : list of QPushButton
+        For the worst planes of a stack.
     search_wide, open_landmarks : Signal
         Emitted when the user presses a button.
+    plane_chosen : Signal
+        Emitted with the position of a plane that the user wants to see.
     """
 
     search_wide = Signal()
     open_landmarks = Signal()
+    plane_chosen = Signal(object)
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: _Said | None = None
+        self.said: _Said | None = None
         self.text = Message("quality")
         self.wide_button = button(
             "&Search wide",
@@ -60,31 +74,41 @@ class Verdict(QWidget):
         self.steps = row(self.wide_button, self.landmarks_button)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
+        self.summary = Message("planes")
+        self._offered: list[Position] = []
+        self.plane_buttons = [
+            button("", "Show this plane", partial(self._choose_plane, number), name="plane")
+            for number in range(_WORST)
+        ]
+        self.planes = row(*self.plane_buttons)
         layout.addWidget(self.text)
         layout.addWidget(self.steps)
+        layout.addWidget(self.summary)
+        layout.addWidget(self.planes)
         self.clear()
 
     def tab_order(self) -> list[QWidget]:
         """The controls from first to last."""
-        return [self.wide_button, self.landmarks_button]
+        return [self.wide_button, self.landmarks_button, *self.plane_buttons]
 
     def clear(self) -> None:
         """Say nothing."""
-        self._said = None
+        self.said = None
         self.text.say("")
         self.text.setToolTip("")
         self.steps.hide()
+        self._offer_planes("", [])
 
     def fail(self, text: str, pair: tuple[Any, ...]) -> None:
         """Say why a run on a pair failed."""
         self.clear()
-        self._said = _Said(pair)
+        self.said = _Said(pair)
         self.text.say(text, BAD)
 
     def judge(
         self, outcome: RegisterOutcome, request: RegisterRequest, pair: tuple[Any, ...]
     ) -> None:
-        """Say how good a result is.
+        """Keep a result; `follow` says how good it is.
 
         Parameters
         ----------
@@ -94,24 +118,31 @@ class Verdict(QWidget):
         pair : tuple of Layer
             Its moving and fixed layer.
         """
-        self._said = _Said(pair, outcome, request)
-        self.follow(pair)
+        self.said = _Said(pair, outcome, request)
 
-    def follow(self, pair: tuple[Any, ...]) -> bool:
+    @property
+    def outcome(self) -> RegisterOutcome | None:
+        """The result that the verdict is on."""
+        return None if self.said is None else self.said.outcome
+
+    def follow(self, pair: tuple[Any, ...], position: Position | None = None) -> bool:
         """Show the verdict as that of the chosen pair, or mark it as an earlier one.
 
         Parameters
         ----------
         pair : tuple of Layer or None
             The chosen moving and fixed layer.
+        position : tuple of int, optional
+            Of the shown plane, where the result is of this pair.
 
         Returns
         -------
         bool
             Whether what is said is of the chosen pair.
         """
-        said = self._said
+        said = self.said
         if said is None:
+            self.clear()
             return True
         same = said.pair == pair
         if said.outcome is None or said.request is None:
@@ -119,14 +150,71 @@ class Verdict(QWidget):
                 self.clear()
             return same
         moving, fixed = said.request.moving.name, said.request.fixed.name
-        quality, names = said.outcome.result.quality, pair_text(moving, fixed)
         self.text.setToolTip(f"{moving} → {fixed}")
+        names = pair_text(moving, fixed)
         if same:
-            colour = GOOD if quality.reliable else DOUBTFUL
-            html = quality_html(quality, said.outcome.largest_px, names)
-            self.text.say(html, colour, rich=True)
+            pixel = pixel_size(said.request.fixed)
+            self._judge_plane(said.outcome, names, position, pixel)
         else:
-            self.text.say(f"Earlier run: {headline(quality, names)}")
-        self.steps.setVisible(same and not quality.reliable and quality.status != "cancelled")
+            self.text.say(f"Earlier run: {headline(said.outcome.result.quality, names)}")
+            self.steps.hide()
+            self._offer_planes("", [])
         self.wide_button.setVisible(said.request.settings.search != "wide")
         return same
+
+    def _judge_plane(
+        self,
+        outcome: RegisterOutcome,
+        names: str,
+        position: Position | None,
+        pixel: Any,
+    ) -> None:
+        """Say how good the result is in the shown plane, and list the worst planes."""
+        result, pairs = outcome.result, outcome.result.pairs
+        stack = is_stack(pairs)
+        found = None if position is None else result.planes.get(position)
+        if not stack:
+            found = result.planes[pairs.shown]
+        doubtful = False
+        if found is not None:
+            at = pairs.shown if position is None else position
+            quality = found.quality
+            name = f"{names}, {plane_name(pairs, at)}" if stack else names
+            html = quality_html(quality, outcome.largest_px[at], name, pixel)
+            self.text.say(html, GOOD if quality.reliable else DOUBTFUL, rich=True)
+            doubtful = not quality.reliable and quality.status != "cancelled"
+        else:
+            first = plane_name(pairs, pairs.shown)
+            self.text.say(
+                f"{names}: this plane has the transform of {first}"
+                if position is not None and result.mode == "one"
+                else f"{names}: this plane was not registered"
+            )
+        self.steps.setVisible(doubtful)
+        several = len(result.planes) > 1
+        if stack and (several or found is None):
+            self._list_planes(outcome, several)
+        else:
+            self._offer_planes("", [])
+
+    def _list_planes(self, outcome: RegisterOutcome, several: bool) -> None:
+        result = outcome.result
+        good = sum(one.quality.reliable for one in result.planes.values())
+        worst = [
+            (f"{'' if one.quality.reliable else '⚠ '}{plane_name(result.pairs, at)}", at)
+            for at, one in worst_planes(result, _WORST)
+        ]
+        text = f"{good} of {len(result.planes)} planes look right; the lowest scores have:"
+        self._offer_planes(text if several else "The registered plane is:", worst)
+
+    def _offer_planes(self, text: str, planes: list[tuple[str, Position]]) -> None:
+        self.summary.say(text)
+        self.planes.setVisible(bool(planes))
+        self._offered = [position for _, position in planes]
+        for number, one in enumerate(self.plane_buttons):
+            one.setVisible(number < len(planes))
+            if number < len(planes):
+                one.setText(planes[number][0])
+
+    def _choose_plane(self, number: int) -> None:
+        self.plane_chosen.emit(self._offered[number])

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-from magicgui.widgets import ComboBox
+from magicgui.widgets import ComboBox, LineEdit
 from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import (
-    QComboBox,
     QDoubleSpinBox,
     QFileDialog,
     QFormLayout,
@@ -27,10 +26,13 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
+from napari_busref._napari.widgets.layer_chooser import EXPLANATION, layer_chooser, narrow
+from napari_busref._napari.widgets.trade_switch import TradeSwitch, say_words
+from napari_busref.images.dtypes import AUTOMATIC
+
 __all__ = [
     "BAD",
     "DOUBTFUL",
-    "EXPLANATION",
     "GOOD",
     "Folded",
     "Message",
@@ -39,6 +41,7 @@ __all__ = [
     "caption_of",
     "chooser",
     "decimal",
+    "fill_line",
     "folded",
     "form",
     "line",
@@ -51,11 +54,10 @@ __all__ = [
     "with_browser",
 ]
 
-#: Property of a control that holds the constant part of its tooltip.
-EXPLANATION = "explanation"
+#: Colours of a message's edge; people with red-green blindness see them apart.
+GOOD, DOUBTFUL, BAD = "#009e73", "#e69f00", "#d55e00"
 
-#: Colours of a message's edge.
-GOOD, DOUBTFUL, BAD = "#3fa34d", "#e3a008", "#d64545"
+_LOWEST = 240  # pixels of a panel: two choosers, the buttons and the headline of a verdict
 
 
 class Message(QLabel):
@@ -176,17 +178,16 @@ def caption(text: str, control: QWidget) -> QLabel:
 
 
 def chooser(name: str, tooltip: str, choices: Any, **options: Any) -> ComboBox:
-    """A chooser that does not make the panel wide."""
-    made = ComboBox(name=name, tooltip=tooltip, choices=choices, **options)
-    narrow(made)
+    """A chooser that does not make the panel wide; its tooltip begins with the chosen text."""
+    return layer_chooser(name, tooltip, choices, **options)
+
+
+def fill_line(name: str, tooltip: str) -> LineEdit:
+    """A line for the value of pixels without content, or the word automatic."""
+    made = LineEdit(name=name, tooltip=tooltip, value=AUTOMATIC)
+    made.native.setToolTip(tooltip)
+    made.native.setPlaceholderText(AUTOMATIC)
     return made
-
-
-def narrow(chooser: ComboBox) -> None:
-    """Keep long names from making the panel wide."""
-    box = chooser.native
-    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(8)  # a panel of 300 pixels holds it beside its label
 
 
 def tab_order(*widgets: QWidget) -> None:
@@ -262,7 +263,8 @@ class Folded(QCollapsible):
     def __init__(self, title: str, tooltip: str, parent: QWidget | None = None) -> None:
         # signs in the text, because superqt's icons are black in a dark theme
         super().__init__("", parent, expandedIcon=QIcon(), collapsedIcon=QIcon())
-        self.toggled.connect(lambda on: self.setText(f"{'▾' if on else '▸'}  {title}"))
+        self._title, self._note = title, ""
+        self.toggled.connect(self._show_title)
         self.setDuration(150)
         # flat, and no napari highlight while open; underlined where the keyboard's focus is
         self.toggleButton().setStyleSheet(
@@ -273,6 +275,15 @@ class Folded(QCollapsible):
         self.toggleButton().setToolTip(tooltip)
         if (layout := self.layout()) is not None:
             layout.setContentsMargins(0, 0, 0, 0)
+
+    def note(self, text: str) -> None:
+        """Show a text after the title; empty for none."""
+        self._note = text
+        self._show_title()
+
+    def _show_title(self, _: Any = None) -> None:
+        note = f" · {self._note}" if self._note else ""
+        self.setText(f"{'▾' if self.isExpanded() else '▸'}  {self._title}{note}")
 
     def fill(self, content: QWidget) -> None:
         """Put the controls in, folded away."""
@@ -288,7 +299,10 @@ def folded(title: str, tooltip: str, content: QWidget) -> Folded:
 
 
 def scrolled(panel: QWidget, *widgets: QWidget, tall: QWidget | None = None) -> None:
-    """Fill a panel with widgets below each other that scroll when the panel is too low.
+    """Fill a panel with the switch of the trade, and widgets below it that scroll.
+
+    Texts of the widgets may hold words of the trade, see
+    `napari_busref._napari.layers.trades`.
 
     Parameters
     ----------
@@ -300,10 +314,12 @@ def scrolled(panel: QWidget, *widgets: QWidget, tall: QWidget | None = None) -> 
     content = QWidget()
     layout = QVBoxLayout(content)
     layout.setContentsMargins(6, 6, 6, 6)
+    layout.addWidget(TradeSwitch(panel, content))
     for widget in widgets:
         layout.addWidget(widget, 1 if widget is tall else 0)
     if tall is None:
         layout.addStretch()
+    say_words(content)
     outer = QVBoxLayout(panel)
     outer.setContentsMargins(0, 0, 0, 0)
     outer.addWidget(_Scroll(content))
@@ -328,10 +344,10 @@ class _Scroll(QScrollArea):
         return bool(super().eventFilter(watched, event))
 
     def minimumSizeHint(self) -> QSize:
-        """As wide as the content, and a few rows high."""
+        """As wide as the content, and high enough to work with."""
         bar = self.verticalScrollBar()
         room = 0 if bar is None else bar.sizeHint().width()
-        return QSize(self._content.minimumSizeHint().width() + room, 150)
+        return QSize(self._content.minimumSizeHint().width() + room, _LOWEST)
 
     def sizeHint(self) -> QSize:
         """As large as the content."""

@@ -13,10 +13,14 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QProgressBar, QSizePolicy, QWidget
 
-from napari_busref._napari.layers.undo import Undo
+from napari_busref._napari.layers.undo import History, Undo
+from napari_busref._napari.widgets.activity import Activity
+from napari_busref._napari.widgets.docks import DockedPanel
 from napari_busref._napari.widgets.forms import Message, button
 from napari_busref._napari.widgets.words import error_text
 from napari_busref._napari.widgets.worker import Job, RunningJobs, serve_until, start_job
+from napari_busref.runtime.durations import DURATIONS
+from napari_busref.runtime.pace import time_left
 
 if TYPE_CHECKING:
     import napari
@@ -31,10 +35,10 @@ _TICK = 100  # ms between updates of the elapsed time
 _GRACE = 400  # ms that a cancelled job has to end before it is abandoned
 
 
-class JobPanel(QWidget):
+class JobPanel(DockedPanel):
     """A panel whose work runs in other threads.
 
-    A subclass lays out `stage`, `bar` and `undo_button` as far as it uses them, starts work with
+    A subclass lays out `stage`, `bar`, `undo_button` and `redo_button`, starts work with
     `_start`, adds layers within `_undoable`, and extends `_show_state`.
 
     Parameters
@@ -51,16 +55,14 @@ class JobPanel(QWidget):
 
     idle = Signal()
 
-    #: Title of the panel, which starts its notifications.
-    TITLE = ""
-
     def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._viewer = napari_viewer
+        super().__init__(napari_viewer, parent)
         self._jobs = RunningJobs()
-        self._undo: Undo | None = None
+        self._history = History()
+        self._before_run: Any = None  # what `_memento` returned
         self._started = 0.0  # perf_counter
-        self._progress = ("", 0.0)
+        self._shown_job: Job | None = None  # the job whose progress is shown
+        self._activity = Activity(self.TITLE)
         self.stage = Message("stage")
         self.bar = QProgressBar()
         self.bar.setRange(0, _BAR_STEPS)
@@ -69,14 +71,16 @@ class JobPanel(QWidget):
         self.bar.hide()
         self.undo_button = button(
             "&Undo",
-            "Undo the last run: remove the layers that it added, restore those that it changed",
+            "Undo the last run: remove the layers that it added, restore those that it changed.\n"
+            "Again: undo the one before it",
             self.undo,
         )
-        self.undo_button.setEnabled(False)
+        self.redo_button = button("Red&o", "Redo the run that was undone last", self.redo)
         self._clock = QTimer(self)
         self._clock.setInterval(_TICK)
-        self._clock.timeout.connect(self._show_progress)
+        self._clock.timeout.connect(self._show_activity)
         self.destroyed.connect(self._jobs.abandon)
+        self.destroyed.connect(self._activity.close)
 
     # -- for scripts ----------------------------------------------------------------------------
 
@@ -92,19 +96,33 @@ class JobPanel(QWidget):
 
     def undo(self) -> bool:
         """Undo the last run; return False when there was nothing to undo or it failed."""
-        undo = self._undo
-        if undo is None or self.running:
+        return self._travel(self._history.undo, 0, "undone: the layers are as they were before")
+
+    def redo(self) -> bool:
+        """Redo the run that was undone last; return False as `undo` does."""
+        return self._travel(self._history.redo, 1, "redone")
+
+    def _travel(self, step: Callable[..., Any], direction: int, said: str) -> bool:
+        if self.running or not self._history.counts[direction]:
             return False
-        self._undo = None
         try:
-            undo.restore(self._viewer.layers)
+            note = step(self._viewer.layers, self._memento())
         except Exception as error:  # an exception would be lost in a slot
             self._fail(error)
             return False
         finally:
             self._show_state()
-        self.stage.say("undone: the layers are as they were before")
+        self.stage.say(said)
+        self._recall(note)
         return True
+
+    def reword(self) -> None:
+        """Use the words of another trade; the switch of the trade calls this."""
+        self.reset_choices()
+        self._show_state()
+
+    def reset_choices(self, event: Any = None) -> None:
+        """Offer the current layers; napari calls this when layers change."""
 
     # -- for subclasses -------------------------------------------------------------------------
 
@@ -118,6 +136,7 @@ class JobPanel(QWidget):
         if self.running:
             show_error(f"{self.TITLE}: a run is going on; wait for its end or cancel it")
             return False
+        self._before_run = self._memento()
         try:
             begin(*args)
         except (ValueError, TypeError, OSError) as error:
@@ -155,13 +174,17 @@ class JobPanel(QWidget):
             "finished": partial(self._on_finished, name),
         }
         if not quiet:
-            slots["yielded"] = self._on_progress
+            slots["yielded"] = self._show_progress
             self._started = perf_counter()
-            self._on_progress(("starting", 0.0))
-            self._clock.start()
+            self.bar.setValue(0)
             self.bar.show()
+            DURATIONS.read()
         job = start_job(function, *args, connect=slots)
         self._jobs.by_name[name] = job
+        if not quiet:
+            self._shown_job = job
+            self._show_progress()
+            self._clock.start()
         self._show_state()
         return job
 
@@ -171,12 +194,21 @@ class JobPanel(QWidget):
         undo = Undo(self._viewer.layers, touched=touched)
         yield
         undo.done(self._viewer.layers)
-        self._undo = undo
+        self._history.add(undo, self._before_run)
         self._show_state()
+
+    def _memento(self) -> Any:
+        """What the panel says now of the layers, for `_recall` after Undo or Redo."""
+
+    def _recall(self, memento: Any) -> None:
+        """Say again what `_memento` returned; None before the first run."""
 
     def _show_state(self) -> None:
         """Enable the controls that apply now; called whenever a job starts or ends."""
-        self.undo_button.setEnabled(self._undo is not None and not self.running)
+        for one, count in zip(
+            (self.undo_button, self.redo_button), self._history.counts, strict=True
+        ):
+            one.setEnabled(count > 0 and not self.running)
 
     def _fail(self, error: BaseException) -> None:
         """Report an error in the panel and as a notification."""
@@ -205,6 +237,10 @@ class JobPanel(QWidget):
         if job is not None:
             job.abandon()
         self._clock.stop()
+        if job is not None and job is self._shown_job:
+            self._shown_job = None
+            self._activity.close()
+            DURATIONS.write()
         self.bar.hide()  # a full bar looks like a second button
         self._show_state()
 
@@ -217,15 +253,22 @@ class JobPanel(QWidget):
         except Exception as error:  # an exception would be lost in a slot
             self._fail(error)
 
-    def _on_progress(self, report: tuple[str, float]) -> None:
-        self._progress = report
-        self._show_progress()
-
-    def _show_progress(self) -> None:
-        stage, fraction = self._progress
+    def _show_progress(self, _: Any = None) -> tuple[str, float, str] | None:
+        if self._shown_job is None:
+            return None
+        stage, fraction, left = self._shown_job.pace.now()
         seconds = perf_counter() - self._started
+        words, time = stage or "getting ready", time_left(left)
         self.bar.setValue(round(_BAR_STEPS * fraction))
-        self.stage.say(f"{stage} · {100 * fraction:.0f} % · {seconds:.0f} s")
+        self.stage.say(f"{words} · {100 * fraction:.0f} % · {time or f'{seconds:.0f} s'}")
+        return words, fraction, time
+
+    def _show_activity(self) -> None:
+        progress = self._show_progress()
+        if progress is not None:
+            self._activity.show(*progress)
+        if self._shown_job is None:  # the run ended while napari drew its entry
+            self._activity.close()
 
 
 class RunPanel(JobPanel):

@@ -8,9 +8,12 @@ from magicgui.widgets import ComboBox
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import QComboBox, QStyle, QStyleOptionComboBox, QStylePainter
 
-from napari_busref._napari.widgets.forms import EXPLANATION, narrow
+from napari_busref._napari.layers.trades import worded
 
-__all__ = ["layer_chooser"]
+__all__ = ["EXPLANATION", "MiddleElision", "layer_chooser", "narrow"]
+
+#: Property of a control that holds the constant part of its tooltip.
+EXPLANATION = "explanation"
 
 
 def layer_chooser(name: str, tooltip: str, choices: Any, **options: Any) -> ComboBox:
@@ -26,11 +29,18 @@ def layer_chooser(name: str, tooltip: str, choices: Any, **options: Any) -> Comb
     """
     made = ComboBox(name=name, tooltip=tooltip, choices=choices, **options)
     narrow(made)
-    _MiddleElision(made.native, tooltip)
+    MiddleElision(made.native, tooltip)
     return made
 
 
-class _MiddleElision(QObject):
+def narrow(chooser: ComboBox) -> None:
+    """Keep long names from making the panel wide."""
+    box = chooser.native
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(8)  # a panel of 300 pixels holds it beside its label
+
+
+class MiddleElision(QObject):
     """Draws the text of a combo box elided in the middle; napari's style cuts its end."""
 
     def __init__(self, box: QComboBox, tooltip: str) -> None:
@@ -43,18 +53,22 @@ class _MiddleElision(QObject):
             model.rowsInserted.connect(self._explain_rows)
         box.currentTextChanged.connect(self._explain)
         self._explain_rows(None, 0, box.count() - 1)
-        self._explain(box.currentText())
+        self.explain()
         box.installEventFilter(self)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """Draw the box in place of Qt."""
         kind = None if event is None else event.type()
         if kind in (QEvent.Type.ToolTip, QEvent.Type.Paint):
-            self._explain(self._box.currentText())  # magicgui blocks signals while it fills a box
+            self.explain()  # magicgui blocks signals while it fills a box
         if kind == QEvent.Type.Paint:
             self._paint()
             return True
         return bool(super().eventFilter(watched, event))
+
+    def explain(self) -> None:
+        """Say the tooltip again, in the words of the trade."""
+        self._explain(self._box.currentText())
 
     def _paint(self) -> None:
         box, option = self._box, QStyleOptionComboBox()
@@ -66,7 +80,8 @@ class _MiddleElision(QObject):
         painter.end()
 
     def _explain(self, text: str) -> None:
-        tooltip = f"{text}\n{self._tooltip}" if text else self._tooltip
+        explained = worded(self._tooltip)
+        tooltip = f"{text}\n{explained}" if text else explained
         if self._box.toolTip() != tooltip:
             self._box.setToolTip(tooltip)
 

@@ -1,4 +1,4 @@
-"""Choosers of the infrared and the visible layer, which always differ."""
+"""Choosers of the moving and the fixed layer, which always differ."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from napari_busref._napari.widgets.layer_chooser import layer_chooser
 if TYPE_CHECKING:
     import napari
 
-__all__ = ["PairChooser"]
+__all__ = ["MOVING_TIP", "PairChooser"]
+
+#: Tooltip of the moving layer.
+MOVING_TIP = "The {moving_image}: it is resampled. Any modality, stain, channel or sensor will do"
 
 
 class PairChooser(QWidget):
     """Two choosers of image layers, and a button that swaps them.
 
     They guess which layer is which. Choosing the other's layer swaps the two. A single image is
-    the visible one. A further button turns layers whose files say that they are stored sideways.
+    the fixed one. A further button turns layers whose files say that they are stored sideways.
 
     Parameters
     ----------
@@ -34,7 +37,7 @@ class PairChooser(QWidget):
     Attributes
     ----------
     moving, fixed : magicgui.widgets.ComboBox
-        The infrared and the visible layer; read and set ``value``.
+        The moving and the fixed layer; read and set ``value``.
     swap, upright : QPushButton
     changed : Signal
         Emitted when the user or a script chooses.
@@ -48,10 +51,10 @@ class PairChooser(QWidget):
         self._choosing = False  # True while this object, not the user, sets the choosers
         self._user_chose = False
         self._pair: tuple[Image | None, Image | None] = (None, None)
-        self.moving = layer_chooser("infrared layer", moving_tip, self._moving_choices)
-        self.fixed = layer_chooser("visible layer", fixed_tip, self.images)
+        self.moving = layer_chooser("moving layer", moving_tip, self._moving_choices)
+        self.fixed = layer_chooser("fixed layer", fixed_tip, self.images)
         self.swap = button(
-            "⇅", "Swap the infrared and the visible layer", self._swap_clicked, name="swap"
+            "⇅", "Swap the {moving} and the {fixed} layer", self._swap_clicked, name="swap"
         )
         self.swap.setAccessibleName("Swap")
         self.swap.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Expanding)
@@ -62,7 +65,7 @@ class PairChooser(QWidget):
         self.upright.hide()
         self._tags: dict[str, int] = {}
         for line, (text, chooser) in enumerate(
-            (("&Infrared (moving)", self.moving), ("Visi&ble (fixed)", self.fixed))
+            (("{moving_caption}", self.moving), ("{fixed_caption}", self.fixed))
         ):
             chooser.native.setMinimumContentsLength(5)  # a panel of 300 px holds them
             grid.addWidget(caption(text, chooser.native), line, 0)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_busref._napari.layers.trades import Trade, current_trade, in_trade
+
 if TYPE_CHECKING:
     from napari_busref.registration.quality import Quality
 
@@ -14,6 +16,8 @@ __all__ = ["error_text", "headline", "pair_text", "quality_html", "shortened"]
 
 # a score below 0.5 is among the reasons
 _LIKELIHOODS = ((0.95, "very likely"), (0.8, "likely"), (0.5, "more likely than not"))
+
+_UNCALIBRATED = "a hint only, for it was calibrated on thermal pairs"
 
 # with the names of the pair before it, the verdict has to fit one line
 _SHORT_HEADLINES = {
@@ -51,7 +55,13 @@ def headline(quality: Quality, pair: str = "") -> str:
     return f"{mark} {pair}: {short}"
 
 
-def quality_html(quality: Quality, largest_px: float, pair: str = "") -> str:
+def quality_html(
+    quality: Quality,
+    largest_px: float,
+    pair: str = "",
+    pixel: tuple[float, str] | None = None,
+    trade: Trade | None = None,
+) -> str:
     """Describe the quality of a registration, as rich text for a label.
 
     Parameters
@@ -61,6 +71,10 @@ def quality_html(quality: Quality, largest_px: float, pair: str = "") -> str:
         The largest displacement beyond the initial transform, in pixels of the fixed image.
     pair : str
         As for `headline`.
+    pixel : (float, str), optional
+        Size of a pixel of the fixed image, and its unit; for trades that want lengths.
+    trade : Trade, optional
+        Whose words to use; by default that of the Preferences.
 
     Returns
     -------
@@ -68,21 +82,25 @@ def quality_html(quality: Quality, largest_px: float, pair: str = "") -> str:
         A headline, the reasons for doubt if there are any, and the numbers. Where nothing was
         found there are no numbers.
     """
+    trade = trade or current_trade()
     lines = [f"<b>{escape(headline(quality, pair))}</b>"]
     likely = next((words for bound, words in _LIKELIHOODS if quality.score >= bound), None)
     if quality.status == "registered" and likely is not None:
-        lines.append(f"score {quality.score:.2f} of 1: an error below 5 px is {likely}")
+        meaning = f"an error below 5 px is {likely}" if trade.calibrated else _UNCALIBRATED
+        lines.append(f"score {quality.score:.2f} of 1: {meaning}")
     if quality.reasons:
-        items = "".join(f"<li>{escape(reason)}</li>" for reason in quality.reasons)
+        items = "".join(
+            f"<li>{escape(in_trade(reason, trade))}</li>" for reason in quality.reasons
+        )
         lines.append(f"<ul style='margin: 2px 0 2px -22px'>{items}</ul>")
     if quality.status == "not registered":
         return "".join(f"<div>{line}</div>" for line in lines)
     rows = [
-        ("shift", _number(quality.shift_px, "{:.1f} px")),
+        ("shift", _length(quality.shift_px, pixel if trade.lengths else None)),
         ("rotation", _number(quality.rotation_deg, "{:.2f}°")),
         ("scale", _number(quality.scale, "{:.3f}")),
-        ("largest displacement", _number(largest_px, "{:.1f} px")),
-        ("overlap", _number(100 * quality.overlap, "{:.0f} % of the fixed image")),
+        ("largest displacement", _length(largest_px, pixel if trade.lengths else None)),
+        ("overlap", _number(100 * quality.overlap, f"{{:.0f}} % of the {trade.fixed_image}")),
         ("edge agreement", _edge_agreement(quality)),
     ]
     cells = "".join(
@@ -123,6 +141,13 @@ def _edge_agreement(quality: Quality) -> str:
         for value in (quality.edge_agreement_before, quality.edge_agreement)
     )
     return f"{before} → {after}"
+
+
+def _length(pixels: float, pixel: tuple[float, str] | None) -> str:
+    text = _number(pixels, "{:.1f} px")
+    if pixel is None or not np.isfinite(pixels):
+        return text
+    return f"{text} ({pixels * pixel[0]:.3g} {escape(pixel[1])})"
 
 
 def _number(value: float, form: str) -> str:

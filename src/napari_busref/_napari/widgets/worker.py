@@ -12,6 +12,7 @@ from napari.qt.threading import GeneratorWorkerSignals, WorkerBase, create_worke
 from napari.utils.notifications import notification_manager
 from qtpy.QtCore import QEventLoop, QTimer
 
+from napari_busref.runtime.pace import Pace
 from napari_busref.runtime.progress import Cancelled
 
 __all__ = ["Job", "RunningJobs", "postpone_garbage_collection", "serve_until", "start_job"]
@@ -40,6 +41,8 @@ class Job(WorkerBase):
 
     Attributes
     ----------
+    pace : Pace
+        What to show of the progress at any time.
     listening : bool
         Whether the slots that `start_job` connected are still called.
     """
@@ -53,6 +56,7 @@ class Job(WorkerBase):
             kwargs,
         )
         self._reported = ("", -1.0)
+        self.pace = Pace()
         self.listening = True
 
     def stop(self) -> None:
@@ -76,7 +80,7 @@ class Job(WorkerBase):
         function, args, kwargs = self._call
         self._call = None  # napari keeps finished workers, and they must not keep the images
         try:
-            result = function(*args, progress=self._report, cancel=self.cancel, **kwargs)
+            result = function(*args, progress=_JobProgress(self), cancel=self.cancel, **kwargs)
         except Cancelled:
             super().quit()
             result = None
@@ -84,11 +88,28 @@ class Job(WorkerBase):
             self.aborted.emit()
         return result
 
-    def _report(self, stage: str, fraction: float) -> None:
+    def report(self, stage: str, fraction: float) -> None:
+        """Receive a report of the call, in its thread."""
+        self.pace(stage, fraction)
         # A loop may report thousands of times, which would flood the event queue.
         if stage != self._reported[0] or fraction - self._reported[1] >= _MIN_PROGRESS:
             self._reported = (stage, fraction)
             self.yielded.emit((stage, fraction))
+
+
+class _JobProgress:
+    """The progress callback of a job."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = weakref.ref(job)
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        if (job := self._job()) is not None:
+            job.report(stage, fraction)
+
+    def expect(self, fraction: float, seconds: float) -> None:
+        if (job := self._job()) is not None:
+            job.pace.expect(fraction, seconds)
 
 
 class RunningJobs:

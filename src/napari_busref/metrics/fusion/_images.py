@@ -6,18 +6,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage as ndi
 
+from napari_busref.images.arrays import to_numbers
+
 FloatArray = NDArray[np.float64]
 
 
 def grey(image: ArrayLike, name: str) -> FloatArray:
     """Check one grey image and return it as float64."""
-    array = np.asarray(image)
-    if array.ndim != 2 or array.dtype.kind not in "buif":
-        raise ValueError(
-            f"{name} must be a real grey (H, W) image, got shape {array.shape}, "
-            f"dtype {array.dtype}"
-        )
-    values = array.astype(np.float64)
+    values = to_numbers(image, name)
+    if values.ndim != 2:
+        raise ValueError(f"{name} must be a grey (H, W) image, got shape {values.shape}")
     if not np.isfinite(values).all():
         raise ValueError(f"{name} must be finite, got NaN or infinite pixels")
     return values

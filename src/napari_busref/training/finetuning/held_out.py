@@ -70,7 +70,7 @@ class HeldOutRegistration:
             transform = register_pair(model, pair, device)
             rows.append(score(pair, transform))
             if picture is None:
-                picture = transform.apply(pair.moving.astype(np.float32))
+                picture = transform.apply(pair.moving.astype(np.float32), cval=0.0)
         assert picture is not None
         return Measured(
             {name: float(np.mean([row[name] for row in rows])) for name in _SCORES}, picture

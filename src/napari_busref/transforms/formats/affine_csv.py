@@ -13,7 +13,7 @@ from napari_busref.runtime.atomic_write import replacing
 from napari_busref.runtime.file_safety import Refused, read_text
 from napari_busref.runtime.version import package_version
 from napari_busref.transforms.formats.grid import ImageGrid
-from napari_busref.transforms.formats.landmark_files import is_bigwarp, read_landmark_transform
+from napari_busref.transforms.formats.landmark_files import is_landmarks, read_landmark_transform
 from napari_busref.transforms.formats.physical import (
     affine_from_physical,
     affine_to_physical,
@@ -93,7 +93,7 @@ def read_csv(path: Path, fixed: ImageGrid, moving: ImageGrid) -> Transform:
     """
     try:
         text = read_text(path, "utf-8-sig")
-        landmarks = is_bigwarp(text)
+        landmarks = is_landmarks(text)
         if not landmarks:
             matrix = np.loadtxt(io.StringIO(text), delimiter=",", ndmin=2, comments="#")
     except Refused:

@@ -31,7 +31,7 @@ from napari_busref.transforms.formats.physical import (
     positions,
     swapped,
 )
-from napari_busref.transforms.hdf5 import check_strings, check_values
+from napari_busref.transforms.hdf5 import check_references, check_strings, check_values
 from napari_busref.transforms.transform import Transform
 
 if TYPE_CHECKING:
@@ -404,6 +404,8 @@ def _check_group(group: Any, path: Path, depth: int = 0) -> None:
             _check_group(item, path, depth + 1)
         elif isinstance(item, h5py.Dataset):
             check_values(item, name, path)
+            if item.dtype.kind == "O":
+                check_references(item, name, path)
             if name.endswith("FixedParameters") and item.size and item.size >= 10:
                 _check_grid_of_splines(path, item[:2].tolist())
 

@@ -1,4 +1,4 @@
-"""Landmarks of other programs: BigWarp's table and the ``.points`` file of QGIS."""
+"""Files of landmarks: a table in pixels, BigWarp's table, and the ``.points`` file of QGIS."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from napari_busref.runtime.atomic_write import replacing
 from napari_busref.runtime.file_safety import read_text
 from napari_busref.transforms.formats.grid import ImageGrid
 from napari_busref.transforms.formats.physical import apply_to, inverted
@@ -20,7 +21,19 @@ from napari_busref.transforms.transform import Transform
 if TYPE_CHECKING:
     from napari_busref.transforms.landmarks import LandmarkModel
 
-__all__ = ["POINTS", "is_bigwarp", "read_landmark_transform", "read_landmarks"]
+__all__ = [
+    "POINTS",
+    "STYLES",
+    "LandmarkStyle",
+    "is_landmarks",
+    "read_landmark_transform",
+    "read_landmarks",
+    "write_landmarks",
+]
+
+LandmarkStyle = Literal["pixels", "bigwarp", "qgis"]
+"""Kinds of files: pixels of both images, BigWarp's table, points of QGIS."""
+STYLES: tuple[str, ...] = get_args(LandmarkStyle)
 
 #: Extension of the points of QGIS's georeferencer.
 POINTS = ".points"
@@ -29,15 +42,15 @@ _Points = NDArray[np.float64]
 
 
 def read_landmarks(path: Path, fixed: ImageGrid, moving: ImageGrid) -> tuple[_Points, _Points]:
-    """Read the pairs of points of BigWarp (``.csv``) or of QGIS (``.points``).
+    """Read pairs of points: in pixels or of BigWarp (``.csv``), or of QGIS (``.points``).
 
     Parameters
     ----------
     path : Path
     fixed, moving : ImageGrid
-        Grids of the two images. BigWarp's points are in the units of both grids. QGIS's source
-        points are pixels of the moving image; its map points are positions in the fixed grid,
-        or pixels when its unit is the pixel.
+        Grids of the two images. A table in pixels needs their shapes only. BigWarp's points are
+        in the units of both grids. QGIS's source points are pixels of the moving image; its map
+        points are positions in the fixed grid, or pixels when its unit is the pixel.
 
     Returns
     -------
@@ -52,7 +65,53 @@ def read_landmarks(path: Path, fixed: ImageGrid, moving: ImageGrid) -> tuple[_Po
     text = _text(path)
     if path.name.lower().endswith(POINTS):
         return _qgis(path, text, fixed, moving)
+    if _is_pixels(text):
+        return _in_pixels(path, text)
     return _bigwarp(path, text, fixed, moving)
+
+
+def write_landmarks(
+    path: Path,
+    fixed_points: ArrayLike,
+    moving_points: ArrayLike,
+    fixed: ImageGrid,
+    moving: ImageGrid,
+    style: LandmarkStyle | None = None,
+) -> Path:
+    """Write pairs of points so that `read_landmarks` reads the same ones.
+
+    Parameters
+    ----------
+    path : Path
+    fixed_points, moving_points : array_like, shape (N, 2)
+        (row, col) in pixels of each image.
+    fixed, moving : ImageGrid
+        As of `read_landmarks`.
+    style : str, optional
+        One of `STYLES`. By default QGIS for ``.points``, else pixels.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    ValueError
+        When the points do not fit, or for another style.
+    OSError
+        When the file cannot be written.
+    """
+    chosen = style or ("qgis" if path.name.lower().endswith(POINTS) else "pixels")
+    if chosen not in STYLES:
+        raise ValueError(f"style: got {style!r}, need one of {', '.join(STYLES)}")
+    here, there = (np.asarray(points, float) for points in (fixed_points, moving_points))
+    if here.shape != there.shape or here.ndim != 2 or here.shape[1] != 2:
+        raise ValueError(
+            f"points: got shapes {here.shape} and {there.shape}, need twice the same (N, 2)"
+        )
+    with replacing(path) as target, target.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(_lines(chosen, here, there, fixed, moving))
+    return path
 
 
 def read_landmark_transform(path: Path, fixed: ImageGrid, moving: ImageGrid) -> Transform:
@@ -66,7 +125,7 @@ def read_landmark_transform(path: Path, fixed: ImageGrid, moving: ImageGrid) -> 
     Returns
     -------
     Transform
-        A thin plate for BigWarp, an affine for QGIS.
+        A thin plate for BigWarp, an affine for the others.
 
     Raises
     ------
@@ -77,7 +136,8 @@ def read_landmark_transform(path: Path, fixed: ImageGrid, moving: ImageGrid) -> 
     from napari_busref.transforms.landmarks import landmark_transform
 
     points = read_landmarks(path, fixed, moving)
-    model: LandmarkModel = "affine" if path.name.lower().endswith(POINTS) else "thin-plate"
+    bends = not path.name.lower().endswith(POINTS) and not _is_pixels(_text(path))
+    model: LandmarkModel = "thin-plate" if bends else "affine"
     try:
         return landmark_transform(
             *points, fixed_shape=fixed.shape, moving_shape=moving.shape, model=model
@@ -86,10 +146,65 @@ def read_landmark_transform(path: Path, fixed: ImageGrid, moving: ImageGrid) -> 
         raise ValueError(f"path: {path}: {error}") from None
 
 
-def is_bigwarp(text: str) -> bool:
-    """Whether the first line of a table is a landmark of BigWarp: a name, then true or false."""
+def is_landmarks(text: str) -> bool:
+    """Whether a table holds landmarks: in pixels, or of BigWarp (a name, then true or false)."""
+    if _is_pixels(text):
+        return True
     first = itertools.islice(_rows(text), 2)  # a header may come first
     return any(len(row) >= 6 and _is_flag(row[1]) for row in first)
+
+
+_PIXELS = ("number", "fixed_row", "fixed_col", "moving_row", "moving_col")
+
+
+def _lines(
+    style: str, here: _Points, there: _Points, fixed: ImageGrid, moving: ImageGrid
+) -> list[tuple[object, ...]]:
+    """The cells of a file of landmarks."""
+    if style == "pixels":
+        rows = _plain_numbers(here, there)
+        return [_PIXELS, *((number, *row) for number, row in enumerate(rows, 1))]
+    if style == "bigwarp":
+        world = [
+            apply_to(grid.matrix, points.T)[::-1]
+            for grid, points in ((moving, there), (fixed, here))
+        ]
+        rows = _plain_numbers(*(one.T for one in world))
+        return [(f"Pt-{number}", "true", *row) for number, row in enumerate(rows)]
+    place = _corner(here) if _is_plain(fixed) else apply_to(fixed.matrix, here.T)[::-1].T
+    rows = _plain_numbers(place, _corner(there))
+    return [("mapX", "mapY", "sourceX", "sourceY", "enable"), *((*row, 1) for row in rows)]
+
+
+def _plain_numbers(*columns: _Points) -> list[list[float]]:
+    """Rows of numbers without digits of rounding errors."""
+    rows: list[list[float]] = np.round(np.column_stack(columns), 9).tolist()
+    return rows
+
+
+def _corner(points: _Points) -> _Points:
+    """The reverse of `_from_corner`: (x, y), and y is negative."""
+    return np.stack([points[:, 1] + 0.5, -points[:, 0] - 0.5], 1)
+
+
+def _is_plain(grid: ImageGrid) -> bool:
+    """Whether a grid has no place on a map."""
+    return np.array_equal(grid.matrix, np.eye(3)) and not grid.has_length
+
+
+def _is_pixels(text: str) -> bool:
+    return [cell.strip().lower() for cell in next(_rows(text), [])][-4:] == list(_PIXELS[1:])
+
+
+def _in_pixels(path: Path, text: str) -> tuple[_Points, _Points]:
+    rows = [row for row in itertools.islice(_rows(text), 1, None) if row]
+    if any(len(row) < 4 for row in rows):
+        raise ValueError(f"path: {path} is damaged: a landmark has fewer than four numbers")
+    pairs = np.array([_floats(row[-4:], path, number) for number, row in enumerate(rows, 1)])
+    if not np.isfinite(pairs).all():
+        raise ValueError(f"path: {path} is damaged: a landmark is not finite")
+    here, there = np.split(pairs.reshape(-1, 4), 2, axis=1)
+    return here, there
 
 
 def _is_flag(cell: str) -> bool:
@@ -152,7 +267,7 @@ def _qgis(path: Path, text: str, fixed: ImageGrid, moving: ImageGrid) -> tuple[_
         if (row.get("enable") or "1").strip() != "0"
     ]
     map_x, map_y, x, y = np.reshape(pairs, (-1, 4)).T
-    if np.array_equal(fixed.matrix, np.eye(3)) and not fixed.has_length:
+    if _is_plain(fixed):
         fixed_points = _from_corner(map_x, map_y)
     else:
         fixed_points = _pixels(fixed, np.stack([map_y, map_x]))

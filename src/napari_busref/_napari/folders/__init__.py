@@ -1,0 +1,1 @@
+"""The panel that registers and fuses all pairs of two folders."""

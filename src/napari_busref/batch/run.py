@@ -1,0 +1,238 @@
+"""Process pairs of files one after the other: rows of a summary, failures, resuming."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from napari_busref.batch.files import refuse_existing
+from napari_busref.batch.results import (
+    REGISTERED,
+    ResultWriter,
+    fill_value_of,
+    quality_row,
+    record,
+)
+from napari_busref.data.pairing import Pair
+from napari_busref.runtime.atomic_write import replacing
+from napari_busref.runtime.errors import one_line
+from napari_busref.runtime.progress import Cancelled
+
+if TYPE_CHECKING:
+    from napari_busref.images.io import ImageFile
+    from napari_busref.runtime.progress import Progress
+
+__all__ = ["SUMMARY", "finished_rows", "process_rows", "results_of", "run_files"]
+
+#: Name of the table of all pairs, in the folder of the results.
+SUMMARY = "summary.csv"
+
+#: Processes one pair, writes its files and returns its report.
+ProcessPair = Callable[[Pair], Mapping[str, Any]]
+
+
+def finished_rows(
+    writer: ResultWriter, pairs: Sequence[Pair], suffixes: Sequence[str], *, several: bool = True
+) -> dict[str, dict[str, str]]:
+    """Find the rows of finished pairs to keep, by name.
+
+    Parameters
+    ----------
+    writer : ResultWriter
+    pairs : sequence of Pair
+    suffixes : sequence of str
+        What the names of results have after the stem.
+    several : bool
+        Whether there is a summary.
+
+    Returns
+    -------
+    dict
+        Empty unless the writer resumes.
+
+    Raises
+    ------
+    FileExistsError
+        When there are any results, and the writer neither resumes nor overwrites.
+    """
+    if writer.resume:
+        rows = {pair.name: writer.finished(pair, suffixes) for pair in pairs}
+        return {name: row for name, row in rows.items() if row is not None}
+    expected = [
+        path
+        for pair in pairs
+        for paths in writer.existing(pair, suffixes).values()
+        for path in paths
+    ]
+    summary = [writer.folder / SUMMARY] if several else []
+    refuse_existing([*expected, *summary], writer.overwrite)
+    return {}
+
+
+def process_rows(
+    writer: ResultWriter,
+    pairs: Sequence[Pair],
+    process: ProcessPair,
+    done: Mapping[str, dict[str, str]],
+    *,
+    several: bool = True,
+) -> Iterator[tuple[Pair, dict[str, str]]]:
+    """Process pairs, and yield the row of each once it is written.
+
+    Parameters
+    ----------
+    writer : ResultWriter
+    pairs : sequence of Pair
+    process : callable
+        Processes a pair.
+    done : mapping
+        From `finished_rows`: pairs to leave alone.
+    several : bool
+        False raises the error of a pair. True reports it in the row, goes on, and writes each
+        row into the summary.
+
+    Yields
+    ------
+    pair : Pair
+    row : dict of str to str
+        ``name``, ``status`` (``"ok"``, ``"doubtful"`` or ``"failed"``), and where they are known
+        ``score``, ``overlap``, ``seconds`` and ``message``.
+
+    Raises
+    ------
+    Cancelled
+        From `process`. The rows so far are in the summary.
+    """
+    summary = writer.folder / SUMMARY if several else None
+    with _Summary(summary, [pair.name for pair in pairs]) as rows:
+        rows.add(*done.values())  # what a killed run leaves is true
+        for pair in pairs:
+            row = done.get(pair.name)
+            if row is None:
+                row = _row(pair, process, may_raise=not several)
+                rows.add(row)
+            yield pair, row
+
+
+def run_files(
+    writer: ResultWriter,
+    pair: Pair,
+    files: tuple[ImageFile, ImageFile],
+    options: Mapping[str, Any],
+    *,
+    fuse: bool = True,
+    progress: Progress | None = None,
+    cancel: Event | None = None,
+) -> dict[str, Any]:
+    """Register and fuse the images of a pair, and write the results.
+
+    Parameters
+    ----------
+    writer : ResultWriter
+    pair : Pair
+    files : tuple of ImageFile
+        The fixed and the moving image.
+    options : mapping
+        Of `napari_busref.register_and_fuse`; without fusion of `napari_busref.register`.
+    fuse : bool
+        Whether to fuse them, too.
+    progress : Progress, optional
+    cancel : threading.Event, optional
+
+    Returns
+    -------
+    dict
+        The report.
+    """
+    from napari_busref.pipeline import register_and_fuse
+    from napari_busref.registration import register
+
+    fixed, moving = files
+    fill = fill_value_of(moving, options.get("fill_value"))
+    common = {"progress": progress, "cancel": cancel, **options, "fill_value": fill}
+    if not fuse:
+        result = register(fixed.data, moving.data, **common)
+        record(result, fixed, moving)
+        return writer.report(pair, writer.registration(pair, fixed, moving, result), result)
+    both = register_and_fuse(fixed.data, moving.data, **common)
+    assert both.fusion is not None  # a cancelled call raises
+    record(both.registration, fixed, moving)
+    paths = writer.registration(pair, fixed, moving, both.registration)
+    paths["fused"] = writer.image(pair, fixed, "fused", both.fusion.fused)
+    fusion = {"timings": both.fusion.timings, "parameters": both.fusion.parameters}
+    return writer.report(pair, paths, both.registration, fusion=fusion)
+
+
+def results_of(fuse: bool) -> tuple[str, ...]:
+    """What the names of the results of `run_files` have after the stem."""
+    return (*REGISTERED, "_fused") if fuse else REGISTERED
+
+
+def _row(pair: Pair, process: ProcessPair, *, may_raise: bool) -> dict[str, str]:
+    """Process one pair and return its row of the summary."""
+    row = {"name": pair.name}
+    start = time.perf_counter()
+    try:
+        quality = process(pair).get("quality")
+    except Cancelled:
+        raise
+    except Exception as error:
+        if may_raise:
+            raise
+        row |= {"status": "failed", "message": one_line(error)}
+    else:
+        row["status"] = "ok"
+        if quality is not None:
+            row |= quality_row(quality.score, quality.overlap, quality.reasons)
+    return row | {"seconds": f"{time.perf_counter() - start:.2f}"}
+
+
+class _Summary:
+    """``summary.csv``, written row by row: what a killed batch leaves is true.
+
+    At the end the rows are in the order of the pairs. Nothing is written without a path, or
+    without a row.
+    """
+
+    _FIELDS = ("name", "status", "score", "overlap", "seconds", "message")
+
+    def __init__(self, path: Path | None, order: Sequence[str]) -> None:
+        self._path = path
+        self._order = order
+        self._rows: dict[str, dict[str, str]] = {}
+
+    def __enter__(self) -> _Summary:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        done = [name for name in self._order if name in self._rows]
+        if done != list(self._rows):
+            self._write([self._rows[name] for name in done])
+
+    def add(self, *rows: dict[str, str]) -> None:
+        """Write the rows of finished pairs."""
+        if self._path is None or not rows:
+            return
+        first = not self._rows
+        self._rows |= {row["name"]: row for row in rows}
+        if first:
+            self._write(rows)
+        else:
+            self._to(self._path, "a", rows)
+
+    def _write(self, rows: Sequence[dict[str, str]]) -> None:
+        assert self._path is not None  # there are rows
+        with replacing(self._path) as temporary:
+            self._to(temporary, "w", rows)
+
+    def _to(self, path: Path, mode: str, rows: Sequence[dict[str, str]]) -> None:
+        # names that are no UTF-8 are escaped
+        with path.open(mode, newline="", encoding="utf-8", errors="backslashreplace") as stream:
+            writer = csv.DictWriter(stream, self._FIELDS)
+            if mode == "w":
+                writer.writeheader()
+            writer.writerows(rows)
