@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .canvas import CAMERA, FAR, ROAD, WHOLE, Canvas
+from .canvas import CAMERA, FAR, ROAD, WHOLE, Canvas, Kind
 from .houses import facade
 
 
@@ -30,6 +30,7 @@ def sky(canvas: Canvas, rng: np.random.Generator) -> None:
 
 def skyline(canvas: Canvas, rng: np.random.Generator) -> None:
     """Paint hills and buildings at the end of the street."""
+    canvas.kind = Kind.BUILDING
     cols = canvas.x[0]
     ridge = 0.02 + 0.045 * canvas.at(canvas.noise, 3.1, cols + 5, 2.2)
     hills = canvas.y < ridge[None]
@@ -55,6 +56,7 @@ def skyline(canvas: Canvas, rng: np.random.Generator) -> None:
 
 def ground(canvas: Canvas, rng: np.random.Generator) -> None:
     """Paint the road, its markings and the pavements."""
+    canvas.kind = Kind.GROUND
     below = canvas.y < -1e-3
     z = np.where(below, CAMERA / np.maximum(-canvas.y, 1e-3), FAR).astype(np.float32)
     z = np.minimum(z, FAR - 1)

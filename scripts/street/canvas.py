@@ -6,6 +6,7 @@ Positions are in metres: ``x`` to the right, ``y`` up, ``z`` away from the camer
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,18 @@ CAMERA = 1.65  # height of the cameras
 FAR = 400.0
 WHOLE = (slice(None), slice(None))
 _SAMPLES = 2  # per pixel side, averaged for smooth edges
+
+
+class Kind(IntEnum):
+    """What a surface is: the label of its pixels."""
+
+    SKY = 0
+    GROUND = 1
+    BUILDING = 2
+    PLANT = 3
+    CAR = 4
+    PERSON = 5
+    POST = 6
 
 
 def point(x: float, y: float, z: float) -> Floats:
@@ -45,6 +58,8 @@ class Canvas:
         self.position[..., 2] = FAR
         self.ambient = np.ones((height, width), np.float32)
         self.heat = np.zeros((height, width), np.float32)
+        self.kind = Kind.SKY  # of what is painted next
+        self.kinds = np.zeros((height, width), np.uint8)
         self.lamps: list[tuple[NDArray[np.float32], Floats, float]] = []
         self.noise = _noise_tile(rng)
         self.fine = _noise_tile(rng, octaves=3, start=32)
@@ -79,6 +94,7 @@ class Canvas:
             # an opaque surface hides the light behind it
             shine = np.zeros(3, np.float32) if light is None else np.asarray(light, np.float32)
             self.light[part] += wide * (shine - self.light[part])
+            np.copyto(self.kinds[part], np.uint8(self.kind), where=cover > 0.5)
         elif light is not None:
             self.light[part] += wide * (np.asarray(light, np.float32) - self.light[part])
         if heat is not None:
@@ -131,6 +147,11 @@ class Canvas:
         low, high = np.quantile(heat, (0.002, 0.998))
         # the black level is above 0, the value outside a warped picture
         return np.clip((heat - low) / max(high - low, 1e-6), 0.02, 1).astype(np.float32)
+
+    def labels(self) -> NDArray[np.uint8]:
+        """The `Kind` at the middle of every pixel, uint8 (H, W)."""
+        middle = slice(_SAMPLES // 2, None, _SAMPLES)
+        return self.kinds[middle, middle]
 
 
 class Window:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .canvas import CAMERA, WALL, Canvas, Floats, Window, point
+from .canvas import CAMERA, WALL, Canvas, Floats, Kind, Window, point
 from .things import tree
 
 
@@ -40,6 +40,7 @@ def _wall(
     ambient: float,
 ) -> None:
     """Paint a building: its facade along the street and the end wall towards the camera."""
+    canvas.kind = Kind.BUILDING
     style = _Style(rng)
     with np.errstate(divide="ignore"):
         z = side * WALL / np.where(side * canvas.x > 1e-4, canvas.x, side * 1e-4)
@@ -234,6 +235,7 @@ class _Style:
 def _chimney(
     canvas: Canvas, rng: np.random.Generator, side: int, near: float, height: float
 ) -> None:
+    canvas.kind = Kind.BUILDING
     x, z = side * (WALL + rng.uniform(1.0, 3.5)), near + 1.0
     window = canvas.window(z, (x - 1.2, x + 1.2), (height - 1, height + 2.2))
     if window is None:

@@ -28,6 +28,13 @@ def render(shape: tuple[int, int], seed: int) -> tuple[NDArray[np.uint8], Floats
     infrared : numpy.ndarray
         float32 ``(H, W)`` in [0, 1], brighter where warmer, without sensor noise.
     """
+    return render_labelled(shape, seed)[:2]
+
+
+def render_labelled(
+    shape: tuple[int, int], seed: int
+) -> tuple[NDArray[np.uint8], Floats, NDArray[np.uint8]]:
+    """Render the scene with its labels, uint8 ``(H, W)``: the `Kind` of every pixel."""
     rng = np.random.default_rng(seed)
     canvas = Canvas(shape, rng)
     sky(canvas, rng)
@@ -36,4 +43,4 @@ def render(shape: tuple[int, int], seed: int) -> tuple[NDArray[np.uint8], Floats
     for side in (-1, 1):
         street_side(canvas, rng, side)
     street_life(canvas, rng)
-    return canvas.visible(rng), canvas.infrared()
+    return canvas.visible(rng), canvas.infrared(), canvas.labels()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .canvas import CAMERA, ROAD, WALL, Canvas, Floats, Window, point
+from .canvas import CAMERA, ROAD, WALL, Canvas, Floats, Kind, Window, point
 
 
 def street_life(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -45,6 +45,7 @@ def street_life(canvas: Canvas, rng: np.random.Generator) -> None:
 
 def wires(canvas: Canvas, rng: np.random.Generator) -> None:
     """Paint wires across the street."""
+    canvas.kind = Kind.POST
     for z in (20.0, 33.0, 52.0):
         window = canvas.window(z, (-WALL, WALL), (5.0, 9.5))
         if window is None:
@@ -57,6 +58,7 @@ def wires(canvas: Canvas, rng: np.random.Generator) -> None:
 
 def lamp(canvas: Canvas, rng: np.random.Generator, side: int, z: float) -> None:
     """Paint a street lamp, and light its surroundings."""
+    canvas.kind = Kind.POST
     x, high, reach = side * (ROAD + 0.55), 6.4, 1.5
     window = canvas.window(z, (x - 2, x + 2), (0, high + 0.6))
     if window is None:
@@ -80,6 +82,7 @@ def lamp(canvas: Canvas, rng: np.random.Generator, side: int, z: float) -> None:
 
 def tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float, height: float) -> None:
     """Paint a tree."""
+    canvas.kind = Kind.PLANT
     z = max(z, 6.0)
     spread = 0.34 * height
     window = canvas.window(z, (x - 1.6 * spread, x + 1.6 * spread), (0, 1.15 * height))
@@ -114,6 +117,7 @@ def tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float, height: f
 
 def signpost(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
     """Paint a round road sign on a post."""
+    canvas.kind = Kind.POST
     window = canvas.window(z, (x - 0.6, x + 0.6), (0, 3))
     if window is None:
         return
@@ -136,6 +140,7 @@ _CLOTHES = (
 
 def person(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
     """Paint a walking person."""
+    canvas.kind = Kind.PERSON
     size = rng.uniform(0.92, 1.06)
     window = canvas.window(z, (x - 0.75, x + 0.75), (-0.3, 1.95))
     if window is None:
@@ -214,6 +219,7 @@ _PAINTS = (
 
 def car(canvas: Canvas, rng: np.random.Generator, x: float, z: float, what: str) -> None:
     """A car seen from the front (coming) or from behind (leaving, parked)."""
+    canvas.kind = Kind.CAR
     window = canvas.window(z, (x - 1.3, x + 1.3), (-0.4, 1.8))
     if window is None:
         return

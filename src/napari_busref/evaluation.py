@@ -140,6 +140,7 @@ def evaluate_fusion(
     baselines: bool = True,
     limit: int | None = None,
     pairs: Sequence[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]] | None = None,
+    scores: Sequence[str] = tuple(METRICS),
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> list[Row]:
@@ -159,11 +160,13 @@ def evaluate_fusion(
     pairs : sequence of (name, infrared, visible), optional
         Measure these pairs, uint8 (H, W) and (H, W, 3), instead of stored ones; `dataset` then
         only labels them.
+    scores : sequence of str
+        Names of scores, keys of `napari_busref.metrics.fusion.METRICS`; by default all.
 
     Returns
     -------
     list of dict
-        One row per model and pair: ``model``, ``dataset``, ``pair``, the scores of
+        One row per model and pair: ``model``, ``dataset``, ``pair``, the `scores` by
         `napari_busref.metrics.fusion.fusion_scores`, ``seconds`` of the call (model loaded; none
         for the bare sources), ``failed`` and ``error``. A failed row has no scores.
 
@@ -193,13 +196,14 @@ def evaluate_fusion(
             result, facts = _timed(
                 fuse, grey, infrared, model=module, device=device, mask=everywhere, cancel=cancel
             )
-            scores = {} if result is None else _fusion_scores(result.fused, grey, infrared)
-            rows.append(row | scores | facts)
+            found = {} if result is None else fusion_scores(result.fused, grey, infrared, scores)
+            rows.append(row | found | facts)
         for label in sources:
             reporter.step(f"{label}: {name}", len(rows) / total)
             bare = infrared if label.startswith("infrared") else grey
             row = {"model": label, "dataset": dataset, "pair": name}
-            rows.append(row | _fusion_scores(bare, grey, infrared) | {"failed": False})
+            found = fusion_scores(bare, grey, infrared, scores)
+            rows.append(row | found | {"failed": False})
     reporter.step("measured", 1.0)
     return _in_order(rows, [label for label, _ in networks] + sources)
 
@@ -325,12 +329,6 @@ def _registration_scores(scorer: metrics.Scorer, result: RegistrationResult | No
     except ValueError:
         row["re"] = None  # a folded transform has no inverse
     return row | {"quality": result.quality.score, "reliable": result.quality.reliable}
-
-
-def _fusion_scores(
-    fused: NDArray[np.uint8], grey: NDArray[np.uint8], infrared: NDArray[np.uint8]
-) -> Row:
-    return dict(fusion_scores(fused, grey, infrared))
 
 
 def _average(rows: Iterable[Mapping[str, Any]], key: str, how: str) -> float | None:

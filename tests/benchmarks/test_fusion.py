@@ -86,7 +86,8 @@ def test_all_methods_stand_in_one_table(scripts: dict[str, ModuleType], data, tm
 
 def test_models_are_compared_with_the_pyramid(scripts: dict[str, ModuleType], data, tmp_path):
     cases = ["roadscene-dark", "roadscene-both-dark"]
-    scripts["fusion"].main(tmp_path, case=cases, model=["average"], threads=1, data_root=data)
+    options = {"bounds_only": True, "threads": 1, "data_root": data}
+    scripts["fusion"].main(tmp_path, case=cases, model=["average"], **options)
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     rows = {(r["dataset"], r["model"]): r for r in read(tmp_path / "table.csv")}
     lines = [line.strip("| ").split(" | ") for line in text.splitlines()]
@@ -99,6 +100,8 @@ def test_models_are_compared_with_the_pyramid(scripts: dict[str, ModuleType], da
         assert [cell.strip("*") for cell in line[2:]] == [f"{gain:+.3f}" for gain in gains]
         assert line[2].startswith("**-")  # the mean of both has weak edges
         assert not line[6].startswith("**")  # and no artefacts
+    assert {r["model"] for r in rows.values()} == {"average", "laplacian"}
+    assert "Q_cv" not in text and all(r["q_cv"] == "" for r in rows.values())
     night = scripts["fusion"].dark(data)[0][2]
     assert night.max() <= 90 and night.dtype == np.uint8
 

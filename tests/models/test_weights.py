@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from skimage.color import rgb2gray
 
+from napari_busref import load_sample
 from napari_busref.models import card, list_models, load_model
 from napari_busref.models.features.bus import Bus
-from napari_busref.models.registry import KINDS, weights_name
-from napari_busref.models.weights import FOLDER
+from napari_busref.models.registry import _ARCHITECTURES, KINDS, weights_name
+from napari_busref.models.weights import FOLDER, read_weights
 
 SHIPPED = sorted(FOLDER.glob("*.safetensors"))
 
@@ -137,3 +140,37 @@ def test_the_shipped_models_stand_on_one_bus() -> None:
         state = load_model(name).state_dict()
         for key, value in bus.items():
             assert torch.equal(state[f"bus.{key}"], value), (name, key)
+
+
+@pytest.mark.parametrize("weights", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_weights_are_trained(weights: Path) -> None:
+    """What every new network starts with, such as zeros and ones, has changed."""
+    content = card(weights.stem)
+    trained = read_weights(weights.stem, content)
+    fresh = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        fresh.append(_ARCHITECTURES[content["architecture"]](content["config"]).state_dict())
+    fixed = [
+        name
+        for name, value in fresh[0].items()
+        if value.is_floating_point()
+        and torch.equal(value, fresh[1][name])
+        # GAF compares the maps of two sources, where a common bias cancels
+        and not name.endswith("attention.conv.bias")
+    ]
+    assert content["steps"] >= 100
+    assert [name for name in fixed if torch.equal(trained[name].float(), fresh[0][name])] == []
+
+
+def test_the_learned_loss_of_refusion_left_its_prior() -> None:
+    """The weights of the infrared-visible loss; those of the other tasks stayed (docs/results)."""
+    model = load_model("refusion")
+    sample = load_sample("thermal")
+    visible, infrared = (
+        torch.from_numpy(np.asarray(image, np.float32))[None, None]
+        for image in (rgb2gray(sample.fixed), np.asarray(sample.aligned) / 255)
+    )
+    with torch.no_grad():
+        weights = model.loss_weights(visible, infrared)
+    assert float((weights.first - 0.5).abs().mean()) > 0.05

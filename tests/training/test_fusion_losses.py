@@ -256,14 +256,33 @@ def test_image_loss_is_the_weighted_sum(images: tuple[Tensor, Tensor, Tensor]) -
 
 def test_feature_loss_is_the_written_out_one(images: tuple[Tensor, Tensor, Tensor]) -> None:
     fused, visible, infrared = images
-    expected = float((fused - infrared).abs().mean()) + np.mean(
+    value = float((fused - infrared).abs().mean())
+    slope = np.mean(
         [
             np.abs(gradient(f.numpy()) - gradient(v.numpy())).mean()
             for f, v in zip(fused[:, 0], visible[:, 0], strict=True)
         ]
     )
-    found = mda_losses.feature_loss([fused], [infrared], [visible])
-    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+    unit = np.sqrt(np.square([visible.numpy(), infrared.numpy()]).mean())
+    same = mda_losses.Joined(infrared, visible, fused)
+    found = mda_losses.feature_loss([same] * 5)
+    assert float(found) == pytest.approx(float(value + slope) / unit, rel=1e-6)
+    far = same._replace(fused=infrared + 5)
+    weighted = [
+        float(mda_losses.feature_loss([far if i == j else same for i in range(5)]))
+        for j in range(5)
+    ]
+    extra = (np.array(weighted) - float(found)) / (weighted[4] - float(found))
+    assert extra == pytest.approx([8, 8, 2, 2, 1], rel=1e-6)
+
+
+def test_feature_loss_moves_the_fused_features_alone(
+    images: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    leaves = [image.requires_grad_() for image in images]
+    pair = mda_losses.Joined(leaves[2], leaves[1], leaves[0])
+    mda_losses.feature_loss([pair] * 5).backward()
+    assert [leaf.grad is not None for leaf in leaves] == [True, False, False]
 
 
 def test_contrast_structure_is_ssim_without_brightness(
@@ -281,7 +300,7 @@ def test_contrast_structure_is_ssim_without_brightness(
 
 def test_patch_loss_is_the_written_out_one(images: tuple[Tensor, Tensor, Tensor]) -> None:
     fused, visible, infrared = (image[:1] for image in images)
-    window, temperature = 9, 0.4
+    window, beta, temperature = 9, 3.0, 0.4
     arrays = [image[0, 0].numpy() for image in (fused, infrared, visible)]
     energies = [(gradient(image) ** 2).sum(0) for image in arrays[1:]]
     values = []
@@ -291,15 +310,16 @@ def test_patch_loss_is_the_written_out_one(images: tuple[Tensor, Tensor, Tensor]
             f, *sources = (image[cut] for image in arrays)
             energy = np.array([e[cut].mean() for e in energies])
             structure = np.exp(energy / energy.sum() / (temperature / 2))
-            brightness = np.exp(np.array([s.mean() for s in sources]) / temperature)
+            amount = np.array([s.mean() + beta * s.var() for s in sources])
+            brightness = np.exp(amount / temperature)
             value = 0.0
             for k, s in enumerate(sources):
                 covariance = ((f - f.mean()) * (s - s.mean())).mean()
                 unlike = 1 - (2 * covariance + 0.0009) / (f.var() + s.var() + 0.0009)
                 value += structure[k] / structure.sum() * unlike
-                value += brightness[k] / brightness.sum() * abs(f.mean() - s.mean())
+                value += brightness[k] / brightness.sum() * ((f - s) ** 2).mean()
             values.append(value)
-    found = mda_losses.patch_loss(fused, infrared, visible, temperature, window)
+    found = mda_losses.patch_loss(fused, infrared, visible, beta, temperature, window)
     assert float(found) == pytest.approx(np.mean(values), rel=1e-6)
 
 

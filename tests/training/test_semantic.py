@@ -6,6 +6,7 @@ import csv
 import importlib
 import json
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -279,3 +280,45 @@ def test_what_the_constraint_needs_is_said(street: Path) -> None:
     label.unlink()
     with pytest.raises(ValueError, match=r"loss.semantic: needs a label map .*1.png"):
         LabelledScenes.from_config(config)
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The benchmark on small drawn streets."""
+    root = Path(__file__).resolve().parents[2]
+    for folder in ("benchmarks", "scripts"):
+        monkeypatch.syspath_prepend(root / folder)
+    monkeypatch.setattr(importlib.import_module("options"), "set_threads", lambda count: None)
+    found = importlib.import_module("semantic_street")
+    monkeypatch.setattr(found, "SHAPE", (64, 96))
+    return found
+
+
+def test_the_labels_of_the_street_belong_to_its_pictures(script: ModuleType) -> None:
+    kinds = importlib.import_module("street.canvas").Kind
+    visible, infrared, labels = importlib.import_module("street.render").render_labelled(
+        (96, 128), 0
+    )
+    assert visible.shape[:2] == infrared.shape == labels.shape
+    assert set(np.unique(labels)) == set(kinds)
+    heat = {kind: float(np.median(infrared[labels == kind])) for kind in kinds}
+    assert max(heat, key=lambda kind: heat[kind]) == kinds.PERSON
+    assert min(heat, key=lambda kind: heat[kind]) == kinds.SKY
+    rows = np.indices(labels.shape)[0]
+    assert rows[labels == kinds.SKY].mean() < rows[labels == kinds.GROUND].mean()
+
+
+def test_the_constraint_is_measured_on_drawn_streets(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(script.WEIGHTS, "")  # restored afterwards
+    script.main(tmp_path, train=2, val=1, steps=1, segmenter_steps=2)
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[2].startswith("|  | mean IoU | sky | ground | building | plant | car | person")
+    names = [line.split(" | ")[0].strip("| ") for line in lines[4:]]
+    assert names[:3] == [
+        f"fused, {name}" for name in ("shipped", "without the constraint", "with the constraint")
+    ]
+    assert names[3:5] == ["visible only", "infrared only"]
+    logs = (tmp_path / "with-the-constraint" / "logs").glob("*/metrics.csv")
+    assert "semantic" in next(logs).read_text().splitlines()[0]

@@ -11,6 +11,7 @@ and the pitfalls.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,38 +95,57 @@ HIGHER_IS_BETTER: dict[str, bool] = {
 }
 
 
-def fusion_scores(fused: ArrayLike, visible: ArrayLike, infrared: ArrayLike) -> dict[str, float]:
-    """Return all fusion scores of this module.
+_OF_FUSED: dict[str, Callable[[ArrayLike], float]] = {
+    "edge_intensity": edge_intensity,
+    "spatial_frequency": spatial_frequency,
+    "entropy": entropy,
+    "standard_deviation": standard_deviation,
+}
+_OF_ALL: dict[str, Callable[[ArrayLike, ArrayLike, ArrayLike], float]] = {
+    "qabf": qabf,
+    "vif": vif,
+    "scd": scd,
+    "ssim": ssim,
+    "q_cv": q_cv,
+    "nabf": nabf,
+    "cross_entropy": cross_entropy,
+    "fmi_w": fmi_w,
+    "mutual_information": mutual_information,
+    "correlation": correlation,
+}
+
+
+def fusion_scores(
+    fused: ArrayLike,
+    visible: ArrayLike,
+    infrared: ArrayLike,
+    names: Iterable[str] = tuple(METRICS),
+) -> dict[str, float]:
+    """Return the fusion scores of this module.
 
     Parameters
     ----------
     fused, visible, infrared : array_like
         Grey images ``(H, W)`` on the scale 0..255, sides of at least `MIN_SIDE` pixels.
+    names : iterable of str
+        Keys of `METRICS`; by default all.
 
     Returns
     -------
     dict
-        One value for each key of `METRICS`.
+        One value for each name.
 
     Raises
     ------
     ValueError
-        If an image is not grey, not finite or too small, or the sizes differ.
+        If an image is not grey, not finite or too small, the sizes differ, or a name is unknown.
     """
     image, first, second = images(fused=fused, visible=visible, infrared=infrared)
+    names = list(names)
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        raise ValueError(f"names: got {unknown}, need some of {', '.join(METRICS)}")
     return {
-        "qabf": qabf(image, first, second),
-        "vif": vif(image, first, second),
-        "scd": scd(image, first, second),
-        "ssim": ssim(image, first, second),
-        "q_cv": q_cv(image, first, second),
-        "nabf": nabf(image, first, second),
-        "edge_intensity": edge_intensity(image),
-        "spatial_frequency": spatial_frequency(image),
-        "cross_entropy": cross_entropy(image, first, second),
-        "fmi_w": fmi_w(image, first, second),
-        "entropy": entropy(image),
-        "standard_deviation": standard_deviation(image),
-        "mutual_information": mutual_information(image, first, second),
-        "correlation": correlation(image, first, second),
+        name: _OF_FUSED[name](image) if name in _OF_FUSED else _OF_ALL[name](image, first, second)
+        for name in names
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,14 @@ class MdaConfig(PlainConfig):
     """
 
     width: int = 16
+
+
+class Joined(NamedTuple):
+    """Features of one of the ``PAIRS``, (B, C, h, w) each: both sources, and fused."""
+
+    infrared: Tensor
+    visible: Tensor
+    fused: Tensor
 
 
 class ResidualDown(nn.Module):
@@ -153,16 +162,22 @@ class Mda(nn.Module):
 
     def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
         """Fuse ``visible`` and ``infrared`` (B, 1, H, W) in [0, 1] -> (B, 1, H, W) in [0, 1]."""
+        return self.fuse_features(visible, infrared)[0]
+
+    def fuse_features(self, visible: Tensor, infrared: Tensor) -> tuple[Tensor, list[Joined]]:
+        """Like ``forward``, with the features of every pair, which the feature loss compares."""
         height, width = visible.shape[-2:]
         visible, infrared = (pad_to_multiple(x, self.stride) for x in (visible, infrared))
         of_ir, of_vis = self._features(infrared, 0), self._features(visible, 1)
         # one call for all pairs: each call costs a pass over the tiles of a large image
         means = pool_image(*(mean_of(x) for x in (*of_ir, *of_vis)))
         count = len(of_ir)
-        fused = []
+        pairs, fused = [], []
         for (i, j), attention, up in zip(PAIRS, self.attentions, self.ups, strict=True):
-            size = (of_vis[j].shape[-2], of_vis[j].shape[-1])
+            first = upsample(of_ir[i], (of_vis[j].shape[-2], of_vis[j].shape[-1]))
             pooled = torch.cat([means[i], means[count + j]], 1)
-            fused.append(up(attention(upsample(of_ir[i], size), of_vis[j], pooled)))
+            pairs.append(Joined(first, of_vis[j], attention(first, of_vis[j], pooled)))
+            fused.append(up(pairs[-1].fused))
         change = torch.tanh(self.output(torch.cat(fused, 1)))
-        return ((visible + infrared) / 2 + change)[..., :height, :width].clamp(0, 1)
+        image = ((visible + infrared) / 2 + change)[..., :height, :width].clamp(0, 1)
+        return image, pairs

@@ -11,6 +11,11 @@ from kornia.filters import spatial_gradient
 from kornia.metrics import ssim
 from torch import Tensor
 
+from napari_busref.models.fusion.mda import Joined
+
+#: Of the fused features of each of MDA's pairs, as in the released loss; here their sum is 1.
+FEATURE_WEIGHTS = tuple(weight / 21 for weight in (8, 8, 2, 2, 1))
+
 _C2 = 0.03**2  # constant of SSIM
 
 
@@ -84,13 +89,20 @@ def image_loss(
     return loss.mean()
 
 
-def feature_loss(fused: list[Tensor], infrared: list[Tensor], visible: list[Tensor]) -> Tensor:
-    """Feature level: distance to the infrared features and to the visible ones' gradients."""
-    losses = [
-        (f - ir).abs().mean() + (spatial_gradient(f) - spatial_gradient(vis)).abs().mean()
-        for f, ir, vis in zip(fused, infrared, visible, strict=True)
-    ]
-    return torch.stack(losses).mean()
+def feature_loss(pairs: list[Joined]) -> Tensor:
+    """Feature level: fused features near the infrared ones, with gradients of the visible ones.
+
+    The features are the network's own. Their targets get no gradient, and their root mean square
+    is the unit: smaller features then do not make a smaller loss.
+    """
+    loss = torch.zeros((), device=pairs[0].fused.device)
+    for weight, pair in zip(FEATURE_WEIGHTS, pairs, strict=True):
+        infrared, visible = pair.infrared.detach(), pair.visible.detach()
+        unit = torch.cat([infrared, visible], 1).square().mean().add(1e-8).sqrt()
+        value = (pair.fused - infrared).abs().mean()
+        gradient = (spatial_gradient(pair.fused) - spatial_gradient(visible)).abs().mean()
+        loss = loss + weight * (value + gradient) / unit
+    return loss
 
 
 def _mean(image: Tensor, window: int) -> Tensor:
@@ -107,12 +119,17 @@ def contrast_structure(first: Tensor, second: Tensor, window: int = 15) -> Tenso
 
 
 def patch_loss(
-    fused: Tensor, infrared: Tensor, visible: Tensor, temperature: float, window: int = 15
+    fused: Tensor,
+    infrared: Tensor,
+    visible: Tensor,
+    beta: float,
+    temperature: float,
+    window: int = 15,
 ) -> Tensor:
-    """Patch level: contrast and structure, and brightness, of overlapping windows.
+    """Patch level: contrast and structure, and squared distance, of overlapping windows.
 
-    A softmax over the gradient energies of both sources in the window weights the structure, and
-    a softmax over their means weights the brightness.
+    A softmax over the gradient energies of both sources in the window weights the structure. A
+    softmax over their mean plus ``beta`` times their variance weights the distance.
     """
     with torch.no_grad():
         energies = torch.cat(
@@ -124,12 +141,14 @@ def patch_loss(
         )
         share = energies / energies.sum(1, keepdim=True).clamp_min(1e-12)
         structure = (share / (temperature / 2)).softmax(1)
-        means = torch.cat([_mean(infrared, window), _mean(visible, window)], 1)
-        brightness = (means / temperature).softmax(1)
+        sources = torch.cat([infrared, visible], 1)
+        means = _mean(sources, window)
+        variances = _mean(sources.square(), window) - means.square()
+        brightness = ((means + beta * variances) / temperature).softmax(1)
     loss = torch.zeros((), device=fused.device)
     for index, source in enumerate((infrared, visible)):
         dissimilarity = 1 - contrast_structure(fused, source, window)
-        distance = (_mean(fused, window) - means[:, index : index + 1]).abs()
+        distance = _mean((fused - source).square(), window)
         loss = loss + (structure[:, index : index + 1] * dissimilarity).mean()
         loss = loss + (brightness[:, index : index + 1] * distance).mean()
     return loss

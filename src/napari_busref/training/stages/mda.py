@@ -27,17 +27,21 @@ class MdaStage(FusionStage):
         super().__init__(recipe)
         self.model: Mda = Mda(MdaConfig.from_plain(recipe.model))
         self.bus = Bus()
-        self.bus.load_state_dict(self.load_bus())
+        self.bus.load_state_dict(self.load_earlier("bus", "reconstruction").state_dict())
         self.freeze(self.bus)
 
     def shallow(self, image: Tensor) -> list[Tensor]:
         """Bus features at 1/2 and 1/4 resolution; deeper levels hold little detail."""
-        return self.bus.pyramid(image)[:2]
+        features = [image]
+        for down in self.bus.down[:2]:
+            features.append(down(features[-1]))
+        return features[1:]
 
     def forward(self, batch: Crops) -> dict[str, Tensor]:
         """All terms of one batch."""
         visible, infrared = self.photometric(batch.visible, batch.infrared)
-        fused = self.model(visible, infrared).float()
+        fused, pairs = self.model.fuse_features(visible, infrared)
+        fused = fused.float()
         weights = self.recipe.fusion
         infrared_features, visible_features, fused_features = (
             self.shallow(image) for image in (infrared, visible, fused)
@@ -47,8 +51,8 @@ class MdaStage(FusionStage):
         )
         parts = {
             "image": image_loss(fused, infrared, visible, intensity, structure),
-            "feature": feature_loss(fused_features, infrared_features, visible_features),
-            "patch": patch_loss(fused, infrared, visible, weights.temperature),
+            "feature": feature_loss(pairs),
+            "patch": patch_loss(fused, infrared, visible, weights.deviation, weights.temperature),
             "style": style_loss(fused_features, infrared_features),
         }
         loss = (
