@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from dataclasses import dataclass
@@ -11,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
+from napari_busref.fusion.borders import continued, fade
 from napari_busref.fusion.emphasis import more_detail, more_infrared
+from napari_busref.fusion.halving import fuse_halved, runs_halved
+from napari_busref.fusion.skies import settle_skies
 from napari_busref.fusion.stages import fusion_stages
 from napari_busref.fusion.tasks import model_for
-from napari_busref.fusion.tiling import choose_size, cut, run_tiles
+from napari_busref.fusion.tiling import choose_size, run_tiles
 from napari_busref.images.blocks import row_blocks
 from napari_busref.images.dtypes import plus
 from napari_busref.images.figures import as_picture, card, new_axes, show_picture
@@ -54,7 +55,6 @@ __all__ = ["FusionResult", "fuse"]
 
 # Both images of these tasks are photographs of one scene: both contribute colour.
 _SHARED_COLOURS = ("multi-focus", "multi-exposure")
-_WEIGHT_SIDE = 512  # px, of tiles for the distances to the border of the mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +194,8 @@ def fuse(
         out. In the fused image they are NaN, or keep their value in integers.
     feather : float
         Width in pixels of the band inside the border of the mask in which the fused image fades
-        into the visible one. 0 switches abruptly.
+        into the visible one. Its brightness already joins that of the visible image there, see
+        `napari_busref.fusion.borders.continued`. 0 switches abruptly, without either.
     loss_weights : bool
         Also return the weights of the model's learned loss at every pixel. ``"refusion"`` models
         have them.
@@ -241,7 +242,7 @@ def fuse(
     visible = prepare(found, "fixed", nodata=None)
     image = np.ma.getdata(found)
     thermal = _prepare_infrared(other, valid)
-    weight = _weight(visible.valid & thermal.valid, feather)
+    weight = fade(visible.valid & thermal.valid, feather)
     watch.lap("prepare")
 
     plan.begin("fusion load")
@@ -251,7 +252,8 @@ def fuse(
     ):
         if loss_weights:
             _require_loss_weights(run)
-        size = choose_size(run.module, run.name, shape, tile)
+        halved = runs_halved(run.module, shape)
+        size = choose_size(run.module, run.name, shape, tile, halved)
         watch.lap("load")
         part = plan.begin(stages[2].name)
         change, learned = np.zeros(shape, np.float32), None
@@ -259,7 +261,9 @@ def fuse(
             learned = _loss_weights(run, visible, thermal, size, part.part(0.0, 0.3))
         if weight.any():
             rest = part.part(0.3 if loss_weights else 0.0, 1.0)
-            change = _change(run, visible, thermal, emphasis, size, rest)
+            change = _change(run, visible, thermal, emphasis, size, halved, rest)
+            if feather > 0:
+                change = continued(change, visible.grey, visible.valid & thermal.valid)
         parameters = {
             "function": "fuse",
             "model": run.name,
@@ -333,42 +337,28 @@ def _prepare_infrared(infrared: NDArray[Any], mask: NDArray[np.bool_] | None) ->
     return prepare(infrared, "moving", mask=mask, find_border=mask is None, nodata=None)
 
 
-def _weight(mask: NDArray[Any], feather: float) -> NDArray[np.float32]:
-    """1 well inside the mask, 0 outside, a smooth step over `feather` pixels between."""
-    if feather == 0 or mask.all() or not mask.any():
-        return mask.astype(np.float32)
-    weight = np.zeros(mask.shape, np.float32)
-    for tile in cut(mask.shape, _WEIGHT_SIDE, math.ceil(feather) + 1):
-        part = mask[tile.padded]  # holds whatever is near enough to count
-        if part.all():
-            weight[tile.core] = 1
-        elif part.any():
-            distance = ndimage.distance_transform_edt(part)[tile.inner]
-            ramp = np.minimum(distance / (feather + 1), 1).astype(np.float32)
-            weight[tile.core] = ramp * ramp * (3 - 2 * ramp)
-    return weight
-
-
 def _change(
     run: InferenceSession,
     visible: Prepared,
     thermal: Prepared,
     emphasis: tuple[float, float],
     size: int | None,
+    halved: bool,
     reporter: Reporter,
 ) -> NDArray[np.float32]:
     """Fused minus visible brightness, both in [0, 1]."""
     first, second = _filled(visible, thermal)
+    seen = settle_skies(first, second) if getattr(run.module, "settles_skies", False) else second
 
-    def network(
-        visible: NDArray[np.float32], infrared: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+    def network(visible: NDArray[np.float32], infrared: NDArray[np.float32]) -> Any:
         return _fused(run, visible, infrared)
 
-    if size is None:
-        fused = network(first, second)
-    else:
-        fused = run_tiles(network, run.module, first, second, size, reporter)
+    def fuse_pair(visible: NDArray[np.float32], infrared: NDArray[np.float32]) -> Any:
+        if size is None:
+            return network(visible, infrared)
+        return run_tiles(network, run.module, visible, infrared, size, reporter)
+
+    fused = fuse_halved(fuse_pair, first, seen) if halved else fuse_pair(first, seen)
     fused = more_infrared(fused, first, second, emphasis[0])
     return more_detail(fused, emphasis[1]) - first
 

@@ -97,7 +97,11 @@ def cut(shape: tuple[int, int], size: int, receptive_field: int, stride: int = 1
 
 
 def choose_size(
-    module: nn.Module, name: str, shape: tuple[int, int], tile: int | Literal["auto"] | None
+    module: nn.Module,
+    name: str,
+    shape: tuple[int, int],
+    tile: int | Literal["auto"] | None,
+    halved: bool = False,
 ) -> int | None:
     """Choose the side of the tiles of an image, or None to run it whole.
 
@@ -111,6 +115,8 @@ def choose_size(
         (H, W) of the image.
     tile : int, "auto" or None
         ``tile`` of `napari_busref.fuse`.
+    halved : bool
+        Whether the network runs at half the resolution; the side is then of its input.
 
     Raises
     ------
@@ -118,6 +124,8 @@ def choose_size(
         For an invalid side, or for a network that cannot be cut.
     """
     tileable = getattr(module, "receptive_field", None) is not None
+    if halved:
+        shape = -(-shape[0] // 2), -(-shape[1] // 2)
     if tile is None:
         return None
     if tile == "auto":
@@ -164,7 +172,7 @@ def run_tiles(
     stride = getattr(module, "stride", 1)
     tiles = cut(shape, size, module.receptive_field, stride)
     fused = np.empty((*channels, *shape), np.float32)
-    accumulator = TileAccumulator(stride)
+    accumulator = TileAccumulator(shape, stride)
     number, again = 0, True
     while again:
         # the number of passes is unknown: each gets half of the remaining progress

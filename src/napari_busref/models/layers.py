@@ -92,9 +92,76 @@ def largest_of_3x3(x: Tensor) -> Tensor:
     return _rows_then_columns(x, torch.maximum)
 
 
-def mean_of_3x3(x: Tensor) -> Tensor:
-    """Mean of each 3 x 3 px of (B, C, H, W): (B, C, H-2, W-2)."""
-    return _rows_then_columns(x, torch.add) / 9
+def sum_of_3x3(x: Tensor) -> Tensor:
+    """Sum of each 3 x 3 px of (B, C, H, W): (B, C, H-2, W-2)."""
+    return _rows_then_columns(x, torch.add)
+
+
+def sum_of_taps(taps: Tensor) -> Tensor:
+    """Sum the nine products of a 3x3 convolution to one output, each at its place.
+
+    Parameters
+    ----------
+    taps : Tensor
+        (B, 9, H, W): every pixel times each weight, row by row. The border is reflected.
+
+    Returns
+    -------
+    Tensor
+        (B, 1, H, W).
+    """
+    height, width = taps.shape[-2:]
+    padded = F.pad(taps, (1, 1, 1, 1), mode="reflect")
+    found = taps.new_zeros(len(taps), 1, height, width)
+    for tap in range(9):
+        row, col = divmod(tap, 3)
+        found += padded[:, tap : tap + 1, row : row + height, col : col + width]
+    return found
+
+
+def in_blocks(
+    compute: Callable[[Tensor, Tensor], Tensor],
+    image: Tensor,
+    coarser: Tensor,
+    block: tuple[int, int] = (128, 512),
+    halo: int = 8,
+) -> Tensor:
+    """Apply `compute` to blocks of an image, which stay in the processor's cache.
+
+    Large tensors are new memory at every operation, which costs more than the arithmetic.
+
+    Parameters
+    ----------
+    compute : callable
+        Maps (B, C, h, w) and (B, C', h / 2, w / 2) to (B, C'', h, w).
+    image : Tensor
+        (B, C, H, W).
+    coarser : Tensor
+        (B, C', H / 2, W / 2).
+    block : tuple of int
+        Rows and columns, even.
+    halo : int
+        How far a pixel may lie and still change another one; even.
+    """
+    height, width = image.shape[-2:]
+    if height <= block[0] and width <= block[1]:
+        return compute(image, coarser)
+    found = None
+    for top in range(0, height, block[0]):
+        for left in range(0, width, block[1]):
+            rows = slice(max(top - halo, 0), min(top + block[0] + halo, height))
+            cols = slice(max(left - halo, 0), min(left + block[1] + halo, width))
+            coarse = (slice(side.start // 2, side.stop // 2) for side in (rows, cols))
+            part = compute(image[..., rows, cols], coarser[(..., *coarse)])
+            if found is None:
+                found = part.new_empty(*part.shape[:2], height, width)
+            core = slice(top, top + block[0]), slice(left, left + block[1])
+            target = found[(..., *core)]
+            down, right = top - rows.start, left - cols.start
+            size = target.shape[-2], target.shape[-1]
+            target.copy_(part[..., down : down + size[0], right : right + size[1]])
+    assert found is not None
+    return found
 
 
 def _rows_then_columns(x: Tensor, join: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

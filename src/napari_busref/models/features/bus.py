@@ -16,20 +16,21 @@ class ResidualModule(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect"),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect"),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the output of the convolutions to ``x`` (B, C, h, w)."""
-        return F.relu(x + self.body(x))
+        return F.relu_(self.body(x) + x)
 
 
 def _down(inputs: int, outputs: int) -> nn.Sequential:
     # reflect padding: zero padding reveals the border, and features trained on aligned pairs then
     # match by position instead of content
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, padding_mode="reflect"), nn.ReLU()
+        nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, padding_mode="reflect"),
+        nn.ReLU(inplace=True),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,16 +11,26 @@ from torch import Tensor, nn
 
 from napari_busref.models.config import PlainConfig
 from napari_busref.models.features.bus import Bus
-from napari_busref.models.fusion.global_pooling import mean_of, pool_image
+from napari_busref.models.fusion.global_pooling import (
+    Core,
+    Pooled,
+    mean_of,
+    one_pass,
+    pool_image,
+    run_on_image,
+)
 from napari_busref.models.layers import (
-    conv_of_parts,
+    in_blocks,
     largest_of_3x3,
-    mean_of_3x3,
     pad_to_multiple,
+    sum_of_3x3,
+    sum_of_taps,
     upsample,
 )
 
 _SLOPE = 0.1
+_SAMPLED = 512  # px: of images and tiles this high, bands of rows give the means
+_PERIOD = 64  # px from band to band
 
 
 @dataclass(frozen=True)
@@ -52,16 +63,19 @@ class GradientAttention(nn.Module):
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
         self.sharpness = nn.Parameter(torch.tensor(3.0))
 
-    def forward(self, visible: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps in (0, 1) that sum to 1, from Laplacians (B, C, H, W)."""
-        logits = []
-        for laplacian in (visible, infrared):
-            gradient = laplacian.abs()
-            pooled = [gradient.amax(1, keepdim=True), gradient.mean(1, keepdim=True)]
-            logits.append(self.conv(torch.cat(pooled, 1)))
-        scale = logits[0].detach().abs().add(logits[1].detach().abs()).add(1e-3)
-        first = torch.sigmoid(self.sharpness * (logits[0] - logits[1]) / scale)
-        return first, 1 - first
+    def forward(self, laplacians: Tensor) -> Tensor:
+        """Map (B, 1, H, W) of the visible modality, in (0, 1); the infrared one has the rest.
+
+        Parameters
+        ----------
+        laplacians : Tensor
+            (2 B, C, H, W), visible and infrared in turn.
+        """
+        size = laplacians.abs()
+        logits = self.conv(torch.stack([size.amax(1), size.mean(1)], 1))
+        visible, infrared = logits[::2], logits[1::2]
+        scale = visible.detach().abs() + infrared.detach().abs() + 1e-3
+        return torch.sigmoid(self.sharpness * (visible - infrared) / scale)
 
 
 class ModalityWeights(nn.Module):
@@ -75,27 +89,27 @@ class ModalityWeights(nn.Module):
         )
 
     def forward(self, visible: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights (B, C, 1, 1) of both modalities from pooled features (B, C)."""
+        """Weights (B, C) of both modalities from pooled features (B, C)."""
         weights = (
             self.mlp(torch.cat([visible, infrared], 1)).unflatten(1, (2, self.width)).softmax(1)
         )
-        return weights[:, 0, :, None, None], weights[:, 1, :, None, None]
+        return weights[:, 0], weights[:, 1]
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Features of one modality at one scale.
+    """Features of both modalities at one scale, (2 B, width, h, w), visible and infrared in turn.
 
     Attributes
     ----------
-    features, high, low, laplacian : Tensor
-        (B, width, h, w): the features, their high and low part and their Laplacian.
+    features, largest, total : Tensor
+        The features, and their maximum and sum over 3 x 3 px. The low part of the features is
+        ``total / 9``, the high part ``largest - low``, the Laplacian ``total - 9 features``.
     """
 
     features: Tensor
-    high: Tensor
-    low: Tensor
-    laplacian: Tensor
+    largest: Tensor
+    total: Tensor
 
 
 class GafScale(nn.Module):
@@ -121,42 +135,79 @@ class GafScale(nn.Module):
         self.refine = nn.Conv2d(width, width, 3, padding=1, padding_mode="reflect")
         self.output = nn.Conv2d(3 * width, 1, 3, padding=1, padding_mode="reflect")
 
-    def split(self, image: Tensor) -> Parts:
-        """Features of the input (B, inputs, h, w), and their parts."""
-        x = self.extract(image)
-        padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
-        low = mean_of_3x3(padded)
-        # the 8-neighbour Laplacian is nine times the difference of local mean and value
-        return Parts(x, largest_of_3x3(padded) - low, low, 9 * (low - x))
+    @staticmethod
+    def split(features: Tensor) -> Parts:
+        """Parts of the extracted features (2 B, width, h, w)."""
+        padded = F.pad(features, (1, 1, 1, 1), mode="replicate")
+        return Parts(features, largest_of_3x3(padded), sum_of_3x3(padded))
 
-    def forward(
-        self, visible: Parts, infrared: Parts, pooled: list[Tensor], coarser: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, pooled: Tensor, coarser: Tensor) -> tuple[Tensor, Tensor]:
         """Fuse one scale.
+
+        With the gradient map m of the visible modality, all that the 1x1 convolution `mix` reads
+        is ``m V + (1 - m) R + S``, linear in the `Parts`. So are the nine taps of `output`. One
+        matrix product gives ``R + S`` and ``V - R`` of both, in a third of the time.
 
         Parameters
         ----------
-        visible, infrared : Parts
-            From :meth:`split`.
-        pooled : list of Tensor
-            (B, width), means over the image of both high parts and of both low parts.
+        features : Tensor
+            (2 B, width, h, w) from `extract`, visible and infrared in turn.
+        pooled : Tensor
+            (B, 4, width), means over the image of `largest` of both and of `total` of both.
         coarser : Tensor
-            (B, width, h, w), from the coarser scale.
+            (B, width, h / 2, w / 2), from the coarser scale.
 
         Returns
         -------
         features, change : Tensor
             (B, width, h, w) for the next scale, and the change of the image, (B, 1, h, w).
         """
-        v_map, r_map = self.attention(visible.laplacian, infrared.laplacian)
-        v, r = visible.features * v_map, infrared.features * r_map
-        high_v, high_r = self.high(*pooled[:2])
-        low_v, low_r = self.low(*pooled[2:])
-        high = high_v * v_map * visible.high + high_r * r_map * infrared.high
-        low = low_v * visible.low + low_r * infrared.low
-        x = F.leaky_relu(conv_of_parts(self.mix, [v, r, high, low, coarser]), _SLOPE)
-        x = F.leaky_relu(self.refine(x), _SLOPE)
-        return x, conv_of_parts(self.output, [x, v, r])
+        size = (features.shape[-2], features.shape[-1])
+        parts = self.split(features)
+        width = features.shape[1]
+        m = self.attention(torch.sub(parts.total, features, alpha=9))
+        stacks = [x.reshape(-1, 2 * width, size[0] * size[1]) for x in vars(parts).values()]
+        first, *others = zip(self._matrices(pooled), stacks, strict=True)
+        products = torch.bmm(*first).unflatten(-1, size)
+        mixed, taps = products.split([2 * width, 18], 1)
+        for matrix, x in others:
+            mixed = mixed + torch.bmm(matrix, x).unflatten(-1, size)
+        wide = F.conv2d(coarser, self.mix.weight[:, 4 * width :], self.mix.bias)
+        x = torch.addcmul(mixed[:, :width], mixed[:, width:], m) + upsample(wide, size)
+        x = F.leaky_relu_(self.refine(F.leaky_relu_(x, _SLOPE)), _SLOPE)
+        taps = torch.addcmul(taps[:, :9], taps[:, 9:], m)
+        own = self.output.weight[0, :width].flatten(1).T  # (9, width)
+        taps = taps + (own @ x.flatten(2)).unflatten(-1, size)
+        return x, sum_of_taps(taps) + self.output.bias[:, None, None]
+
+    def _matrices(self, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Matrices (B, rows, 2 width) on `features`, `largest` and `total` of both modalities.
+
+        The first 2 width rows are ``R + S`` and ``V - R`` of `mix`. On `features`, 18 more are
+        those of the taps of `output`.
+        """
+        width = pooled.shape[-1]
+        low = pooled[:, 2:] / 9
+        high_v, high_r = self.high(*(pooled[:, :2] - low).unbind(1))
+        low_v, low_r = self.low(*low.unbind(1))
+        # (width, width) by columns: features of v and r, high and low parts
+        v, r, high, rest = self.mix.weight[:, : 4 * width, 0, 0].split(width, 1)
+        high_v, high_r = high * high_v[:, None], high * high_r[:, None]
+        taps_v, taps_r = (
+            self.output.weight[0, at : at + width].flatten(1).T for at in (width, 2 * width)
+        )
+        on_features = torch.cat([_rows(v, r), _rows(taps_v, taps_r)])
+        return (
+            on_features.expand(len(pooled), -1, -1),
+            _rows(high_v, high_r),
+            _rows(-high_v / 9, -high_r / 9, rest * low_v[:, None] / 9, rest * low_r[:, None] / 9),
+        )
+
+
+def _rows(v: Tensor, r: Tensor, s_v: Tensor | float = 0, s_r: Tensor | float = 0) -> Tensor:
+    """Rows of ``R + S`` and of ``V - R``, from columns for v (V and S) and r (R and S)."""
+    both = torch.cat([s_v + torch.zeros_like(v), s_r + r], -1), torch.cat([v, -r], -1)
+    return torch.cat(both, -2)
 
 
 class Gaf(nn.Module):
@@ -170,9 +221,13 @@ class Gaf(nn.Module):
     """
 
     stride = Bus.stride
-    #: Coarse to fine: bus 7 px down, 64 in R1..R4, 7 for off-centre cells, then 6 cells of 8 px.
-    #: Upsampling takes a cell, and each finer scale two of its own.
-    receptive_field = 7 + 64 + 7 + 6 * 8 + (8 + 2 * 4) + (4 + 2 * 2) + (2 + 2)
+    #: `napari_busref.fuse` applies `napari_busref.fusion.skies.settle_skies` before.
+    settles_skies = True
+    #: It runs large images through `napari_busref.fusion.halving.fuse_halved`.
+    halves_large = True
+    #: At a quarter of the resolution seven cells of 4 px, and the 3 px of the bus down to it.
+    #: The coarser scale and the finer ones read or make whole scales, see `run_on_image`.
+    receptive_field = 7 * 4 + 3
 
     def __init__(self, config: GafConfig | None = None) -> None:
         super().__init__()
@@ -186,35 +241,113 @@ class Gaf(nn.Module):
         """The configuration as plain values, for the card."""
         return asdict(self.config)
 
-    def inputs(self, image: Tensor) -> list[Tensor]:
-        """Inputs of the scales, fine to coarse; the sides of ``image`` are multiples of 8."""
-        scales = [image]
-        for level, features in enumerate(self.bus.pyramid(image), 1):
-            small = F.avg_pool2d(image, 2**level)
-            scales.append(torch.cat([small, features], 1))
-        return scales
-
     def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
         """Fuse ``visible`` and ``infrared`` (B, 1, H, W) in [0, 1] -> (B, 1, H, W) in [0, 1]."""
         height, width = visible.shape[-2:]
-        visible, infrared = (pad_to_multiple(x, self.stride) for x in (visible, infrared))
-        visible_parts, infrared_parts = (
-            [scale.split(x) for scale, x in zip(self.scales, self.inputs(image), strict=True)]  # type: ignore[operator]
-            for image in (visible, infrared)
-        )
-        pairs = list(zip(visible_parts, infrared_parts, strict=True))
-        # one call for all scales: each call costs a pass over the tiles of a large image
-        means = pool_image(
-            *(mean_of(part) for v, r in pairs for part in (v.high, r.high, v.low, r.low))
-        )
-        coarsest = pairs[-1][0].features
-        features, change = torch.zeros_like(coarsest), torch.zeros_like(coarsest[:, :1])
-        for level in reversed(range(len(pairs))):
-            v, r = pairs[level]
-            size = (v.features.shape[-2], v.features.shape[-1])
-            features, step = self.scales[level](
-                v, r, means[4 * level : 4 * level + 4], upsample(features, size)
+        pair = torch.stack([visible, infrared], 1).flatten(0, 1)  # in turn, (2 B, 1, H, W)
+        inputs = _Inputs(self.bus, pad_to_multiple(pair, self.stride))
+        with one_pass():
+            means = pool_image(partial(self._pool, inputs))
+            state = run_on_image(lambda: _paired(inputs[3]), self._coarsest, step=8)
+        for level in (2, 1):
+            finer = partial(self._finer, level, inputs, means, state)
+            state = run_on_image(finer, step=2**level)
+        change = self._finer(0, inputs, means, state)
+        fused = (visible + infrared) / 2 + torch.tanh(change)[..., :height, :width]
+        return fused.clamp(0, 1)
+
+    def _pool(self, inputs: _Inputs, core: Core | None) -> list[Pooled]:
+        """What the scales of full to quarter resolution pool over the image."""
+        pooled = []
+        # in whole cells of the coarsest scale
+        start, stop = (
+            ([0, 0], inputs[0].shape[-2:])
+            if core is None
+            else zip(
+                *((side.start, -(-side.stop // self.stride) * self.stride) for side in core),
+                strict=True,
             )
-            change = upsample(change, size) + step
-        fused = (visible + infrared) / 2 + torch.tanh(change)
-        return fused[..., :height, :width].clamp(0, 1)
+        )
+        for level in range(3):
+            step = 2**level
+            rows, cols = (slice(*(end // step for end in ends)) for ends in zip(start, stop))
+            x, scale = inputs[level], self.scales[level]
+            weight = 1
+            if stop[0] - start[0] >= _SAMPLED:
+                # four of 64 rows are enough: no weight of a modality changes in the third digit
+                weight = _PERIOD // step // 4
+                x = _bands(x[..., rows, :], _PERIOD // step)
+                rows = slice(2, 6)
+            parts = scale.split(scale.extract(x))  # type: ignore[operator]
+            for part in (parts.largest, parts.total):
+                values = part[..., rows, cols].unflatten(0, (len(inputs[0]), -1))
+                pooled.append(mean_of(_paired(values.transpose(1, 2).flatten(2, 3)), weight))
+        return pooled
+
+    def _coarsest(self, whole: Tensor) -> Tensor:
+        """Features and change (B, width + 1, h, w) at an eighth of the resolution."""
+        scale: GafScale = self.scales[3]  # type: ignore[assignment]
+        weights = scale.extract.weight.split([1, *[self.bus.channels] * self.bus.levels], 1)
+        found = []
+        for image in whole.unflatten(1, (2, -1)).flatten(0, 1).split(1):
+            # one image and one level of features at a time: they need the most memory
+            x, features = image[:, 1:], F.conv2d(image[:, :1], weights[0], scale.extract.bias)
+            for module, weight in zip(self.bus.extract, weights[1:], strict=True):
+                x = module(x)
+                features = features + F.conv2d(x, weight)
+            found.append(features)
+        features = torch.cat(found)
+        parts = scale.split(features)
+        pooled = torch.cat([_paired(x).mean((-2, -1)) for x in (parts.largest, parts.total)], 1)
+        nothing = features.new_zeros(len(whole), features.shape[1], *features.shape[-2:])
+        return torch.cat(scale(features, pooled.unflatten(1, (4, -1)), nothing), 1)
+
+    def _finer(self, level: int, inputs: _Inputs, means: list[Tensor], state: Tensor) -> Tensor:
+        """Features and change (B, width + 1, h, w) of a finer scale; the change of the finest."""
+        scale: GafScale = self.scales[level]  # type: ignore[assignment]
+        pooled = torch.cat(means[2 * level : 2 * level + 2], 1).unflatten(1, (4, -1))
+
+        def fuse(pair: Tensor, coarser: Tensor) -> Tensor:
+            features, change = scale(scale.extract(pair), pooled, coarser[:, :-1])
+            change = change + upsample(coarser[:, -1:], (pair.shape[-2], pair.shape[-1]))
+            return change if level == 0 else torch.cat([features, change], 1)
+
+        if torch.is_grad_enabled():
+            return fuse(inputs[level], state)
+        return in_blocks(fuse, inputs[level], state)
+
+
+class _Inputs:
+    """Inputs of the scales, fine to coarse, computed on demand.
+
+    The image and, below the full resolution, the activations of the bus; at an eighth of the
+    resolution those before R1.
+
+    Parameters
+    ----------
+    bus : Bus
+    pair : Tensor
+        (2 B, 1, H, W); the sides are multiples of 8.
+    """
+
+    def __init__(self, bus: Bus, pair: Tensor) -> None:
+        self._bus, self._pair, self._activations = bus, pair, [pair]
+
+    def __getitem__(self, level: int) -> Tensor:
+        while len(self._activations) <= level:
+            down = self._bus.down[len(self._activations) - 1]
+            self._activations.append(down(self._activations[-1]))
+        if level == 0:
+            return self._pair
+        return torch.cat([F.avg_pool2d(self._pair, 2**level), self._activations[level]], 1)
+
+
+def _paired(x: Tensor) -> Tensor:
+    """(2 B, C, ...), visible and infrared in turn -> (B, 2 C, ...)."""
+    return x.unflatten(0, (-1, 2)).flatten(1, 2)
+
+
+def _bands(x: Tensor, period: int) -> Tensor:
+    """Bands of eight rows from the middle of every ``period``: (B, C, h, w) -> (B n, C, 8, w)."""
+    bands = x[..., period // 2 - 4 :, :].unfold(2, 8, period)
+    return bands.permute(0, 2, 1, 4, 3).flatten(0, 1)

@@ -8,10 +8,11 @@ or features of one call. The last pass computes the output with the values of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ __all__ = [
     "TileAccumulator",
     "largest_of",
     "mean_of",
+    "one_pass",
     "pool_image",
     "products_of",
     "run_on_image",
@@ -43,11 +45,14 @@ class Pooled:
         precision.
     largest : bool
         Whether pieces are combined by their maximum, not by their mean over the pixels.
+    weight : int
+        Pixels that each one stands for, in a mean.
     """
 
     features: tuple[Tensor, ...]
     local: Callable[..., Tensor]
     largest: bool = False
+    weight: int = 1
 
     def whole(self) -> Tensor:
         """The pooled value, when the features cover the whole image."""
@@ -67,12 +72,12 @@ class Pooled:
 
     def crop(self, core: Core) -> Pooled:
         """The same pooling on a piece of the features."""
-        return Pooled(tuple(f[(..., *core)] for f in self.features), self.local, self.largest)
+        return replace(self, features=tuple(f[(..., *core)] for f in self.features))
 
 
-def mean_of(features: Tensor) -> Pooled:
+def mean_of(features: Tensor, weight: int = 1) -> Pooled:
     """Mean over the pixels: (B, C, h, w) -> (B, C)."""
-    return Pooled((features,), lambda f: _single(f).sum((-2, -1)))
+    return Pooled((features,), lambda f: _single(f).sum((-2, -1)), weight=weight)
 
 
 def largest_of(features: Tensor) -> Pooled:
@@ -96,53 +101,122 @@ def _single(features: Tensor) -> Tensor:
     return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
-def pool_image(*parts: Pooled) -> list[Tensor]:
+def pool_image(*parts: Pooled | Callable[[Core | None], Sequence[Pooled]]) -> list[Tensor]:
     """Pool over the whole image, on the whole image or on one of its tiles.
 
     Parameters
     ----------
-    *parts : Pooled
-        Independent of each other. Each call costs one pass over the tiles.
+    *parts : Pooled or callable
+        Independent of each other. Each call costs one pass over the tiles. A callable returns
+        parts. It gets the rows and columns of the tile that count, to which it must crop them,
+        or None on a whole image. Passes that know the values do not call it.
     """
     accumulator = _CURRENT.get()
-    return [part.whole() for part in parts] if accumulator is None else accumulator.read(parts)
+    if accumulator is not None:
+        return accumulator.read(parts)
+    whole = [part(None) if callable(part) else [part] for part in parts]
+    return [part.whole() for some in whole for part in some]
 
 
-def run_on_image(features: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+def run_on_image(
+    features: Tensor | Callable[[], Tensor],
+    compute: Callable[[Tensor], Tensor] | None = None,
+    step: int | None = None,
+) -> Tensor:
     """Apply `compute` to the features of the whole image; on a tile, return its part.
 
     Parameters
     ----------
-    features : Tensor
-        (B, C, h, w), coarse: memory holds those of the whole image.
-    compute : callable
-        Maps them to (B, C', h, w).
+    features : Tensor or callable
+        (B, C, h, w), coarse: memory holds those of the whole image. Passes that know the result
+        do not call the callable.
+    compute : callable, optional
+        Maps them to (B, C', h, w). By default they stay: the margins of tiles then need not hold
+        what the features depend on.
+    step : int, optional
+        Pixels of the image per pixel of the features; a callable needs it.
     """
     accumulator = _CURRENT.get()
-    return compute(features) if accumulator is None else accumulator.part_of(features, compute)
+    if accumulator is not None:
+        return accumulator.part_of(features, compute, step)
+    features = features() if callable(features) else features
+    return features if compute is None else compute(features)
+
+
+@contextmanager
+def one_pass() -> Iterator[None]:
+    """Let calls of `pool_image` and `run_on_image` in the body share one pass.
+
+    None of them may need the result of another.
+    """
+    accumulator = _CURRENT.get()
+    if accumulator is None:
+        yield
+    else:
+        with accumulator.sharing():
+            yield
 
 
 class PassIncomplete(Exception):
     """Raised in a network whose next pooled value is known only after this pass."""
 
 
+class _Sums:
+    """Sums or maxima of one call of `pool_image` over the tiles of a pass."""
+
+    def __init__(self) -> None:
+        self.values: list[Tensor] = []
+        self.pixels: list[int] = []
+        self.dtypes: list[torch.dtype] = []
+
+    def add(self, parts: Sequence[Pooled]) -> None:
+        values = [part.local(*part.features) for part in parts]
+        # MPS has no float64: its sums of tiles have larger rounding errors
+        wide = torch.float32 if values[0].device.type == "mps" else torch.float64
+        values = [part.weight * value.to(wide) for part, value in zip(parts, values, strict=True)]
+        pixels = [0 if part.largest else part.weight * part.pixels for part in parts]
+        if not self.values:
+            self.values, self.pixels = values, pixels
+            self.dtypes = [part.dtype for part in parts]
+            return
+        for i, (part, value) in enumerate(zip(parts, values, strict=True)):
+            self.values[i] = (torch.maximum if part.largest else torch.add)(self.values[i], value)
+            self.pixels[i] += pixels[i]
+
+    def result(self) -> list[Tensor]:
+        return [
+            (value / pixels if pixels else value).to(dtype)
+            for value, pixels, dtype in zip(self.values, self.pixels, self.dtypes, strict=True)
+        ]
+
+
+class _Pieces:
+    """Features of one call of `run_on_image`, joined over the tiles of a pass."""
+
+    def __init__(self, whole: Tensor, compute: Callable[[Tensor], Tensor] | None) -> None:
+        self.whole, self.compute = whole, compute
+
+    def result(self) -> list[Tensor]:
+        return [self.whole if self.compute is None else self.compute(self.whole)]
+
+
 class TileAccumulator:
-    """Pooled values of completed passes, and the sums of the current one.
+    """Pooled values of completed passes, and those of the current one.
 
     Parameters
     ----------
+    shape : tuple of int
+        (H, W) of the image.
     stride : int
         ``stride`` of the network, see `napari_busref.fusion.tiling`.
     """
 
-    def __init__(self, stride: int = 1) -> None:
-        self._stride = stride
+    def __init__(self, shape: tuple[int, int], stride: int = 1) -> None:
+        self._image, self._stride = shape, stride
         self._completed: list[list[Tensor]] = []
-        self._sums: list[Tensor] = []
-        self._pixels: list[int] = []
-        self._pieces: list[tuple[Core, Tensor]] = []
-        self._compute: Callable[[Tensor], Tensor] | None = None
+        self._open: dict[int, _Sums | _Pieces] = {}  # by the number of the call
         self._calls = 0
+        self._shared = False
         self._shape = self._origin = (0, 0)
         self._core: Core = (slice(0, 0), slice(0, 0))
 
@@ -166,7 +240,18 @@ class TileAccumulator:
         finally:
             _CURRENT.reset(token)
 
-    def read(self, parts: tuple[Pooled, ...]) -> list[Tensor]:
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """See `one_pass`."""
+        self._shared = True
+        try:
+            yield
+        finally:
+            self._shared = False
+        if self._calls > len(self._completed):
+            raise PassIncomplete
+
+    def read(self, parts: Sequence[Pooled | Callable[[Core | None], Sequence[Pooled]]]) -> Any:
         """Values of the next call of `pool_image` in this tile.
 
         Raises
@@ -176,12 +261,24 @@ class TileAccumulator:
         """
         self._calls += 1
         if self._calls <= len(self._completed):
-            values = self._completed[self._calls - 1]
-            return [value.to(part.dtype) for value, part in zip(values, parts, strict=True)]
-        self._add([part.crop(self._at_resolution(part.features[0])) for part in parts])
-        raise PassIncomplete
+            return self._completed[self._calls - 1]
+        cropped: list[Pooled] = []
+        for part in parts:
+            if callable(part):
+                cropped += part(self._core)
+            else:
+                cropped.append(part.crop(self._at_resolution(part.features[0])))
+        sums = self._open.setdefault(self._calls, _Sums())
+        assert isinstance(sums, _Sums)
+        sums.add(cropped)
+        return self._stop()
 
-    def part_of(self, features: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    def part_of(
+        self,
+        features: Tensor | Callable[[], Tensor],
+        compute: Callable[[Tensor], Tensor] | None,
+        step: int | None,
+    ) -> Any:
         """Result of the next call of `run_on_image`, cropped to this tile.
 
         Raises
@@ -190,70 +287,47 @@ class TileAccumulator:
             When an earlier pass has not collected the features; this one keeps the tile's.
         """
         self._calls += 1
-        core = self._at_resolution(features)
+        known = self._calls <= len(self._completed)
+        if not known or step is None:
+            features = features() if callable(features) else features
+            step = self._steps(features)[0]
         rows, cols = (
-            slice(at // step, at // step + length)
-            for at, step, length in zip(
-                self._origin, self._steps(features), features.shape[-2:], strict=True
-            )
+            slice(at // step, -(-(at + length) // self._stride) * self._stride // step)
+            for at, length in zip(self._origin, self._shape, strict=True)
         )
-        if self._calls <= len(self._completed):
+        if known:
             return self._completed[self._calls - 1][0][..., rows, cols]
-        position = (
-            slice(rows.start + core[0].start, rows.start + core[0].stop),
-            slice(cols.start + core[1].start, cols.start + core[1].stop),
-        )
-        self._pieces.append((position, features[(..., *core)].clone()))
-        self._compute = compute
-        raise PassIncomplete
+        assert not callable(features)
+        core = self._at_resolution(features)
+        if self._calls not in self._open:
+            size = (-(-side // self._stride) * self._stride // step for side in self._image)
+            whole = features.new_empty(*features.shape[:2], *size)
+            self._open[self._calls] = _Pieces(whole, compute)
+        pieces = self._open[self._calls]
+        assert isinstance(pieces, _Pieces)
+        pieces.whole[..., rows, cols][(..., *core)] = features[(..., *core)]
+        return self._stop()
+
+    def _stop(self) -> list[Tensor]:
+        if not self._shared:
+            raise PassIncomplete
+        return []  # `sharing` raises before anything reads it
 
     def end_pass(self) -> bool:
         """End a pass; True when it collected values, which another pass must use."""
-        if self._pieces and self._compute is not None:
-            height, width = (
-                max(position[axis].stop for position, _ in self._pieces) for axis in (0, 1)
-            )
-            first = self._pieces[0][1]
-            whole = first.new_empty(*first.shape[:2], height, width)
-            for position, piece in self._pieces:
-                whole[(..., *position)] = piece
-            self._pieces = []
-            self._completed.append([self._compute(whole)])
-            return True
-        if not self._sums:
-            return False
-        self._completed.append(
-            [
-                value / pixels if pixels else value
-                for value, pixels in zip(self._sums, self._pixels, strict=True)
-            ]
-        )
-        self._sums, self._pixels = [], []
-        return True
-
-    def _add(self, parts: list[Pooled]) -> None:
-        values = [part.local(*part.features) for part in parts]
-        # MPS has no float64: its sums of tiles have larger rounding errors
-        wide = torch.float32 if values[0].device.type == "mps" else torch.float64
-        values = [value.to(wide) for value in values]
-        if not self._sums:
-            self._sums = values
-            self._pixels = [0 if part.largest else part.pixels for part in parts]
-            return
-        for i, (part, value) in enumerate(zip(parts, values, strict=True)):
-            if part.largest:
-                self._sums[i] = torch.maximum(self._sums[i], value)
-            else:
-                self._sums[i] = self._sums[i] + value
-                self._pixels[i] += part.pixels
+        collected = sorted(self._open)
+        for number in collected:
+            self._completed.append(self._open.pop(number).result())
+        return bool(collected)
 
     def _steps(self, features: Tensor) -> tuple[int, int]:
         """Pixels of the tile per pixel of the features."""
-        rows, cols = (
-            max(round(size / length), 1)
-            for size, length in zip(self._shape, features.shape[-2:], strict=True)
-        )
-        return rows, cols
+        found = []
+        for size, length in zip(self._shape, features.shape[-2:], strict=True):
+            padded = -(-size // self._stride) * self._stride  # as networks pad
+            exact = padded % length == 0
+            found.append(padded // length if exact else max(round(size / length), 1))
+        return found[0], found[1]
 
     def _at_resolution(self, features: Tensor) -> Core:
         """The core in pixels of the features, which may be coarser than the image.

@@ -1,0 +1,120 @@
+"""Join the fused area with the visible image around it, without a step in brightness."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, sparse
+from scipy.sparse.linalg import spsolve
+
+from napari_busref.fusion.cells import cell_means, enlarge
+from napari_busref.fusion.tiling import cut
+
+__all__ = ["continued", "fade"]
+
+Grey = NDArray[np.float32]
+
+_WEIGHT_SIDE = 512  # px, of tiles for the distances to the border of the mask
+_CELLS = 160  # along the longer side of the grid on which the step is solved
+_SMALLEST_CELL = 4  # px; single dead pixels then make no border
+_REACH = 1 / 3  # of the mask's side: how far the brightness of the surroundings is carried
+_EDGE = 0.1  # steps of brightness above this, of a range of 1, hold it back
+_FIT = 10.0  # weight of the step at the border
+
+
+def fade(mask: NDArray[np.bool_], feather: float) -> Grey:
+    """Weight of the fused image: 1 well inside the mask, 0 outside, a smooth step between.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (H, W)
+        Where the fused image is valid.
+    feather : float
+        Width of the step in pixels, inside the mask.
+    """
+    if feather == 0 or mask.all() or not mask.any():
+        return mask.astype(np.float32)
+    weight = np.zeros(mask.shape, np.float32)
+    for tile in cut(mask.shape, _WEIGHT_SIDE, math.ceil(feather) + 1):
+        part = mask[tile.padded]  # holds whatever is near enough to count
+        if part.all():
+            weight[tile.core] = 1
+        elif part.any():
+            distance = ndimage.distance_transform_edt(part)[tile.inner]
+            ramp = np.minimum(distance / (feather + 1), 1).astype(np.float32)
+            weight[tile.core] = ramp * ramp * (3 - 2 * ramp)
+    return weight
+
+
+def continued(change: Grey, visible: Grey, mask: NDArray[np.bool_]) -> Grey:
+    """Carry the brightness of the visible image across the border of the mask.
+
+    Subtracts from the change a smooth image that equals it at the border of the mask, and fades
+    out inside. The fused image then starts with the brightness that it meets. The smooth image h
+    minimises a screened Poisson energy (Bhat et al., ECCV 2008)::
+
+        sum over neighbours of w (h_i - h_j)²  +  sum of (h / reach)²
+        + 10 times the sum over the border of (h - change)²
+
+    ``w = 1 / (1 + (step / 0.1)²)`` falls with the step of both images between two neighbours. A
+    sky at the border therefore lifts the whole sky, and not the building before it. The grid has
+    160 cells along the longer side. The edge of the image is no border.
+
+    Parameters
+    ----------
+    change : ndarray of float32, shape (H, W)
+        Fused minus visible brightness.
+    visible : ndarray of float32, shape (H, W)
+        In [0, 1].
+    mask : ndarray of bool, shape (H, W)
+        Where the infrared image has content.
+
+    Returns
+    -------
+    ndarray of float32, shape (H, W)
+        `change` itself where the mask has no border.
+    """
+    side = max(-(-max(mask.shape) // _CELLS), _SMALLEST_CELL)
+    inside = cell_means(mask, side) > 0.5
+    border = inside & ~ndimage.binary_erosion(inside, border_value=1)
+    if not border.any():
+        return change
+    step, before = (cell_means(image, side, mask)[inside] for image in (change, visible))
+    reach = max(_REACH * np.sqrt(mask.sum()) / side, 1.0)
+    stiffness = sparse.diags(np.where(border[inside], _FIT, 0))
+    matrix = _smoothness(inside, before, before + step) + stiffness
+    matrix += sparse.identity(len(step)) / reach**2
+    found = np.zeros(inside.shape)
+    found[inside] = spsolve(matrix.tocsc(), stiffness @ step)
+    # cells outside continue the nearest one, for the interpolation at the border
+    nearest = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
+    shape = mask.shape[0], mask.shape[1]
+    return change - enlarge(found[tuple(nearest)].astype(np.float32), side, shape)
+
+
+def _smoothness(inside: NDArray[np.bool_], *images: NDArray[np.float32]) -> sparse.csr_array:
+    """Matrix of the weighted Laplacian between the cells of an area.
+
+    Parameters
+    ----------
+    inside : ndarray of bool, shape (h, w)
+        The area, of n cells.
+    *images : ndarray, shape (n,)
+        A step of any of them lowers the weight between two cells.
+    """
+    number = np.zeros(inside.shape, int)
+    number[inside] = np.arange(inside.sum())
+    pairs = []
+    for numbers, area in ((number, inside), (number.T, inside.T)):
+        both = area[:-1] & area[1:]
+        pairs.append((numbers[:-1][both], numbers[1:][both]))
+    one, other = np.concatenate(pairs, 1)
+    steps = sum((image[one] - image[other]) ** 2 for image in images)
+    weights = 1 / (1 + steps / _EDGE**2)
+    ends = np.concatenate([one, other]), np.concatenate([other, one])
+    twice = np.concatenate([weights, weights])
+    n = int(inside.sum())
+    links = sparse.csr_array((twice, ends), shape=(n, n))
+    return sparse.diags(np.bincount(ends[0], twice, n)) - links
