@@ -57,9 +57,7 @@ def step(image: NDArray[Any], mask: NDArray[Any], width: int) -> float:
 
 
 def main(
-    model: Annotated[
-        list[str] | None, typer.Option(help="Fusion models (default: gaf).")
-    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Fusion models (default: gaf).")] = None,
     limit: Limit = None,
     device: Device = "cpu",
     threads: Threads = 2,

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from napari_busref.fusion import FusionResult, fuse
 from napari_busref.fusion.stages import fusion_stages
+from napari_busref.fusion.styles import Style
 from napari_busref.images.figures import as_picture, new_axes, show_picture
 from napari_busref.images.nodata import NoData
 from napari_busref.registration import RegistrationResult, register
@@ -107,6 +108,13 @@ def register_and_fuse(
     task: str = "infrared-visible",
     infrared: float = 0.5,
     detail: float = 0.5,
+    style: Style = "natural",
+    palette: str = "inferno",
+    opacity: float = 0.5,
+    above: float | None = None,
+    below: float | None = None,
+    scale_bar: bool = False,
+    unit: str | None = None,
     loss_weights: bool = False,
     search: Literal["auto", "near", "wide", "none"] | None = None,
     mirrored: bool = False,
@@ -134,7 +142,7 @@ def register_and_fuse(
         For the registration, see `napari_busref.register`.
     fusion_model : str, path or torch.nn.Module, optional
         For the fusion, ``model`` of `napari_busref.fuse`.
-    task, infrared, detail, loss_weights
+    task, infrared, detail, style, palette, opacity, above, below, scale_bar, unit, loss_weights
         For the fusion, see `napari_busref.fuse`.
     search, mirrored, refine, transform, initial, fixed_mask, moving_mask, fill_value
         For the registration, see `napari_busref.register`.
@@ -197,6 +205,13 @@ def register_and_fuse(
             task=task,
             infrared=infrared,
             detail=detail,
+            style=style,
+            palette=palette,
+            opacity=opacity,
+            above=above,
+            below=below,
+            scale_bar=scale_bar,
+            unit=unit,
             loss_weights=loss_weights,
             device=device,
             mask=registration.mask,

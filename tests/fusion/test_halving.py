@@ -30,7 +30,9 @@ def test_the_finest_band_is_that_of_the_stronger_source():
     fine = 0.1 * (np.indices(shape).sum(0) % 2 - 0.5).astype(np.float32)
     left = np.indices(shape)[1] < 60
     visible, infrared = (0.5 + np.where(area, fine, 0) for area in (left, ~left))
-    fused = fuse_halved(lambda a, b: (a + b) / 2, *(x.astype(np.float32) for x in (visible, infrared)))
+    fused = fuse_halved(
+        lambda a, b: (a + b) / 2, *(x.astype(np.float32) for x in (visible, infrared))
+    )
     expected = 0.5 + 1.16 * fine
     inner = np.s_[:, list(range(50)) + list(range(70, 120))]
     np.testing.assert_allclose(fused[inner], expected[inner], atol=0.005)

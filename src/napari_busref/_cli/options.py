@@ -59,7 +59,8 @@ def _check(name: str) -> Callable[[Any], Any] | None:
     """The check of an option when the command line is parsed, before any image is read."""
     option = OPTIONS[name]
     if option.limits is not None:
-        return lambda value: check_number(name, value)
+        optional = option.default is None
+        return lambda value: None if optional and value is None else check_number(name, value)
     if not option.values or option.open_ended:
         return None
 
@@ -83,6 +84,13 @@ FusionModel = Annotated[str | None, table_option("fusion_model", note=_MODEL_NOT
 Task = Annotated[str, table_option("task")]
 Infrared = Annotated[float, table_option("infrared")]
 Detail = Annotated[float, table_option("detail")]
+Style = Annotated[str, table_option("style")]
+Palette = Annotated[str, table_option("palette")]
+Opacity = Annotated[float, table_option("opacity")]
+Above = Annotated[float | None, table_option("above")]
+Below = Annotated[float | None, table_option("below")]
+ScaleBar = Annotated[bool, table_option("scale_bar", "--scale-bar")]
+Unit = Annotated[str | None, table_option("unit")]
 Search = Annotated[str | None, table_option("search")]
 Mirrored = Annotated[bool, table_option("mirrored", "--mirrored")]
 Refine = Annotated[str | None, table_option("refine")]

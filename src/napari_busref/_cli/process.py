@@ -12,6 +12,8 @@ from napari_busref._cli.console import Bars, escape, log, out
 from napari_busref._cli.hints import Hints, load, read_mask
 from napari_busref._cli.options import (
     DEFAULTS,
+    Above,
+    Below,
     Detail,
     Device,
     FileFormat,
@@ -28,21 +30,26 @@ from napari_busref._cli.options import (
     Model,
     Moving,
     MovingMask,
+    Opacity,
     Output,
     Overwrite,
+    Palette,
     Precision,
     Refine,
     Resume,
+    ScaleBar,
     Search,
+    Style,
     Task,
     Tile,
     TransformModel,
+    Unit,
     WriteFlow,
 )
 from napari_busref._cli.pairs import print_result, process_pairs
 from napari_busref._cli.reading import Band, Channel, NoData, Page, Reading
 from napari_busref.batch.files import refuse_existing, write_json
-from napari_busref.batch.results import ResultWriter, fill_value_of
+from napari_busref.batch.results import ResultWriter, fill_value_of, unit_of
 from napari_busref.batch.run import results_of, run_files
 from napari_busref.data.pairing import Pair
 
@@ -121,6 +128,13 @@ def run(
     task: Task = DEFAULTS["task"],
     infrared: Infrared = DEFAULTS["infrared"],
     detail: Detail = DEFAULTS["detail"],
+    style: Style = DEFAULTS["style"],
+    palette: Palette = DEFAULTS["palette"],
+    opacity: Opacity = DEFAULTS["opacity"],
+    above: Above = DEFAULTS["above"],
+    below: Below = DEFAULTS["below"],
+    scale_bar: ScaleBar = DEFAULTS["scale_bar"],
+    unit: Unit = DEFAULTS["unit"],
     device: Device = DEFAULTS["device"],
     initial: Initial = None,
     landmarks: Landmarks = None,
@@ -152,6 +166,13 @@ def run(
         "task": task,
         "infrared": infrared,
         "detail": detail,
+        "style": style,
+        "palette": palette,
+        "opacity": opacity,
+        "above": above,
+        "below": below,
+        "scale_bar": scale_bar,
+        "unit": unit,
         "device": device,
         "fill_value": fill_value,
     }
@@ -160,7 +181,7 @@ def run(
 
     def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
         files = reading.pair(pair.fixed, pair.moving)
-        given = options | hints.of(pair, *files)
+        given = options | hints.of(pair, *files) | {"unit": unit_of(files[1], unit)}
         report = run_files(writer, pair, files, given, progress=bars.add(pair.name), cancel=cancel)
         return print_result(bars, writer, pair, report)
 
@@ -181,6 +202,13 @@ def fuse(
     task: Task = DEFAULTS["task"],
     infrared: Infrared = DEFAULTS["infrared"],
     detail: Detail = DEFAULTS["detail"],
+    style: Style = DEFAULTS["style"],
+    palette: Palette = DEFAULTS["palette"],
+    opacity: Opacity = DEFAULTS["opacity"],
+    above: Above = DEFAULTS["above"],
+    below: Below = DEFAULTS["below"],
+    scale_bar: ScaleBar = DEFAULTS["scale_bar"],
+    unit: Unit = DEFAULTS["unit"],
     transform: Annotated[
         Path | None,
         typer.Option(
@@ -215,6 +243,13 @@ def fuse(
         "task": task,
         "infrared": infrared,
         "detail": detail,
+        "style": style,
+        "palette": palette,
+        "opacity": opacity,
+        "above": above,
+        "below": below,
+        "scale_bar": scale_bar,
+        "unit": unit,
         "transform": load(transform),
         "precision": precision,
         "tile": DEFAULTS["tile"] if tile is None else tile,
@@ -235,7 +270,7 @@ def fuse(
             mask=None if mask is None else read_mask(mask, "mask", [pair.name]),
             progress=bars.add(pair.name),
             cancel=cancel,
-            **options,
+            **(options | {"unit": unit_of(moving_file, unit)}),
         )
         path = writer.image(pair, fixed_file, "fused", result.fused)
         bars.result(f"{escape(pair.name)}: {escape(str(path))}", path)

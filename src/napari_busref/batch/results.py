@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from napari_busref.images.io import ImageFile
     from napari_busref.registration import RegistrationResult
 
-__all__ = ["REGISTERED", "ResultWriter", "fill_value_of", "quality_row", "record"]
+__all__ = ["REGISTERED", "ResultWriter", "fill_value_of", "quality_row", "record", "unit_of"]
 
 #: What the names of the results of a registration have after the stem.
 REGISTERED = ("_warped", "_mask", ".busref.h5", "_report.json")
@@ -203,6 +203,11 @@ def quality_row(score: float, overlap: float, reasons: Sequence[str]) -> dict[st
         "overlap": f"{overlap:.4f}",
         "message": "; ".join(reasons),
     }
+
+
+def unit_of(file: ImageFile, unit: str | None) -> str | None:
+    """Return the given unit of the values of an image, else that of its file."""
+    return unit or file.metadata.get("value_unit")
 
 
 def fill_value_of(file: ImageFile, given: float | None) -> float | None:

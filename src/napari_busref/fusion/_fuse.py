@@ -16,6 +16,7 @@ from napari_busref.fusion.emphasis import more_detail, more_infrared
 from napari_busref.fusion.halving import fuse_halved, runs_halved
 from napari_busref.fusion.skies import settle_skies
 from napari_busref.fusion.stages import fusion_stages
+from napari_busref.fusion.styles import Look, Style, draw
 from napari_busref.fusion.tasks import model_for
 from napari_busref.fusion.tiling import choose_size, run_tiles
 from napari_busref.images.blocks import row_blocks
@@ -65,7 +66,8 @@ class FusionResult:
     ----------
     fused : ndarray, shape (H, W) or (H, W, 3 or 4)
         The fused image, with the shape, number type and range of the visible one. Outside the
-        mask it equals the visible image exactly.
+        mask it equals the visible image exactly. Of another style than ``"natural"``, a picture
+        (H, W, 3) of uint8.
     parameters : dict
         The options, model, device and versions; JSON-serialisable.
     timings : dict
@@ -139,6 +141,13 @@ def fuse(
     mask: ArrayLike | None = None,
     nodata: NoData = "auto",
     feather: float = 16.0,
+    style: Style = "natural",
+    palette: str = "inferno",
+    opacity: float = 0.5,
+    above: float | None = None,
+    below: float | None = None,
+    scale_bar: bool = False,
+    unit: str | None = None,
     loss_weights: bool = False,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
@@ -196,6 +205,22 @@ def fuse(
         Width in pixels of the band inside the border of the mask in which the fused image fades
         into the visible one. Its brightness already joins that of the visible image there, see
         `napari_busref.fusion.borders.continued`. 0 switches abruptly, without either.
+    style : str
+        ``"natural"`` is the fused image. The others need no model and give a uint8 picture
+        (H, W, 3): ``"msx"``, visible edges over the palette's colours of the infrared image
+        (`detail` is their strength); ``"overlay"``, these colours over the visible image;
+        ``"inset"``, these colours in the middle of the overlap. `moving` keeps its values.
+    palette : str
+        A key of `napari_busref.fusion.styles.PALETTES` or, with matplotlib installed, one of its
+        colormaps. Its ends are the ends of the infrared values without outliers.
+    opacity : float
+        Of the colours in an overlay, in [0, 1].
+    above, below : float, optional
+        Only infrared values in this range get colours (an isotherm).
+    scale_bar : bool
+        Draw the palette with the values at its ends. Needs `unit`.
+    unit : str, optional
+        Of the values of `moving`, such as ``"°C"``.
     loss_weights : bool
         Also return the weights of the model's learned loss at every pixel. ``"refusion"`` models
         have them.
@@ -237,6 +262,7 @@ def fuse(
     other = as_image(moving, "moving", nodata=nodata)
     feather = check_number("feather", feather)
     emphasis = check_number("infrared", infrared), check_number("detail", detail)
+    look = Look(style, palette, opacity, above, below, scale_bar, unit)
     chosen = model_for(task, model)
     other, valid = _on_fixed_grid(other, valid, transform, shape)
     visible = prepare(found, "fixed", nodata=None)
@@ -256,10 +282,10 @@ def fuse(
         size = choose_size(run.module, run.name, shape, tile, halved)
         watch.lap("load")
         part = plan.begin(stages[2].name)
-        change, learned = np.zeros(shape, np.float32), None
+        change, learned = np.zeros((), np.float32), None
         if loss_weights:
             learned = _loss_weights(run, visible, thermal, size, part.part(0.0, 0.3))
-        if weight.any():
+        if weight.any() and look.style == "natural":
             rest = part.part(0.3 if loss_weights else 0.0, 1.0)
             change = _change(run, visible, thermal, emphasis, size, halved, rest)
             if feather > 0:
@@ -275,6 +301,7 @@ def fuse(
             "tile": size,
             "mask": "given" if mask is not None else "found" if transform is None else "transform",
             "feather": feather,
+            **look.parameters(),
             "fixed_shape": list(image.shape),
             "fixed_dtype": str(image.dtype),
             "versions": versions(),
@@ -283,6 +310,9 @@ def fuse(
     watch.lap("model")
 
     plan.begin("compose")
+    if look.style != "natural":
+        fused = draw(image, visible, other, thermal, look, detail=emphasis[1], feather=feather)
+        return FusionResult(fused, parameters, watch.total(), learned)
     shares_colours = task in _SHARED_COLOURS and image.ndim == other.ndim == 3
     change *= weight
     fused, bounded = image.copy(), _is_bounded(image, weight > 0)

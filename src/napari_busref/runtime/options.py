@@ -169,6 +169,46 @@ _TABLE = (
         "Width in pixels over which the fused image fades into the visible one at the mask.",
         limits=(0, inf),
     ),
+    Option(
+        "style",
+        "natural",
+        "How the fused picture looks.",
+        {
+            "natural": "the fused image of the model",
+            "msx": "visible edges over the palette's colours of the infrared image",
+            "overlay": "these colours over the visible image, with an opacity",
+            "inset": "these colours in the middle of the overlap",
+        },
+    ),
+    Option(
+        "palette",
+        "inferno",
+        "Colours of the infrared image; iron, hot, gray, magma, plasma, viridis or matplotlib's.",
+        open_ended=True,
+    ),
+    Option("opacity", 0.5, "Opacity of the colours in an overlay.", limits=(0, 1)),
+    Option(
+        "above",
+        None,
+        "Smallest infrared value that gets colours.",
+        automatic="no limit",
+        limits=(-inf, inf),
+    ),
+    Option(
+        "below",
+        None,
+        "Largest infrared value that gets colours.",
+        automatic="no limit",
+        limits=(-inf, inf),
+    ),
+    Option("scale_bar", False, "Draw the palette with the values at its ends."),
+    Option(
+        "unit",
+        None,
+        "Unit of the infrared values, such as °C, for the scale bar.",
+        automatic="that of the file, if it has one",
+        open_ended=True,
+    ),
     Option("loss_weights", False, "Also return the weights of the fusion model's learned loss."),
     Option(
         "memory_limit",
@@ -225,5 +265,5 @@ def check_number(name: str, value: object) -> float:
         number = float(value)
         if low <= number <= high:
             return number
-    limits = f"of at least {low}" if high == inf else f"in [{low}, {high}]"
-    raise ValueError(f"{name}: got {value!r}, need a number {limits}")
+    limits = f" of at least {low}" if high == inf else f" in [{low}, {high}]"
+    raise ValueError(f"{name}: got {value!r}, need a number{limits if low > -inf else ''}")

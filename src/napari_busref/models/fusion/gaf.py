@@ -258,22 +258,20 @@ class Gaf(nn.Module):
 
     def _pool(self, inputs: _Inputs, core: Core | None) -> list[Pooled]:
         """What the scales of full to quarter resolution pool over the image."""
+        height, width = inputs[0].shape[-2:]
+        if core is None:
+            core = slice(0, height), slice(0, width)
         pooled = []
-        # in whole cells of the coarsest scale
-        start, stop = (
-            ([0, 0], inputs[0].shape[-2:])
-            if core is None
-            else zip(
-                *((side.start, -(-side.stop // self.stride) * self.stride) for side in core),
-                strict=True,
-            )
-        )
         for level in range(3):
             step = 2**level
-            rows, cols = (slice(*(end // step for end in ends)) for ends in zip(start, stop))
+            # a core that does not end at a multiple of the stride ends at the end of the image
+            rows, cols = (
+                slice(side.start // step, -(-side.stop // self.stride) * self.stride // step)
+                for side in core
+            )
             x, scale = inputs[level], self.scales[level]
             weight = 1
-            if stop[0] - start[0] >= _SAMPLED:
+            if core[0].stop - core[0].start >= _SAMPLED:
                 # four of 64 rows are enough: no weight of a modality changes in the third digit
                 weight = _PERIOD // step // 4
                 x = _bands(x[..., rows, :], _PERIOD // step)
