@@ -71,6 +71,14 @@ def _check(name: str) -> Callable[[Any], Any] | None:
     return checked
 
 
+def _known_palette(value: str) -> str:
+    if value != DEFAULTS["palette"]:
+        from napari_busref.fusion.styles import palette_colours
+
+        palette_colours(value)
+    return value
+
+
 Fixed = Annotated[
     Path, typer.Argument(metavar="FIXED", help="Fixed (visible) image, or a folder.")
 ]
@@ -85,7 +93,7 @@ Task = Annotated[str, table_option("task")]
 Infrared = Annotated[float, table_option("infrared")]
 Detail = Annotated[float, table_option("detail")]
 Style = Annotated[str, table_option("style")]
-Palette = Annotated[str, table_option("palette")]
+Palette = Annotated[str, table_option("palette", callback=_known_palette)]
 Opacity = Annotated[float, table_option("opacity")]
 Above = Annotated[float | None, table_option("above")]
 Below = Annotated[float | None, table_option("below")]
