@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
@@ -263,14 +264,37 @@ def fuse(
     feather = check_number("feather", feather)
     emphasis = check_number("infrared", infrared), check_number("detail", detail)
     look = Look(style, palette, opacity, above, below, scale_bar, unit)
+    if loss_weights and style != "natural":
+        raise ValueError(f"loss_weights: style {style!r} needs no model; use style='natural'")
     chosen = model_for(task, model)
     other, valid = _on_fixed_grid(other, valid, transform, shape)
     visible = prepare(found, "fixed", nodata=None)
     image = np.ma.getdata(found)
-    thermal = _prepare_infrared(other, valid)
-    weight = fade(visible.valid & thermal.valid, feather)
+    thermal = prepare_infrared(other, valid)
+    parameters = {
+        "function": "fuse",
+        "task": task,
+        "infrared": emphasis[0],
+        "detail": emphasis[1],
+        "precision": precision,
+        "mask": "given" if mask is not None else "found" if transform is None else "transform",
+        "feather": feather,
+        **look.parameters(),
+        "fixed_shape": list(image.shape),
+        "fixed_dtype": str(image.dtype),
+        "versions": versions(),
+        **what_was_read(fixed, moving, nodata),
+    }
     watch.lap("prepare")
+    if look.style != "natural":
+        plan.begin("compose")
+        fused = draw(image, visible, other, thermal, look, detail=emphasis[1], feather=feather)
+        watch.lap("compose")
+        plan.end("fused")
+        return FusionResult(fused, parameters | {"model": "none"}, watch.total())
 
+    both = visible.valid & thermal.valid
+    weight = fade(both, feather)
     plan.begin("fusion load")
     with (
         inference_session(chosen, "fusion", device, precision) as run,
@@ -282,46 +306,27 @@ def fuse(
         size = choose_size(run.module, run.name, shape, tile, halved)
         watch.lap("load")
         part = plan.begin(stages[2].name)
-        change, learned = np.zeros((), np.float32), None
+        change, learned = np.zeros(shape, np.float32), None
         if loss_weights:
             learned = _loss_weights(run, visible, thermal, size, part.part(0.0, 0.3))
-        if weight.any() and look.style == "natural":
+        if weight.any():
             rest = part.part(0.3 if loss_weights else 0.0, 1.0)
-            change = _change(run, visible, thermal, emphasis, size, halved, rest)
-            if feather > 0:
-                change = continued(change, visible.grey, visible.valid & thermal.valid)
-        parameters = {
-            "function": "fuse",
-            "model": run.name,
-            "task": task,
-            "infrared": emphasis[0],
-            "detail": emphasis[1],
-            "device": describe(run.device),
-            "precision": precision,
-            "tile": size,
-            "mask": "given" if mask is not None else "found" if transform is None else "transform",
-            "feather": feather,
-            **look.parameters(),
-            "fixed_shape": list(image.shape),
-            "fixed_dtype": str(image.dtype),
-            "versions": versions(),
-            **what_was_read(fixed, moving, nodata),
-        }
+            pair = filled(visible, thermal)
+            fused = network_output(run, *pair, size, halved, rest)
+            change = brightness_change(fused, pair, emphasis, both, feather)
+        parameters |= {"model": run.name, "device": describe(run.device), "tile": size}
     watch.lap("model")
 
     plan.begin("compose")
-    if look.style != "natural":
-        fused = draw(image, visible, other, thermal, look, detail=emphasis[1], feather=feather)
-        return FusionResult(fused, parameters, watch.total(), learned)
-    shares_colours = task in _SHARED_COLOURS and image.ndim == other.ndim == 3
-    change *= weight
-    fused, bounded = image.copy(), _is_bounded(image, weight > 0)
-    for rows in row_blocks(shape):
-        colours = None
-        if shares_colours:
-            pair = (image[rows], _rows(visible, rows), other[rows], _rows(thermal, rows))
-            colours = _colour_change(*pair) * weight[rows][..., None]
-        _add(fused[rows], change[rows], colours, weight[rows] > 0, visible, bounded)
+    colours = None
+    if task in _SHARED_COLOURS and image.ndim == other.ndim == 3:
+
+        def colours(rows: slice) -> NDArray[np.float32]:
+            return _colour_change(
+                image[rows], _rows(visible, rows), other[rows], _rows(thermal, rows)
+            )
+
+    fused = add_change(image, change, weight, visible, colours)
     watch.lap("compose")
     plan.end("fused")
     return FusionResult(fused, parameters, watch.total(), learned)
@@ -360,40 +365,64 @@ def _on_fixed_grid(
     return transform.apply(moving), inside if mask is None else mask & inside
 
 
-def _prepare_infrared(infrared: NDArray[Any], mask: NDArray[np.bool_] | None) -> Prepared:
+def prepare_infrared(infrared: NDArray[Any], mask: NDArray[np.bool_] | None) -> Prepared:
     if mask is not None and not mask.any():  # an empty overlap is no error
         nothing = np.zeros(infrared.shape[:2], np.float32)
         return Prepared(nothing, nothing > 0, Scale(0.0, 0.0))
     return prepare(infrared, "moving", mask=mask, find_border=mask is None, nodata=None)
 
 
-def _change(
+def network_output(
     run: InferenceSession,
-    visible: Prepared,
-    thermal: Prepared,
-    emphasis: tuple[float, float],
+    visible: NDArray[np.float32],
+    infrared: NDArray[np.float32],
     size: int | None,
     halved: bool,
     reporter: Reporter,
 ) -> NDArray[np.float32]:
-    """Fused minus visible brightness, both in [0, 1]."""
-    first, second = _filled(visible, thermal)
-    seen = settle_skies(first, second) if getattr(run.module, "settles_skies", False) else second
+    """Fused brightness in [0, 1], as the model makes it, from two images (H, W) in [0, 1]."""
+    if getattr(run.module, "settles_skies", False):
+        infrared = settle_skies(visible, infrared)
 
-    def network(visible: NDArray[np.float32], infrared: NDArray[np.float32]) -> Any:
-        return _fused(run, visible, infrared)
+    def network(*pair: NDArray[np.float32]) -> NDArray[np.float32]:
+        return _fused(run, *pair)
 
-    def fuse_pair(visible: NDArray[np.float32], infrared: NDArray[np.float32]) -> Any:
+    def fuse_pair(*pair: NDArray[np.float32]) -> NDArray[np.float32]:
         if size is None:
-            return network(visible, infrared)
-        return run_tiles(network, run.module, visible, infrared, size, reporter)
+            return network(*pair)
+        return run_tiles(network, run.module, *pair, size, reporter)
 
-    fused = fuse_halved(fuse_pair, first, seen) if halved else fuse_pair(first, seen)
-    fused = more_infrared(fused, first, second, emphasis[0])
-    return more_detail(fused, emphasis[1]) - first
+    return fuse_halved(fuse_pair, visible, infrared) if halved else fuse_pair(visible, infrared)
 
 
-def _filled(
+def brightness_change(
+    fused: NDArray[np.float32],
+    pair: tuple[NDArray[np.float32], NDArray[np.float32]],
+    emphasis: tuple[float, float],
+    mask: NDArray[np.bool_],
+    feather: float,
+) -> NDArray[np.float32]:
+    """Fused minus visible brightness, after both sliders and the border of the mask.
+
+    Parameters
+    ----------
+    fused : ndarray of float32, shape (H, W)
+        From `network_output` for `pair`.
+    pair : tuple of ndarray
+        From `filled`.
+    emphasis : tuple of float
+        ``infrared`` and ``detail`` of `fuse`.
+    mask : ndarray of bool, shape (H, W)
+        Where both images are valid.
+    feather : float
+        As for `fuse`.
+    """
+    emphasised = more_detail(more_infrared(fused, *pair, emphasis[0]), emphasis[1])
+    change = emphasised - pair[0]
+    return continued(change, pair[0], mask) if feather > 0 else change
+
+
+def filled(
     visible: Prepared, thermal: Prepared
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Grey values with invalid pixels filled: the network then gets no edge at their border."""
@@ -411,7 +440,7 @@ def _loss_weights(
     names = ("visible", "infrared", "gradient")  # as in models.fusion.refusion.LossWeights
     found = np.zeros((len(names), *visible.grey.shape), np.float32)
     if thermal.valid.any():
-        first, second = _filled(visible, thermal)
+        first, second = filled(visible, thermal)
         module: Any = run.module
 
         def propose(*pair: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -472,6 +501,22 @@ def _colour_change(
 def _chroma(image: NDArray[Any], ready: Prepared) -> NDArray[np.float32]:
     """R - Y and B - Y, (H, W, 2), on the scale of the model's input."""
     return ready.scale.colours(image, ready.valid)[..., ::2] - ready.grey[..., None]
+
+
+def add_change(
+    image: NDArray[Any],
+    change: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    visible: Prepared,
+    colours: Callable[[slice], NDArray[np.float32]] | None = None,
+) -> NDArray[Any]:
+    """The image after a weighed change of brightness, and of colour in bands of rows."""
+    fused, bounded = image.copy(), _is_bounded(image, weight > 0)
+    for rows in row_blocks((image.shape[0], image.shape[1])):
+        step = change[rows] * weight[rows]
+        tint = None if colours is None else colours(rows) * weight[rows][..., None]
+        _add(fused[rows], step, tint, weight[rows] > 0, visible, bounded)
+    return fused
 
 
 def _is_bounded(image: NDArray[Any], where: NDArray[np.bool_]) -> bool:
