@@ -129,3 +129,15 @@ def test_fusion_does_not_depend_on_the_fill_value(shift):
     assert np.isfinite(both[0].fusion.fused).all()
     if shift == 500:
         np.testing.assert_array_equal(both[0].fusion.fused, fixed)
+
+
+def test_without_overlap_the_fixed_image_is_the_result():
+    rng = np.random.default_rng(0)
+    visible, infrared = rng.integers(0, 255, (2, 48, 64), np.uint8)
+    far = Transform(
+        [[1, 0, 500], [0, 1, 0], [0, 0, 1]], fixed_shape=(48, 64), moving_shape=(48, 64)
+    )
+    result = register_and_fuse(visible, infrared, model="identity", initial=far, device="cpu")
+    assert not result.registration.mask.any()
+    assert np.array_equal(result.fusion.fused, visible)
+    assert result.fusion.parameters["mask"] == "empty"

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from napari_busref.fusion import FusionResult, fuse
+from napari_busref.fusion._fuse import unfused
 from napari_busref.fusion.stages import fusion_stages
 from napari_busref.fusion.styles import Style
 from napari_busref.images.figures import as_picture, new_axes, show_picture
@@ -197,6 +198,8 @@ def register_and_fuse(
         progress=reporter.part(0.0, share).regardless(),
         cancel=cancel,
     )
+    if not registration.mask.any():
+        return RegistrationAndFusionResult(registration, unfused(fixed, nodata))
     try:
         fusion = fuse(
             fixed,

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["FusionResult", "fuse"]
+__all__ = ["FusionResult", "fuse", "unfused"]
 
 # Both images of these tasks are photographs of one scene: both contribute colour.
 _SHARED_COLOURS = ("multi-focus", "multi-exposure")
@@ -197,8 +197,8 @@ def fuse(
         pixels, if the model can be cut; None never cuts.
     mask : array_like of bool, shape (H, W), optional
         Valid pixels of the infrared image, such as `RegistrationResult.mask`. By default all
-        except its empty border. NaN, infinite and transparent pixels of either image are always
-        left out, and so are the masked pixels of numpy masked arrays.
+        except its empty border; at least one must be. NaN, infinite and transparent pixels of
+        either image are always left out, and so are the masked pixels of numpy masked arrays.
     nodata : float, "auto" or None
         Value of missing pixels in both images, as for `napari_busref.register`. They are left
         out. In the fused image they are NaN, or keep their value in integers.
@@ -258,8 +258,11 @@ def fuse(
     found = as_image(fixed, "fixed", nodata=nodata)
     shape = found.shape[0], found.shape[1]
     valid = None if mask is None else as_mask(mask, "mask", shape)
-    if valid is not None and not valid.any() and isinstance(moving, np.ndarray):
-        moving = np.nan_to_num(moving)  # an empty overlap is no error
+    if valid is not None and not valid.any():
+        raise ValueError(
+            "mask: no pixel is valid, need at least one that is not 0; without a mask, all of "
+            "moving but its empty border is valid"
+        )
     other = as_image(moving, "moving", nodata=nodata)
     feather = check_number("feather", feather)
     emphasis = check_number("infrared", infrared), check_number("detail", detail)
@@ -330,6 +333,13 @@ def fuse(
     watch.lap("compose")
     plan.end("fused")
     return FusionResult(fused, parameters, watch.total(), learned)
+
+
+def unfused(fixed: ArrayLike, nodata: NoData = "auto") -> FusionResult:
+    """Return the fixed image as the result, where the two images do not overlap."""
+    image = np.ma.getdata(as_image(fixed, "fixed", nodata=nodata)).copy()
+    parameters = {"function": "fuse", "mask": "empty", "versions": versions()}
+    return FusionResult(image, parameters, {"total": 0.0})
 
 
 def _require_loss_weights(run: InferenceSession) -> None:

@@ -151,15 +151,14 @@ def in_blocks(
         for left in range(0, width, block[1]):
             rows = slice(max(top - halo, 0), min(top + block[0] + halo, height))
             cols = slice(max(left - halo, 0), min(left + block[1] + halo, width))
-            coarse = (slice(side.start // 2, side.stop // 2) for side in (rows, cols))
-            part = compute(image[..., rows, cols], coarser[(..., *coarse)])
+            down, right = (slice(side.start // 2, side.stop // 2) for side in (rows, cols))
+            part = compute(image[..., rows, cols], coarser[..., down, right])
             if found is None:
                 found = part.new_empty(*part.shape[:2], height, width)
-            core = slice(top, top + block[0]), slice(left, left + block[1])
-            target = found[(..., *core)]
-            down, right = top - rows.start, left - cols.start
-            size = target.shape[-2], target.shape[-1]
-            target.copy_(part[..., down : down + size[0], right : right + size[1]])
+            target = found[..., top : top + block[0], left : left + block[1]]
+            at = top - rows.start, left - cols.start
+            size = target.shape[-2:]
+            target.copy_(part[..., at[0] : at[0] + size[0], at[1] : at[1] + size[1]])
     assert found is not None
     return found
 

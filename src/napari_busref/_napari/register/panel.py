@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,9 @@ from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref._napari.layers.stack_planes import show_position, shown_position
 from napari_busref._napari.layers.trades import in_trade, worded
 from napari_busref._napari.layers.undo import Undo
+from napari_busref._napari.register.fuse_again import fuse_again
 from napari_busref._napari.register.layer_adder import LayerAdder, displacement_drawings
+from napari_busref._napari.register.live_sliders import LiveSliders
 from napari_busref._napari.register.result_layers import show_field, update_layers
 from napari_busref._napari.register.run import (
     RegisterOutcome,
@@ -31,6 +34,7 @@ from napari_busref._napari.register.verdict import Verdict
 from napari_busref._napari.widgets.forms import (
     DOUBTFUL,
     Message,
+    button,
     row,
     scrolled,
     tab_order,
@@ -115,6 +119,12 @@ class RegisterAndFuse(RunPanel):
             )
             for word in ("fixed", "moving")
         )
+        self.fuse_button = button(
+            "&Fuse again",
+            "Fuse what is registered by the present settings of fusion; nothing is registered",
+            self.fuse_again,
+        )
+        self._sliders = LiveSliders(self)
         self.advanced = SettingsForm([self.fixed_mask, self.moving_mask])
         self.hint, self.verdict = Message("hint"), Verdict()
         self.quality = self.verdict.text
@@ -123,7 +133,7 @@ class RegisterAndFuse(RunPanel):
             self.pair,
             self.hint,
             self.advanced,
-            row(self.button, self.undo_button, self.redo_button),
+            row(self.button, self.fuse_button, self.undo_button, self.redo_button),
             self.bar,
             self.stage,
             self.verdict,
@@ -132,6 +142,7 @@ class RegisterAndFuse(RunPanel):
             *self.pair.tab_order(),
             *self.advanced.tab_order(),
             self.button,
+            self.fuse_button,
             self.undo_button,
             self.redo_button,
             *self.verdict.tab_order(),
@@ -147,6 +158,8 @@ class RegisterAndFuse(RunPanel):
         napari_viewer.dims.events.point.connect(self._follow)
         self.advanced.changed.connect(self._show_state)
         self.advanced.controls["displacement"].changed.connect(self._draw_field)
+        for name in ("infrared", "detail"):
+            self.advanced.controls[name].changed.connect(self._sliders.move)
         self._show_state()
         self.reset_choices()
 
@@ -185,7 +198,10 @@ class RegisterAndFuse(RunPanel):
         others follow. Cancel again, before that, to discard it.
         """
         job, request = self._jobs.by_name.get("run"), self._request
-        if job is None or request is None:
+        if job is None:
+            return
+        if request is None:  # it fuses again
+            super().cancel()
             return
         settings = request.settings
         if self._adder.busy:
@@ -215,6 +231,8 @@ class RegisterAndFuse(RunPanel):
         if self.running:
             return False
         self._adder.finish()
+        self._sliders.stop()
+        self._sliders.restore()
         return travel()
 
     def _memento(self) -> Any:
@@ -224,6 +242,25 @@ class RegisterAndFuse(RunPanel):
     def _recall(self, memento: Any) -> None:
         self.result, self._last, self.verdict.said = memento
         self.verdict.follow(self.pair.layers)
+
+    def fuse_again(self) -> bool:
+        """Fuse what the last run registered by the present settings; nothing is registered.
+
+        Returns
+        -------
+        bool
+            False when it could not be started; a notification says why.
+        """
+        return self._attempt(self._begin_fusion)
+
+    @property
+    def can_fuse_again(self) -> bool:
+        """Whether the result is that of the chosen layers, and something was found."""
+        result, last = self.result, self._last
+        if result is None or last is None or self._busy:
+            return False
+        names = [layer.name for layer in self.pair.layers if layer is not None]
+        return names == [last.moving.name, last.fixed.name]
 
     def search_wide(self) -> bool:
         """Start a run with a wide search; the setting of further runs stays.
@@ -272,6 +309,7 @@ class RegisterAndFuse(RunPanel):
         self.advanced.set_stack(
             any(layer is not None and layer.ndim > 2 for layer in self.pair.layers)
         )
+        self.fuse_button.setEnabled(self.can_fuse_again and self.settings.fused)
         if not self._follow() and not self._busy:
             self.stage.say("")  # of an earlier pair
 
@@ -292,6 +330,8 @@ class RegisterAndFuse(RunPanel):
 
     def _begin(self, settings: Settings | None = None) -> None:
         self._adder.finish()
+        self._sliders.stop()
+        self._sliders.restore()
         self.result = None
         self.verdict.clear()
         moving, fixed = self.pair.layers
@@ -303,6 +343,28 @@ class RegisterAndFuse(RunPanel):
         self._inputs = fixed, moving
         self._stopping = False
         postpone_garbage_collection(self._start(run, self._request, returned=self._add_layers))
+
+    def _begin_fusion(self) -> None:
+        if not self.can_fuse_again or self.result is None or self._last is None:
+            raise ValueError("register the two layers first")
+        if not self.settings.fused:
+            raise ValueError("the output 'fused' is not chosen; tick it in the advanced settings")
+        self._sliders.stop()
+        request = replace(self._last, settings=self.settings)
+        self._start(
+            fuse_again, request, self.result, returned=partial(self._replace_fused, request)
+        )
+
+    def _replace_fused(self, request: RegisterRequest, outcome: RegisterOutcome) -> None:
+        self._sliders.restore()
+        with self._undoable():
+            layers = self._viewer.layers
+            if request.settings.results == "add":
+                layers.extend(outcome.layers)
+            else:
+                update_layers(layers, outcome.layers)
+        self.result, self._last = outcome.result, request
+        self.stage.say(f"fused again in {perf_counter() - self._started:.1f} s")
 
     @property
     def _busy(self) -> bool:
@@ -405,6 +467,7 @@ class RegisterAndFuse(RunPanel):
     def _show_state(self) -> None:
         super()._show_state()
         self.verdict.steps.setEnabled(not self.running)
+        self.fuse_button.setEnabled(self.can_fuse_again and self.settings.fused)
         if not self.running:
             text = "&Register and fuse" if self.settings.fused else "&Register"
             self._show_button(text, self.RUN_TOOLTIP)

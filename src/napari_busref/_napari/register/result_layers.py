@@ -305,10 +305,12 @@ def _mask(result: LayersResult, common: dict[str, Any]) -> Labels:
 
 
 def _fused(result: LayersResult, fixed: Plane, common: dict[str, Any]) -> Image:
+    style = "natural" if result.fusion is None else result.fusion.parameters.get("style")
+    drawn = style not in (None, "natural")
     return Image(
         result.fused,
-        rgb=fixed.rgb,
-        **fixed.display,
+        rgb=drawn or fixed.rgb,
+        **({} if drawn else fixed.display),
         **result.fused_pairs.spatial_on(result.fused_grid),
         **common,
     )

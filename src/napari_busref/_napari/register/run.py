@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari_busref._napari.layers.field_layers import magnitude
 from napari_busref._napari.layers.initial_transform import initial_transform
@@ -43,6 +43,8 @@ class RegisterRequest:
     settings : Settings
     fixed_mask, moving_mask : Plane, optional
         Of Labels layers that mark the valid pixels.
+    unit : str, optional
+        Of the values of the moving layer, from its file.
 
     Attributes
     ----------
@@ -56,7 +58,13 @@ class RegisterRequest:
     settings: Settings
     fixed_mask: Plane | None = None
     moving_mask: Plane | None = None
+    unit: str | None = None
     best: list[RegisterOutcome] = field(default_factory=list, repr=False)
+
+    def fusion(self) -> dict[str, Any]:
+        """Keyword arguments of `napari_busref.fuse`."""
+        options = self.settings.fusion()
+        return options | ({"unit": self.unit} if options.get("scale_bar") else {})
 
     @property
     def stack(self) -> bool:
@@ -117,7 +125,9 @@ def make_request(
         None if layer is None else shown_plane(layer, viewer)
         for layer in (fixed_mask, moving_mask)
     )
-    return RegisterRequest(*planes, initial_transform(moving, *planes), settings, first, second)
+    unit = moving.metadata.get("image_file", {}).get("value_unit")
+    initial = initial_transform(moving, *planes)
+    return RegisterRequest(*planes, initial, settings, first, second, unit)
 
 
 def run(
@@ -159,7 +169,7 @@ def run(
             fixed_mask=request.fixed_mask,
             moving_mask=request.moving_mask,
             fuse=settings.fused,
-            fusion=settings.fusion(),
+            fusion=request.fusion(),
             progress=part.regardless(),  # it checks cancel
             on_result=keep if settings.on_cancel == "best" else None,
             cancel=cancel,

@@ -11,6 +11,7 @@ from typing import Any
 
 from napari_busref._napari.layers.preferences import stored_group
 from napari_busref._napari.layers.trades import current_trade
+from napari_busref.fusion.styles import PALETTES
 from napari_busref.fusion.tasks import model_for
 from napari_busref.images.dtypes import AUTOMATIC, parse_fill
 from napari_busref.models import list_models
@@ -34,8 +35,8 @@ class Settings:
 
     Parameters
     ----------
-    model, search, mirrored, refine, transform, fill_value, fusion_model, task, infrared, detail,
-    device
+    model, search, mirrored, refine, transform, fill_value, fusion_model, task, infrared, detail, \
+style, palette, scale_bar, device
         As of `napari_busref.register_and_fuse`, with ``"automatic"`` for None.
     warped, mask, fused : bool
         Which layers to add. Without ``fused`` nothing is fused.
@@ -61,6 +62,9 @@ class Settings:
     task: str = _default("task")
     infrared: float = _default("infrared")
     detail: float = _default("detail")
+    style: str = _default("style")
+    palette: str = _default("palette")
+    scale_bar: bool = _default("scale_bar")
     device: str = _default("device")
     warped: bool = True
     mask: bool = True
@@ -92,7 +96,12 @@ class Settings:
     @property
     def weighs(self) -> bool:
         """Whether the run adds the weights of a learned loss."""
-        return self.weights and self.fused and self._learned_loss
+        return self.weights and self._natural and self._learned_loss
+
+    @property
+    def _natural(self) -> bool:
+        """Whether a model makes the picture."""
+        return self.fused and self.style == "natural"
 
     @property
     def _learned_loss(self) -> bool:
@@ -106,8 +115,10 @@ class Settings:
             "mirrored": self.search in ("none", "near"),
             "transform": not self.refines,
             "on_cancel": not (self.refines or self.fused) and self.planes == "plane",
-            "weights": not (self.fused and self._learned_loss),
-            **dict.fromkeys(("fusion_model", "task", "infrared", "detail"), not self.fused),
+            "weights": not (self._natural and self._learned_loss),
+            **dict.fromkeys(("detail", "style"), not self.fused),
+            **dict.fromkeys(("fusion_model", "task", "infrared"), not self._natural),
+            **dict.fromkeys(("palette", "scale_bar"), not self.fused or self._natural),
         }
         return frozenset(name for name, unused in idle.items() if unused)
 
@@ -132,6 +143,9 @@ class Settings:
             "infrared": self.infrared,
             "detail": self.detail,
         }
+        if self.style != "natural":
+            look = {"style": self.style, "palette": self.palette, "scale_bar": self.scale_bar}
+            options |= look
         return options | ({"loss_weights": True} if self.weighs else {})
 
 
@@ -219,6 +233,14 @@ PANEL_OPTIONS = (
     _shared("task", "Fusion task", _tasks),
     _shared("infrared", "Brightness", ends=("{fixed}", "{moving}")),
     _shared("detail", "Detail", ends=("smooth", "crisp")),
+    _shared("style", "Style"),
+    _shared("palette", "Palette", _fixed_list(*((name, name) for name in PALETTES))),
+    PanelOption(
+        "scale_bar",
+        "scale bar",
+        "Draw the palette with the values at its ends.\n"
+        "Only where the file of the {moving_image} says their unit, such as °C",
+    ),
     _shared("device", "Device"),
     PanelOption("warped", "warped", "Add the {moving_image} on the grid of the {fixed_image}"),
     PanelOption("mask", "mask", "Add where the {moving_image} has content, as a Labels layer"),

@@ -14,6 +14,7 @@ from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.lazy import Source, warp_window
 from napari_busref._napari.layers.plane_pairs import PlanePairs, Position, single_pair
 from napari_busref._napari.layers.reading import Reading
+from napari_busref.images.figures import as_picture
 from napari_busref.runtime.progress import Reporter
 
 if TYPE_CHECKING:
@@ -92,10 +93,14 @@ class Fuser:
         small = fixed.shape[0] * fixed.shape[1] <= FUSION_BUDGET
         self.grid = Grid(fixed.shape) if small else self._read_grid
         dtype = np.dtype(fixed.source.dtype).newbyteorder("=")
+        colours = fixed.source.shape[fixed.ndim :]
+        self._drawn = options.get("style", "natural") != "natural"
+        if self._drawn:
+            dtype, colours = np.dtype(np.uint8), (3,)
         weighs = bool(options.get("loss_weights"))
         for self.pairs in (pairs, single_pair(fixed, moving)):
             sizes = self.pairs.sizes_on(self.grid)
-            shape = (*sizes, *fixed.source.shape[fixed.ndim :])
+            shape = (*sizes, *colours)
             if np.prod(shape, dtype=float) * (dtype.itemsize + 4 * weighs) <= STACK_BUDGET:
                 break
         self.fused = np.zeros(shape, dtype)
@@ -121,23 +126,30 @@ class Fuser:
         from napari_busref.fusion import fuse
 
         reporter.check()
+        fixed, moving, mask = self.images(position, pair, cval)
+        if not mask.any():
+            self.keep_fixed(position, pair)
+            return None
         result = fuse(
-            self._fixed(position, pair),
-            self._warped(pair, cval),
-            mask=_spread(pair.registration.mask, self._read_grid, self.grid),
-            progress=reporter,
-            cancel=self._cancel,
-            **self._options,
+            fixed, moving, mask=mask, progress=reporter, cancel=self._cancel, **self._options
         )
         self.fused[index] = result.fused
         if self.weights is not None and result.loss_weights is not None:
             self.weights[index] = result.loss_weights["infrared"]
         return result
 
+    def images(
+        self, position: Position, pair: RegisteredPair, cval: float
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+        """The fixed plane, the warped moving plane and the mask, on `grid`."""
+        mask = _spread(pair.registration.mask, self._read_grid, self.grid)
+        return self._fixed(position, pair), self._warped(pair, cval), mask
+
     def keep_fixed(self, position: Position, pair: RegisteredPair) -> None:
         """Put the fixed plane alone where nothing was found, if `fused` has room for it."""
         if (index := self._index(position)) is not None:
-            self.fused[index] = self._fixed(position, pair)
+            fixed = self._fixed(position, pair)
+            self.fused[index] = as_picture(fixed, "fixed") if self._drawn else fixed
 
     def _index(self, position: Position) -> tuple[Any, ...] | None:
         """Where a pair of planes lies in `fused`; None if there is no room for it."""

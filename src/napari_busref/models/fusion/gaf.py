@@ -178,7 +178,7 @@ class GafScale(nn.Module):
         taps = torch.addcmul(taps[:, :9], taps[:, 9:], m)
         own = self.output.weight[0, :width].flatten(1).T  # (9, width)
         taps = taps + (own @ x.flatten(2)).unflatten(-1, size)
-        return x, sum_of_taps(taps) + self.output.bias[:, None, None]
+        return x, sum_of_taps(taps) + self.output.bias  # type: ignore[operator]
 
     def _matrices(self, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Matrices (B, rows, 2 width) on `features`, `largest` and `total` of both modalities.
