@@ -22,6 +22,8 @@ from napari_busref._napari.widgets.words import headline, pair_text, quality_htm
 from napari_busref.registration.quality import Evidence, Quality, assess, unregistered
 from napari_busref.transforms.transform import Transform
 
+LOOK = {"palette", "scale_bar"}  # of another style than natural
+
 
 def test_the_manifest_remembers_every_setting_with_its_default():
     manifest = Path(napari_busref.__file__).with_name("napari.yaml").read_text()
@@ -45,9 +47,9 @@ def test_what_is_no_longer_offered_becomes_the_default():
 @pytest.mark.parametrize(
     ("settings", "unused"),
     [
-        (Settings(), {"weights"}),
-        (Settings(refine="none"), {"transform", "weights"}),
-        (Settings(model="busref"), {"transform", "weights"}),
+        (Settings(), {"weights", *LOOK}),
+        (Settings(refine="none"), {"transform", "weights", *LOOK}),
+        (Settings(model="busref"), {"transform", "weights", *LOOK}),
         (
             Settings(model="busref", fused=False),
             {
@@ -57,12 +59,18 @@ def test_what_is_no_longer_offered_becomes_the_default():
                 "task",
                 "infrared",
                 "detail",
+                "style",
                 "weights",
+                *LOOK,
             },
         ),
-        (Settings(refine="none", planes="each"), {"transform", "weights"}),
-        (Settings(fusion_model="refusion"), set()),
-        (Settings(fused=False), {"fusion_model", "task", "infrared", "detail", "weights"}),
+        (Settings(refine="none", planes="each"), {"transform", "weights", *LOOK}),
+        (Settings(fusion_model="refusion"), LOOK),
+        (
+            Settings(fused=False),
+            {"fusion_model", "task", "infrared", "detail", "style", "weights", *LOOK},
+        ),
+        (Settings(style="msx"), {"fusion_model", "task", "infrared", "weights"}),
     ],
 )
 def test_settings_that_change_nothing(settings, unused):
