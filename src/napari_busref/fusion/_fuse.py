@@ -315,8 +315,8 @@ def fuse(
         if weight.any():
             rest = part.part(0.3 if loss_weights else 0.0, 1.0)
             pair = filled(visible, thermal)
-            fused = network_output(run, *pair, size, halved, rest)
-            change = brightness_change(fused, pair, emphasis, both, feather)
+            output = network_output(run, *pair, size, halved, rest)
+            change = brightness_change(output, pair, emphasis, both, feather)
         parameters |= {"model": run.name, "device": describe(run.device), "tile": size}
     watch.lap("model")
 
@@ -394,13 +394,13 @@ def network_output(
     if getattr(run.module, "settles_skies", False):
         infrared = settle_skies(visible, infrared)
 
-    def network(*pair: NDArray[np.float32]) -> NDArray[np.float32]:
-        return _fused(run, *pair)
+    def network(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+        return _fused(run, first, second)
 
-    def fuse_pair(*pair: NDArray[np.float32]) -> NDArray[np.float32]:
+    def fuse_pair(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
         if size is None:
-            return network(*pair)
-        return run_tiles(network, run.module, *pair, size, reporter)
+            return network(first, second)
+        return run_tiles(network, run.module, first, second, size, reporter)
 
     return fuse_halved(fuse_pair, visible, infrared) if halved else fuse_pair(visible, infrared)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ from napari_busref._napari.register.fuse_again import slider_preview
 from napari_busref._napari.widgets.worker import RunningJobs, start_job
 
 if TYPE_CHECKING:
-    from napari_busref._napari.register.panel import RegisterAndFuse
     from napari_busref.fusion.sliders import SliderPreview
 
 __all__ = ["LiveSliders"]
@@ -31,9 +31,10 @@ class LiveSliders(QObject):
     Parameters
     ----------
     panel : RegisterAndFuse
+        The panel imports this module, so its type is not named here.
     """
 
-    def __init__(self, panel: RegisterAndFuse) -> None:
+    def __init__(self, panel: Any) -> None:
         super().__init__(panel)
         self._panel = panel
         self._jobs = RunningJobs()
@@ -94,7 +95,7 @@ class LiveSliders(QObject):
             if key == self._key() and panel.can_fuse_again:
                 self._show(preview)
 
-        slots = {
+        slots: dict[str, Callable[..., Any]] = {
             "returned": ready,
             "errored": lambda _: None,  # a run reports the same error
             "finished": lambda: self._jobs.by_name.clear(),
