@@ -31,7 +31,8 @@ def test_a_dark_or_bright_corner_of_a_scene_keeps_its_brightness(model: str, lev
     visible[:48, :64] = infrared[:48, :64] = level
     fused = fuse(visible, infrared, model=model, device="cpu").fused
     # the networks see the border of the corner: GAF .051 at 0.9, SuperFusion .057 at 0.2
-    assert float(fused[:32, :48].mean()) == pytest.approx(level, abs=0.06)
+    tolerance = 0.055 if model == "gaf" else 0.06
+    assert float(fused[:32, :48].mean()) == pytest.approx(level, abs=tolerance)
 
 
 @pytest.mark.parametrize("model", KEEPS_STRUCTURE)

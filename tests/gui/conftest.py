@@ -107,6 +107,7 @@ class FakePipeline:
         stopped = False
         try:
             reporter.step("aligning", 0.25)
+            reporter.expect(0.9, 20.0)
             if self.hold:
                 self.wait(reporter)
         except progress_module.Cancelled:

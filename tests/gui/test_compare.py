@@ -258,7 +258,7 @@ def test_large_pyramids_are_compared_where_they_are_looked_at(viewer, panel, qtb
     panel.direction.value = 0
     assert panel.compare()
     panel.wait()
-    assert "One pixel shown is 4 pixels of the fixed layer; zoom in" in panel.legend.text()
+    assert "One pixel shown is 4 pixels of the visible layer; zoom in" in panel.legend.text()
     assert panel.layer.data.shape == (64, 64, 3)
     np.testing.assert_allclose(panel.layer.scale, (4, 4))
     # as napari reports it when the user has zoomed in
