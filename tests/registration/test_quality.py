@@ -126,6 +126,11 @@ def test_a_wide_search_may_turn_and_scale():
     assert not any("rotation" in text for text in quality.reasons)
 
 
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_the_limits_of_a_plausible_scale_belong_to_it(scale):
+    assert not any("change of size" in text for text in judge(moved(scale=scale)).reasons)
+
+
 def test_numbers_count_from_the_start():
     start = moved(10, 20)
     quality = assess(

@@ -161,6 +161,13 @@ def test_only_folders_of_our_own_are_replaced(tmp_path, elastic):
     fixed, moving = GRIDS["upright"]
     write_transform(folder, elastic, fixed=fixed, moving=moving, affine_only=True)
     assert attributes(folder)["napari-busref"]["fixed_grid"]["unit"] == "millimeter"
+    others = tmp_path / "others.ome.zarr"
+    write_transform(others, elastic, affine_only=True)
+    stored = json.loads((others / "zarr.json").read_text())
+    del stored["attributes"]["napari-busref"]  # a transform that another program wrote
+    (others / "zarr.json").write_text(json.dumps(stored))
+    with pytest.raises(FileExistsError, match="is no transform of napari-busref"):
+        write_transform(others, elastic)
     images = tmp_path / "images.ome.zarr"
     images.mkdir()
     (images / "zarr.json").write_text('{"attributes": {"ome": {"multiscales": []}}}')
