@@ -322,8 +322,8 @@ def test_ome_tiff_without_units_says_no_size(tmp_path):
 
 def test_what_ome_tiff_cannot_hold_is_refused(tmp_path):
     huge = Labels(np.array([[0, 2**40]], np.int64))
-    many = Image(np.zeros((2, 2, 2, 3, 4), np.uint8))
-    for layer, message in ((huge, "integers of 32 bits"), (many, "one stack of planes")):
+    many = Image(np.zeros((2, 2, 2, 2, 3, 4), np.uint8))
+    for layer, message in ((huge, "integers of 32 bits"), (many, "a stack along T, Z and C")):
         with pytest.raises(ValueError, match=message):
             save(layer, tmp_path / "a.ome.tif", image_io.write_ome_tiff)
     with pytest.raises(ValueError, match=r"ends in \.ome\.tif"):

@@ -81,6 +81,7 @@ def test_settings_as_arguments_of_register():
     assert Settings().registration() == {
         "model": "auto",
         "search": None,
+        "mirrored": False,
         "refine": None,
         "transform": "affine",
         "fill_value": None,

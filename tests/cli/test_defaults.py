@@ -122,7 +122,7 @@ def test_every_option_but_those_of_files_of_defaults_has_a_key() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("searhc = 1", "busref.toml: searhc: no such option, need one of band, channel,"),
+        ("searhc = 1", "busref.toml: searhc: no such option, need one of above, band,"),
         ("[register]\nsteps = 1", "busref.toml: register.steps: no such option, need one of"),
         ("[regster]\na = 1", "busref.toml: [regster]: no such command, need one of apply,"),
         ('search = "far"', "busref.toml: search: got 'far', need one of 'none', 'near', 'wide'"),

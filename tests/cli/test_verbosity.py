@@ -98,7 +98,7 @@ def test_verbose_prints_files_and_steps() -> None:
     lines = result.stderr.splitlines()
     assert "a.png: (32, 40) uint8" in lines
     steps = [line.split(": ")[2] for line in lines if line.startswith("b: ") and " s: " in line]
-    assert steps[0] == "checking the images" and steps[-1] == "registered"
+    assert steps[0] == "reading the images" and steps[-1] == "registered"
     assert "quality" in result.stdout
     assert not [line for line in invoke("models").stderr.splitlines() if " s: " in line]
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from napari_busref.batch.files import (
     mask_picture,
     output_suffix,
@@ -18,7 +16,6 @@ from napari_busref.batch.files import (
     write_json,
 )
 from napari_busref.data.pairing import Pair
-from napari_busref.images.dtypes import checked_fill
 from napari_busref.runtime import version
 from napari_busref.runtime.atomic_write import replacing
 
@@ -168,6 +165,8 @@ class ResultWriter:
         refuse_existing(more, self.overwrite or self.resume)
         result.transform.save(paths["transform"], metadata=metadata)
         if self.flow:
+            import numpy as np
+
             with replacing(paths["flow"]) as temporary:
                 np.save(temporary, result.flow, allow_pickle=False)
         return paths
@@ -213,8 +212,12 @@ def unit_of(file: ImageFile, unit: str | None) -> str | None:
 def fill_value_of(file: ImageFile, given: float | None) -> float | None:
     """Return the value outside a warped image: as given, else the no-data value of its file.
 
-    Floats, and integers with missing pixels, have a value of their own; None stands for it.
+    Floats, and integers with missing pixels, have their own value; None stands for it.
     """
+    import numpy as np
+
+    from napari_busref.images.dtypes import checked_fill
+
     nodata = file.metadata.get("nodata")
     if given is not None or nodata is None or file.data.dtype.kind == "f":
         return given

@@ -192,7 +192,7 @@ def _shared(
     """An option of the table that the command line and the signatures share."""
     option = OPTIONS[name]
     words = {"fixed image": "{fixed_image}", "moving image": "{moving_image}"}
-    if name in ("infrared", "detail"):
+    if name in ("infrared", "detail", "style", "palette"):
         words |= {"infrared": "{moving}", "visible": "{fixed}"}
     tooltip = "\n".join(option.lines)
     for word, ours in words.items():
