@@ -38,7 +38,7 @@ def panel(viewer, qtbot):
 
 
 def run_to_the_end(panel, qtbot, start):
-    with qtbot.waitSignal(panel.idle, timeout=30_000):
+    with qtbot.waitSignal(panel.idle, timeout=120_000):
         assert start()
 
 
@@ -91,7 +91,7 @@ def test_sliders_show_what_they_do_and_fuse_when_they_rest(viewer, panel, qtbot)
     slider = panel.advanced.controls["infrared"]
     slider.value = 0.9
     brighter = expected(viewer, infrared=0.9)
-    with qtbot.waitSignal(panel.idle, timeout=30_000):  # at rest
+    with qtbot.waitSignal(panel.idle, timeout=120_000):  # at rest
         qtbot.waitUntil(lambda: np.array_equal(viewer.layers["vis fused"].data, brighter))
     qtbot.waitUntil(lambda: panel.result.fusion.parameters["infrared"] == 0.9)
     slider.value = 0.2  # the preview is ready: at once
