@@ -120,7 +120,7 @@ class RegisterAndFuse(RunPanel):
             for word in ("fixed", "moving")
         )
         self.fuse_button = button(
-            "&Fuse again",
+            "Fuse a&gain",
             "Fuse what is registered by the present settings of fusion; nothing is registered",
             self.fuse_again,
         )
