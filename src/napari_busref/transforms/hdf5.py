@@ -37,7 +37,7 @@ _FORMAT = "napari-busref transform"
 _VERSION_SINGLE, _VERSION_STACK = 1, 2  # of one transform, and of the planes of a stack
 _MAX_METADATA = 60_000  # bytes; an HDF5 attribute holds at most 64 KiB
 _PLANES = "planes"
-_COLLECTION = b"GCOL"
+_COLLECTION = b"GCOL\1\0\0\0"  # compressed values may hold the first four bytes, too
 #: Filters that cannot grow beyond the sizes that are checked.
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 
@@ -213,7 +213,7 @@ def check_references(dataset: h5py.Dataset, name: str, path: Path) -> None:
             stream.seek((offset or 0) + 16 * number + 4)
             place = int.from_bytes(stream.read(8), "little")
             stream.seek(min(place, path.stat().st_size))
-            if offset is None or stream.read(4) != _COLLECTION:
+            if offset is None or stream.read(len(_COLLECTION)) != _COLLECTION:
                 raise Refused(f"path: {str(path)!r} is damaged: {name!r} holds no strings")
 
 

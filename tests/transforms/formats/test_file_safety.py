@@ -81,6 +81,13 @@ def test_planes_of_another_file(tmp_path: Path, elastic: Transform) -> None:
         read_transform(path)
 
 
+def test_values_that_read_like_strings_are_none(tmp_path: Path, elastic: Transform) -> None:
+    path = elastic.save(tmp_path / "t.busref.h5")
+    with path.open("ab") as stream:
+        stream.write(b"GCOL" + 60 * b"\x10")
+    assert Transform.load(path) == elastic
+
+
 def test_declared_sizes_are_checked_first(
     tmp_path: Path, elastic: Transform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
