@@ -132,7 +132,7 @@ def test_too_small_a_reach_would_show():
 def test_only_large_images_are_cut_unless_asked():
     model, shape = load_model("average"), (3000, 4000)
     assert choose_size(model, "average", SHAPE, "auto") is None
-    assert choose_size(model, "average", shape, "auto") == 1024
+    assert choose_size(model, "average", shape, "auto") == 512
     assert choose_size(model, "average", shape, None) is None
     assert choose_size(model, "average", shape, 512) == 512
     assert choose_size(model, "average", SHAPE, 512) is None  # one tile is the whole

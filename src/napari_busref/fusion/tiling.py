@@ -32,7 +32,7 @@ __all__ = ["Tile", "choose_size", "cut", "run_tiles"]
 #: Larger images, in pixels, are cut if the network allows it.
 WHOLE_PIXELS = 2_500_000
 #: Side of these tiles in pixels, without margins.
-SIDE = 1024
+SIDE = 512
 
 Network = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 

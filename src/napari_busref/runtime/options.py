@@ -162,7 +162,7 @@ _TABLE = (
             "bfloat16": "faster on some devices and smaller; grey levels are off by up to 2 %",
         },
     ),
-    Option("tile", "auto", "Side of fusion tiles in pixels; auto: 1024 above 2.5 megapixels."),
+    Option("tile", "auto", "Side of fusion tiles in pixels; auto: 512 above 2.5 megapixels."),
     Option(
         "feather",
         16.0,
