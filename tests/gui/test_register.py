@@ -630,7 +630,7 @@ def test_outputs_and_new_layers_and_undo(window, viewer, panel, pair, fake, qtbo
     assert warped not in viewer.layers
     assert viewer.layers["ir warped"].rgb
     panel.undo()
-    assert names(viewer) == ["vis", *RESULTS, "mine", "ir"]
+    assert names(viewer) == ["vis", *RESULTS, "mine", "ir deformed grid", "ir"]
     assert viewer.layers["ir warped"] == warped
 
     panel.settings = Settings(warped=False, mask=False, displacement="none", fused=False)
