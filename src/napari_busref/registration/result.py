@@ -26,8 +26,8 @@ __all__ = ["VIEWS", "Preview", "RegistrationResult", "check_views", "picture_of"
 VIEWS = ("before", "after", "edges", "field")
 
 _TITLES = {
-    "before": "before: fixed magenta, moving green",
-    "after": "after: fixed magenta, moving green",
+    "before": "before: fixed blue, moving orange",
+    "after": "after: fixed blue, moving orange",
     "edges": "edges of both images",
 }
 _PREVIEW_PIXELS = 1024  # longest side of a preview: at most 2 MB for both pictures
@@ -147,7 +147,7 @@ class RegistrationResult:
         Parameters
         ----------
         views : str or sequence of str
-            ``"before"`` and ``"after"``: the fixed image magenta, the moving one green, grey
+            ``"before"`` and ``"after"``: the fixed image blue, the moving one orange, grey
             where they agree. ``"edges"``: those of both. ``"field"``: arrows from each place to
             where its content was before, in fixed pixels.
         axes : matplotlib.axes.Axes or sequence of them, optional
