@@ -582,7 +582,7 @@ def test_outputs_and_new_layers_and_undo(window, viewer, panel, pair, fake, qtbo
     run_to_the_end(panel, qtbot)
     second = panel.result
     assert not np.array_equal(arrows.data, before[2])
-    mine = viewer.add_image(picture(), name="mine")
+    viewer.add_image(picture(), name="mine")
     warped.colormap = "viridis"
     panel.undo_button.click()  # updated layers get their content back
     assert names(viewer) == ["vis", "ir", *RESULTS, "mine"]
