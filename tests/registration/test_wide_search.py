@@ -109,7 +109,7 @@ def symmetric(seed):
 def test_a_half_turn_does_not_confuse_a_nearly_symmetric_scene(networks, seed, angle):
     truth = moved(angle=angle)
     image = symmetric(seed)
-    moving = view(truth.inverse().apply(1 - image), truth.inverse().mask())
+    moving = view(truth.inverse().apply(1 - image, cval=0.0), truth.inverse().mask())
     scorer = CandidateScorer(FixedFeatures(networks, view(image)), moving)
     poses = find_pose(scorer, start().theta, Reporter())
     turned = moved(angle=angle + 180)

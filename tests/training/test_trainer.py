@@ -195,7 +195,7 @@ def test_two_gloo_processes_train_one_model(recipes: dict[str, Path], tmp_path: 
         ("stage = 'bus'\nsteps = 'many'", "steps must be int"),
         ("stage = 'bus'\nsteps = 1\n[loss]\nmask = 3", "loss.mask must be bool"),
         ("stage = ", "cannot be read as TOML"),
-        ("stage = 'bus'\nsteps = 0", "must be positive"),
+        ("stage = 'bus'\nsteps = 0", "must be in"),
         ("stage = 'bus'\nsteps = 1\ngpu = 2", "gpu must be a table"),
     ],
 )

@@ -23,7 +23,7 @@ from napari_busref.registration.pyramid import (
 from napari_busref.registration.quality import UNRELATED_CONFIDENCE
 from napari_busref.registration.refine import refine_levels
 from napari_busref.registration.scoring import PRE_REFINEMENT, CandidateScorer, is_finite
-from napari_busref.registration.wide_match import LOOK_SIDE, find_pose, look, mirror_fits
+from napari_busref.registration.wide_match import LOOK_SIDE, find_pose, is_clear, look, mirror_fits
 from napari_busref.runtime.progress import Reporter
 
 _CAPTURE_RANGE = 0.05  # of one pyramid level, as a fraction of the image side
@@ -146,7 +146,8 @@ def _match_wide(
     if run.options.refine != "none":
         _refine(scorer, found, run, above=LOOK_SIDE)
     found.block_confidence = scorer.blocks(found.estimate)
-    if not clear and not mirrored:
+    found.clear = clear or is_clear(found.block_confidence, scorer.edges(found.estimate))
+    if not found.clear and not mirrored:
         part = run.plan.begin("search mirrored")
         found.mirror_fits = mirror_fits(scorer, initial.theta, part)
     return found

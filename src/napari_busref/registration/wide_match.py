@@ -108,9 +108,13 @@ def look(
     features, moving = scorer.features, scorer.moving
     *_, refined = refine_levels(features, moving, proposed, _LOOK, score=scorer.edges)
     blocks, edges = scorer.blocks(refined), scorer.edges(refined)
-    clear = any(blocks >= b and edges >= e for b, e in _CLEAR)
-    clear = clear or (stands_out and blocks >= _CLEAR_FIRST)
+    clear = is_clear(blocks, edges) or (stands_out and blocks >= _CLEAR_FIRST)
     return Pose(name, refined, blocks, edges, clear)
+
+
+def is_clear(blocks: float, edges: float) -> bool:
+    """Whether a block confidence and an edge score leave no doubt."""
+    return any(blocks >= b and edges >= e for b, e in _CLEAR)
 
 
 def _propose(
