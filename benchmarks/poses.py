@@ -2,7 +2,7 @@
 
     python benchmarks/poses.py --out FOLDER [--kind night] [--search auto] [--limit 5]
 
-Every pair of ``srif`` val: as given, and turned anew by any angle, scaled by 0.6 to 1.67 and
+Every pair of ``srif`` val: as given, and turned again by any angle, scaled by 0.6 to 1.67 and
 shifted by up to 10 %. SIFT (OpenCV) gets the same images. An error is the mean distance, in fixed
 pixels, from the published affine over the overlap. That affine is off by several pixels for some
 maps and seasons. So a result is "as good" below 3 px, or at most 1 px worse than the same
@@ -61,7 +61,7 @@ class Posed:
 
 
 def pairs(kind: str, data_root: Path, limit: int | None) -> Iterator[Posed]:
-    """The val pairs of one kind, as given and turned anew."""
+    """The val pairs of one kind, as given and turned again."""
     import numpy as np
     from imageio.v3 import imread
     from skimage.transform import AffineTransform, warp

@@ -267,14 +267,15 @@ def _suppress_duplicates(candidates: list[PoseCandidate], count: int) -> list[Po
     """Up to ``count`` candidates, best first, whose corners lie apart."""
     kept: list[PoseCandidate] = []
     for candidate in candidates:
-        corners = _corners(candidate.theta)
-        if all((corners - _corners(k.theta)).abs().max() > _DUPLICATE_DISTANCE for k in kept):
+        corners = corners_of(candidate.theta)
+        if all((corners - corners_of(k.theta)).abs().max() > _DUPLICATE_DISTANCE for k in kept):
             kept.append(candidate)
         if len(kept) == count:
             break
     return kept
 
 
-def _corners(theta: Tensor) -> Tensor:
-    corners = theta.new_tensor([[-1.0, -1], [1, -1], [-1, 1], [1, 1]])
-    return transform_points(theta, corners[None, None])
+def corners_of(theta: Tensor) -> Tensor:
+    """Positions (N, 4, 2) of the fixed image's corners in the moving image, normalised."""
+    corners = theta.new_tensor([[-1, -1], [1, -1], [-1, 1], [1, 1]])
+    return transform_points(theta, corners[None, None])[:, 0]

@@ -17,11 +17,10 @@ import torch.nn.functional as F
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-from napari_busref.geometry import transform_points
 from napari_busref.models.features.matcher import Matcher
 from napari_busref.models.layers import unit_length
 from napari_busref.registration.features import CELL
-from napari_busref.registration.near_search import PoseCandidate, centred_features
+from napari_busref.registration.near_search import PoseCandidate, centred_features, corners_of
 from napari_busref.registration.pyramid import MaskedImage, downsample
 from napari_busref.runtime.progress import Reporter
 
@@ -396,7 +395,7 @@ def _near(distance: Tensor, period: int) -> Tensor:
 
 def _distinct(poses: _Poses, count: int) -> list[PoseCandidate]:
     """Up to ``count`` poses whose corners lie apart, each the mean of the peaks around it."""
-    corners = _corners(poses.theta)
+    corners = corners_of(poses.theta)
     kept: list[int] = []
     found: list[PoseCandidate] = []
     for number, scale in enumerate(poses.scale.tolist()):
@@ -419,10 +418,4 @@ def _distinct(poses: _Poses, count: int) -> list[PoseCandidate]:
 
 
 def _apart(first: Tensor, second: Tensor) -> float:
-    return float((_corners(first) - _corners(second)).abs().max())
-
-
-def _corners(theta: Tensor) -> Tensor:
-    """Positions (N, 4, 2) of the fixed image's corners in the moving image."""
-    corners = theta.new_tensor([[-1, -1], [1, -1], [-1, 1], [1, 1]])
-    return transform_points(theta, corners[None, None])[:, 0]
+    return float((corners_of(first) - corners_of(second)).abs().max())
