@@ -16,41 +16,13 @@ from napari_busref.registration.features import valid_cells
 from napari_busref.registration.pyramid import MaskedImage, downsample, pixel_scale, working_size
 from napari_busref.runtime.progress import Reporter
 
-
-@dataclass(frozen=True)
-class SearchRange:
-    """The poses that a search compares, relative to the initial transform.
-
-    Attributes
-    ----------
-    rotations : tuple of float
-        Degrees, counter-clockwise on the screen.
-    scales : tuple of float
-        Size of the moving image's content.
-    shift : float
-        Largest shift of the moving image's centre, as a fraction of the fixed image's sides.
-    overlap : float
-        Smallest overlap, as a fraction of the smaller image.
-    prior : float
-        Standard deviation of a Gaussian prior on the shift, as a fraction of the fixed image's
-        sides. It is a mild preference among similar scores.
-    """
-
-    rotations: tuple[float, ...]
-    scales: tuple[float, ...]
-    shift: float
-    overlap: float
-    prior: float
-
-
-def _geometric(low: float, high: float, count: int) -> tuple[float, ...]:
-    return tuple(low * (high / low) ** (index / (count - 1)) for index in range(count))
-
-
 # The learned features were trained under 15 degrees and a quarter of the scale. So these steps
-# cover +-15 degrees and 0.8 to 1.25.
-NEAR = SearchRange((-10.0, 0.0, 10.0), _geometric(0.85, 1.18, 3), 0.3, 0.4, 0.3)
-
+# cover +-15 degrees and 0.8 to 1.25, relative to the initial transform.
+_ROTATIONS = (-10.0, 0.0, 10.0)  # degrees, counter-clockwise on the screen
+_SCALES = tuple(0.85 * (1.18 / 0.85) ** (step / 2) for step in range(3))  # of the content
+_MAX_SHIFT = 0.3  # of the moving image's centre, as a fraction of the fixed image's sides
+_MIN_OVERLAP = 0.4  # as a fraction of the smaller image
+_PRIOR_SIGMA = 0.3  # of a Gaussian on the shift, a mild preference among similar scores
 _SIDE = 128
 _DUPLICATE_DISTANCE = 0.06  # of corners, in units of half the side
 _WEIGHT_EXPONENT = 0.25  # of overlap and prior, in the score
@@ -80,12 +52,11 @@ def near_search(
     fixed: MaskedImage,
     moving: MaskedImage,
     initial: Tensor,
-    within: SearchRange = NEAR,
     *,
     max_candidates: int = 3,
     reporter: Reporter | None = None,
 ) -> list[PoseCandidate]:
-    """Compare all poses in a range.
+    """Compare all poses near the initial one.
 
     Parameters
     ----------
@@ -95,8 +66,6 @@ def near_search(
         (1, 1, H, W), of any sizes.
     initial : Tensor
         (1, 2, 3), fixed -> moving, normalised coordinates.
-    within : SearchRange
-        The poses, relative to the initial transform.
     max_candidates : int
         How many distinct candidates to return at most.
     reporter : Reporter, optional
@@ -110,20 +79,20 @@ def near_search(
     reporter = reporter or Reporter()
     found: list[PoseCandidate] = []
     shares = float(fixed.valid.mean()), float(moving.valid.mean())
-    for index, scale in enumerate(within.scales):
-        reporter.step("searching", index / len(within.scales))
+    for index, scale in enumerate(_SCALES):
+        reporter.step("searching", index / len(_SCALES))
         # Keeps the number of overlapping pixels roughly constant over the scales.
         size = working_size(fixed.shape, round(_SIDE / scale**0.5))
         target = _FixedTarget.of(matcher, fixed.resize(size))
-        poses = torch.cat([_rotate_and_scale(initial, a, scale, size) for a in within.rotations])
-        poses = poses[_largest_overlap(poses, shares) >= _REACHABLE * within.overlap]
+        poses = torch.cat([_rotate_and_scale(initial, a, scale, size) for a in _ROTATIONS])
+        poses = poses[_largest_overlap(poses, shares) >= _REACHABLE * _MIN_OVERLAP]
         if not len(poses):
             continue
         canvas = _canvas(poses, size)
         if canvas[0] * canvas[1] > _MAX_CANVAS:
             continue
         for thetas in poses.split(max(_BATCH_PIXELS // (canvas[0] * canvas[1]), 1)):
-            found += _correlate_translations(matcher, target, moving, thetas, canvas, within)
+            found += _correlate_translations(matcher, target, moving, thetas, canvas)
     found.sort(key=lambda candidate: -candidate.score)
     return _suppress_duplicates(found, max_candidates)
 
@@ -211,7 +180,6 @@ def _correlate_translations(
     moving: MaskedImage,
     thetas: Tensor,
     canvas: tuple[int, int],
-    within: SearchRange,
 ) -> list[PoseCandidate]:
     """The best translation of each rotated and scaled moving image."""
     size, device = target.size, thetas.device
@@ -237,9 +205,9 @@ def _correlate_translations(
     counts = valid.sum((1, 2, 3))[:, None, None]
     smaller = counts.clamp(max=float(target.valid.sum()))
     fraction = overlap / smaller.clamp_min(1)
-    allowed = fraction >= within.overlap
-    allowed = allowed & (dy.abs() <= within.shift) & (dx.abs() <= within.shift)
-    prior = torch.exp(-0.5 * (dx.square() + dy.square()) / within.prior**2)
+    allowed = fraction >= _MIN_OVERLAP
+    allowed = allowed & (dy.abs() <= _MAX_SHIFT) & (dx.abs() <= _MAX_SHIFT)
+    prior = torch.exp(-0.5 * (dx.square() + dy.square()) / _PRIOR_SIGMA**2)
     weight = (fraction.clamp(0, 1) * prior).pow(_WEIGHT_EXPONENT)
     value = score / overlap.clamp_min(1) * weight
     best, index = value.masked_fill(~allowed, -torch.inf).flatten(1).max(1)
