@@ -7,6 +7,8 @@ condition, or a statement left out. A first run of the tests records which of th
 line, and how long each takes. Each mutant then meets the quick tests that execute its line, until
 one fails. A mutant that none of them notices survives.
 
+`--out` is written after each mutant. A mutant that it holds already does not run again.
+
 Torch and the other libraries are imported once. Every run is a fork of that process (Linux and
 macOS). The source itself is not touched: the fork imports the changed text.
 """
@@ -283,7 +285,27 @@ def meet_tests(
         verdict = "survived" if code == 0 else "killed"
     if verdict != "killed":
         print(f"{verdict}: {where}:{line}: {what}", flush=True)
-    return {"module": where, "line": line, "change": what, "verdict": verdict}
+    return {
+        "module": where,
+        "number": number,
+        "line": line,
+        "change": what,
+        "verdict": verdict,
+    }
+
+
+def meet_all(
+    drawn: list[tuple[Path, int, int, str]], known: dict[str, Any], limit: float, out: Path | None
+) -> list[dict[str, Any]]:
+    """Run the tests of each mutant that the file `out` does not hold, and write it there."""
+    rows = json.loads(out.read_text()) if out and out.exists() else []
+    held = {(row["module"], row["number"]) for row in rows}
+    for mutant in drawn:
+        if (str(mutant[0].relative_to(SOURCE)), mutant[1]) not in held:
+            rows.append(meet_tests(mutant, known, limit))
+            if out:
+                out.write_text(json.dumps(rows, indent=1) + "\n")
+    return rows
 
 
 def main() -> None:
@@ -295,7 +317,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=5.0, help="seconds of tests a mutant")
     parser.add_argument("--record", type=Path, help="file of the first run, kept and used again")
-    parser.add_argument("--out", type=Path, help="write all mutants as JSON")
+    parser.add_argument("--out", type=Path, help="JSON of the mutants, kept and continued")
     options = parser.parse_args()
     os.chdir(ROOT)
     sys.path.insert(0, str(SOURCE))
@@ -318,14 +340,12 @@ def main() -> None:
     if options.sample is not None and options.sample < len(every):
         drawn = random.Random(options.seed).sample(every, options.sample)
     print(f"{len(drawn)} of {len(every)} mutants, seed {options.seed}", flush=True)
-    rows = [meet_tests(mutant, known, options.limit) for mutant in drawn]
+    rows = meet_all(drawn, known, options.limit, options.out)
     count = {
         each: sum(row["verdict"] == each for row in rows)
         for each in ("killed", "survived", "not executed")
     }
     print(", ".join(f"{number} {verdict}" for verdict, number in count.items()))
-    if options.out:
-        options.out.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":
