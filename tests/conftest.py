@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import faulthandler
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,14 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Durations that a test learns do not get into the user's cache."""
     name = "napari_busref.runtime.durations.cache_folder"
     monkeypatch.setattr(name, lambda: tmp_path / "cache")
+
+
+@pytest.fixture
+def no_hang() -> Iterator[None]:
+    """A test that takes over five minutes prints where it is, and ends the run."""
+    faulthandler.dump_traceback_later(300, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import imagecodecs
@@ -20,6 +19,8 @@ from skimage import data
 
 from damage import KINDS, damage
 from napari_busref.images.io import read_image, read_plane
+
+pytestmark = pytest.mark.usefixtures("no_hang")
 
 DRAWS = int(os.environ.get("DAMAGE_DRAWS", "1"))
 GREY = data.camera()[100:164, 200:280]
@@ -94,13 +95,6 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name not in ("a.dcm", "a.czi"):
             write(folder / name)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def no_hang() -> Iterator[None]:
-    faulthandler.dump_traceback_later(300, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.mark.filterwarnings("ignore")

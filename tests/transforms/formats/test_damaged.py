@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -19,6 +17,8 @@ from damage import KINDS, damage
 from napari_busref import Transform, TransformFile, read_transform, write_transform
 from napari_busref.transforms.formats import ImageGrid, points_csv
 from napari_busref.transforms.transform import read_metadata
+
+pytestmark = pytest.mark.usefixtures("no_hang")
 
 DRAWS = int(os.environ.get("DAMAGE_DRAWS", "1"))
 SHAPE = (24, 30)
@@ -84,13 +84,6 @@ def write(folder: Path, name: str) -> None:
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("sources")
-
-
-@pytest.fixture(autouse=True)
-def no_hang() -> Iterator[None]:
-    faulthandler.dump_traceback_later(300, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.mark.filterwarnings("ignore")
