@@ -6,7 +6,14 @@ from scipy import ndimage
 from skimage import color, data
 
 from napari_busref.images import blocks
-from napari_busref.images.preprocess import as_mask, empty_border, fill_invalid, luma, prepare
+from napari_busref.images.preprocess import (
+    as_mask,
+    empty_border,
+    fill_invalid,
+    luma,
+    prepare,
+    specks,
+)
 
 
 def ramp(shape=(20, 30)):
@@ -345,3 +352,24 @@ def test_flat_floats_keep_their_level(level):
 def test_64_bit_integers_far_from_zero(dtype, start):
     counts = np.array([start + int(v) for v in (ramp() * 255).flat], dtype).reshape(20, 30)
     np.testing.assert_allclose(prepare(counts, "fixed").grey, ramp(), atol=6e-3)
+
+
+def test_specks_are_thin_regions():
+    valid = np.ones((64, 400), bool)
+    found = np.zeros_like(valid)
+    for rows, cols, thin in (
+        (5, 5, True),
+        (slice(10, 12), slice(10, 90), True),  # two dead rows
+        (slice(20, 23), slice(20, 23), False),
+        (0, 30, True),
+        (slice(None), 399, True),
+        (slice(62, 64), slice(100, 150), False),  # an empty strip at the edge
+    ):
+        valid[rows, cols] = False
+        found[rows, cols] = thin
+    np.testing.assert_array_equal(specks(valid), found)
+    large = np.ones((640, 640), bool)
+    large[100:109, 100:109], large[:3, :99] = False, False
+    assert specks(large).sum() == 81  # at the edge the limit is smaller
+    large[100:110, 100:110] = False
+    assert not specks(large).any()

@@ -53,6 +53,27 @@ def test_a_reduced_pair_keeps_what_it_shows():
     np.testing.assert_allclose(pair.fixed.grey[inside], pair.warped[inside], atol=0.06)
 
 
+def test_scattered_pixels_that_are_no_numbers_leave_no_hole_in_any_level():
+    fixed, moving = pattern((96, 128)), pattern((96, 128))
+    clean = prepare_pair(fixed, moving)
+    rng = np.random.default_rng(0)
+    for image in (fixed, moving):
+        image[rng.random(image.shape) < 0.1] = np.nan
+        image[rng.random(image.shape) < 0.02] = np.inf
+        image[rng.random(image.shape) < 0.02] = -np.inf
+        image[:, 20], image[40:52, 60:75] = np.nan, np.nan  # a dead column, and a true hole
+    use = np.ones(moving.shape, bool)
+    use[70, 70] = False
+    pair = prepare_pair(fixed, moving, moving_mask=use)
+    hole = np.zeros(fixed.shape, bool)
+    hole[40:52, 60:75] = True
+    assert not (pair.fixed.valid & hole).any() and pair.fixed.valid.mean() > 0.97
+    assert pair.moving.valid[:, 20].all() and not pair.moving.valid[70, 70]
+    np.testing.assert_array_equal(pair.moving_valid, np.isfinite(moving) & use)
+    apart = np.abs(pair.moving.grey - clean.moving.grey)[pair.moving.valid]
+    assert apart.mean() < 0.02
+
+
 def test_a_transform_on_the_working_grid_agrees_at_its_pixels():
     shape, moving = (600, 800), (30, 40)
     pair = prepare_pair(pattern(shape), pattern(moving))

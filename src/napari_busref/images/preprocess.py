@@ -24,6 +24,7 @@ __all__ = [
     "in_unit_range",
     "luma",
     "prepare",
+    "specks",
     "what_was_read",
 ]
 
@@ -37,6 +38,7 @@ _ISOLATION = 4  # and this many times as many as the pixels in the farther half 
 _RARE = 2e-4  # share of the pixels; fewer outliers hardly move the percentiles
 _SHOULDER = 2 / 255  # grey range of the outliers of each side
 _DIM = 1 / 3  # floats in [0, 1] of a smaller range are stretched, such as 14 of 16 bits (0.25)
+_SPECKS = 64  # the shorter side over the thickness of a region that is no speck
 _MAX_FLOAT64 = 1e300  # differences of larger float64 values overflow
 
 
@@ -368,6 +370,31 @@ def fill_invalid(grey: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray
     filled = grey.copy()
     filled[..., lost] = grey[(..., *nearest[:, lost])]
     return filled
+
+
+def specks(valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Find invalid pixels that the content surrounds closely, such as dead pixels and lines.
+
+    Their regions are everywhere thinner than 1/64 of the shorter side. The limit is 3 px in small
+    images and for regions at the edge.
+
+    Parameters
+    ----------
+    valid : ndarray of bool, shape (H, W)
+    """
+    lost = ~valid
+    if not lost.any():
+        return lost
+    regions, count = ndimage.label(lost)
+    at_edge = np.zeros(count + 1, bool)
+    for edge in (regions[0], regions[-1], regions[:, 0], regions[:, -1]):
+        at_edge[edge] = True
+    small = np.ones(count + 1, bool)
+    small[0] = False
+    for which, limit in ((at_edge, 3), (~at_edge, max(3, min(valid.shape) // _SPECKS))):
+        thick = ndimage.minimum_filter(lost, limit, mode="nearest")
+        small[regions[thick & which[regions]]] = False
+    return small[regions]
 
 
 def _finite(array: NDArray[Any]) -> NDArray[np.bool_]:

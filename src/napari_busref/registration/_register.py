@@ -161,12 +161,12 @@ def register(
         if keep_best:  # there is an estimate to return now
             plan = plan.regardless()
         plan.begin("assess")
-        mask = found.transform.mask(pair.moving.valid)
+        mask = found.transform.mask(pair.moving_valid)
         quality = _assess(pair, method, found, mask, cancelled)
         estimate = found.transform
     except NotRegistered as failure:
         plan = plan.regardless() if keep_best else plan
-        estimate, mask = pair.initial, pair.initial.mask(pair.moving.valid)
+        estimate, mask = pair.initial, pair.initial.mask(pair.moving_valid)
         quality = unregistered(mask, f"{failure}; the initial transform is returned")
     watch.lap("quality")
 

@@ -10,7 +10,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from napari_busref.images.nodata import NoData
-from napari_busref.images.preprocess import Prepared, as_image, as_mask, fill_invalid, prepare
+from napari_busref.images.preprocess import (
+    Prepared,
+    as_image,
+    as_mask,
+    fill_invalid,
+    prepare,
+    specks,
+)
 from napari_busref.transforms.transform import Transform
 
 __all__ = ["Pair", "prepare_pair"]
@@ -31,12 +38,15 @@ class Pair:
     shape : tuple of int
         (H, W) of the fixed image as given.
     moving : Prepared
+        The nearest values fill the `specks` of both images, which are valid here.
     initial : Transform
         Fixed -> moving, from the fixed image as given.
     initial_kind : str
         ``"identity"``, ``"equal field of view"``, ``"points"`` or ``"given"``.
     moving_array : ndarray
         The moving image as given; missing pixels as `as_image` marks them.
+    moving_valid : ndarray of bool, shape of `moving_array`
+        Its valid pixels, without specks.
     warped : ndarray of float32, shape of `fixed`
         Grey values of the moving image by the initial transform, 0 outside `warped_mask`.
     warped_mask : ndarray of bool, shape of `fixed`
@@ -51,6 +61,7 @@ class Pair:
     initial: Transform
     initial_kind: str
     moving_array: NDArray[Any]
+    moving_valid: NDArray[np.bool_]
     warped: NDArray[np.float32]
     warped_mask: NDArray[np.bool_]
     problem: str | None
@@ -78,8 +89,8 @@ def prepare_pair(
     """
     moving_array = as_image(moving, "moving", nodata=nodata)
     fixed_array = as_image(fixed, "fixed", nodata=nodata)
-    ready_fixed, empty_fixed = _prepare(fixed_array, "fixed", fixed_mask)
-    ready_moving, empty_moving = _prepare(moving_array, "moving", moving_mask)
+    ready_fixed, _, empty_fixed = _prepare(fixed_array, "fixed", fixed_mask)
+    ready_moving, moving_valid, empty_moving = _prepare(moving_array, "moving", moving_mask)
     shape = ready_fixed.shape
     transform, kind = _initial_transform(initial, shape, ready_moving.shape)
     problem = empty_fixed or empty_moving or _without_texture(ready_fixed, ready_moving)
@@ -91,6 +102,7 @@ def prepare_pair(
         transform,
         kind,
         moving_array,
+        moving_valid,
         *_warp(ready_moving, _on_grid(transform, ready_fixed.shape)),
         problem,
     )
@@ -98,15 +110,25 @@ def prepare_pair(
 
 def _prepare(
     array: NDArray[Any], name: str, mask: ArrayLike | None
-) -> tuple[Prepared, str | None]:
-    """The prepared image, and the problem when its mask leaves no valid pixel."""
-    if mask is None:
-        return prepare(array, name, find_border=True, nodata=None), None
-    checked = as_mask(mask, f"{name}_mask", array.shape[:2])
-    unmasked = prepare(array, name, find_border=True, nodata=None)
-    if not (checked & unmasked.valid).any():
-        return unmasked, f"{name}_mask leaves nothing of the {name} image"
-    return prepare(array, name, mask=checked, find_border=True, nodata=None), None
+) -> tuple[Prepared, NDArray[np.bool_], str | None]:
+    """The prepared image without specks, its valid pixels with them, and the problem.
+
+    A coarse pyramid level takes a pixel with an invalid part as invalid: 2 % of dead pixels would
+    leave a quarter of it. What a mask excludes is no speck.
+    """
+    ready, problem = prepare(array, name, find_border=True, nodata=None), None
+    holes = specks(ready.valid)
+    if mask is not None:
+        checked = as_mask(mask, f"{name}_mask", array.shape[:2])
+        if (checked & ready.valid).any():
+            ready = prepare(array, name, mask=checked, find_border=True, nodata=None)
+            holes &= checked
+        else:
+            problem = f"{name}_mask leaves nothing of the {name} image"
+    if not holes.any():
+        return ready, ready.valid, problem
+    grey = np.where(holes, fill_invalid(ready.grey, ready.valid), ready.grey)
+    return Prepared(grey, ready.valid | holes, ready.scale), ready.valid, problem
 
 
 def _initial_transform(
