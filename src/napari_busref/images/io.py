@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +21,9 @@ from napari_busref.images.selection import Choice, NoSuchPlane, Stored, choose, 
 from napari_busref.images.tiff import read_tiff, write_tiff
 from napari_busref.runtime.atomic_write import replacing
 from napari_busref.runtime.file_safety import Refused, check_file, memory_limited
+
+if TYPE_CHECKING:
+    from napari_busref.images.map_position import MapPosition
 
 __all__ = ["READABLE", "WRITABLE", "ImageFile", "read_image", "read_plane", "write_image"]
 
@@ -64,6 +67,21 @@ class ImageFile:
     taken: str = ""
     note: str = ""
     axes: str = ""
+
+    @property
+    def map_position(self) -> MapPosition | None:
+        """Where the pixels lie on the Earth, from the geotags; None without a place there.
+
+        Raises
+        ------
+        ValueError
+            When PROJ does not know the coordinate reference system.
+        ModuleNotFoundError
+            When there are geotags, and rasterio is not installed (``napari-busref[geo]``).
+        """
+        from napari_busref.images.map_position import MapPosition
+
+        return MapPosition.from_metadata(self.metadata)
 
     def __repr__(self) -> str:
         size = self.metadata.get("spacing")

@@ -24,7 +24,7 @@ from napari_busref.images.dtypes import native
 from napari_busref.images.nodata import parse_nodata
 from napari_busref.images.selection import Stored
 
-__all__ = ["read_tiff", "upright", "write_tiff"]
+__all__ = ["geo_tags", "read_tiff", "upright", "write_tiff"]
 
 # types that ImageJ opens; only these keep its "unit"
 _IMAGEJ_TYPES = ("uint8", "uint16", "float32")
@@ -391,13 +391,18 @@ def write_tiff(file: Path, image: NDArray[Any], metadata: dict[str, Any]) -> Non
         if spacing is not None:
             options["resolution"], code = _resolution_of(*spacing)
             options["resolutionunit"] = {"none": 1, "inch": 2, "cm": 3}[code]
-    extratags = [_geo_tag(int(code), geo[code]) for code in geo if int(code) in _GEO_TAGS]
+    extratags = geo_tags(geo)
     if metadata.get("nodata") is not None:
         text = f"{float(metadata['nodata']):.17g}"
         extratags.append((_NODATA_TAG, 2, 0, text, True))
     if extratags:
         options["extratags"] = extratags
     tifffile.imwrite(file, image, **options)
+
+
+def geo_tags(tags: Mapping[str, Any]) -> list[tuple[int, int, int, Any, bool]]:
+    """The geotags of ``ImageFile.metadata["geotiff"]``, as tifffile writes them."""
+    return [_geo_tag(int(code), tags[code]) for code in tags if int(code) in _GEO_TAGS]
 
 
 def _geo_tag(code: int, value: Any) -> tuple[int, int, int, Any, bool]:
