@@ -15,7 +15,7 @@ from napari_busref.data.pairing import check_match
 from napari_busref.runtime.file_safety import memory_limited
 from napari_busref.runtime.options import OPTIONS, check_choice, check_number
 
-Format = Literal["tif", "png", "npy"]
+Format = Literal["tif", "png", "npy", "cog"]
 
 DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
 #: From the `id` of a description to the name of its option in the table.
@@ -128,7 +128,23 @@ WriteFlow = Annotated[
 ]
 FileFormat = Annotated[
     Format | None,
-    typer.Option("--format", help="Format of the written images (default: that of FIXED)."),
+    typer.Option(
+        "--format",
+        help="Format of the written images (default: that of FIXED). cog: a GeoTIFF with "
+        "overviews, .tif.",
+    ),
+]
+MapFiles = Annotated[
+    bool,
+    typer.Option(
+        "--map-files",
+        help="Also write files for GIS: tie points, displacement, and virtual rasters that place "
+        "MOVING on the map.",
+    ),
+]
+IgnoreMap = Annotated[
+    bool,
+    typer.Option("--ignore-map", help="Do not start where the images lie on the map."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
 Match = Annotated[

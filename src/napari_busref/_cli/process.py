@@ -21,9 +21,11 @@ from napari_busref._cli.options import (
     Fixed,
     FixedMask,
     FusionModel,
+    IgnoreMap,
     Infrared,
     Initial,
     Landmarks,
+    MapFiles,
     Match,
     MemoryLimit,
     Mirrored,
@@ -78,6 +80,8 @@ def register(
     nodata: NoData = None,
     fill_value: FillValue = DEFAULTS["fill_value"],
     flow: WriteFlow = False,
+    map_files: MapFiles = False,
+    ignore_map: IgnoreMap = False,
     file_format: FileFormat = None,
     match: Match = "name",
     resume: Resume = False,
@@ -102,14 +106,23 @@ def register(
         "device": device,
         "fill_value": fill_value,
     }
-    known = _known(options, reading, **vars(hints))
-    writer = ResultWriter(output, overwrite, file_format, flow, resume, known)
+    known = _known(options, reading, **vars(hints)) | {"ignore_map": ignore_map}
+    writer = ResultWriter(output, overwrite, file_format, flow, map_files, resume, known)
 
     def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
         files = reading.pair(pair.fixed, pair.moving)
         given = options | hints.of(pair, *files)
         bar = bars.add(pair.name)
-        report = run_files(writer, pair, files, given, fuse=False, progress=bar, cancel=cancel)
+        report = run_files(
+            writer,
+            pair,
+            files,
+            given,
+            fuse=False,
+            ignore_map=ignore_map,
+            progress=bar,
+            cancel=cancel,
+        )
         return print_result(bars, writer, pair, report)
 
     process_pairs(writer, fixed, moving, results_of(fuse=False), process, match)
@@ -146,6 +159,8 @@ def run(
     nodata: NoData = None,
     fill_value: FillValue = DEFAULTS["fill_value"],
     flow: WriteFlow = False,
+    map_files: MapFiles = False,
+    ignore_map: IgnoreMap = False,
     file_format: FileFormat = None,
     match: Match = "name",
     resume: Resume = False,
@@ -176,13 +191,21 @@ def run(
         "device": device,
         "fill_value": fill_value,
     }
-    known = _known(options, reading, **vars(hints))
-    writer = ResultWriter(output, overwrite, file_format, flow, resume, known)
+    known = _known(options, reading, **vars(hints)) | {"ignore_map": ignore_map}
+    writer = ResultWriter(output, overwrite, file_format, flow, map_files, resume, known)
 
     def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
         files = reading.pair(pair.fixed, pair.moving)
         given = options | hints.of(pair, *files) | {"unit": unit_of(files[1], unit)}
-        report = run_files(writer, pair, files, given, progress=bars.add(pair.name), cancel=cancel)
+        report = run_files(
+            writer,
+            pair,
+            files,
+            given,
+            ignore_map=ignore_map,
+            progress=bars.add(pair.name),
+            cancel=cancel,
+        )
         return print_result(bars, writer, pair, report)
 
     process_pairs(writer, fixed, moving, results_of(fuse=True), process, match)
@@ -257,7 +280,12 @@ def fuse(
     }
     known = _known(options, reading, transform=transform, mask=mask)
     writer = ResultWriter(
-        output, overwrite, file_format, False, resume, known, report_name="_fusion.json"
+        output,
+        overwrite,
+        file_format,
+        resume=resume,
+        options=known,
+        report_name="_fusion.json",
     )
 
     def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:

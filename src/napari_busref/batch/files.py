@@ -58,7 +58,7 @@ def output_suffix(fixed: Path, image: NDArray[Any], file_format: str | None = No
     image, else TIFF.
     """
     if file_format is not None:
-        return f".{file_format}"
+        return ".tif" if file_format == "cog" else f".{file_format}"
     suffix = fixed.suffix.lower()
     if suffix in (".tif", ".tiff", ".npy"):
         return suffix

@@ -15,6 +15,7 @@ from napari_busref.batch.files import (
     refuse_existing,
     write_json,
 )
+from napari_busref.batch.maps import MAP_FILES, write_map_files
 from napari_busref.data.pairing import Pair
 from napari_busref.runtime import version
 from napari_busref.runtime.atomic_write import replacing
@@ -42,6 +43,8 @@ class ResultWriter:
         Extension of the images; by default that of the fixed image, where it fits.
     flow : bool
         Also write the flow of each registration.
+    map_files : bool
+        Also write files for GIS.
     resume : bool
         Keep the results of finished pairs, and replace those of others.
     options : dict
@@ -54,6 +57,7 @@ class ResultWriter:
     overwrite: bool = False
     file_format: str | None = None
     flow: bool = False
+    map_files: bool = False
     resume: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     report_name: str = "_report.json"
@@ -73,7 +77,8 @@ class ResultWriter:
             From each suffix to its files.
         """
         found: dict[str, list[Path]] = {}
-        for name in [*suffixes, *(["_flow.npy"] if self.flow else [])]:
+        more = [*(["_flow.npy"] if self.flow else []), *(MAP_FILES if self.map_files else [])]
+        for name in [*suffixes, *more]:
             extensions = [""] if "." in name else [".tif", ".tiff", ".png", ".npy"]
             candidates = (self.folder / f"{pair.name}{name}{each}" for each in extensions)
             found[name] = [path for path in candidates if path.exists()]
@@ -138,7 +143,7 @@ class ResultWriter:
             image = mask_picture(image, suffix)
         path = self.folder / f"{pair.name}_{what}{suffix}"
         refuse_existing([path], self.overwrite or self.resume)
-        write_image(path, image, metadata=fixed.metadata)
+        write_image(path, image, metadata=fixed.metadata, cloud=self.file_format == "cog")
         return path
 
     def registration(
@@ -169,6 +174,8 @@ class ResultWriter:
 
             with replacing(paths["flow"]) as temporary:
                 np.save(temporary, result.flow, allow_pickle=False)
+        if self.map_files:
+            paths |= write_map_files(pair, self.folder, fixed, moving, result.transform)
         return paths
 
     def report(
@@ -229,12 +236,18 @@ def fill_value_of(file: ImageFile, given: float | None) -> float | None:
         return None
 
 
-def record(result: RegistrationResult, fixed: ImageFile, moving: ImageFile) -> None:
-    """Add what was taken of the files to the parameters of a result."""
+def record(
+    result: RegistrationResult, fixed: ImageFile, moving: ImageFile, *, on_map: bool = False
+) -> None:
+    """Add what was taken of the files, and where they lie, to the parameters of a result."""
     taken = {"fixed": fixed.taken, "moving": moving.taken}
     words = {name: text for name, text in taken.items() if text}
     if words:
         result.parameters["taken"] = words
+    if on_map:
+        result.parameters["initial"] = "map"
+        result.parameters["map"] = {"fixed": str(fixed.map_position)}
+        result.parameters["map"]["moving"] = str(moving.map_position)
 
 
 def _on_grid(fixed: ImageFile, nodata: float | None) -> ImageFile:

@@ -10,6 +10,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from napari_busref.batch.files import refuse_existing
+from napari_busref.batch.maps import start_on_map
 from napari_busref.batch.results import (
     REGISTERED,
     ResultWriter,
@@ -125,6 +126,7 @@ def run_files(
     options: Mapping[str, Any],
     *,
     fuse: bool = True,
+    ignore_map: bool = False,
     progress: Progress | None = None,
     cancel: Event | None = None,
 ) -> dict[str, Any]:
@@ -140,6 +142,9 @@ def run_files(
         Of `napari_busref.register_and_fuse`; without fusion of `napari_busref.register`.
     fuse : bool
         Whether to fuse them, too.
+    ignore_map : bool
+        Whether to leave out the map positions. Else the registration starts there, unless
+        `options` has an initial transform.
     progress : Progress, optional
     cancel : threading.Event, optional
 
@@ -154,13 +159,16 @@ def run_files(
     fixed, moving = files
     fill = fill_value_of(moving, options.get("fill_value"))
     common = {"progress": progress, "cancel": cancel, **options, "fill_value": fill}
+    on_map = None
+    if not ignore_map and options.get("initial") is None:
+        on_map = common["initial"] = start_on_map(pair, fixed, moving)
     if not fuse:
         result = register(fixed.data, moving.data, **common)
-        record(result, fixed, moving)
+        record(result, fixed, moving, on_map=on_map is not None)
         return writer.report(pair, writer.registration(pair, fixed, moving, result), result)
     both = register_and_fuse(fixed.data, moving.data, **common)
     assert both.fusion is not None  # a cancelled call raises
-    record(both.registration, fixed, moving)
+    record(both.registration, fixed, moving, on_map=on_map is not None)
     paths = writer.registration(pair, fixed, moving, both.registration)
     paths["fused"] = writer.image(pair, fixed, "fused", both.fusion.fused)
     fusion = {"timings": both.fusion.timings, "parameters": both.fusion.parameters}

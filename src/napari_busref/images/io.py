@@ -256,7 +256,11 @@ def _marked(
 
 
 def write_image(
-    path: str | os.PathLike[str], data: ArrayLike, metadata: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    data: ArrayLike,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    cloud: bool = False,
 ) -> Path:
     """Write an image, and replace an existing file once the new one is complete.
 
@@ -272,6 +276,9 @@ def write_image(
     metadata : mapping, optional
         As in `ImageFile.metadata`. TIFF keeps resolution tags, spacing, ImageJ's unit, geotags
         and the value of missing pixels (NaN in floats); the other formats drop them.
+    cloud : bool
+        Write a TIFF as a cloud-optimised GeoTIFF (COG): compressed tiles with overviews, of a
+        half, a quarter … of the size. Needs rasterio (``napari-busref[geo]``).
 
     Returns
     -------
@@ -301,8 +308,14 @@ def write_image(
         _check_jpeg(image, file)
     elif suffix in _TIFF and image.dtype == np.bool_ and image.ndim == 3 and image.shape[2] < 5:
         raise ValueError(f"{file}: TIFF holds no colours of bool, use uint8 or .npy")
+    if cloud and suffix not in _TIFF:
+        raise ValueError(f"{file}: a cloud-optimised GeoTIFF ends in .tif")
     with replacing(file) as temporary:
-        if suffix in _TIFF:
+        if cloud:
+            from napari_busref.images.cog import write_cog
+
+            write_cog(temporary, image, tags)
+        elif suffix in _TIFF:
             write_tiff(temporary, image, tags)
         elif suffix == ".npy":
             with temporary.open("wb") as stream:  # np.save would append .npy to a.NPY

@@ -89,11 +89,14 @@ class MapPosition:
         rasterio = gdal()
         import tifffile
 
-        stream = io.BytesIO()
-        tifffile.imwrite(stream, np.zeros((1, 1), np.uint8), metadata=None, extratags=geo_tags(tags))
-        with quiet_gdal(), rasterio.MemoryFile(stream.getvalue()) as memory:
-            with memory.open(driver="GTiff") as opened:
-                crs, place, (points, points_crs) = opened.crs, opened.transform, opened.gcps
+        stream, pixel = io.BytesIO(), np.zeros((1, 1), np.uint8)
+        tifffile.imwrite(stream, pixel, metadata=None, extratags=geo_tags(tags))
+        with (
+            quiet_gdal(),
+            rasterio.MemoryFile(stream.getvalue()) as memory,
+            memory.open(driver="GTiff") as opened,
+        ):
+            crs, place, (points, points_crs) = opened.crs, opened.transform, opened.gcps
         if place.is_identity and len(points) >= 3:
             crs, place = points_crs or crs, rasterio.transform.from_gcps(points)
         if place.is_identity:

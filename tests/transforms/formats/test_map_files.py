@@ -48,8 +48,8 @@ def test_virtual_rasters_are_right_at_20_points(tmp_path: Path, bent: Transform)
     moving = tmp_path / "data & more" / "moving.tif"
     moving.parent.mkdir()
     ramps = np.mgrid[: MOVING[0], : MOVING[1]].astype(np.float32) + 1
-    profile = dict(driver="GTiff", height=260, width=300, count=2, dtype="float32", nodata=-9999)
-    with quiet_gdal(), rasterio.open(moving, "w", **profile) as file:
+    profile = {"driver": "GTiff", "height": 260, "width": 300, "count": 2, "dtype": "float32"}
+    with quiet_gdal(), rasterio.open(moving, "w", nodata=-9999, **profile) as file:
         file.write(ramps)
     (tmp_path / "out").mkdir()
     pixels, there = check_points(bent)
@@ -78,7 +78,9 @@ def test_tie_points_hold_both_images_and_the_map(tmp_path: Path, bent: Transform
     write_tie_points(tmp_path / "a.csv", bent, FIXED, own)
     write_tie_points(tmp_path / "a.geojson", bent, FIXED, own)
     with (tmp_path / "a.csv").open() as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        rows = [
+            {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
+        ]
     assert 100 < len(rows) <= 400
     for row in rows[::20]:
         here, there = ([row[f"{side}_row"], row[f"{side}_col"]] for side in ("fixed", "moving"))
@@ -90,7 +92,7 @@ def test_tie_points_hold_both_images_and_the_map(tmp_path: Path, bent: Transform
     assert [one["properties"] for one in found["features"]] == rows
     lonlat = found["features"][0]["geometry"]["coordinates"]
     assert lonlat == pytest.approx([11.57, 48.14], abs=0.02)
-    with pytest.raises(ValueError, match="need .csv or .geojson"):
+    with pytest.raises(ValueError, match=r"need \.csv or \.geojson"):
         write_tie_points(tmp_path / "a.txt", bent, FIXED)
 
 
@@ -105,12 +107,12 @@ def test_displacement_lies_on_the_map(tmp_path: Path, bent: Transform) -> None:
 
 def test_files_that_gdal_reads_otherwise_are_refused(tmp_path: Path, bent: Transform) -> None:
     npy = write_image(tmp_path / "a.npy", np.zeros(MOVING))
-    with pytest.raises(ValueError, match="a.npy: need one of .tif"):
+    with pytest.raises(ValueError, match=r"a\.npy: need one of \.tif"):
         write_gcp_vrt(tmp_path / "a.vrt", bent, npy, FIXED)
     other = write_image(tmp_path / "a.tif", np.zeros((30, 40), np.uint8))
     with pytest.raises(ValueError, match="another orientation or size"):
         write_warped_vrt(tmp_path / "a.vrt", bent, other, FIXED)
     vrt = tmp_path / "b.tif"
     vrt.write_text('<VRTDataset rasterXSize="300" rasterYSize="260"></VRTDataset>')
-    with pytest.raises(ValueError, match="GDAL does not read b.tif"):
+    with pytest.raises(ValueError, match=r"GDAL does not read b\.tif"):
         write_gcp_vrt(tmp_path / "a.vrt", bent, vrt, FIXED)

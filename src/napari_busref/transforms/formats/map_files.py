@@ -287,9 +287,8 @@ def _control_points(transform: Transform, fixed: MapPosition) -> Element:
         raise ValueError("transform: fewer than three tie points lie in the moving image")
     points = Element("GCPList", Projection=fixed.crs)
     for number, ((row, col), (x, y)) in enumerate(zip(there, fixed.to_map(here), strict=True)):
-        place = {"Pixel": col + 0.5, "Line": row + 0.5, "X": x, "Y": y}
-        values = {name: f"{value:.12g}" for name, value in place.items()}
-        SubElement(points, "GCP", Id=str(number), **values)
+        place = {"Id": number, "Pixel": col + 0.5, "Line": row + 0.5, "X": x, "Y": y}
+        SubElement(points, "GCP", {name: f"{value:.12g}" for name, value in place.items()})
     return points
 
 
