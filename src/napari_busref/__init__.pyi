@@ -12,6 +12,7 @@ from .runtime.progress import Cancelled
 from .runtime.version import __version__
 from .transforms.formats import ImageGrid, TransformFile, read_transform, write_transform
 from .transforms.landmarks import LandmarkFit, fit_landmarks
+from .transforms.map_transform import map_transform
 from .transforms.transform import Transform
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "list_samples",
     "load_model",
     "load_sample",
+    "map_transform",
     "place_on",
     "read_image",
     "read_transform",

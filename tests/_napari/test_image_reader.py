@@ -15,6 +15,7 @@ from skimage import data
 from napari_busref._napari.files.image_io import write_ome_tiff
 from napari_busref._napari.files.image_reader import get_image_reader, read_images
 from napari_busref._napari.files.open_pictures import add_pictures
+from napari_busref._napari.layers.map_positions import map_place
 from napari_busref._napari.layers.orientation import stored_orientation, turn_upright
 from napari_busref.images.io import read_image
 
@@ -161,3 +162,46 @@ def test_a_layer_of_napari_is_turned_upright(tmp_path, name, tag):
     assert stored_orientation(viewer.layers[-1]) == 1
     np.testing.assert_array_equal(viewer.layers[-1].data, layer.data)
     assert stored_orientation(viewer.add_image(stored)) == 1
+
+
+@pytest.mark.parametrize("reader", ["napari", "busref"])
+def test_layers_are_placed_by_the_map(tmp_path, reader):
+    """A layer of 2 m in another projection, with its rows to the north, on one of 0.5 m."""
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio import warp
+    from rasterio.transform import Affine
+
+    (x,), (y,) = warp.transform("EPSG:32632", "EPSG:3035", [691_050], [5_334_960])
+    places = {
+        "fixed": ("EPSG:32632", Affine(0.5, 0, 691_000, 0, -0.5, 5_335_000)),
+        "moving": ("EPSG:3035", Affine(2, 0, x - 50, 0, 2, y - 40)),
+    }
+    sizes = {"fixed": (160, 200), "moving": (40, 50)}
+    viewer = ViewerModel()
+    for name, (crs, place) in places.items():
+        (height, width), path = sizes[name], str(tmp_path / f"{name}.tif")
+        profile = {"driver": "GTiff", "count": 1, "height": height, "width": width}
+        with rasterio.open(path, "w", dtype="uint8", crs=crs, transform=place, **profile) as file:
+            file.write(np.zeros((1, height, width), np.uint8))
+        if reader == "busref":
+            add_pictures(viewer, path)
+        else:
+            with layer_source(path=path, reader_plugin="napari"):
+                viewer.add_image(magic_imread([path]), name=name)
+    fixed, moving = viewer.layers
+    fixed.scale, fixed.translate = (0.5, 0.5), (30, -20)
+    found = map_place(viewer, fixed, moving)
+    assert found.crs == "EPSG:3035 on EPSG:32632"
+    assert found.words == (
+        "moving: EPSG:3035, 2 metre a pixel; fixed: EPSG:32632, 0.5 metre a pixel"
+    )
+    found.move()
+    for row, col in [(0, 0), (10, 39), (39, 20)]:
+        east, north = warp.transform(
+            "EPSG:3035", "EPSG:32632", [x - 49 + 2 * col], [y - 39 + 2 * row]
+        )
+        expected = [2 * (5_335_000 - north[0]) - 0.5, 2 * (east[0] - 691_000) - 0.5]
+        world = moving.data_to_world((row, col))
+        np.testing.assert_allclose(fixed.world_to_data(world), expected, atol=0.05)
+    assert map_place(viewer, fixed, moving) is None  # it lies there now
+    assert map_place(viewer, fixed, viewer.add_image(np.zeros((40, 50)))) is None

@@ -256,3 +256,28 @@ def test_a_sideways_layer_is_turned_by_a_click(viewer, readers_of_napari, tmp_pa
         pair.upright.click()
         assert viewer.layers["a"].data.shape == (60, 40, 3)
         assert not pair.upright.isVisible()
+
+
+def test_layers_on_the_map_are_placed_by_a_click(viewer, readers_of_napari, tmp_path, qtbot):
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.transform import Affine
+
+    for name, size, east in (("visible", 1, 691_000), ("thermal", 2, 691_010)):
+        place = Affine(size, 0, east, 0, -size, 5_335_000)
+        profile = {"driver": "GTiff", "count": 1, "height": 40, "width": 60, "dtype": "uint8"}
+        path = tmp_path / f"{name}.tif"
+        with rasterio.open(path, "w", crs="EPSG:32632", transform=place, **profile) as file:
+            file.write(np.random.default_rng(0).integers(0, 255, (1, 40, 60), np.uint8))
+        viewer.open(str(path), plugin="napari")
+    pair = PairChooser(viewer, "", "")
+    qtbot.addWidget(pair)
+    pair.show()
+    pair.reset_choices()
+    assert pair.on_map.isVisible()
+    assert pair.on_map.text() == "Place by the map (EPSG:32632)"
+    assert "thermal: EPSG:32632, 2 metre a pixel" in pair.on_map.toolTip()
+    pair.on_map.click()
+    layer = viewer.layers["thermal"]
+    np.testing.assert_allclose(layer.data_to_world((0, 0)), (0.5, 10.5))
+    np.testing.assert_allclose(layer.data_to_world((39, 59)), (78.5, 128.5))
+    assert not pair.on_map.isVisible()

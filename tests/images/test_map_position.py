@@ -13,6 +13,7 @@ from napari_busref import read_image
 from napari_busref.images.map_position import MapPosition
 
 rasterio = pytest.importorskip("rasterio")
+from rasterio import warp  # noqa: E402
 from rasterio.transform import Affine  # noqa: E402
 
 UTM = Affine(0.5, 0, 5e5, 0, -0.5, 5.4e6)
@@ -49,7 +50,7 @@ def test_position_is_that_of_gdal(tmp_path: Path, crs: str, place: Affine, words
     xy = corners @ np.reshape(place[:6], (2, 3)).T
     np.testing.assert_allclose(found.to_map(pixels), xy, rtol=1e-12)
     lonlat = found.to_map(pixels, "EPSG:4326")
-    x, y = rasterio.warp.transform(crs, "EPSG:4326", *np.transpose(xy))
+    x, y = warp.transform(crs, "EPSG:4326", *np.transpose(xy))
     np.testing.assert_allclose(lonlat, np.transpose([x, y]), rtol=1e-12)
     np.testing.assert_allclose(found.to_pixels(lonlat, "EPSG:4326"), pixels, atol=1e-3)
 

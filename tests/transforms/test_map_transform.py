@@ -10,6 +10,7 @@ from napari_busref.images.map_position import MapPosition
 from napari_busref.transforms.map_transform import map_transform
 
 rasterio = pytest.importorskip("rasterio")
+from rasterio import warp  # noqa: E402
 from rasterio.transform import Affine  # noqa: E402
 from rasterio.warp import Resampling, reproject  # noqa: E402
 
@@ -65,7 +66,7 @@ def test_start_is_within_a_tenth_of_a_pixel_by_crs_alone(
 ) -> None:
     shape = (280, 320)
     a, b, d, e = linear
-    (x,), (y,) = rasterio.warp.transform("EPSG:32632", crs, [691_180], [5_334_850])  # centre
+    (x,), (y,) = warp.transform("EPSG:32632", crs, [691_180], [5_334_850])  # centre
     place = Affine(a, b, x - 160 * a - 140 * b, d, e, y - 160 * d - 140 * e)
     start = map_transform(placed(SHAPE, "EPSG:32632", FIXED), placed(shape, crs, place))
     assert start is not None
@@ -88,7 +89,7 @@ def test_a_wide_pair_gets_a_displacement() -> None:
     assert start is not None and start.displacement is not None
     pixels = np.random.default_rng(0).uniform(0, 699, (20, 2))
     east, north = 551_000 + 400 * (pixels[:, 1] + 0.5), 5_475_000 - 400 * (pixels[:, 0] + 0.5)
-    x, y = rasterio.warp.transform("EPSG:32632", "EPSG:4326", east, north)
+    x, y = warp.transform("EPSG:32632", "EPSG:4326", east, north)
     truth = np.stack([(50 - np.array(y)) / 0.005 - 0.5, (np.array(x) - 9) / 0.006 - 0.5], 1)
     np.testing.assert_allclose(start.points(pixels), truth, atol=0.05)
     linear = pixels @ start.affine[:2, :2].T + start.affine[:2, 2]

@@ -24,7 +24,7 @@ from napari_busref.images.dtypes import native
 from napari_busref.images.nodata import parse_nodata
 from napari_busref.images.selection import Stored
 
-__all__ = ["geo_tags", "read_tiff", "upright", "write_tiff"]
+__all__ = ["geo_tags", "read_geotags", "read_tiff", "upright", "write_tiff"]
 
 # types that ImageJ opens; only these keep its "unit"
 _IMAGEJ_TYPES = ("uint8", "uint16", "float32")
@@ -252,7 +252,7 @@ def _metadata(tiff: tifffile.TiffFile, page: Any) -> dict[str, Any]:
     if imagej.get("unit"):
         # files written by others may hold an escaped micro sign
         metadata["imagej_unit"] = str(imagej["unit"]).replace("\\u00B5", "µ")
-    geo = {str(code): _values(page.tags[code].value) for code in _GEO_TAGS if code in page.tags}
+    geo = _geotags(page)
     if geo:
         metadata["geotiff"] = geo
     nodata = page.tags.get(_NODATA_TAG)
@@ -268,6 +268,10 @@ def _metadata(tiff: tifffile.TiffFile, page: Any) -> dict[str, Any]:
     if depth is not None:
         metadata["z_spacing"], metadata["z_unit"] = depth
     return metadata
+
+
+def _geotags(page: Any) -> dict[str, Any]:
+    return {str(code): _values(page.tags[code].value) for code in _GEO_TAGS if code in page.tags}
 
 
 def _gdal(page: Any) -> dict[str, Any]:
@@ -398,6 +402,13 @@ def write_tiff(file: Path, image: NDArray[Any], metadata: dict[str, Any]) -> Non
     if extratags:
         options["extratags"] = extratags
     tifffile.imwrite(file, image, **options)
+
+
+def read_geotags(file: Path) -> dict[str, Any]:
+    """Read the geotags of a TIFF, without its pixels: ``ImageFile.metadata["geotiff"]``."""
+    with _open(file) as tiff:
+        page = tiff.pages.first
+        return {} if _orientation(page) > 1 else _geotags(page)
 
 
 def geo_tags(tags: Mapping[str, Any]) -> list[tuple[int, int, int, Any, bool]]:

@@ -8,6 +8,7 @@ from napari.layers import Image
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout, QSizePolicy, QWidget
 
+from napari_busref._napari.layers.map_positions import MapPlace, map_place
 from napari_busref._napari.layers.orientation import stored_orientation, turn_upright
 from napari_busref._napari.layers.pair import guess_pair
 from napari_busref._napari.widgets.forms import button, caption
@@ -26,7 +27,8 @@ class PairChooser(QWidget):
     """Two choosers of image layers, and a button that swaps them.
 
     They guess which layer is which. Choosing the other's layer swaps the two. A single image is
-    the fixed one. A further button turns layers whose files say that they are stored sideways.
+    the fixed one. A further button turns layers whose files say that they are stored sideways,
+    and another one says where both lie on the map and moves the moving layer there.
 
     Parameters
     ----------
@@ -38,7 +40,7 @@ class PairChooser(QWidget):
     ----------
     moving, fixed : magicgui.widgets.ComboBox
         The moving and the fixed layer; read and set ``value``.
-    swap, upright : QPushButton
+    swap, upright, on_map : QPushButton
     changed : Signal
         Emitted when the user or a script chooses.
     """
@@ -63,7 +65,10 @@ class PairChooser(QWidget):
         grid.setContentsMargins(0, 0, 0, 0)
         self.upright = button("", "", self._turn_clicked, name="upright")
         self.upright.hide()
+        self.on_map = button("", "", self._map_clicked, name="on_map")
+        self.on_map.hide()
         self._tags: dict[str, int] = {}
+        self._place: MapPlace | None = None
         for line, (text, chooser) in enumerate(
             (("{moving_caption}", self.moving), ("{fixed_caption}", self.fixed))
         ):
@@ -73,6 +78,7 @@ class PairChooser(QWidget):
             chooser.changed.connect(self._layer_chosen)
         grid.addWidget(self.swap, 0, 2, 2, 1)
         grid.addWidget(self.upright, 2, 0, 1, 3)
+        grid.addWidget(self.on_map, 3, 0, 1, 3)
         grid.setColumnStretch(1, 1)
 
     @property
@@ -82,7 +88,7 @@ class PairChooser(QWidget):
 
     def tab_order(self) -> list[QWidget]:
         """The controls from first to last."""
-        return [self.moving.native, self.fixed.native, self.swap, self.upright]
+        return [self.moving.native, self.fixed.native, self.swap, self.upright, self.on_map]
 
     def images(self, _: Any = None) -> list[Image]:
         """The image layers of the viewer."""
@@ -111,7 +117,7 @@ class PairChooser(QWidget):
             self._choosing = False
         self._pair = (self.moving.value, self.fixed.value)
         self.swap.setEnabled(None not in self._pair)
-        self._show_sideways()
+        self._show_files()
 
     def _moving_choices(self, _: Any = None) -> list[Image]:
         images = self.images()
@@ -136,7 +142,7 @@ class PairChooser(QWidget):
         if self.moving.value == self.fixed.value:  # not `is`: plugins get layers as proxies
             self._exchange()
         self._pair = (self.moving.value, self.fixed.value)
-        self._show_sideways()
+        self._show_files()
         self.changed.emit()
 
     def _sideways(self) -> list[Image]:
@@ -147,7 +153,9 @@ class PairChooser(QWidget):
                 self._tags[layer.unique_id] = stored_orientation(layer)
         return [layer for layer in chosen if self._tags[layer.unique_id] > 1]
 
-    def _show_sideways(self) -> None:
+    def _show_files(self) -> None:
+        """Offer what the files of the two layers say, and napari leaves out."""
+        self._show_map()
         names = " and ".join(layer.name for layer in self._sideways())
         self.upright.setVisible(bool(names))
         self.upright.setText("Stored sideways: turn upright")
@@ -156,11 +164,30 @@ class PairChooser(QWidget):
             "Turn the layer before you register it"
         )
 
+    def _show_map(self) -> None:
+        moving, fixed = self._pair
+        self._place = None
+        if moving is not None and fixed is not None and moving != fixed:
+            self._place = map_place(self._viewer, fixed, moving)
+        self.on_map.setVisible(self._place is not None)
+        if self._place is not None and moving is not None and fixed is not None:
+            self.on_map.setText(f"Place by the map ({self._place.crs})")
+            self.on_map.setToolTip(
+                f"{self._place.words}.\n"
+                f"Move {moving.name} to where it lies on {fixed.name}, to start there"
+            )
+
+    def _map_clicked(self) -> None:
+        if self._place is not None:
+            self._place.move()
+            self._show_files()
+            self.changed.emit()
+
     def _turn_clicked(self) -> None:
         for layer in self._sideways():
             turn_upright(layer)
             self._tags[layer.unique_id] = 1
-        self._show_sideways()
+        self._show_files()
         self.changed.emit()
 
     def _swap_clicked(self) -> None:
@@ -168,6 +195,7 @@ class PairChooser(QWidget):
             self._user_chose = True
             self._exchange()
             self._pair = (self.moving.value, self.fixed.value)
+            self._show_files()
             self.changed.emit()
 
     def _exchange(self) -> None:
