@@ -55,6 +55,7 @@ _REFUSION = _lazy("models.fusion.refusion:ReFusion", "ReFusionConfig")
 _BUS = _lazy("models.features.bus:Bus")
 _MATCHER = _lazy("models.features.matcher:Matcher")
 _LIKELIHOOD = _lazy("models.features.likelihood:Likelihood")
+_AUTO_OF_PARTS = _lazy("registration.auto:auto_of_parts")
 
 _ARCHITECTURES: dict[str, Build] = {
     "BusRef": _BUSREF,
@@ -66,6 +67,7 @@ _ARCHITECTURES: dict[str, Build] = {
     "Bus": _BUS,
     "Matcher": _MATCHER,
     "Likelihood": _LIKELIHOOD,
+    "Auto": _AUTO_OF_PARTS,
 }
 """Architectures that a card may name."""
 
@@ -237,8 +239,7 @@ def load_model(
     weights = name_or_path if entry is None else entry.weights
     content = card(weights)
     _check_kind(name, content["kind"], kind)
-    architecture = _ARCHITECTURES.get(content["architecture"])
-    if architecture is None:
+    if content["architecture"] not in _ARCHITECTURES:
         raise ValueError(
             f"model {name!r}: its card names {content['architecture']!r}; known architectures are "
             + ", ".join(_ARCHITECTURES)
@@ -246,7 +247,7 @@ def load_model(
     try:
         # Without storage, constructors draw no random numbers and ignore the default number type.
         with torch.device("meta"):
-            model = architecture(content["config"])
+            model = build_architecture(content["architecture"], content["config"])
     except Exception as error:  # a class raises anything for a configuration that is not its own
         raise ValueError(
             f"model {name!r}: its card does not configure {content['architecture']}: {error}"
@@ -258,6 +259,27 @@ def load_model(
             f"model {name!r}: the weights do not fit the architecture: {error}"
         ) from error
     return model.to(target).eval()
+
+
+def build_architecture(architecture: str, config: dict[str, Any]) -> nn.Module:
+    """Build a network by the name and the configuration on a card; its weights are random."""
+    return _ARCHITECTURES[architecture](config)
+
+
+def is_auto(model: Any) -> bool:
+    """Whether a model searches and refines: ``auto``, or a user's set of its networks.
+
+    Loads neither torch nor weights.
+    """
+    if not isinstance(model, str | Path):
+        return type(model).__name__ == "Auto"
+    name = str(model)
+    if name == "auto" or _find(name, "registration") is not None:
+        return name == "auto"
+    try:
+        return bool(card(model)["architecture"] == "Auto")
+    except ValueError:
+        return False
 
 
 def _check_kind(name: str, found: str, required: str | None) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
 from napari_busref.geometry import Estimate, identity_theta
 from napari_busref.models import load_model
+from napari_busref.models.features.likelihood import Likelihood
+from napari_busref.models.features.matcher import Matcher
+from napari_busref.models.registry import build_architecture
 from napari_busref.registration.candidates import match
 from napari_busref.registration.context import RunContext
 from napari_busref.registration.features import FixedFeatures, MatchingNetworks
@@ -15,7 +19,7 @@ from napari_busref.registration.pyramid import MaskedImage
 from napari_busref.registration.stages import registration_stages
 from napari_busref.runtime.progress import Plan, Reporter
 
-__all__ = ["Auto", "load_auto"]
+__all__ = ["Auto", "auto_of_parts", "load_auto"]
 
 
 class Auto(nn.Module):
@@ -44,6 +48,18 @@ class Auto(nn.Module):
         """The networks of search and refinement."""
         return MatchingNetworks(self.matcher, self.likelihood)
 
+    def settings(self) -> dict[str, object]:
+        """The configurations of all networks as plain values, for the card."""
+        proposals: dict[str, Any] = dict(self.proposal_networks.items())
+        return {
+            "matcher": self.matcher.settings(),
+            "likelihood": self.likelihood.settings(),
+            "proposal_networks": {
+                name: {"architecture": type(network).__name__, "config": network.settings()}
+                for name, network in proposals.items()
+            },
+        }
+
     def forward(
         self,
         fixed: Tensor,
@@ -67,3 +83,13 @@ def load_auto() -> Auto:
     names = ("busref", "superfusion")
     networks = {name: load_model(name, kind="registration") for name in names}
     return Auto(networks, MatchingNetworks.load())
+
+
+def auto_of_parts(
+    matcher: dict[str, Any], likelihood: dict[str, Any], proposal_networks: dict[str, Any]
+) -> Auto:
+    """Build a user's set of networks from `Auto.settings`; the weights are random."""
+    return Auto(
+        {name: build_architecture(**network) for name, network in proposal_networks.items()},
+        MatchingNetworks(Matcher(**matcher), Likelihood(**likelihood)),
+    )

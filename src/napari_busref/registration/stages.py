@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from napari_busref.models.registry import is_auto
 from napari_busref.runtime.durations import Stage, pixels_of, stage
 
 __all__ = ["registration_stages"]
@@ -26,8 +27,7 @@ def registration_stages(
     model, search, refine, device
         As given to `napari_busref.register`.
     """
-    auto = str(model) == "auto" if isinstance(model, str | os.PathLike) else False
-    auto = auto or type(model).__name__ == "Auto"  # its class would load torch
+    auto = is_auto(model)
     search = search or ("auto" if auto else "none")
     refine = refine or ("dense" if auto else "none")
     place = "" if str(device) == "auto" else str(device)

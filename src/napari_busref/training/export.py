@@ -29,28 +29,15 @@ def export(
     commit: str,
     scores: dict[str, float],
 ) -> Path:
-    """Write ``NAME.safetensors`` (half precision) and ``NAME.json`` into ``folder``.
+    """Write ``NAME.safetensors`` (half precision) and ``NAME.json`` for each of its exports.
 
     Returns
     -------
     Path
-        The weights file; ``load_model`` takes it.
+        The first weights file; ``load_model`` takes it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / f"{stage.export_name}.safetensors"
-    state = {
-        name: value.detach().half().cpu().contiguous()
-        for name, value in stage.model.state_dict().items()
-    }
-    weights.write_bytes(save(state))  # save_file would make a file that only its owner can read
-    card = {
-        "name": stage.export_name,
-        "kind": stage.kind,
-        "architecture": type(stage.model).__name__,
-        "config": _settings(stage.model),
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "parameters": sum(value.numel() for value in state.values()),
-        "storage": "float16",
+    facts = {
         "data": dict.fromkeys(recipe.data.datasets, "train split"),
         "recipe": dataclasses.asdict(recipe),
         "commit": commit,
@@ -60,6 +47,29 @@ def export(
         "steps": step,
         "seconds": round(seconds, 1),
         "scores": {name: round(value, 4) for name, value in scores.items()},
+    }
+    written = [
+        _write(folder / f"{name}.safetensors", kind, model, facts)
+        for name, (kind, model) in stage.exports().items()
+    ]
+    return written[0]
+
+
+def _write(weights: Path, kind: str, model: torch.nn.Module, facts: dict[str, Any]) -> Path:
+    state = {
+        name: value.detach().half().cpu().contiguous()
+        for name, value in model.state_dict().items()
+    }
+    weights.write_bytes(save(state))  # save_file would make a file that only its owner can read
+    card = {
+        "name": weights.stem,
+        "kind": kind,
+        "architecture": type(model).__name__,
+        "config": _settings(model),
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "parameters": sum(value.numel() for value in state.values()),
+        "storage": "float16",
+        **facts,
     }
     weights.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
     return weights

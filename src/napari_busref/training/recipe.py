@@ -20,6 +20,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("steps", "log_every", "validate_every", "checkpoint_every"), (1, _LARGEST)),
     **dict.fromkeys(("batch", "processes"), (1, 4096)),
     **dict.fromkeys(("store_side", "crop_side"), (8, 16384)),
+    "average": (0, 0.9999),
     **dict.fromkeys(("warmup", "polarity", "remap", "dark", "flat", "beyond"), (0, 1)),
     "threads": (0, 4096),
     "window": (1, 255),
@@ -36,7 +37,8 @@ class DataConfig:
     Attributes
     ----------
     datasets : tuple of str
-        Names of data sets, see ``data.datasets.load_pairs``.
+        Names of data sets, see ``data.datasets.load_pairs``. Each pair is drawn as often as its
+        data set is named.
     root : str
         Folder of the data sets; empty for ``../shared/data`` beside the checkout.
     store_side : int
@@ -49,7 +51,8 @@ class DataConfig:
         Width over height of the crops; all crops of a batch share one.
     realign : str
         Weights of a likelihood network, a name or a file, that realigns the training pairs before
-        the first step: alignment by hand is off by 1 to 4 px. Empty to keep the pairs as they are.
+        they are first drawn: alignment by hand is off by 1 to 4 px. Pairs that would move by more
+        stay as they are. Empty to keep all.
     """
 
     datasets: tuple[str, ...] = ("roadscene", "vis-nir")
@@ -106,8 +109,10 @@ class AugmentConfig:
     polarity : float
         Probability of an inverted infrared image.
     remap : float
-        Probability that the visible image under a random intensity curve replaces the infrared
-        one (stages matcher and likelihood). Any image then makes a pair of a new modality.
+        Probability that a modality made from the visible image replaces the infrared one (stages
+        matcher, likelihood and auto). Any image then makes a pair of a new modality.
+    modalities : tuple of str
+        Those to draw from, see ``training.batches.modalities.MODALITIES``.
     noise : float
         Standard deviation of additive noise (probability one half).
     blur : float
@@ -123,6 +128,7 @@ class AugmentConfig:
     gain: tuple[float, float] = (0.7, 1.2)
     polarity: float = 0.15
     remap: float = 0.25
+    modalities: tuple[str, ...] = ("curve",)
     noise: float = 0.03
     blur: float = 1.5
     dark: float = 0.0
@@ -269,6 +275,9 @@ class Recipe:
         Of AdamW. The rate rises during the fraction ``warmup`` of the steps; a cosine follows.
     clip : float
         Largest norm of the gradients.
+    average : float
+        In [0, 1): the result is an exponential average of the weights with this decay in each
+        step. A long run may then be stopped anywhere. 0 for the weights of the last step.
     precision : str
         Of Lightning Fabric, such as ``"32-true"`` or ``"bf16-mixed"``.
     threads : int
@@ -307,6 +316,7 @@ class Recipe:
     weight_decay: float = 1e-4
     warmup: float = 0.03
     clip: float = 1.0
+    average: float = 0.0
     precision: str = "32-true"
     threads: int = 0
     processes: int = 1

@@ -9,6 +9,7 @@ STAGE_CLASSES = {
     "matcher": "matcher:MatcherStage",
     "superfusion": "superfusion:SuperFusionStage",
     "likelihood": "likelihood:LikelihoodStage",
+    "auto": "auto:AutoStage",
     "superfusion-fusion": "superfusion_fusion:SuperFusionFusionStage",
     "mda": "mda:MdaStage",
     "refusion": "refusion:ReFusionStage",

@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.loggers import CSVLogger
 from lightning_fabric.strategies import DDPStrategy
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from napari_busref.runtime.device import resolve_device
 from napari_busref.runtime.progress import Progress, Reporter
@@ -143,6 +144,10 @@ class _Run:
             trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
         self.module, self.optimiser = self.fabric.setup(self.stage, optimiser)
+        self.average: AveragedModel | None = None
+        if recipe.average:
+            averaging = get_ema_multi_avg_fn(recipe.average)
+            self.average = AveragedModel(self.stage.model, multi_avg_fn=averaging)
         self.step, self.seconds = 0, 0.0
         self.commit = commit()  # read first: the checkout may change during the run
 
@@ -197,6 +202,8 @@ class _Run:
         recipe, fabric = self.recipe, self.fabric
         if recipe.steps % recipe.checkpoint_every:
             self._save()  # the validation may take long, and be cancelled
+        if self.average is not None:
+            self.stage.model.load_state_dict(self.average.module.state_dict())
         if recipe.start_share:  # not in the checkpoint: resuming must not average twice
             self.stage.blend_start()
         scores = self._validate(reporter)
@@ -228,6 +235,8 @@ class _Run:
         fabric.backward(losses["loss"])
         fabric.clip_gradients(self.module, self.optimiser, max_norm=recipe.clip)
         self.optimiser.step()
+        if self.average is not None:
+            self.average.update_parameters(self.stage.model)
         return losses
 
     def _rate(self) -> float:
@@ -255,13 +264,13 @@ class _Run:
         )
         return scores
 
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint restores in place."""
+        state: dict[str, Any] = {"model": self.module, "optimiser": self.optimiser}
+        return state if self.average is None else {**state, "average": self.average}
+
     def _save(self) -> None:
-        state = {
-            "model": self.module,
-            "optimiser": self.optimiser,
-            "step": self.step,
-            "seconds": self.seconds,
-        }
+        state = {**self._state(), "step": self.step, "seconds": self.seconds}
         # write beside the last good checkpoint, in case the run dies while writing
         partial = self.checkpoint.with_suffix(".partial")
         self.fabric.save(partial, state)
@@ -271,6 +280,5 @@ class _Run:
         self.fabric.barrier()
 
     def _load(self) -> None:
-        state: dict[str, Any] = {"model": self.module, "optimiser": self.optimiser}
-        rest = self.fabric.load(self.checkpoint, state, weights_only=True)
+        rest = self.fabric.load(self.checkpoint, self._state(), weights_only=True)
         self.step, self.seconds = int(rest["step"]), float(rest["seconds"])

@@ -15,7 +15,7 @@ from napari_busref.fusion.styles import PALETTES
 from napari_busref.fusion.tasks import model_for
 from napari_busref.images.dtypes import AUTOMATIC, parse_fill
 from napari_busref.models import list_models
-from napari_busref.models.registry import model_title
+from napari_busref.models.registry import is_auto, model_title
 from napari_busref.runtime.options import OPTIONS
 
 __all__ = ["PANEL_OPTIONS", "PanelOption", "Preferences", "Settings"]
@@ -91,7 +91,7 @@ style, palette, scale_bar, device
     @property
     def refines(self) -> bool:
         """Whether there is a refinement."""
-        return self.refine != "none" and (self.refine != AUTOMATIC or self.model == "auto")
+        return self.refine != "none" and (self.refine != AUTOMATIC or is_auto(self.model))
 
     @property
     def weighs(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,9 @@ from napari_busref.geometry import base_grid, inside, transform_points, warp
 from napari_busref.training.batches.srif import PREFIX, load_srif
 from napari_busref.training.batches.warps import Warps, draw_warps
 from napari_busref.training.recipe import DataConfig, WarpConfig
+
+Pair = tuple[Tensor, Tensor]
+"""Infrared and visible image."""
 
 
 @dataclass  # not frozen: Fabric converts the tensors of a batch in place
@@ -63,11 +67,11 @@ class PairStore:
 
     Parameters
     ----------
-    pairs : list of (infrared, visible)
+    pairs : sequence of (infrared, visible)
         Tensors (1, H, W) in [0, 1] of equal size within a pair.
     """
 
-    def __init__(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, pairs: Sequence[Pair]) -> None:
         if not pairs:
             raise ValueError("pairs must hold at least one aligned pair")
         self.pairs = pairs
@@ -75,17 +79,17 @@ class PairStore:
     @classmethod
     def from_config(cls, config: DataConfig, split: str = "train") -> PairStore:
         """Read the data sets of a recipe, and reduce the images to ``store_side``."""
-        pairs = []
-        for dataset in config.datasets:
+        read = {}
+        for dataset in set(config.datasets):
             load = load_srif if dataset.startswith(PREFIX) else load_pairs
-            for _, infrared, visible in load(dataset, config.root or None, split):
-                pairs.append(
-                    (
-                        shrink(infrared / 255.0, config.store_side),
-                        shrink(rgb2gray(visible), config.store_side),
-                    )
+            read[dataset] = [
+                (
+                    shrink(infrared / 255.0, config.store_side),
+                    shrink(rgb2gray(visible), config.store_side),
                 )
-        return cls(pairs)
+                for _, infrared, visible in load(dataset, config.root or None, split)
+            ]
+        return cls([pair for dataset in config.datasets for pair in read[dataset]])
 
     def to(self, device: torch.device) -> PairStore:
         """The same pairs on another device."""

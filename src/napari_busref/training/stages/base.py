@@ -47,6 +47,10 @@ class Stage(nn.Module, ABC):
     def validate(self, device: torch.device) -> dict[str, float]:
         """Scores on held-out pairs."""
 
+    def exports(self) -> dict[str, tuple[str, nn.Module]]:
+        """Weights files to write: name to kind and model, the stage's own first."""
+        return {self.export_name: (self.kind, self.model)}
+
     def load_earlier(self, name: str, kind: str) -> nn.Module:
         """Load the model of an earlier stage, from the recipe's folder or as shipped."""
         folder = self.recipe.requires

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from napari_busref.geometry import base_grid, inside, offsets, sample_field, warp
 from napari_busref.models.features.matcher import Matcher
-from napari_busref.training.batches.augment import random_curve
+from napari_busref.training.batches.modalities import generated
 from napari_busref.training.batches.pair_store import PairStore, WarpedCrops
 from napari_busref.training.batches.warps import draw_warps, fixed_to_moving
 from napari_busref.training.losses.busref import contrastive_loss, offset_loss
@@ -34,10 +34,12 @@ class MatcherStage(Stage):
 
     kind, export_name = "features", "matcher"
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, model: Matcher | None = None) -> None:
         super().__init__(recipe)
-        self.model: Matcher = Matcher(**recipe.model)
-        self.model.bus.load_state_dict(self.load_bus())
+        if model is None:
+            model = Matcher(**recipe.model)
+            model.bus.load_state_dict(self.load_bus())
+        self.model: Matcher = model
         if not recipe.train_bus:
             self.freeze(self.model.bus)
         self.freeze(self.model.bus.up)  # not part of the features
@@ -82,15 +84,15 @@ class MatcherStage(Stage):
         }
 
     def _remapped(self, batch: WarpedCrops) -> tuple[Tensor, Tensor]:
-        """Warped and aligned moving images; some show the visible image under a random curve."""
+        """Warped and aligned moving images; some show a modality made from the visible one."""
         count = len(batch.fixed)
         chosen = torch.rand(count, 1, 1, 1).to(batch.fixed.device) < self.recipe.augment.remap
-        curved = random_curve(batch.fixed)
+        other = generated(batch.fixed, self.recipe.augment.modalities)
         points = batch.warps.aligned_points(
             base_grid(batch.fixed.shape[-2], batch.fixed.shape[-1], batch.fixed)
         )
-        aligned = torch.where(chosen, curved, batch.aligned)
-        far = torch.where(chosen, warp(curved, points, padding="border"), batch.moving)
+        aligned = torch.where(chosen, other, batch.aligned)
+        far = torch.where(chosen, warp(other, points, padding="border"), batch.moving)
         return far, aligned
 
     def _contrastive_loss(
