@@ -25,7 +25,7 @@ def finetune(
     ] = "my model",
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Model to start from; twice for one of each kind (default: busref)."),
+        typer.Option(help="Model to start from; twice for one of each kind (default: auto)."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -34,7 +34,8 @@ def finetune(
     match: Match = "name",
     steps: Annotated[int, typer.Option(help="Steps for each model.")] = 300,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Default: a twentieth of the model's own training.")
+        float | None,
+        typer.Option(help="Default: a twentieth of the model's own training, 3e-4 for auto."),
     ] = None,
     minutes: Annotated[
         float | None,
@@ -83,7 +84,7 @@ def finetune(
             assert fixed is not None and moving is not None
             results = training.finetune(
                 pairs_in_folders(fixed, moving, match),
-                model or ["busref"],
+                model or ["auto"],
                 name=name,
                 output=folder,
                 steps=steps,

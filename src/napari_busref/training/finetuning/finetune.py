@@ -42,7 +42,7 @@ _READING_FRACTION = 0.05  # of the progress
 
 def finetune(
     pairs: Sequence[AlignedPair | tuple[Any, Any]],
-    models: str | Sequence[str] = "busref",
+    models: str | Sequence[str] = "auto",
     *,
     name: str,
     output: str | Path | None = None,
@@ -70,7 +70,8 @@ def finetune(
         on their shorter side.
     models : str or sequence of str
         Models to start from, at most one of each kind, see
-        `napari_busref.training.finetuning.recipes.base_models`.
+        `napari_busref.training.finetuning.recipes.base_models`. ``"auto"`` trains the matcher and
+        the likelihood of the default; the result searches and refines as the default does.
     name : str
         Of the result in ``list_models``. Two kinds give ``NAME-registration`` and
         ``NAME-fusion``.
@@ -81,7 +82,8 @@ def finetune(
         For each model.
     batch, learning_rate : optional
         Crops per step (by default 4 or 8), and the largest learning rate. The default is a
-        twentieth of the model's own (7.5e-5 for ``busref``, 2e-4 for ``gaf``).
+        twentieth of the model's own (7.5e-5 for ``busref``, 2e-4 for ``gaf``), and 3e-4 for
+        ``auto``.
     max_minutes : float, optional
         Stop training after this time, all models together, and export the models as they are.
     held_out : int, optional
@@ -122,7 +124,7 @@ def finetune(
     >>> from napari_busref.training import finetune
     >>> from napari_busref.training.finetuning.pairs import pairs_in_folders
     >>> pairs = pairs_in_folders("visible", "infrared")  # doctest: +SKIP
-    >>> finetune(pairs, ["busref", "gaf"], name="our camera")  # doctest: +SKIP
+    >>> finetune(pairs, ["auto", "gaf"], name="our camera")  # doctest: +SKIP
     >>> register(fixed, moving, model="our camera-registration")  # doctest: +SKIP
     """
     _check_packages()

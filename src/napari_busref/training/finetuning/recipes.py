@@ -8,7 +8,15 @@ from typing import Any
 
 from napari_busref.training.recipe import Recipe, recipe_from_card
 
-__all__ = ["HEADLINES", "KINDS", "base_models", "fine_recipe", "kind_of", "stored_side"]
+__all__ = [
+    "HEADLINES",
+    "KINDS",
+    "base_card",
+    "base_models",
+    "fine_recipe",
+    "kind_of",
+    "stored_side",
+]
 
 HEADLINES = {
     "registration": ("epe", "mean error", "px", False),
@@ -27,9 +35,11 @@ class _Stage:
     kind: str
     batch: int
     side: int  # px, largest shorter side of the pairs
+    rate: float | None = None  # instead of a share of the base model's
 
 
 _STAGES = {
+    "auto": _Stage("registration", 4, 384, 3e-4),
     "registration": _Stage("registration", 8, 384),
     "superfusion": _Stage("registration", 4, 384),
     "gaf": _Stage("fusion", 4, 512),
@@ -52,13 +62,28 @@ def base_models(kind: str) -> list[str]:
 
 def kind_of(model: str) -> str | None:
     """Kind of a model that can be fine-tuned, else None."""
-    from napari_busref.models.weights import card
-
     try:
-        stage = _STAGES.get(_stage_of(card(model)))
+        content = base_card(model)
     except ValueError:  # it has no weights
         return None
-    return None if stage is None else stage.kind
+    stage = _STAGES.get(_stage_of(content))
+    return None if stage is None or stage.kind != content["kind"] else stage.kind
+
+
+def base_card(model: str) -> dict[str, Any]:
+    """Card of a model to continue from; the default's is made from those of its networks."""
+    from napari_busref.models.weights import card
+
+    if model != "auto":
+        return card(model)
+    matcher, likelihood = card("matcher"), card("likelihood")
+    return {
+        **matcher,
+        "kind": "registration",
+        "config": {},
+        "sha256": f"{matcher['sha256']}+{likelihood['sha256']}",
+        "recipe": {**matcher["recipe"], "stage": "auto"},
+    }
 
 
 def fine_recipe(model: str, content: Mapping[str, Any]) -> Recipe:
@@ -75,13 +100,18 @@ def fine_recipe(model: str, content: Mapping[str, Any]) -> Recipe:
     -------
     Recipe
         The same losses, warps and augmentation, with small batches for few pairs and a CPU. The
-        learning rate is a twentieth, or the same for a model that was itself fine-tuned.
+        learning rate is 3e-4 for the default, else a twentieth, or the same for a model that was
+        itself fine-tuned.
     """
     recipe = recipe_from_card(content["recipe"])
+    stage = _STAGES[recipe.stage]
+    share = recipe.learning_rate * (1 if "base" in content else _RATE_FACTOR)
     return replace(
         recipe,
-        batch=_STAGES[recipe.stage].batch,
-        learning_rate=recipe.learning_rate * (1 if "base" in content else _RATE_FACTOR),
+        batch=stage.batch,
+        learning_rate=share if stage.rate is None else stage.rate,
+        average=0.0,
+        data=replace(recipe.data, realign=""),
         start_from=model,
         start_share=0.0,
         model=dict(content["config"]),

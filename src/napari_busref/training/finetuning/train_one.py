@@ -16,7 +16,6 @@ from torch import nn
 
 from napari_busref.models.registry import load_model
 from napari_busref.models.user_models import add_user_model
-from napari_busref.models.weights import card
 from napari_busref.runtime.device import resolve_device
 from napari_busref.runtime.progress import Reporter
 from napari_busref.training.batches.pair_store import PairStore, shrink
@@ -27,7 +26,7 @@ from napari_busref.training.finetuning.held_out import (
 )
 from napari_busref.training.finetuning.pairs import PreparedPair
 from napari_busref.training.finetuning.plan import CHECKPOINT, RESULT, Plan
-from napari_busref.training.finetuning.recipes import fine_recipe, kind_of, stored_side
+from napari_busref.training.finetuning.recipes import base_card, fine_recipe, kind_of, stored_side
 from napari_busref.training.finetuning.result import Finetuned, Preview, TrainingCallback
 from napari_busref.training.recipe import Recipe
 from napari_busref.training.trainer import run
@@ -60,7 +59,7 @@ class ModelTraining:
     ) -> None:
         self.folder, self.plan, self.kind = folder, plan, kind
         self.base = plan.models[kind]
-        self.card = card(self.base)
+        self.card = base_card(self.base)
         if kind_of(self.base) != kind:
             raise ValueError(f"models: there is no model {self.base!r} for {kind} any more")
         self.recipe = self._recipe()
