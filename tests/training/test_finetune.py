@@ -12,6 +12,7 @@ import torch
 from imageio.v3 import imwrite
 from typer.testing import CliRunner, Result
 
+from napari_busref import register
 from napari_busref._cli.main import app
 from napari_busref.models import card, list_models, load_model
 from napari_busref.models.user_folder import list_user_models
@@ -34,7 +35,7 @@ from napari_busref.training.finetuning.plan import (
     trainings_folder,
     unfinished_finetunings,
 )
-from napari_busref.training.finetuning.recipes import base_models
+from napari_busref.training.finetuning.recipes import base_models, fine_recipe
 from napari_busref.training.finetuning.result import Finetuned, Preview, TrainingCallback
 from napari_busref.training.recipe import load_recipe
 from napari_busref.training.stages import build_stage
@@ -154,6 +155,20 @@ def test_both_models_start_from_their_base_and_become_models_of_the_user(
         resume_finetuning(trainings_folder() / "mine")
     with pytest.raises(ValueError, match="there is a model 'mine-fusion' already"):
         finetune(PAIRS, bases, name="mine", steps=1)
+
+
+def test_the_default_learns_from_own_pairs() -> None:
+    """`auto` is the base unless another is named; the result registers by its name."""
+    pairs = [images(seed, (72, 96)) for seed in range(2)]
+    (result,) = finetune(pairs, name="ours", steps=1, batch=1, device="cpu")
+    assert (result.kind, result.base) == ("registration", "auto")
+    assert result.before.keys() == result.after.keys() == {"epe", "mncc"}
+    parts = {name.split(".")[0] for name in moved(weights_of("auto"), weights_of("ours"))}
+    assert parts == {"matcher", "likelihood"}
+    assert base_models("registration")[0] == "auto" and "ours" in base_models("registration")
+    assert fine_recipe("ours", card("ours")).learning_rate == 3e-4
+    found = register(*pairs[0], model="ours", device="cpu")
+    assert "refine" in found.timings
 
 
 class StopAt(Notes):

@@ -40,6 +40,12 @@ def test_an_offset_is_taken_back(sloppy: tuple[PairStore, torch.Tensor]) -> None
     assert departure(found.pairs[0][0], aligned) < 0.6 * before
 
 
+def test_a_pair_that_would_move_far_stays(sloppy: tuple[PairStore, torch.Tensor]) -> None:
+    (infrared, visible), *_ = sloppy[0].pairs
+    unrelated = PairStore([(infrared.flip(1, 2), visible)])
+    assert realigned(unrelated, MatchingNetworks.load()).pairs[0][0] is unrelated.pairs[0][0]
+
+
 @pytest.mark.parametrize("realign", ["", "likelihood"])
 def test_only_where_the_recipe_says_so(
     sloppy: tuple[PairStore, torch.Tensor], realign: str

@@ -52,6 +52,8 @@ def test_a_turned_image_comes_back_without_its_corners(
 def test_a_recipe_can_name_a_folder_of_srif(root: Path) -> None:
     store = PairStore.from_config(DataConfig(datasets=("srif/night",), root=str(root)))
     assert len(store.pairs) == 1
+    twice = PairStore.from_config(DataConfig(datasets=("srif/night",) * 2, root=str(root)))
+    assert twice.pairs[0][0] is twice.pairs[1][0]  # drawn twice as often, held once
 
 
 def test_a_missing_folder_and_an_unknown_split_are_named(root: Path) -> None:

@@ -62,10 +62,12 @@ def test_stages_build_on_each_other(
     assert estimate.theta.shape == (1, 2, 3)
 
 
+@pytest.mark.parametrize("average", [0.0, 0.5])
 def test_a_resumed_run_equals_an_unbroken_one(
-    store: PairStore, recipes: dict[str, Path], tmp_path: Path
+    store: PairStore, recipes: dict[str, Path], tmp_path: Path, average: float
 ) -> None:
-    whole = run("bus", recipes["bus"], output=tmp_path / "whole", store=store, device="cpu")
+    arguments = {"store": store, "device": "cpu", "overrides": {"average": average}}
+    whole = run("bus", recipes["bus"], output=tmp_path / "whole", **arguments)
     stop = threading.Event()
 
     def stop_at_three(stage: str, fraction: float) -> None:
@@ -77,18 +79,40 @@ def test_a_resumed_run_equals_an_unbroken_one(
             "bus",
             recipes["bus"],
             output=tmp_path / "broken",
-            store=store,
-            device="cpu",
             progress=stop_at_three,
             cancel=stop,
+            **arguments,
         )
     assert not (tmp_path / "broken" / "bus.safetensors").exists()
-    resumed = run(
-        "bus", recipes["bus"], output=tmp_path / "broken", store=store, device="cpu", resume=True
-    )
+    resumed = run("bus", recipes["bus"], output=tmp_path / "broken", resume=True, **arguments)
     assert whole is not None and resumed is not None
     for name, value in _state(whole).items():
         assert torch.equal(value, _state(resumed)[name]), name
+
+
+def test_the_result_may_be_an_average(
+    store: PairStore, recipes: dict[str, Path], tmp_path: Path
+) -> None:
+    """Half of the last step's weights and half of those before; the rate is zero in neither."""
+    ends = []
+    for average in (0.0, 0.5):
+        overrides = {"steps": 2, "average": average, "warmup": 1.0}
+        weights = run(
+            "bus",
+            recipes["bus"],
+            output=tmp_path / str(average),
+            store=store,
+            device="cpu",
+            overrides=overrides,
+        )
+        assert weights is not None
+        ends.append(_state(weights))
+    checkpoint = torch.load(tmp_path / "0.5" / "checkpoint.ckpt", weights_only=True)
+    last = checkpoint["model"]
+    apart = {name: (ends[1][name] - value).abs().max() for name, value in ends[0].items()}
+    assert max(apart.values()) > 1e-4  # another result
+    for name, value in ends[0].items():  # of the same training
+        torch.testing.assert_close(last[f"model.{name}"], value, atol=1e-3, rtol=0)
 
 
 def test_a_chunk_ends_with_a_checkpoint(
