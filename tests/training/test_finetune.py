@@ -157,8 +157,11 @@ def test_both_models_start_from_their_base_and_become_models_of_the_user(
         finetune(PAIRS, bases, name="mine", steps=1)
 
 
-def test_the_default_learns_from_own_pairs() -> None:
+def test_the_default_learns_from_own_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` is the base unless another is named; the result registers by its name."""
+    monkeypatch.setattr(
+        "napari_busref.training.finetuning.held_out._WARPS_PER_PAIR", 1
+    )  # each takes a registration, before and after
     pairs = [images(seed, (72, 96)) for seed in range(2)]
     (result,) = finetune(pairs, name="ours", steps=1, batch=1, device="cpu")
     assert (result.kind, result.base) == ("registration", "auto")

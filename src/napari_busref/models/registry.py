@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -271,13 +272,13 @@ def is_auto(model: Any) -> bool:
 
     Loads neither torch nor weights.
     """
-    if not isinstance(model, str | Path):
+    if not isinstance(model, str | os.PathLike):
         return type(model).__name__ == "Auto"
-    name = str(model)
+    name = os.fspath(model)
     if name == "auto" or _find(name, "registration") is not None:
         return name == "auto"
     try:
-        return bool(card(model)["architecture"] == "Auto")
+        return bool(card(name)["architecture"] == "Auto")
     except ValueError:
         return False
 
