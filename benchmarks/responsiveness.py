@@ -15,7 +15,8 @@ and is listed separately. A second thread records what both threads execute duri
 ``--cancel N`` measures clicks on Cancel instead: the time until the panel is idle, with the warped
 layer in the window if the best result is kept, and the time until the other layers exist. N clicks
 are spread over a run, for both settings of what to keep. The first click comes in the first run of
-the session, before napari has shown any result.
+the session, before napari has shown any result. With ``--fuse`` the clicks come while the
+registered pair is fused again.
 
 ``--calls N`` opens no window. It cancels `register` and `fuse` N times each, 0.2 s after the start
 and at doubling times, at 1000 x 1500 and 3000 x 4000. It prints the time until the call ends.
@@ -258,9 +259,9 @@ def choose(panel: Any, arguments: argparse.Namespace) -> None:
     serve(1)
 
 
-def start(panel: Any) -> None:
-    """Start a run."""
-    if not panel.run():
+def start(panel: Any, fuse: bool = False) -> None:
+    """Start a run, or fuse again what is registered."""
+    if not (panel.fuse_again() if fuse else panel.run()):
         raise SystemExit("the panel could not start the run")
 
 
@@ -285,11 +286,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"opened": cost, "idle": summary(idle), "runs": runs, "garbage": garbage}
 
 
-def timeline(panel: Any) -> list[tuple[float, int]]:
+def timeline(panel: Any, fuse: bool = False) -> list[tuple[float, int]]:
     """Run to the end; seconds and values of the progress bar whenever it moved."""
     moved: list[tuple[float, int]] = []
     began = perf_counter()
-    start(panel)
+    start(panel, fuse)
     while panel.running:
         serve(0.02)
         if not moved or panel.bar.value() > moved[-1][1]:
@@ -312,7 +313,9 @@ def moments(moved: Sequence[tuple[float, int]], count: int) -> list[tuple[int, f
     return found
 
 
-def click(panel: Any, keep: str, moment: tuple[int, float]) -> dict[str, Any] | None:
+def click(
+    panel: Any, keep: str, moment: tuple[int, float], fuse: bool = False
+) -> dict[str, Any] | None:
     """Start a run and cancel it; None if it finished before the click.
 
     The click comes ``after`` seconds. Seconds from the click: ``idle`` until the panel is idle and
@@ -324,7 +327,7 @@ def click(panel: Any, keep: str, moment: tuple[int, float]) -> dict[str, Any] | 
     value, further = moment
     panel.advanced.controls["on_cancel"].value = keep
     began = perf_counter()
-    start(panel)
+    start(panel, fuse)
     while panel.running and panel.bar.value() < value:
         serve(0.01)
     serve(further)
@@ -356,11 +359,14 @@ def measure_cancelling(arguments: argparse.Namespace) -> dict[str, Any]:
     for size in [arguments.size] if arguments.size else [512, 1024]:
         viewer, panel, _ = open_panel(size)
         choose(panel, arguments)
+        fuse = arguments.fuse
         first = click(panel, "best", (FIRST, 0.0))
-        moved = timeline(panel)
+        if fuse:
+            timeline(panel)
+        moved = timeline(panel, fuse)
         clicks = [
-            click(panel, keep, moment)
-            for keep in ("nothing", "best")
+            click(panel, keep, moment, fuse)
+            for keep in (("nothing",) if fuse else ("nothing", "best"))
             for moment in moments(moved, arguments.cancel)
         ]
         sizes[str(size)] = {
@@ -439,6 +445,7 @@ def main() -> None:
     parser.add_argument(
         "--cancel", type=int, metavar="N", help="measure N clicks on Cancel instead"
     )
+    parser.add_argument("--fuse", action="store_true", help="with --cancel: while it fuses again")
     parser.add_argument("--calls", type=int, metavar="N", help="cancel N calls, without a window")
     parser.add_argument("--model", default="auto", help="registration model")
     parser.add_argument("--fusion-model", default="gaf")

@@ -3,9 +3,10 @@
     python scripts/make_screenshots.py [STORY …] [--to FOLDER]
 
 Stories: thermal, landmarks, microscope, satellite, training. Each replays a tutorial in
-docs/tutorials, or a part of one. All of them take some minutes on two cores. Without a screen, run
-it under xvfb-run -a -s "-screen 0 1600x1200x24". It neither reads nor changes the user's
-Preferences and models.
+docs/tutorials, or a part of one. walk does what a newcomer does first, in three trades, two themes
+and two sizes of the window (docs/explanation/first_minutes.md). All of them take some minutes on
+two cores. Without a screen, run it under xvfb-run -a -s "-screen 0 1600x1200x24". It neither reads
+nor changes the user's Preferences and models.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import runpy
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +55,13 @@ class Session:
         For the pictures.
     size : tuple of int
         Width and height of the window.
+    theme : str
+        ``"dark"`` or ``"light"``.
     """
 
-    def __init__(self, folder: Path, size: tuple[int, int] = (1320, 740)) -> None:
+    def __init__(
+        self, folder: Path, size: tuple[int, int] = (1320, 740), theme: str = "dark"
+    ) -> None:
         import napari
         from npe2 import PluginManager, PluginManifest
 
@@ -66,6 +72,7 @@ class Session:
             plugins.register(PluginManifest.from_file(manifest))
         self.folder = folder
         self.viewer: napari.Viewer = napari.Viewer(show=True)
+        self.viewer.theme = theme
         self.viewer.window.resize(*size)
         self.settle()
 
@@ -93,11 +100,6 @@ class Session:
         self.settle()
         self.viewer.reset_view()
         return panel
-
-    def start(self, panel: Any) -> None:
-        """Start "Register and fuse" on the CPU."""
-        panel.device.value = "cpu"
-        panel.run()
 
     def select(self, name: str) -> None:
         """Select one layer, so napari shows its controls."""
@@ -180,11 +182,11 @@ class Session:
 
 
 @contextmanager
-def session(folder: Path, trade: str = "thermal") -> Iterator[Session]:
+def session(folder: Path, trade: str = "thermal", **window: Any) -> Iterator[Session]:
     """A session in the words of a trade, whose window is closed at the end."""
     from napari_busref._napari.layers.trades import set_trade
 
-    one = Session(folder)
+    one = Session(folder, **window)
     set_trade(trade)
     try:
         yield one
@@ -201,10 +203,7 @@ def thermal(folder: Path) -> None:
         panel = here.panel("Register and fuse")
         here.window("thermal-open")
         states = [here.only("panel-idle", panel)]
-        panel.advanced.expand(animate=False)
-        here.only("panel-settings", panel)
-        panel.advanced.collapse(animate=False)
-        here.start(panel)
+        panel.run()
         here.until(lambda: panel.bar.value() > 350)
         states.append(here.only("panel-running", panel))
         panel.wait()
@@ -224,10 +223,10 @@ def thermal(folder: Path) -> None:
         here.window("edges")
         here.close_panel(compare)
 
-        # a moving image of another street: no registration can be right
+        # a moving image of something else: no registration can be right
         panel.undo()
-        moving.data = load_sample("thermal", seed=3).moving
-        here.start(panel)
+        moving.data = load_sample("stain").moving
+        panel.run()
         panel.wait()
         states.append(here.only("panel-unreliable", panel))
         here.together("panel", states)
@@ -247,11 +246,14 @@ def landmarks(folder: Path) -> None:
         panel.placing = False
 
 
-def _place_landmarks(here: Session, panel: Any, truth: Transform) -> None:
-    """Add landmarks as a user would: about 1 px off, and one far off."""
+def _place_landmarks(
+    here: Session, panel: Any, truth: Transform, counts: tuple[int, int] = (3, 4)
+) -> None:
+    """Add rows and columns of landmarks as a user would: about 1 px off, and one far off."""
     panel.placing = True
     height, width = truth.fixed_shape
-    rows, cols = np.linspace(0.2, 0.85, 3) * height, np.linspace(0.15, 0.85, 4) * width
+    rows = np.linspace(0.2, 0.85, counts[0]) * height
+    cols = np.linspace(0.15, 0.85, counts[1]) * width
     places = np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1).reshape(-1, 2)
     partners = truth.points(places) + np.random.default_rng(0).normal(0, 0.8, places.shape)
     partners[5] += (9, -6)
@@ -269,7 +271,7 @@ def microscope(folder: Path) -> None:
         viewer = here.viewer
         _fixed, moving = viewer.open_sample("napari-busref", "stain")
         panel = here.panel("Register and fuse")
-        here.start(panel)
+        panel.run()
         panel.wait()
         here.dismiss(panel)
         compare = here.panel("Compare")
@@ -309,18 +311,12 @@ def microscope(folder: Path) -> None:
 
 def satellite(folder: Path) -> None:
     """Layers of different pixel size at their map positions, before and after."""
-    pair = runpy.run_path(str(ROOT / "examples" / "06_satellite_pair.py"))
-    with session(folder, "remote sensing") as here, tempfile.TemporaryDirectory() as files:
-        paths = [Path(files) / name for name in ("visible.tif", "thermal.tif")]
-        pair["write_pair"](*paths)
+    with session(folder, "remote sensing") as here:
         viewer = here.viewer
-        pair["add_layers"](
-            viewer, *(part for path in paths for part in pair["read_geotiff"](path))
-        )
-        viewer.canvas.overlays.scale_bar.visible = True
+        _open_satellite(viewer)
         panel = here.panel("Register and fuse")
         here.window("satellite-open")
-        here.start(panel)
+        panel.run()
         panel.wait()
         for layer in viewer.layers:
             layer.visible = layer.name in ("visible", "thermal warped", "thermal displacement")
@@ -333,6 +329,18 @@ def satellite(folder: Path) -> None:
         compare.wait()
         here.select("visible")
         here.window("checkerboard")
+
+
+def _open_satellite(viewer: napari.Viewer) -> None:
+    """Open the pair of the satellite example at its map positions."""
+    pair = runpy.run_path(str(ROOT / "examples" / "06_satellite_pair.py"))
+    with tempfile.TemporaryDirectory() as files:
+        paths = [Path(files) / name for name in ("visible.tif", "thermal.tif")]
+        pair["write_pair"](*paths)
+        pair["add_layers"](
+            viewer, *(part for path in paths for part in pair["read_geotiff"](path))
+        )
+    viewer.canvas.overlays.scale_bar.visible = True
 
 
 def training(folder: Path) -> None:
@@ -361,12 +369,65 @@ def training(folder: Path) -> None:
         panel.wait()
 
 
+def walk(folder: Path) -> None:
+    """What a newcomer of each trade does first."""
+    small = (1024, 768)
+    with session(folder, size=(1300, 850)) as here:
+        here.viewer.open_sample("napari-busref", "thermal")
+        panel = here.panel("Register and fuse")
+        panel.run()
+        panel.wait()
+        here.select("visible fused")
+        here.window("walk-thermal")
+    with session(folder, size=small, theme="light") as here:
+        _fixed, moving = here.viewer.open_sample("napari-busref", "thermal")
+        moving.data = load_sample("stain").moving
+        panel = here.panel("Register and fuse")
+        panel.run()
+        panel.wait()
+        here.dismiss(panel)
+        here.window("walk-nothing")
+    with session(folder, "microscopy", size=small) as here:
+        _open_stack(here.viewer)
+        here.panel("Compare")
+        panel = here.panel("Register and fuse")
+        panel.settings = replace(panel.settings, planes="each", fused=False)
+        panel.run()
+        panel.wait()
+        here.dismiss(panel)
+        here.select("protein warped")
+        here.window("walk-stack")
+    with session(folder, "remote sensing", size=small, theme="light") as here:
+        _open_satellite(here.viewer)
+        register = here.panel("Register and fuse")
+        register.run()
+        register.wait()
+        here.panel("Apply transform")
+        panel = here.panel("Landmarks")
+        _place_landmarks(here, panel, register.result.registration.transform, (2, 3))
+        here.window("walk-landmarks")
+
+
+def _open_stack(viewer: napari.Viewer) -> None:
+    """Two stains of four planes in µm; the third plane of one is empty glass."""
+    sample = load_sample("stain")
+    place = {"scale": (2.0, 0.5, 0.5), "units": ("µm",) * 3, "axis_labels": ("z", "y", "x")}
+    rng = np.random.default_rng(0)
+    for name, image in (("nuclei", sample.fixed), ("protein", sample.moving)):
+        image = image[100:356, 100:356]
+        planes = np.stack([ndi.gaussian_filter(image, width) for width in (1, 0, 0.5, 1.5)])
+        if name == "protein":
+            planes[2] = rng.normal(30, 3, image.shape)
+        viewer.add_image(planes, name=name, **place)
+
+
 STORIES: dict[str, Callable[[Path], None]] = {
     "thermal": thermal,
     "landmarks": landmarks,
     "microscope": microscope,
     "satellite": satellite,
     "training": training,
+    "walk": walk,
 }
 
 

@@ -41,10 +41,10 @@ def fused(pair: tuple[Path, Path], out: Path, *options: object) -> np.ndarray:
 def test_every_option_of_styles_reaches_the_picture(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    options = "--style overlay --palette iron --opacity 0.8 --above 20 --below 50".split()
+    look = {"style": "overlay", "palette": "iron", "opacity": 0.8, "above": 20, "below": 50}
+    options = [word for name, value in look.items() for word in (f"--{name}", value)]
     picture = fused(pair, tmp_path / "cli", *options, "--scale-bar", "--unit", "°C")
     visible, celsius = (read_image(path).data for path in pair)
-    look = {"style": "overlay", "palette": "iron", "opacity": 0.8, "above": 20, "below": 50}
     same = fuse(visible, celsius, **look, scale_bar=True, unit="°C", device="cpu")
     np.testing.assert_array_equal(picture, same.fused)
     report = json.loads((tmp_path / "cli" / "infrared_fusion.json").read_text("utf-8"))

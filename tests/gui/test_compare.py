@@ -48,6 +48,17 @@ def shown(viewer):
     return [layer.name for layer in viewer.layers if layer.visible]
 
 
+def test_a_truth_is_asked_for_in_the_trade_general_alone(viewer, panel, layers):
+    from napari_busref._napari.layers.trades import TRADES, set_trade
+
+    for name in TRADES:
+        set_trade(name)
+        assert panel.truth.native.isVisibleTo(panel) == (name == "general"), name
+    panel.truth.value = layers[1]
+    set_trade("thermal")
+    assert panel.truth.native.isVisibleTo(panel)
+
+
 def test_all_modes_of_one_comparison(viewer, panel, layers, qtbot, notes, tmp_path):
     from napari_busref._napari.compare.draw import MODE_TITLES
 

@@ -98,3 +98,23 @@ def test_sliders_show_what_they_do_and_fuse_when_they_rest(viewer, panel, qtbot)
     assert np.array_equal(viewer.layers["vis fused"].data, expected(viewer, infrared=0.2))
     panel.undo()
     assert np.array_equal(viewer.layers["vis fused"].data, before)
+
+
+def test_sliders_move_the_picture_of_the_chosen_pair(viewer, panel, qtbot):
+    """Two pairs share the fixed layer."""
+    run_to_the_end(panel, qtbot, panel.run)
+    first = viewer.layers["vis fused"]
+    kept = first.data.copy()
+    other = viewer.layers["ir"].data[::-1].copy()
+    panel.moving.value = viewer.add_image(other, name="ir 2", colormap="inferno")
+    run_to_the_end(panel, qtbot, panel.run)
+    second = next(
+        layer
+        for layer in viewer.layers
+        if layer.name.startswith("vis fused") and layer is not first
+    )
+    before = second.data.copy()
+    with qtbot.waitSignal(panel.idle, timeout=120_000):
+        panel.advanced.controls["infrared"].value = 0.9
+    assert np.array_equal(first.data, kept)
+    assert not np.array_equal(second.data, before)

@@ -22,6 +22,7 @@ from qtpy.QtWidgets import QApplication
 
 from napari_busref._napari.register.panel import RegisterAndFuse
 from napari_busref._napari.register.settings import Settings
+from napari_busref.runtime.progress import Reporter
 
 KEY = "napari-busref"
 MANIFEST = Path(napari_busref.__file__).with_name("napari.yaml")
@@ -351,9 +352,38 @@ def test_nothing_found_adds_no_layer_and_offers_what_to_do(
     assert (opened.moving.value, opened.fixed.value) == (fixed, moving)
 
     fake.found = fake.reliable = True
+    assert not panel.verdict.further.isVisibleTo(panel)
     run_to_the_end(panel, qtbot)
     assert shown(viewer) == ["vis fused"]
     assert not panel.verdict.steps.isVisibleTo(panel)
+
+
+def test_a_result_offers_what_to_do_next(window, viewer, panel, pair, fake, qtbot):
+    """Also where an earlier result of another pair lies above it."""
+    moving, fixed = pair
+    viewer.add_image(picture(seed=2), name="ir 2")
+    panel.moving.value = viewer.layers["ir 2"]
+    run_to_the_end(panel, qtbot)
+    panel.moving.value = moving
+    assert not panel.verdict.further.isVisibleTo(panel)
+    run_to_the_end(panel, qtbot)
+    viewer.layers.move(viewer.layers.index("ir 2 warped"), len(viewer.layers))
+    assert panel.verdict.further.isVisibleTo(panel)
+
+    panel.verdict.compare_button.click()
+    compare = panel.open_panel("Compare")
+    assert (compare.fixed.value, compare.moving.value) == (fixed, viewer.layers["ir warped"])
+    compare.wait()
+    assert shown(viewer) == ["comparison"]
+    panel.verdict.apply_button.click()
+    assert type(panel.open_apply()).__name__ == "ApplyTransform"
+    compare.clear()
+
+    panel.settings = Settings(warped=False)
+    viewer.layers.remove("ir warped")
+    run_to_the_end(panel, qtbot)
+    assert panel.open_compare().moving.value == moving
+    compare.clear()
 
 
 def test_the_verdict_follows_the_chosen_layers(viewer, panel, pair, fake, qtbot):
@@ -871,6 +901,36 @@ def test_cancel_takes_less_than_half_a_second(viewer, panel, pair, fake, qtbot, 
         QApplication.processEvents()
         assert names(viewer) == ["vis", "ir", *left]  # the fusion has no effect
     assert min(seconds) < 0.5  # a busy machine may be late once
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_fusion_does_nothing_more_once_cancel_is_clicked(
+    viewer, panel, pair, fake, qtbot, monkeypatch, again
+):
+    """The steps that begin after the click are counted: none ends."""
+    late = []
+
+    def fuse(fixed, moving, *, cancel, progress=None, **options):
+        reporter = Reporter(progress, cancel)
+        for number in range(10_000):
+            clicked = cancel.is_set()
+            reporter.step("fusing the images", number / 10_000)
+            fake.holding.set()
+            late.extend([number] * clicked)
+            cancel.wait(0.005)
+
+    if again:
+        run_to_the_end(panel, qtbot)
+    monkeypatch.setattr("napari_busref.fusion.fuse", fuse)
+    before = names(viewer)
+    assert panel.fuse_again() if again else panel.run()
+    qtbot.waitUntil(fake.holding.is_set, timeout=30_000)
+    with qtbot.waitSignal(panel.idle, timeout=30_000):
+        panel.button.click()
+    assert QThreadPool.globalInstance().waitForDone(5000)
+    assert not late
+    assert names(viewer) == before
+    assert panel.stage.text() == "cancelled; no layer was changed"
 
 
 def test_the_best_so_far_can_be_done_without(viewer, panel, pair, fake, qtbot):

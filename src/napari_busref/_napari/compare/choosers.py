@@ -10,7 +10,8 @@ from qtpy.QtWidgets import QWidget
 
 from napari_busref._napari.compare.source import comparable_images, guess_layers
 from napari_busref._napari.layers.pair import METADATA_KEY
-from napari_busref._napari.layers.trades import worded
+from napari_busref._napari.layers.trades import current_trade, worded
+from napari_busref._napari.widgets.forms import caption_of
 from napari_busref._napari.widgets.layer_chooser import layer_chooser
 from napari_busref.transforms.transform import Transform
 
@@ -84,6 +85,12 @@ class LayerChoosers(QObject):
             ("{moving_caption}", self.moving.native),
             ("Tr&uth (optional)", self.truth.native),
         ]
+
+    def show_rows(self) -> None:
+        """Show the choosers that apply in the trade; call it once they are in a form."""
+        shown = current_trade().truths or self.truth.value is not None
+        for widget in (self.truth.native, caption_of(self.truth.native)):
+            widget.setVisible(shown)
 
     def reset_choices(self, keep: bool) -> None:
         """Offer the layers of the viewer.

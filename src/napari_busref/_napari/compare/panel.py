@@ -218,6 +218,11 @@ class Compare(JobPanel):
         self._drop_stale()
         self._show_state()
 
+    def reword(self) -> None:
+        """Use the words of another trade."""
+        super().reword()
+        self.choosers.show_rows()
+
     def changeEvent(self, event: Any) -> None:
         """Clear the comparison when the dock widget closes; called by Qt."""
         super().changeEvent(event)
@@ -263,6 +268,7 @@ class Compare(JobPanel):
             self.note,
         )
         self.modes.show_rows()
+        self.choosers.show_rows()
 
     def _connect(self) -> None:
         self._session.attach(self)

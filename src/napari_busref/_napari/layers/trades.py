@@ -47,6 +47,8 @@ class Trade:
         Whether lengths in µm or m are of interest beside pixels.
     calibrated : bool
         Whether the score was calibrated on such pairs.
+    truths : bool
+        Whether to offer a known truth to measure against. Samples carry theirs in any trade.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Trade:
     landmark_files: tuple[LandmarkStyle, ...]
     lengths: bool = False
     calibrated: bool = False
+    truths: bool = False
 
     @property
     def words(self) -> dict[str, str]:
@@ -136,6 +139,7 @@ TRADES: dict[str, Trade] = {
             },
             ("pixels", "bigwarp", "qgis"),
             lengths=True,
+            truths=True,
         ),
     )
 }

@@ -10,8 +10,8 @@ import numpy as np
 from napari.layers import Image, Layer
 from qtpy.QtCore import QObject, QTimer
 
-from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref._napari.register.fuse_again import slider_preview
+from napari_busref._napari.register.result_layers import latest_result
 from napari_busref._napari.widgets.worker import RunningJobs, start_job
 
 if TYPE_CHECKING:
@@ -79,12 +79,12 @@ class LiveSliders(QObject):
         last, result = self._panel._last, self._panel.result
         if last is None or result is None or result.fused is None:
             return None
-        for layer in self._panel._viewer.layers:
-            ours = layer.metadata.get(METADATA_KEY, {})
-            if ours.get("role") == "fused" and ours.get("fixed") == last.fixed.name:
-                single = layer.data.size == result.fused[...].size and result.mode == "plane"
-                return layer if single and layer.data.dtype == result.fused.dtype else None
-        return None
+        layers = self._panel._viewer.layers
+        layer: Any = latest_result(layers, "fused", last.fixed, last.moving)
+        if layer is None or result.mode != "plane":
+            return None
+        single = layer.data.size == result.fused[...].size
+        return layer if single and layer.data.dtype == result.fused.dtype else None
 
     def _prepare(self) -> None:
         panel, key = self._panel, self._key()

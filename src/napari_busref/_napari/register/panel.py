@@ -20,7 +20,11 @@ from napari_busref._napari.layers.undo import Undo
 from napari_busref._napari.register.fuse_again import fuse_again
 from napari_busref._napari.register.layer_adder import LayerAdder, displacement_drawings
 from napari_busref._napari.register.live_sliders import LiveSliders
-from napari_busref._napari.register.result_layers import show_field, update_layers
+from napari_busref._napari.register.result_layers import (
+    latest_result,
+    show_field,
+    update_layers,
+)
 from napari_busref._napari.register.run import (
     RegisterOutcome,
     RegisterRequest,
@@ -153,6 +157,8 @@ class RegisterAndFuse(RunPanel):
         )
         self.verdict.search_wide.connect(self.search_wide)
         self.verdict.open_landmarks.connect(self.open_landmarks)
+        self.verdict.open_compare.connect(self.open_compare)
+        self.verdict.open_apply.connect(self.open_apply)
         self.verdict.plane_chosen.connect(self._show_plane)
         self.pair.changed.connect(self._update_hint)
         # a method, which napari holds weakly
@@ -278,6 +284,20 @@ class RegisterAndFuse(RunPanel):
         panel = self.open_panel("Landmarks")
         panel.moving.value, panel.fixed.value = self.pair.layers
         return panel
+
+    def open_compare(self) -> Any:
+        """Open the panel "Compare", show the result in it, and return the panel."""
+        panel = self.open_panel("Compare")
+        moving, fixed = self.pair.layers
+        if fixed is not None and moving is not None:
+            warped = latest_result(self._viewer.layers, "warped", fixed, moving)
+            panel.fixed.value, panel.moving.value = fixed, warped or moving
+        panel.compare()
+        return panel
+
+    def open_apply(self) -> Any:
+        """Open the panel "Apply transform", and return it."""
+        return self.open_panel("Apply transform")
 
     def reset_choices(self, event: Any = None) -> None:
         """Offer the current image layers; napari calls this when layers change."""

@@ -35,6 +35,7 @@ __all__ = [
     "FIELD_ROLES",
     "ROLES",
     "displacement_layer",
+    "latest_result",
     "result_layers",
     "show_field",
     "update_layers",
@@ -161,6 +162,27 @@ def show_field(layers: Sequence[Layer], role: str | None) -> list[Layer]:
     for layer in drawings:
         layer.visible = _metadata(layer)["role"] == role
     return [layer for layer in drawings if layer.visible]
+
+
+def latest_result(
+    layers: Sequence[Layer], role: str, fixed: Layer | Plane, moving: Layer | Plane
+) -> Layer | None:
+    """Return the topmost layer of a role that a run on two layers added, if there is one.
+
+    Parameters
+    ----------
+    layers : LayerList
+        ``viewer.layers``.
+    role : str
+        One of `ROLES`.
+    fixed, moving : Layer or Plane
+        What was registered; their names count.
+    """
+    wanted = {"role": role, "fixed": fixed.name, "moving": moving.name}
+    for layer in reversed(layers):
+        if wanted.items() <= _metadata(layer).items():
+            return layer
+    return None
 
 
 def update_layers(layers: MutableSequence[Layer], new: Sequence[Layer]) -> list[Layer]:

@@ -237,7 +237,7 @@ PANEL_OPTIONS = (
     _shared("palette", "Palette", _fixed_list(*((name, name) for name in PALETTES))),
     PanelOption(
         "scale_bar",
-        "scale bar",
+        "Scale bar",
         "Draw the palette with the values at its ends.\n"
         "Only where the file of the {moving_image} says their unit, such as °C",
     ),

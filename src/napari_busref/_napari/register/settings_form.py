@@ -193,7 +193,8 @@ def _control(option: PanelOption) -> ComboBox | CheckBox | LineEdit | ShareSlide
     if option.number:
         return fill_line(option.name, option.tooltip)
     if option.choices is None:
-        return CheckBox(name=option.name, text=option.label, tooltip=option.tooltip)
+        text = option.label if option.name in _OUTPUTS else "drawn"  # others have a caption
+        return CheckBox(name=option.name, text=text, tooltip=option.tooltip)
     choices = option.choices
 
     def offered(_: Any) -> Any:  # reset_choices calls it again: the user may train a model

@@ -33,7 +33,7 @@ class _Said:
 
 
 class Verdict(QWidget):
-    """Says how good a registration is, and offers what to do where it is doubtful.
+    """Says how good a registration is, and offers what to do next.
 
     The verdict speaks of one pair, and of the shown plane of a stack. While another pair is
     chosen, one line names the earlier pair.
@@ -44,9 +44,12 @@ class Verdict(QWidget):
     said : object or None
         What was said of a pair; assign it to say it again, and call `follow`.
     wide_button, landmarks_button : QPushButton
+        Shown where the result is doubtful.
+    compare_button, apply_button : QPushButton
+        Shown where there is a result.
     plane_buttons : list of QPushButton
         For the worst planes of a stack.
-    search_wide, open_landmarks : Signal
+    search_wide, open_landmarks, open_compare, open_apply : Signal
         Emitted when the user presses a button.
     plane_chosen : Signal
         Emitted with the position of a plane that the user wants to see.
@@ -54,6 +57,8 @@ class Verdict(QWidget):
 
     search_wide = Signal()
     open_landmarks = Signal()
+    open_compare = Signal()
+    open_apply = Signal()
     plane_chosen = Signal(object)
 
     def __init__(self) -> None:
@@ -72,6 +77,17 @@ class Verdict(QWidget):
             self.open_landmarks.emit,
         )
         self.steps = row(self.wide_button, self.landmarks_button)
+        self.compare_button = button(
+            "Co&mpare…",
+            "Check the result by eye: open the panel Compare for these two layers",
+            self.open_compare.emit,
+        )
+        self.apply_button = button(
+            "Appl&y…",
+            "Take labels, points or other channels along: open the panel Apply transform",
+            self.open_apply.emit,
+        )
+        self.further = row(self.compare_button, self.apply_button)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         self.summary = Message("planes")
@@ -82,14 +98,14 @@ class Verdict(QWidget):
         ]
         self.planes = row(*self.plane_buttons)
         layout.addWidget(self.text)
-        layout.addWidget(self.steps)
-        layout.addWidget(self.summary)
-        layout.addWidget(self.planes)
+        for widget in (self.steps, self.further, self.summary, self.planes):
+            layout.addWidget(widget)
         self.clear()
 
     def tab_order(self) -> list[QWidget]:
         """The controls from first to last."""
-        return [self.wide_button, self.landmarks_button, *self.plane_buttons]
+        further = (self.compare_button, self.apply_button)
+        return [self.wide_button, self.landmarks_button, *further, *self.plane_buttons]
 
     def clear(self) -> None:
         """Say nothing."""
@@ -97,6 +113,7 @@ class Verdict(QWidget):
         self.text.say("")
         self.text.setToolTip("")
         self.steps.hide()
+        self.further.hide()
         self._offer_planes("", [])
 
     def fail(self, text: str, pair: tuple[Any, ...]) -> None:
@@ -159,6 +176,7 @@ class Verdict(QWidget):
             self.text.say(f"Earlier run: {headline(said.outcome.result.quality, names)}")
             self.steps.hide()
             self._offer_planes("", [])
+        self.further.setVisible(same and said.outcome.found)
         self.wide_button.setVisible(said.request.settings.search != "wide")
         return same
 
