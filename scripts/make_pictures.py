@@ -1,4 +1,4 @@
-"""Draw the pictures of the README from the built-in samples, with the shipped weights.
+"""Draw the pictures of the README from the built-in sample, with the shipped weights.
 
     python scripts/make_pictures.py
 
@@ -76,8 +76,7 @@ def save(name: str, picture: np.ndarray) -> None:
 
 if __name__ == "__main__":
     IMAGES.mkdir(parents=True, exist_ok=True)
-    for sample_name in ("thermal", "stain"):
-        sample_picture(sample_name)
+    sample_picture("thermal")
     if shows_windows():
         napari_picture()
         # in another process, because napari reads its settings when it is imported

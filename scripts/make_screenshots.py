@@ -123,8 +123,8 @@ class Session:
         self.settle()
         self._save(name, self._grab())
 
-    def only(self, name: str, panel: QWidget) -> NDArray[np.uint8]:
-        """Save and return a picture of one panel, down to the end of its content."""
+    def only(self, panel: QWidget, name: str = "") -> NDArray[np.uint8]:
+        """Return a picture of one panel, down to the end of its content; save it under a name."""
         from qtpy.QtCore import QPoint
 
         self.settle()
@@ -145,7 +145,8 @@ class Session:
         # the content ends at the last row that differs from the bottom row
         drawn = np.flatnonzero((part != part[-1:]).any(axis=(1, 2)))
         end = min(int(drawn[-1]) + 12, len(part)) if len(drawn) else len(part)
-        self._save(name, part[:end])
+        if name:
+            self._save(name, part[:end])
         return part[:end]
 
     def together(self, name: str, pictures: list[NDArray[np.uint8]]) -> None:
@@ -202,13 +203,13 @@ def thermal(folder: Path) -> None:
         _fixed, moving = viewer.open_sample("napari-busref", "thermal")
         panel = here.panel("Register and fuse")
         here.window("thermal-open")
-        states = [here.only("panel-idle", panel)]
+        states = [here.only(panel)]
         panel.run()
         here.until(lambda: panel.bar.value() > 350)
-        states.append(here.only("panel-running", panel))
+        states.append(here.only(panel, "panel-running"))
         panel.wait()
         here.select("visible fused")
-        states.append(here.only("panel-done", panel))
+        states.append(here.only(panel, "panel-done"))
         here.window("thermal-done")
 
         compare = here.panel("Compare")
@@ -228,7 +229,7 @@ def thermal(folder: Path) -> None:
         moving.data = load_sample("stain").moving
         panel.run()
         panel.wait()
-        states.append(here.only("panel-unreliable", panel))
+        states.append(here.only(panel, "panel-unreliable"))
         here.together("panel", states)
 
 
@@ -238,8 +239,9 @@ def landmarks(folder: Path) -> None:
         _fixed, moving = here.viewer.open_sample("napari-busref", "thermal")
         panel = here.panel("Landmarks")
         _place_landmarks(here, panel, moving.metadata["napari-busref"]["truth"])
-        here.window("landmarks")
         panel.residuals.setChecked(True)
+        here.window("landmarks")
+        panel.residuals.setChecked(False)
         panel.beside.setChecked(True)
         panel.placing = True
         here.window("side-by-side")

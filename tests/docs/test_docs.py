@@ -15,6 +15,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from napari_busref._cli.main import app
+from napari_busref._napari.register.settings import PANEL_OPTIONS
+from napari_busref.runtime.options import OPTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -120,6 +122,33 @@ def test_the_table_of_metrics_has_the_texts_of_the_panel() -> None:
     for metric in ALIGNMENT_METRICS.values():
         better = "higher" if metric.higher_is_better else "lower"
         assert f"| {metric.title} | {better} | {metric.meaning} |" in page
+
+
+def test_the_command_line_page_names_every_option_with_its_choices() -> None:
+    page = (ROOT / "docs" / "reference" / "cli.md").read_text("utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    for command in get_command(app).commands.values():  # type: ignore[attr-defined]
+        for one in getattr(command, "commands", {"": command}).values():
+            names = [name for parameter in one.params for name in parameter.opts]
+            missing = [
+                name
+                for name in names
+                if name.startswith("--") and not re.search(rf"{name}(?![\w-])", page)
+            ]
+            assert not missing
+    for option in OPTIONS.values():
+        described = [row for row in rows if f"`--{option.name.replace('_', '-')}`" in row]
+        for row in described:
+            assert all(f"`{value}`" in row for value in option.values), option.name
+
+
+def test_the_page_of_the_panels_has_a_row_for_every_setting() -> None:
+    page = (ROOT / "docs" / "reference" / "napari.md").read_text("utf-8")
+    table = page.split("\n### Settings")[1].split("\n### ")[0]
+    outputs = {"warped", "mask", "fused", "weights"}
+    for option in PANEL_OPTIONS:
+        row = "Outputs" if option.name in outputs else option.label
+        assert f"\n| {row} |" in table, option.name
 
 
 def test_menu_paths_of_panels_are_those_of_napari() -> None:
