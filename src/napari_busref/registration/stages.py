@@ -35,9 +35,9 @@ def registration_stages(
     if search == "wide":
         names.append(("search wide", place))
     else:
-        names.append(("propose", place if auto else f"{_name(model)} {place}".strip()))
         if search != "none":  # "auto" searches wide only where the near one is not confirmed
             names.append(("search near", place))
+        names.append(("propose", place if auto else f"{_name(model)} {place}".strip()))
         if auto or search != "none":
             names.append(("compare", place))
     if refine != "none":

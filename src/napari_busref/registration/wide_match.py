@@ -17,7 +17,7 @@ from napari_busref.runtime.progress import Reporter
 LOOK_SIDE = 192
 """Side of the level that a proposal is refined at. From 128 px, 6 of 20 hard pairs are lost."""
 _LOOK = (PyramidLevel("affine", LOOK_SIDE, 2),)
-_PASSES = ((QUICK, 3), (CAREFUL, 6))  # with the number of proposals that are refined
+_PASSES = ((QUICK, 2), (CAREFUL, 4))  # with the number of proposals that are refined
 # Block confidence and edge score of a clear pose. Of 244 wrong poses none reaches a pair.
 _CLEAR = ((0.6, 0.12), (0.5, 0.2))
 _CLEAR_FIRST = 0.35  # block confidence of the first proposal, where it stands out
@@ -89,9 +89,8 @@ def find_pose(
 
 
 def mirror_fits(scorer: CandidateScorer, initial: Tensor, reporter: Reporter) -> bool:
-    """Whether the best reflected pose of a quick search is clear."""
-    ((how, _), *_) = _PASSES
-    found = _search(scorer, initial, how, 2, reporter, mirrored=True)
+    """Whether the best reflected pose at scales near 1 is clear."""
+    found = _search(scorer, initial, QUICK, 2, reporter, mirrored=True, level=True)
     return (
         bool(found)
         and look(scorer, Estimate(found[0].theta), "mirrored", stands_out=_stands_out(found)).clear
@@ -140,6 +139,7 @@ def _search(
     reporter: Reporter,
     *,
     mirrored: bool = False,
+    level: bool = False,
 ) -> list[PoseCandidate]:
     return wide_search(
         scorer.features.networks.matcher,
@@ -148,6 +148,7 @@ def _search(
         initial,
         how,
         mirrored=mirrored,
+        level=level,
         max_candidates=count,
         reporter=reporter,
     )

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 from scipy.fft import next_fast_len
 from torch import Tensor
 
+from napari_busref.geometry import invert_affine
 from napari_busref.models.features.matcher import Matcher
 from napari_busref.models.layers import unit_length
 from napari_busref.registration.features import CELL
@@ -25,20 +25,18 @@ from napari_busref.registration.pyramid import MaskedImage, downsample
 from napari_busref.runtime.progress import Reporter
 
 _STEP = 1.5**0.25  # between scales
-# Scales 0.40 to 2.5 as powers of the step, how often the moving image shrinks by 1.5 for them,
-# and whether one of the images is small.
-_GROUPS = (
-    (range(-9, -4), 0, True),
-    (range(-4, 2), 0, False),
-    (range(2, 6), 1, True),
-    (range(6, 10), 2, True),
-)
-_VIEWS = tuple(range(15, 360, 30))  # degrees at which the network sees the moving image
+# Powers of the step at which the turned image shows a part of the other one, 1 to 2.5. One
+# description of the other image serves a group.
+_ZOOMED = (range(3), range(3, 6), range(6, 10))
+_SHRUNK = (range(1, 3), *_ZOOMED[1:])  # with the images exchanged; 1 is known
+_LEVEL = (range(-2, 3),)
+_VIEWS = tuple(range(15, 360, 30))  # degrees at which the network sees the turned image
 _TURNS = (-12.5, -7.5, -2.5, 2.5, 7.5, 12.5)  # degrees by which its descriptors are turned
-_MAX_CANVAS = 1.15  # of the moving image's longer side
+_MAX_CANVAS = 1.15  # of the longer side of the turned image's content
+_MIN_CONTENT = 0.4  # of the content's bounding box, where it sets the working size
 _MIN_KNOWN = 0.6  # of a turned or averaged cell
 _MIN_OVERLAP = 0.3  # of the smaller image
-_PADDING = 0.85  # of both images; what wraps around overlaps too little to count
+_PADDING = 0.7  # of the turned image; what wraps around overlaps too little to count
 _PEAKS = 2  # per pose
 _PEAK_DISTANCE = 3  # cells
 _DISTINCT = 0.35  # of corners, in half sides of the moving image at scale 1
@@ -46,8 +44,6 @@ _DUPLICATE = 0.1  # of corners; such poses are one proposal
 _SAME = 0.25  # of corners; these peaks are averaged
 _MIN_RELATIVE = 0.8  # score of an averaged peak, relative to the best one
 _SOFTNESS = 0.05  # of the weights of averaged peaks
-# The best chance peak of mismatched pairs is 1.31 times as high over 2 x 2 cells as over 3 x 3.
-_CHANCE_EXPONENT = 0.7
 _SHARE_EXPONENT = 0.25  # of the overlap, where peaks of one place are compared
 
 
@@ -58,33 +54,32 @@ class SearchPass:
     Attributes
     ----------
     side : int
-        Side, in pixels, of the square whose area both images have at scale 1.
+        Side, in pixels, of the square whose area the content of the smaller field of view has.
     average : int
         Side, in cells, of the squares over which descriptors are averaged.
-    average_small : int
-        The same at scales where one image is small.
+    groups : int
+        How many groups of scales it compares: 2 reach 0.6 to 1.65, 3 reach 0.4 to 2.5.
     """
 
     side: int
     average: int
-    average_small: int
+    groups: int = 3
 
 
-# Half of the chance peaks of 128 px disappear at 192 px, for 1.6 times the CPU time.
-QUICK = SearchPass(128, 2, 2)
-CAREFUL = SearchPass(192, 3, 2)
+QUICK = SearchPass(112, 2, groups=2)
+CAREFUL = SearchPass(160, 3)
 
 
 @dataclass(frozen=True)
 class _Described:
-    """Descriptors of an image, on a canvas about its centre.
+    """Descriptors of an image, on a canvas that holds its content.
 
     Attributes
     ----------
     features, valid : Tensor
         (B, D, h, w), 0 where not valid, and (B, 1, h, w).
     middle : Tensor
-        (2,), (row, col) of the image's centre, in cells from the upper left corner.
+        (B, 2), (row, col) of the image's centre, in cells from the upper left corner.
     """
 
     features: Tensor
@@ -93,8 +88,8 @@ class _Described:
 
     @property
     def cells(self) -> Tensor:
-        """Rows and columns, (2,)."""
-        return torch.tensor(self.valid.shape[-2:], device=self.valid.device)
+        """Rows and columns, (B, 2)."""
+        return torch.tensor(self.valid.shape[-2:], device=self.valid.device).expand_as(self.middle)
 
 
 @dataclass(frozen=True)
@@ -130,51 +125,39 @@ class _Poses:
 
 
 @dataclass(frozen=True)
-class _Frames:
-    """Working pixels of both images, (x, y) from their centres.
+class _Frame:
+    """An image and its working pixels, (x, y) from the image's centre.
 
     Attributes
     ----------
-    fixed, moving : tuple of int
-        (H, W) in pixels.
-    shear : Tensor
-        (2, 2), what the initial transform does beside a similarity, with a reflection if wanted.
+    image : MaskedImage
+    base : Tensor
+        (2, 2), working pixels of a side of 1 -> pixels of the image.
+    outline : Tensor
+        (N, 2), the ends of the content's rows, in pixels of the image.
     """
 
-    fixed: tuple[int, int]
-    moving: tuple[int, int]
-    shear: Tensor
+    image: MaskedImage
+    base: Tensor
+    outline: Tensor
 
     @classmethod
-    def of(
-        cls, fixed: tuple[int, int], moving: tuple[int, int], initial: Tensor, mirrored: bool
-    ) -> _Frames:
-        linear = _sides(moving, initial)[:, None] * initial[0, :, :2] / _sides(fixed, initial)
-        shear = linear / torch.linalg.det(linear).abs().sqrt()
-        flip = initial.new_tensor([-1.0 if mirrored else 1.0, 1.0])
-        return cls(fixed, moving, shear * flip)
+    def of(cls, image: MaskedImage, shear: Tensor) -> _Frame:
+        valid = image.valid[0, 0] > 0
+        outline = _outline(valid)
+        box = outline.amax(0) - outline.amin(0)
+        area = max(float(valid.sum()), _MIN_CONTENT * float(box.prod()))
+        return cls(image, shear * area**0.5, outline)
 
-    def fixed_linear(self, side: float) -> Tensor:
-        """Working pixels -> fixed pixels, (2, 2)."""
-        return torch.eye(2).to(self.shear) * (math.prod(self.fixed) ** 0.5 / side)
+    def linear(self, side: float) -> Tensor:
+        """Working pixels -> pixels of the image, (2, 2)."""
+        return self.base / side
 
-    def moving_linear(self, side: float, degrees: Tensor) -> Tensor:
-        """Working pixels -> moving pixels for content turned by angles (N,): (N, 2, 2)."""
-        angle = degrees.to(self.shear).deg2rad()
+    def turned(self, side: float, degrees: Tensor) -> Tensor:
+        """The same for content turned by angles (N,): (N, 2, 2)."""
+        angle = degrees.to(self.base).deg2rad()
         cos, sin = angle.cos(), angle.sin()
-        turn = torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
-        return self.shear @ turn * (math.prod(self.moving) ** 0.5 / side)
-
-    def thetas(self, linear: Tensor, target: Tensor, shift: Tensor) -> Tensor:
-        """Poses (V, N, K, 2, 3) of shifts (V, N, K, 2) in working pixels.
-
-        ``linear`` (V, 2, 2) maps working to moving pixels; ``target`` (N,) are the fixed sides.
-        """
-        fixed, moving = (_sides(shape, shift) for shape in (self.fixed, self.moving))
-        scaled = linear[:, None] * (target / math.prod(self.fixed) ** 0.5)[:, None, None]
-        scaled = (scaled * fixed / moving[:, None])[:, :, None]
-        offset = -(linear[:, None, None] @ shift[..., None]) * 2 / moving[:, None]
-        return torch.cat([scaled.expand(*offset.shape[:3], 2, 2), offset], -1)
+        return self.linear(side) @ torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
 
 
 def wide_search(
@@ -185,10 +168,11 @@ def wide_search(
     how: SearchPass,
     *,
     mirrored: bool = False,
+    level: bool = False,
     max_candidates: int = 6,
     reporter: Reporter | None = None,
 ) -> list[PoseCandidate]:
-    """Propose poses of any rotation, and of scales from 0.4 to 2.5 of equal fields of view.
+    """Propose poses of any rotation, and of a range of scales of equal fields of view.
 
     Parameters
     ----------
@@ -201,6 +185,8 @@ def wide_search(
     how : SearchPass
     mirrored : bool
         Propose reflected poses instead.
+    level : bool
+        Only scales from 0.8 to 1.25, in a third of the time.
     max_candidates : int
         How many distinct candidates to return at most.
     reporter : Reporter, optional
@@ -212,34 +198,56 @@ def wide_search(
         Best first. Empty when the images overlap too little at every pose.
     """
     reporter = reporter or Reporter()
-    frames = _Frames.of(fixed.shape, moving.shape, initial, mirrored)
+    if not (bool(fixed.valid.any()) and bool(moving.valid.any())):
+        return []
+    shear = _sides(moving.shape, initial)[:, None] * initial[0, :, :2]
+    shear = shear / _sides(fixed.shape, initial)
+    shear = shear / torch.linalg.det(shear).abs().sqrt()
+    flip = initial.new_tensor([-1.0 if mirrored else 1.0, 1.0])
+    frames = _Frame.of(fixed, torch.eye(2).to(shear)), _Frame.of(moving, shear * flip)
+    if level:
+        return _distinct(_compare(matcher, *frames, how, _LEVEL, reporter), max_candidates)
+    zoomed = _compare(matcher, *frames, how, _ZOOMED[: how.groups], reporter.part(0.0, 0.5))
+    shrunk = _compare(matcher, *frames[::-1], how, _SHRUNK[: how.groups], reporter.part(0.5, 1.0))
+    shrunk = replace(shrunk, theta=invert_affine(shrunk.theta), scale=1 / shrunk.scale)
+    return _distinct(_Poses.sorted([zoomed, shrunk]), max_candidates)
 
-    @cache
-    def target(side: float) -> _Described:
-        return _describe(matcher, fixed, frames.fixed_linear(side))
 
-    @cache
-    def views(shrink: int, part: Reporter) -> list[_Described]:
-        described = []
-        turned = frames.moving_linear(how.side / 1.5**shrink, torch.tensor(_VIEWS))
-        for number, linear in enumerate(turned):
-            part.step("searching", number / len(_VIEWS))
-            described.append(_describe(matcher, moving, linear))
-        return described
-
-    parts = [reporter.part(index / 3, (index + 1) / 3) for index in range(3)]
+def _compare(
+    matcher: Matcher,
+    target: _Frame,
+    turned: _Frame,
+    how: SearchPass,
+    groups: tuple[range, ...],
+    reporter: Reporter,
+) -> _Poses:
+    """The peaks at each rotation and at groups of scales: poses target -> turned image."""
+    steps = len(_VIEWS) + 4 * len(groups)  # a group takes as long as four views
+    views = []
+    for number, linear in enumerate(turned.turned(how.side, torch.tensor(_VIEWS))):
+        reporter.step("searching", number / steps)
+        views.append(_turned(_averaged(_describe(matcher, turned, linear), how.average)))
     found = []
-    for powers, shrink, small in _GROUPS:
-        average = how.average_small if small else how.average
-        seen = [_turned(_averaged(view, average)) for view in views(shrink, parts[shrink])]
-        sides = [how.side * _STEP ** (power - 4 * shrink) for power in powers]
-        targets = [_averaged(target(side), average) for side in sides]
-        scales = initial.new_tensor([_STEP**power for power in powers])
-        side = how.side / 1.5**shrink
-        poses = _correlate(frames, side, scales, seen, targets, CELL * average)
-        chance = (how.average / average) ** _CHANCE_EXPONENT
-        found.append(replace(poses, score=poses.score / chance))
-    return _distinct(_Poses.sorted(found), max_candidates)
+    for number, powers in enumerate(groups):
+        reporter.step("searching", (len(_VIEWS) + 4 * number) / steps)
+        seen = _STEP ** (sum(powers) / len(powers))
+        linear = target.linear(how.side * seen)
+        whole = _averaged(_describe(matcher, target, linear), how.average)
+        scales = [_STEP**power for power in powers]
+        targets = [_scaled(whole, scale / seen) for scale in scales]
+        found.append(_correlate(target, turned, how, views, targets, scales))
+    return _Poses.sorted(found)
+
+
+def _outline(valid: Tensor) -> Tensor:
+    """Ends of the valid rows as positions (N, 2), (x, y) from the centre of a mask (H, W)."""
+    height, width = valid.shape
+    columns = torch.arange(width, device=valid.device)
+    rows = valid.any(1).nonzero()[:, 0]
+    first = torch.where(valid, columns, width).amin(1)[rows]
+    last = torch.where(valid, columns, -1).amax(1)[rows] + 1
+    ends = [torch.stack([x, y], 1) for x in (first, last) for y in (rows, rows + 1)]
+    return torch.cat(ends) - torch.tensor([width, height], device=valid.device) / 2
 
 
 def _sides(shape: tuple[int, int], like: Tensor) -> Tensor:
@@ -253,19 +261,22 @@ def _centred_grid(size: tuple[int, int], middle: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(rows, cols, indexing="ij")[::-1], -1)
 
 
-def _describe(matcher: Matcher, image: MaskedImage, linear: Tensor) -> _Described:
-    """Describe an image on a canvas; ``linear`` maps the canvas's pixels to the image's."""
-    sides = _sides(image.shape, linear)
-    longest = max(image.shape) / float(torch.linalg.det(linear).abs().sqrt()) * _MAX_CANVAS
+def _describe(matcher: Matcher, frame: _Frame, linear: Tensor) -> _Described:
+    """Describe the content of an image; ``linear`` maps the canvas's pixels to the image's."""
+    outline = frame.outline @ torch.linalg.inv(linear).T
+    low, high = outline.amin(0), outline.amax(0)
+    longest = (frame.outline.amax(0) - frame.outline.amin(0)).amax()
+    longest = float(longest / torch.linalg.det(linear).abs().sqrt()) * _MAX_CANVAS
     width, height = (
         max(math.ceil(min(float(n), longest) / 8 - 1e-3) * 8, Matcher.smallest)
-        for n in torch.linalg.inv(linear).abs() @ sides
+        for n in high - low
     )
-    middle = linear.new_tensor([height, width]) / 2
-    grid = _centred_grid((height, width), middle) @ linear.T * 2 / sides
-    placed = downsample(image, float(linear.norm(dim=0).min())).sample(grid[None])
+    # The image's centre, from the canvas's upper left corner.
+    middle = linear.new_tensor([height, width]) / 2 - ((low + high) / 2).flip(0)
+    grid = _centred_grid((height, width), middle) @ linear.T * 2 / _sides(frame.image.shape, linear)
+    placed = downsample(frame.image, float(linear.norm(dim=0).min())).sample(grid[None])
     features, valid = centred_features(matcher, placed)
-    return _Described(features, valid, middle / CELL)
+    return _Described(features, valid, middle[None] / CELL)
 
 
 def _averaged(image: _Described, average: int) -> _Described:
@@ -282,36 +293,53 @@ def _averaged(image: _Described, average: int) -> _Described:
 
 
 def _turned(view: _Described) -> _Described:
-    """The descriptors turned about the image's centre by each of ``_TURNS``."""
+    """The descriptors turned by each of ``_TURNS``."""
     angle = view.features.new_tensor(_TURNS).deg2rad()
     turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2)
-    cells = _centred_grid((view.valid.shape[-2], view.valid.shape[-1]), view.middle)
-    grid = torch.einsum("aij,hwj->ahwi", turn, cells) + view.middle.flip(0)
-    grid = grid * 2 / view.cells.flip(0) - 1
+    return _resampled(view, turn, view.cells[0])
+
+
+def _scaled(image: _Described, factor: float) -> _Described:
+    """The descriptors on more or fewer cells, by a factor."""
+    linear = torch.eye(2).to(image.features)[None] / factor
+    return _resampled(image, linear, (image.cells[0] * factor).ceil().long())
+
+
+def _resampled(image: _Described, linear: Tensor, cells: Tensor) -> _Described:
+    """Descriptors on a canvas of (rows, columns); ``linear`` (A, 2, 2) maps its cells to theirs.
+
+    Both from the centre of their canvas. Interpolated descriptors get unit length again.
+    """
+    old, new = image.cells[0] / 2, cells / 2
+    rows, cols = cells.tolist()
+    grid = torch.einsum("aij,hwj->ahwi", linear, _centred_grid((rows, cols), new)) / old.flip(0)
     features, valid = (
         F.grid_sample(x.expand(len(grid), -1, -1, -1), grid, align_corners=False)
-        for x in (view.features, view.valid)
+        for x in (image.features, image.valid)
     )
     known = (valid > _MIN_KNOWN).to(valid.dtype)
-    return _Described(unit_length(features) * known, known, view.middle)
+    away = (image.middle[0] - old).flip(0)
+    middle = (torch.linalg.inv(linear) @ away).flip(1) + new
+    return _Described(unit_length(features) * known, known, middle)
 
 
 def _correlate(
-    frames: _Frames,
-    side: float,
-    scales: Tensor,
+    target: _Frame,
+    turned: _Frame,
+    how: SearchPass,
     views: list[_Described],
     targets: list[_Described],
-    cell: int,
+    scales: list[float],
 ) -> _Poses:
     """The peaks over all translations, for each turn of each view and for each scale."""
-    view, target = (torch.stack([x.cells for x in given]).amax(0) for given in (views, targets))
-    padded = [next_fast_len(math.ceil(_PADDING * int(n)), real=True) for n in view + target]
+    view, whole = (torch.cat([x.cells for x in given]).amax(0) for given in (views, targets))
+    padded = [
+        next_fast_len(math.ceil(int(n) + _PADDING * int(v)), real=True)
+        for n, v in zip(whole, view, strict=True)
+    ]
     overlap = _cross_correlate(views, targets, "valid", padded).round()
-    moving_cells, fixed_cells = (
-        torch.cat([x.valid.sum((1, 2, 3)) for x in given]) for given in (views, targets)
-    )
-    smaller = torch.minimum(moving_cells[:, None], fixed_cells)[:, :, None, None].clamp_min(1)
+    seen, shown = (torch.cat([x.valid.sum((1, 2, 3)) for x in given]) for given in (views, targets))
+    smaller = torch.minimum(seen[:, None], shown)[:, :, None, None].clamp_min(1)
     score = _cross_correlate(views, targets, "features", padded) / overlap.clamp_min(1).sqrt()
     score.masked_fill_(overlap < _MIN_OVERLAP * smaller, -torch.inf)
     top, place, index = _peaks(score)
@@ -322,18 +350,24 @@ def _correlate(
     size = torch.tensor(padded, device=place.device)
     last = (_between(views, targets, "cells") + size) / 2
     shift = torch.where(place < last, place, place - size) - _between(views, targets, "middle")
+    spread = shift.new_tensor(scales)[:, None]
     degrees = torch.tensor(_VIEWS)[:, None] + torch.tensor(_TURNS)
-    linear = frames.moving_linear(side, degrees.flatten())
-    pixels = shift.flip(-1) * cell
-    theta = frames.thetas(linear, side * scales, pixels)
-    spread = scales[None, :, None].expand_as(top)
-    return _Poses(theta.flatten(0, 2), spread.flatten(), top.flatten(), mean.flatten())
+    # Working pixels of the target less the shift are working pixels of the turned image.
+    linear = turned.turned(how.side, degrees.flatten())[:, None, None]
+    pixels = shift.flip(-1) * (CELL * how.average)
+    offset = -(linear @ pixels[..., None])
+    within = linear @ torch.linalg.inv(target.linear(how.side) / spread[..., None, None])
+    sides = [_sides(frame.image.shape, shift) for frame in (target, turned)]
+    within = (within * sides[0] / sides[1][:, None]).expand(*shift.shape[:3], 2, 2)
+    theta = torch.cat([within, offset * 2 / sides[1][:, None]], -1)
+    scale = spread.expand_as(top)
+    return _Poses(theta.flatten(0, 2), scale.flatten(), top.flatten(), mean.flatten())
 
 
 def _between(views: list[_Described], targets: list[_Described], name: str) -> Tensor:
     """Target less view, for each turn of each view: (V, N, 1, 2)."""
-    view, target = (torch.stack([getattr(x, name) for x in given]) for given in (views, targets))
-    return (target - view[:, None]).repeat_interleave(len(_TURNS), 0)[:, :, None]
+    view, target = (torch.cat([getattr(x, name) for x in given]) for given in (views, targets))
+    return (target - view[:, None])[:, :, None]
 
 
 def _cross_correlate(
@@ -344,10 +378,8 @@ def _cross_correlate(
         torch.cat([torch.fft.rfft2(getattr(x, name), padded) for x in given])
         for given in (views, targets)
     )
-    # A matrix product for each frequency.
-    first, second = (x.flatten(2).permute(2, 0, 1) for x in (moving.conj(), fixed))
-    product = (first @ second.mT).permute(1, 2, 0)
-    return torch.fft.irfft2(product.unflatten(2, moving.shape[-2:]), padded)
+    product = torch.stack([(moving * target.conj()).sum(1) for target in fixed], 1)
+    return torch.fft.irfft2(product.conj(), padded)
 
 
 def _peaks(score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
