@@ -1,7 +1,8 @@
 """Wide search: every rotation and scale, from few network calls.
 
-The network describes the moving image every 30° and both images at a few sizes. Turned and
-averaged descriptors give 72 rotations and 19 scales; one FFT covers all translations of a pose.
+The network describes one image every 30° and the other one at three sizes, then the same with the
+images exchanged. Turned and averaged descriptors give 72 rotations and up to 19 scales; one FFT
+covers all translations of a pose. The image that shows less has the same cells at every scale.
 A chance correlation over n cells falls as 1/sqrt(n), so the score is the sum over the overlap
 divided by the root of its cells.
 """
@@ -268,12 +269,12 @@ def _describe(matcher: Matcher, frame: _Frame, linear: Tensor) -> _Described:
     longest = (frame.outline.amax(0) - frame.outline.amin(0)).amax()
     longest = float(longest / torch.linalg.det(linear).abs().sqrt()) * _MAX_CANVAS
     width, height = (
-        max(math.ceil(min(float(n), longest) / 8 - 1e-3) * 8, Matcher.smallest)
-        for n in high - low
+        max(math.ceil(min(float(n), longest) / 8 - 1e-3) * 8, Matcher.smallest) for n in high - low
     )
     # The image's centre, from the canvas's upper left corner.
     middle = linear.new_tensor([height, width]) / 2 - ((low + high) / 2).flip(0)
-    grid = _centred_grid((height, width), middle) @ linear.T * 2 / _sides(frame.image.shape, linear)
+    sides = _sides(frame.image.shape, linear)
+    grid = _centred_grid((height, width), middle) @ linear.T * 2 / sides
     placed = downsample(frame.image, float(linear.norm(dim=0).min())).sample(grid[None])
     features, valid = centred_features(matcher, placed)
     return _Described(features, valid, middle[None] / CELL)
@@ -338,13 +339,13 @@ def _correlate(
         for n, v in zip(whole, view, strict=True)
     ]
     overlap = _cross_correlate(views, targets, "valid", padded).round()
-    seen, shown = (torch.cat([x.valid.sum((1, 2, 3)) for x in given]) for given in (views, targets))
-    smaller = torch.minimum(seen[:, None], shown)[:, :, None, None].clamp_min(1)
+    cells = [torch.cat([x.valid.sum((1, 2, 3)) for x in given]) for given in (views, targets)]
+    smaller = torch.minimum(cells[0][:, None], cells[1])[:, :, None, None].clamp_min(1)
     score = _cross_correlate(views, targets, "features", padded) / overlap.clamp_min(1).sqrt()
     score.masked_fill_(overlap < _MIN_OVERLAP * smaller, -torch.inf)
     top, place, index = _peaks(score)
-    cells = overlap.flatten(2).gather(2, index).clamp_min(1)
-    mean = top / cells.sqrt() * (cells / smaller[..., 0]).pow(_SHARE_EXPONENT)
+    shared = overlap.flatten(2).gather(2, index).clamp_min(1)
+    mean = top / shared.sqrt() * (shared / smaller[..., 0]).pow(_SHARE_EXPONENT)
 
     # Shifts between the upper left corners wrap around the middle of those that are possible.
     size = torch.tensor(padded, device=place.device)
