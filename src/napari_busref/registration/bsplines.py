@@ -38,6 +38,13 @@ class SplineField:
 
     def on_grid(self, y: Array, x: Array) -> Array:
         """Displacements (len(y), len(x), 2) on the grid of rows ``y`` and columns ``x``."""
+        return self._sum("ir,rcd,jc->ijd", y, x)
+
+    def at(self, position: Array) -> Array:
+        """Displacements (N, 2) at positions (N, 2)."""
+        return self._sum("nr,rcd,nc->nd", position[:, 1], position[:, 0])
+
+    def _sum(self, indices: str, y: Array, x: Array) -> Array:
         rows, cols = (
             _basis(values, half, count)
             for values, half, count in zip(
@@ -46,7 +53,7 @@ class SplineField:
         )
         # In torch, see `napari_busref.registration.least_squares`.
         parts = (torch.from_numpy(part) for part in (rows, self.coefficients, cols))
-        return np.asarray(torch.einsum("ir,rcd,jc->ijd", *parts))
+        return np.asarray(torch.einsum(indices, *parts))
 
 
 def spline_design(

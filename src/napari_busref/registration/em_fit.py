@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -94,6 +94,23 @@ class BlockLikelihoods:
         projected = (vectors.transpose(0, 2, 1) @ moment[..., None])[..., 0] * (kept > 0)
         moment = (vectors @ projected[..., None])[..., 0]
         return information * self.weight[:, None, None], moment * self.weight[:, None]
+
+    def part(self, kept: NDArray[np.bool_]) -> BlockLikelihoods:
+        """The blocks where ``kept`` (N,) is True."""
+        return replace(
+            self, position=self.position[kept], log=self.log[kept], weight=self.weight[kept]
+        )
+
+    def log_likelihood(self, displacement: Array, bandwidth: float) -> Array:
+        """Logarithm of the likelihood, averaged by a Gaussian around displacements (N, 2): (N,).
+
+        Up to a constant for each block.
+        """
+        offset = torch.from_numpy(self.offset).float()
+        apart = torch.from_numpy(displacement).float()[:, None] - offset
+        near = -0.5 * apart.square().sum(2) / bandwidth**2
+        logs = (torch.from_numpy(self.log) + near).logsumexp(1)
+        return np.asarray(logs.double().numpy())
 
 
 Field = Callable[[Array], Array]

@@ -22,7 +22,7 @@ from napari_busref.geometry import (
 )
 from napari_busref.models.features.likelihood import Likelihood
 from napari_busref.models.features.matcher import Matcher
-from napari_busref.registration.bsplines import KNOT_SPACING, Array
+from napari_busref.registration.bsplines import KNOT_SPACING, Array, SplineField
 from napari_busref.registration.context import MatchOptions
 from napari_busref.registration.em_fit import (
     AFFINE_BANDWIDTHS,
@@ -31,11 +31,13 @@ from napari_busref.registration.em_fit import (
     DISPLACEMENT_SIGMA,
     FIELD_BANDWIDTHS,
     BlockLikelihoods,
+    EStep,
     fit_affine,
     fit_bspline_field,
     fit_homography,
 )
 from napari_busref.registration.features import FixedFeatures, dense_features
+from napari_busref.registration.held_out import earns_its_place
 from napari_busref.registration.pyramid import (
     MAX_SIDE,
     MaskedImage,
@@ -215,19 +217,35 @@ def _fit_homography(
 def _fit_dense(
     data: BlockLikelihoods, estimate: Estimate, size: Size, options: MatchOptions
 ) -> Estimate:
-    """Fit an affine and a B-spline displacement field together."""
-    half = _half(size)
-    matrix, splines = fit_bspline_field(
-        data,
-        half,
-        spacing=KNOT_SPACING,
-        bending_sigma=BENDING_SIGMA,
-        displacement_sigma=DISPLACEMENT_SIGMA,
-        affine_sigma=AFFINE_SIGMA,
-        bandwidths=_in_pixels(FIELD_BANDWIDTHS, size),
-        earlier=_field_of(estimate, half),
-        e_step=options.e_step and partial(options.e_step, data, estimate),
-    )
+    """Fit an affine and a B-spline displacement field together, or the affine alone.
+
+    See `napari_busref.registration.held_out`. A field of an earlier level has been judged.
+    """
+    half, bandwidths = _half(size), _in_pixels(FIELD_BANDWIDTHS, size)
+    earlier = _field_of(estimate, half)
+
+    def fit(
+        blocks: BlockLikelihoods, rounds: tuple[float, ...], e_step: EStep | None = None
+    ) -> tuple[Array, SplineField]:
+        return fit_bspline_field(
+            blocks,
+            half,
+            spacing=KNOT_SPACING,
+            bending_sigma=BENDING_SIGMA,
+            displacement_sigma=DISPLACEMENT_SIGMA,
+            affine_sigma=AFFINE_SIGMA,
+            bandwidths=rounds,
+            earlier=earlier,
+            e_step=e_step,
+        )
+
+    e_step = options.e_step and partial(options.e_step, data, estimate)
+    matrix, splines = fit(data, bandwidths, e_step)
+    judged = estimate.phi is not None and options.transform == "affine"
+    if not judged and e_step is None:
+        affine = fit_affine(data, bandwidths)
+        if not earns_its_place(data, (matrix, splines), affine, fit, bandwidths, earlier):
+            return _with_affine(estimate, affine, size)
     # An estimate applies its field before its affine.
     field = splines.on_grid(*_cell_axes(size)) @ np.linalg.inv(matrix[:2, :2]).T
     return _with_field(_with_affine(estimate, matrix, size), field, half)
