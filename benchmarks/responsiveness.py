@@ -44,7 +44,7 @@ from typing import Any
 BEAT = 5  # ms
 LATE = 0.03  # s without a heartbeat before the threads are sampled
 LISTED = 5  # longest gaps
-FIRST = 450  # thousandths of the progress bar: the refinement of the model "auto"
+FIRST = 45  # per cent of the progress bar: the refinement of the model "auto"
 
 
 @dataclass(frozen=True)

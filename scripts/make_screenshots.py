@@ -205,7 +205,7 @@ def thermal(folder: Path) -> None:
         here.window("thermal-open")
         states = [here.only(panel)]
         panel.run()
-        here.until(lambda: panel.bar.value() > 350)
+        here.until(lambda: panel.bar.value() > 35)
         states.append(here.only(panel, "panel-running"))
         panel.wait()
         here.select("visible fused")

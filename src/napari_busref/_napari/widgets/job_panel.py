@@ -30,8 +30,8 @@ __all__ = ["JobPanel", "RunPanel"]
 
 _log = logging.getLogger(__name__)
 
-_BAR_STEPS = 1000
-_TICK = 100  # ms between updates of the elapsed time
+_BAR_STEPS = 100  # each draws the whole window, which is slow without a GPU
+_TICK = 250  # ms between updates of the progress
 _GRACE = 400  # ms that a cancelled job has to end before it is abandoned
 
 
@@ -62,7 +62,7 @@ class JobPanel(DockedPanel):
         self._before_run: Any = None  # what `_memento` returned
         self._started = 0.0  # perf_counter
         self._shown_job: Job | None = None  # the job whose progress is shown
-        self._activity = Activity(self.TITLE)
+        self._activity = Activity(self.TITLE, self)
         self.stage = Message("stage")
         self.bar = QProgressBar()
         self.bar.setRange(0, _BAR_STEPS)
