@@ -170,7 +170,7 @@ def test_the_default_learns_from_own_pairs(monkeypatch: pytest.MonkeyPatch) -> N
     assert parts == {"matcher", "likelihood"}
     assert base_models("registration")[0] == "auto" and "ours" in base_models("registration")
     assert fine_recipe("ours", card("ours")).learning_rate == 3e-4
-    found = register(*pairs[0], model="ours", device="cpu")
+    found = register(*pairs[0], model="ours", search="none", device="cpu")
     assert "refine" in found.timings
 
 
