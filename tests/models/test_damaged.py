@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from napari_busref._cli.main import app
-from napari_busref.models import list_models, load_model
+from napari_busref.models import list_models, load_model, registry
 from napari_busref.models.weights import FOLDER, card
+from napari_busref.runtime.file_safety import memory_limited
 
 WRONG = {
     "list": [],
@@ -71,10 +76,51 @@ def test_wrong_cards_are_named(folder: Path, kind: str) -> None:
         load_model(weights)
 
 
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("gaf", {"width": 4096}),
+        ("matcher", {"size": 10**400}),
+        ("superfusion", {"radius": 300}),
+        ("busref", {"affine_sides": [65536]}),
+        ("busref", {"deformable_sides": [64] * 65536}),
+        ("superfusion-fusion", {"attention_stride": 0}),
+        ("refusion", {"heads": float("nan")}),
+    ],
+)
+def test_huge_cards_build_no_network(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, config: dict
+) -> None:
+    content = card(name)
+    monkeypatch.setitem(registry._ARCHITECTURES, content["architecture"], pytest.fail)
+    content["config"] = content["config"] | config
+    (folder / "own.json").write_text(json.dumps(content))
+    (folder / "own.safetensors").touch()
+    with pytest.raises(
+        ValueError, match=rf"own.* model\.{next(iter(config))}: got .{{,64}}, need"
+    ):
+        load_model(folder / "own.safetensors")
+
+
+def test_weights_stay_within_the_memory_limit(folder: Path) -> None:
+    """Half numbers take twice the memory as float32."""
+    weights = folder / "own.safetensors"
+    save_file({"a": torch.zeros(3_000_000, dtype=torch.float16)}, weights)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    weights.with_suffix(".json").write_text(json.dumps(card("gaf") | {"sha256": digest}))
+    for limit in (0.004, 0.008):
+        with memory_limited(limit), pytest.raises(ValueError, match=r"own.* above the limit"):
+            load_model(weights)
+    with memory_limited(0.02), pytest.raises(ValueError, match="do not fit the architecture"):
+        load_model(weights)
+    weights.unlink()
+    os.mkfifo(weights)
+    with pytest.raises(ValueError, match="is no plain file"):
+        load_model(weights)
+
+
 @pytest.mark.parametrize("content", [b"", b"x", b"\xff" * 64, b"\x80\x04\x95."])
 def test_damaged_weights_are_named(folder: Path, content: bytes) -> None:
-    import hashlib
-
     weights = add(folder, "steps", "own")
     weights.write_bytes(content)
     with pytest.raises(ValueError, match=r"own.* damaged or do not match"):

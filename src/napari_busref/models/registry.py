@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_busref.models.config import check_sizes
 from napari_busref.models.user_folder import list_user_models
 from napari_busref.models.weights import card, read_weights, weights_path
 from napari_busref.runtime.device import resolve_device
@@ -246,6 +247,7 @@ def load_model(
             + ", ".join(_ARCHITECTURES)
         )
     try:
+        check_sizes(content["config"])
         # Without storage, constructors draw no random numbers and ignore the default number type.
         with torch.device("meta"):
             model = build_architecture(content["architecture"], content["config"])

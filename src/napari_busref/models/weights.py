@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_busref.models.user_folder import find_user_model, read_card
+from napari_busref.runtime.file_safety import check_file, check_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,14 +65,15 @@ def read_weights(name_or_path: str | Path, content: dict[str, Any]) -> dict[str,
     Raises
     ------
     ValueError
-        When the file is missing, is not a safetensors file (for example a pickle), or does not
-        match the hash on its card.
+        When the file is missing, is not a safetensors file (for example a pickle), does not
+        match the hash on its card, or is above the memory limit.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     path = weights_path(name_or_path)
     try:
+        check_file(path)
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(
@@ -84,6 +86,8 @@ def read_weights(name_or_path: str | Path, content: dict[str, Any]) -> dict[str,
             f"(sha256 {found[:12]}..., the card has {str(content['sha256'])[:12]}...)"
         )
     try:
-        return {name: tensor.float() for name, tensor in load(data).items()}
+        tensors = load(data)
+        check_size(4 * sum(tensor.numel() for tensor in tensors.values()), path, "weights")
+        return {name: tensor.float() for name, tensor in tensors.items()}
     except SafetensorError as error:
         raise ValueError(f"model {str(path)!r} is not a safetensors file: {error}") from error
