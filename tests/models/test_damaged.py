@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from napari_busref._cli.main import app
 from napari_busref.models import list_models, load_model, registry
+from napari_busref.models.config import check_sizes
 from napari_busref.models.weights import FOLDER, card
 from napari_busref.runtime.file_safety import memory_limited
 
@@ -100,6 +101,11 @@ def test_huge_cards_build_no_network(
         ValueError, match=rf"own.* model\.{next(iter(config))}: got .{{,64}}, need"
     ):
         load_model(folder / "own.safetensors")
+
+
+def test_sizes_of_the_networks_of_a_set_are_checked() -> None:
+    with pytest.raises(ValueError, match=r"model\.size: got 4096, need"):
+        check_sizes({"matcher": {"size": 4096}})
 
 
 def test_weights_stay_within_the_memory_limit(folder: Path) -> None:

@@ -23,6 +23,8 @@ def check_sizes(config: Mapping[str, Any]) -> None:
         For a number that is not positive or too large, and for too many.
     """
     for name, value in config.items():
+        if isinstance(value, Mapping):
+            check_sizes(value)
         limit = _LIMITS.get(name, _LARGEST)
         numbers = value if isinstance(value, list | tuple) else [value]
         small = all(0 < n <= limit for n in numbers if type(n) in (int, float))

@@ -266,8 +266,8 @@ def _describe(matcher: Matcher, frame: _Frame, linear: Tensor) -> _Described:
     """Describe the content of an image; ``linear`` maps the canvas's pixels to the image's."""
     outline = frame.outline @ torch.linalg.inv(linear).T
     low, high = outline.amin(0), outline.amax(0)
-    longest = (frame.outline.amax(0) - frame.outline.amin(0)).amax()
-    longest = float(longest / torch.linalg.det(linear).abs().sqrt()) * _MAX_CANVAS
+    side = (frame.outline.amax(0) - frame.outline.amin(0)).amax()
+    longest = float(side / torch.linalg.det(linear).abs().sqrt()) * _MAX_CANVAS
     width, height = (
         max(math.ceil(min(float(n), longest) / 8 - 1e-3) * 8, Matcher.smallest) for n in high - low
     )
