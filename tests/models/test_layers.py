@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from napari_busref.models.layers import largest_of_3x3, unit_length, upsample
+from napari_busref.models.layers import DilatedBlock, largest_of_3x3, unit_length, upsample
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -29,3 +29,20 @@ def test_vectors_get_unit_length_but_nothing_stays_nothing(dim: int) -> None:
 def test_largest_of_three_by_three_is_pooling() -> None:
     x = torch.rand(1, 3, 8, 10, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(largest_of_3x3(x), F.max_pool2d(x, 3, 1))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_dilated_block_gives_the_same_in_training(
+    groups: int, layout: torch.memory_format
+) -> None:
+    torch.manual_seed(0)
+    block = DilatedBlock(8, dilation=2, groups=groups)
+    torch.nn.init.normal_(block[1].weight)
+    torch.nn.init.normal_(block[1].bias)
+    x = 5 + torch.randn(2, 8, 12, 15)
+    x[1, 3] = 2.0
+    with torch.inference_mode():
+        found = block(x.contiguous(memory_format=layout))
+    torch.testing.assert_close(found, block(x), atol=1e-4, rtol=1e-4)
+    assert block(x).requires_grad

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -174,3 +176,18 @@ def test_the_learned_loss_of_refusion_left_its_prior() -> None:
     with torch.no_grad():
         weights = model.loss_weights(visible, infrared)
     assert float((weights.first - 0.5).abs().mean()) > 0.05
+
+
+def test_loading_a_model_does_not_import_the_compiler() -> None:
+    # torch's compiler takes three CPU seconds to import, once for every command
+    code = (
+        "import sys\n"
+        "from napari_busref import list_models\n"
+        "from napari_busref.models import load_model\n"
+        "from napari_busref.models.registry import KINDS\n"
+        "for kind in KINDS:\n"
+        "    for name in list_models(kind):\n"
+        "        load_model(name, kind=kind)\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import wraps
 from itertools import chain
-from threading import get_ident
+from threading import Event, get_ident
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -97,11 +97,11 @@ def inference_session(
         modes = {part: part.training for part in model.modules()}
         found = InferenceSession(model.to(target).eval(), target, type(model).__name__)
     elif isinstance(model, str | os.PathLike):
-        from napari_busref.models import load_model
+        from napari_busref.models.registry import shared_model
 
         target = resolve_device(device)
         name = os.fspath(model)
-        found = InferenceSession(load_model(name, kind=kind, device=target), target, name)
+        found = InferenceSession(shared_model(name, kind=kind, device=target), target, name)
     else:
         raise TypeError(
             f"model: got {type(model).__name__}, need a name, a path to a .safetensors file or a "
@@ -165,8 +165,9 @@ def run_detached(work: Callable[[], T], check: Callable[[], None]) -> T:
 
     pool = ThreadPoolExecutor(1, "napari-busref")
     try:
-        future = pool.submit(copy_context().run, attended)
-        while not wait([future], _POLL_SECONDS).done:
+        future, done = pool.submit(copy_context().run, attended), Event()
+        future.add_done_callback(lambda _: done.set())
+        while not done.wait(_POLL_SECONDS):
             check()
         return future.result()
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -169,18 +170,41 @@ def _rows_then_columns(x: Tensor, join: Callable[[Tensor, Tensor], Tensor]) -> T
     return join(join(x[..., :-2, :], x[..., 1:-1, :]), x[..., 2:, :])
 
 
-def dilated_block(channels: int, dilation: int, groups: int = 1) -> nn.Sequential:
-    """3x3 convolution with reflect padding, instance norm and ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(
-            channels,
-            channels,
-            3,
-            padding=dilation,
-            dilation=dilation,
-            groups=groups,
-            padding_mode="reflect",
-        ),
-        nn.InstanceNorm2d(channels, affine=True),
-        nn.ReLU(),
-    )
+class DilatedBlock(nn.Sequential):
+    """3x3 convolution with reflect padding, instance norm and ReLU, added to the input.
+
+    Parameters
+    ----------
+    channels, dilation, groups : int
+        Of the convolution.
+    """
+
+    def __init__(self, channels: int, dilation: int, groups: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(
+                channels,
+                channels,
+                3,
+                padding=dilation,
+                dilation=dilation,
+                groups=groups,
+                padding_mode="reflect",
+            ),
+            nn.InstanceNorm2d(channels, affine=True),
+            nn.ReLU(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        plain = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        if torch.is_grad_enabled() or not plain:
+            return x + super().forward(x)
+        # In place and with the norm by two sums: three quarters of the time on a CPU.
+        conv: Any = self[0]
+        norm: Any = self[1]
+        found = conv._conv_forward(x, conv.weight, None)  # the norm would remove a bias
+        mean = found.mean((-2, -1), keepdim=True)
+        variance = found.square().mean((-2, -1), keepdim=True) - mean.square()
+        scale = (variance.clamp_min(0) + norm.eps).rsqrt() * norm.weight[:, None, None]
+        found = found.mul_(scale).add_(norm.bias[:, None, None] - mean * scale)
+        return found.relu_().add_(x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,8 @@ _MODELS: dict[tuple[str, str], _Entry] = {
         ("likelihood", "features", _LIKELIHOOD, True, ""),
     )
 }
+
+_SHIPPED = frozenset(_MODELS.values())
 
 
 # What each is good for, by name and kind; the scores behind it are in docs/results.md.
@@ -223,7 +226,7 @@ def load_model(
     ValueError
         For an unknown name, and for weights that are missing, damaged or of another kind.
     """
-    import torch
+    from napari_busref.models.weights import without_storage
 
     name = str(name_or_path)
     if kind is not None and kind not in KINDS:
@@ -248,8 +251,7 @@ def load_model(
         )
     try:
         check_sizes(content["config"])
-        # Without storage, constructors draw no random numbers and ignore the default number type.
-        with torch.device("meta"):
+        with without_storage():
             model = build_architecture(content["architecture"], content["config"])
     except Exception as error:  # a class raises anything for a configuration that is not its own
         raise ValueError(
@@ -283,6 +285,24 @@ def is_auto(model: Any) -> bool:
         return bool(card(name)["architecture"] == "Auto")
     except ValueError:
         return False
+
+
+def shared_model(
+    name_or_path: str | Path, *, kind: str, device: str | torch.device = "cpu"
+) -> nn.Module:
+    """As `load_model`, but a shipped network is loaded once for the CPU. Do not change it.
+
+    Its construction takes as long as a tenth of the registration of a pair.
+    """
+    entry = _find(str(name_or_path), kind)
+    if entry in _SHIPPED and resolve_device(device).type == "cpu":
+        return _loaded_once(str(name_or_path), kind, entry)
+    return load_model(name_or_path, kind=kind, device=device)
+
+
+@cache
+def _loaded_once(name: str, kind: str, entry: _Entry) -> nn.Module:
+    return load_model(name, kind=kind)
 
 
 def _check_kind(name: str, found: str, required: str | None) -> None:

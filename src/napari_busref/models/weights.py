@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,3 +93,27 @@ def read_weights(name_or_path: str | Path, content: dict[str, Any]) -> dict[str,
         return {name: tensor.float() for name, tensor in tensors.items()}
     except SafetensorError as error:
         raise ValueError(f"model {str(path)!r} is not a safetensors file: {error}") from error
+
+
+@contextmanager
+def without_storage() -> Iterator[None]:
+    """Build modules whose parameters have a shape only, for `torch.nn.Module.load_state_dict`.
+
+    Constructors draw no random numbers and ignore the default number type.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class NothingDrawn(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            draws = func in (torch.Tensor.normal_, torch.Tensor.uniform_)
+            if draws or getattr(func, "__module__", "") == "torch.nn.init":
+                # To draw without storage, torch imports its compiler: three CPU seconds.
+                return args[0] if args else kwargs["tensor"]
+            return func(*args, **kwargs)
+
+    with torch.device("meta"), NothingDrawn():
+        yield

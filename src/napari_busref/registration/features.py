@@ -102,10 +102,11 @@ class MatchingNetworks:
     @classmethod
     def load(cls, device: str | torch.device = "cpu") -> MatchingNetworks:
         """Load the shipped networks."""
-        from napari_busref.models import load_model
+        from napari_busref.models.registry import shared_model
 
         matcher, likelihood = (
-            load_model(name, device=device) for name in ("matcher", "likelihood")
+            shared_model(name, kind="features", device=device)
+            for name in ("matcher", "likelihood")
         )
         assert isinstance(matcher, Matcher)
         assert isinstance(likelihood, Likelihood)

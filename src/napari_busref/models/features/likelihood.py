@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from napari_busref.models.layers import dilated_block, unit_length
+from napari_busref.models.layers import DilatedBlock, unit_length
 from napari_busref.runtime.device import narrow
 
 CELL = 2
@@ -213,16 +213,17 @@ class _Fine(nn.Module):
     def __init__(self, inputs: int, size: int, width: int = 32) -> None:
         super().__init__()
         self.enter = nn.Conv2d(inputs, width, 1)
-        self.blocks = nn.ModuleList(dilated_block(width, dilation) for dilation in (1, 1, 2))
+        self.blocks = nn.ModuleList(DilatedBlock(width, dilation) for dilation in (1, 1, 2))
         self.leave = nn.Conv2d(width, size, 1)
 
     def forward(self, features: DenseFeatures) -> Tensor:
         edges = F.avg_pool2d(features.pixels[:, -2:], CELL)
         x = torch.cat([F.instance_norm(features.finest), edges], 1)
+        x = x.contiguous(memory_format=torch.channels_last)
         with narrow(x.device):
             x = self.enter(x)
             for block in self.blocks:
-                x = x + block(x)
+                x = block(x)
             x = self.leave(x).float()
         return unit_length(x - x.mean((-2, -1), keepdim=True))
 

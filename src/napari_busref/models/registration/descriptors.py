@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_busref.geometry import offsets
-from napari_busref.models.layers import dilated_block, unit_length
+from napari_busref.models.layers import DilatedBlock, unit_length
 
 
 class Descriptors(nn.Module):
@@ -45,7 +45,7 @@ class Descriptors(nn.Module):
             nn.InstanceNorm2d(groups * channels), nn.Conv2d(groups * channels, groups * width, 1)
         )
         self.blocks = nn.ModuleList(
-            dilated_block(groups * width, dilation, groups) for dilation in dilations
+            DilatedBlock(groups * width, dilation, groups) for dilation in dilations
         )
         self.leave = nn.Conv2d(groups * width, groups * size, 1, groups=groups)
 
@@ -53,7 +53,7 @@ class Descriptors(nn.Module):
         """Compute descriptors from F1..F4, each (B, C, h, w)."""
         x = self.enter(torch.cat(features, 1))
         for block in self.blocks:
-            x = x + block(x)
+            x = block(x)
         x = self.leave(x)
         x = x.unflatten(1, (4, self.size)).float()
         return unit_length(x - x.mean((-2, -1), keepdim=True), dim=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -273,7 +274,7 @@ class FlowEstimator(nn.Module):
         self.radius, self.dilation, self.sigma = config.radius, config.dilation, config.sigma
         self.expectation = config.expectation
         self.compress = nn.Conv2d(channels, channels // 4, 1)
-        self.log_temperature = nn.Parameter(torch.tensor(0.1).log())
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(0.1)))
         width = (2 * self.radius + 1) ** 2 + 2 * (channels // 4) + 2 * self.expectation
         layers: list[nn.Module] = []
         for dilation in (1, 2, 3):
