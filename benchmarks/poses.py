@@ -120,10 +120,11 @@ def sift(pair: Posed) -> Row:
     from napari_busref.images.preprocess import luma
     from napari_busref.metrics.registration import pixel_grid
 
-    grey = [x if x.ndim == 2 else luma(x) for x in (pair.fixed, pair.moving)]
+    floats = [x.astype(np.float32) / 255 for x in (pair.fixed, pair.moving)]
+    grey = [x if x.ndim == 2 else luma(x) for x in floats]
     begun = time.process_time()
     try:
-        source = PEERS["sift"].run(*(x.astype(np.float32) / 255 for x in grey))
+        source = PEERS["sift"].run(*grey)
     except Exception as problem:  # no match ends the method, not the benchmark
         source, failure = pixel_grid(pair.fixed.shape[:2]), str(problem)
     else:

@@ -24,6 +24,7 @@ from napari_busref.registration.refine import (
 )
 from napari_busref.registration.scoring import edge_score
 from napari_busref.runtime.progress import Plan, Reporter
+from napari_busref.runtime.stopwatch import Stopwatch
 from synthetic_pairs import SHAPE, error, moved, pair, start, view
 
 pytestmark = pytest.mark.usefixtures("without_gradients")
@@ -161,9 +162,11 @@ def test_a_wide_search_finds_a_fifth_of_the_picture(networks):
 
 def test_auto_searches_wide_where_the_near_result_is_not_confirmed(networks):
     turned, near = moved(row=9, col=-7, angle=130, scale=1.3), moved(row=9, col=-7, angle=6)
-    result = found(networks, turned, MatchOptions(refine="affine"))
+    watch = Stopwatch()
+    result = found(networks, turned, MatchOptions(refine="affine"), watch=watch)
     assert result.wide and result.clear
     assert error(result.estimate, turned) < 1
+    assert "judge" not in watch.total()  # no near pose has edges in common, so none was fitted
     result = found(networks, near, MatchOptions(refine="affine"))
     assert not result.wide and result.chosen.startswith("search")
     result = found(networks, turned, MatchOptions(search="near", refine="affine"))

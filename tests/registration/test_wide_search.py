@@ -36,6 +36,13 @@ def test_proposes_any_pose_first(matcher, how, angle, scale, shift):
     assert error(Estimate(best.theta), truth) < 0.06 * SHAPE[0]
 
 
+@pytest.mark.parametrize(("scale", "found"), [(1.2, True), (1.9, False)])
+def test_scales_near_one_alone(matcher, scale, found):
+    truth = moved(angle=100, scale=scale)
+    best = wide_search(matcher, *pair(truth), start().theta, QUICK, level=True)[0]
+    assert (error(Estimate(best.theta), truth) < 0.06 * SHAPE[0]) == found
+
+
 def test_proposes_a_pose_that_shows_a_fifth_of_the_picture(matcher):
     truth = moved(row=20, col=-20, angle=265, scale=2.3)
     fixed, moving = pair(truth)

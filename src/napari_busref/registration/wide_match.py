@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -22,6 +22,9 @@ _PASSES = ((QUICK, 2), (CAREFUL, 4))  # with the number of proposals that are re
 _CLEAR = ((0.6, 0.12), (0.5, 0.2))
 _CLEAR_FIRST = 0.35  # block confidence of the first proposal, where it stands out
 _STANDS_OUT = 1.2  # score relative to the second proposal's
+# Block confidence and edge score of the best of all proposals, and its ratio to the next one's
+# blocks. Pairs that do not belong together reach 0.34 and 0.11.
+_CLEAR_ALONE = (0.4, 0.08, 2.0)
 _REACHED = 0.03  # of the side; a proposal this near to a refined one is left out
 
 
@@ -78,13 +81,16 @@ def find_pose(
         found = _propose(scorer, initial, how, count, mirrored, part.part(0.0, 0.8))
         for number, proposal in enumerate(found):
             part.step("finding the rough position", 0.8 + 0.2 * number / count)
-            if any(_reached(pose, proposal, scorer.moving.shape) for pose in poses):
+            if any(_reached(pose, proposal.theta, scorer.moving.shape) for pose in poses):
                 continue
             name = f"wide {len(poses) + 1}"
             stands_out = number == 0 and _stands_out(found)
             poses.append(look(scorer, Estimate(proposal.theta), name, stands_out=stands_out))
             if poses[-1].clear:
                 return poses
+    best = max(poses, key=lambda pose: pose.blocks, default=None)
+    if best is not None and _is_alone(best, poses, scorer.moving.shape):
+        poses.append(replace(best, clear=True))
     return poses
 
 
@@ -114,6 +120,18 @@ def look(
 def is_clear(blocks: float, edges: float) -> bool:
     """Whether a block confidence and an edge score leave no doubt."""
     return any(blocks >= b and edges >= e for b, e in _CLEAR)
+
+
+def _is_alone(best: Pose, poses: list[Pose], moving: tuple[int, int]) -> bool:
+    """Whether no other place comes near the evidence for the best one."""
+    blocks, edges, ratio = _CLEAR_ALONE
+    rest = [pose for pose in poses if not _reached(best, pose.refined.theta, moving)]
+    return (
+        best.blocks >= blocks
+        and best.edges >= edges
+        and bool(rest)
+        and best.blocks >= ratio * max(pose.blocks for pose in rest)
+    )
 
 
 def _propose(
@@ -159,6 +177,6 @@ def _stands_out(found: list[PoseCandidate]) -> bool:
     return len(found) < 2 or found[0].score > _STANDS_OUT * found[1].score
 
 
-def _reached(pose: Pose, proposal: PoseCandidate, moving: tuple[int, int]) -> bool:
-    apart = mean_distance(pose.refined.theta, proposal.theta, moving)
+def _reached(pose: Pose, theta: Tensor, moving: tuple[int, int]) -> bool:
+    apart = mean_distance(pose.refined.theta, theta, moving)
     return apart < _REACHED * (moving[0] * moving[1]) ** 0.5
