@@ -24,7 +24,7 @@ _CLEAR_FIRST = 0.35  # block confidence of the first proposal, where it stands o
 _STANDS_OUT = 1.2  # score relative to the second proposal's
 # Block confidence and edge score of the best of all proposals, and its ratio to the next one's
 # blocks. Pairs that do not belong together reach 0.34 and 0.11.
-_CLEAR_ALONE = (0.4, 0.08, 2.0)
+_CLEAR_ALONE = (0.4, 0.09, 1.5)
 _REACHED = 0.03  # of the side; a proposal this near to a refined one is left out
 
 
