@@ -12,6 +12,7 @@ scikit-image against a generated second modality; no network trains on them.
 # Imports here must not load numpy: the number of threads is set first.
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,15 +34,23 @@ _SIDE = 160  # px of a crop
 
 def store_of(kind: str, root: Path) -> PairStore:
     """The held-out pairs of a kind; photographs stand for both images."""
+    from napari_busref.training.batches.pair_store import PairStore
+    from napari_busref.training.recipe import DataConfig
+
+    if kind.startswith(PHOTOGRAPHS):
+        return photographs()
+    config = DataConfig(datasets=(kind,), root=str(root), store_side=340)
+    return PairStore.from_config(config, "val")
+
+
+@cache
+def photographs() -> PairStore:
+    """The photographs of scikit-image, each as both images."""
     import torch
 
     from napari_busref.data.task_pairs import originals
     from napari_busref.training.batches.pair_store import PairStore, shrink
-    from napari_busref.training.recipe import DataConfig
 
-    if not kind.startswith(PHOTOGRAPHS):
-        config = DataConfig(datasets=(kind,), root=str(root), store_side=340)
-        return PairStore.from_config(config, "val")
     images = {
         name.rpartition("-")[0]: shrink(grey / 255.0, 340)
         for split in ("train", "val")

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 import typer
 from imageio.v3 import imread
 from PIL import Image
@@ -14,6 +15,9 @@ from scipy import ndimage
 
 from napari_busref.data.samples import thermal_scene
 from napari_busref.metrics.registration import Scorer
+from napari_busref.models.features.likelihood import Likelihood
+from napari_busref.models.features.matcher import Matcher
+from napari_busref.registration.features import MatchingNetworks
 
 SHAPE = (64, 96)
 
@@ -191,3 +195,18 @@ def test_modalities_says_what_it_cannot_use(modalities, tmp_path):
         modalities.main(tmp_path, model="identity", case=["x-ray"])
     with pytest.raises(typer.BadParameter, match="nothing to measure: mri-ct"):
         modalities.main(tmp_path, model="identity", case=["mri-ct"], data_root=tmp_path)
+
+
+def test_features_tell_trained_networks_from_random_ones(folder):
+    features = importlib.import_module("features")
+    torch.manual_seed(0)
+    random = MatchingNetworks(Matcher().eval(), Likelihood().eval())
+    matches, blocks = zip(
+        *(
+            features.measure(networks, "photographs/inverted", Path(), 1)
+            for networks in (features.load(None), random)
+        ),
+        strict=True,
+    )
+    assert matches[0] > 0.25 > 0.05 > matches[1]
+    assert blocks[0] > 0.95  # edges alone give .94
