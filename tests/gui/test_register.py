@@ -18,7 +18,7 @@ pytest.importorskip("napari")
 from napari.components import ViewerModel
 from qtpy.QtCore import Qt, QThreadPool
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QLabel
 
 from napari_busref._napari.register.panel import RegisterAndFuse
 from napari_busref._napari.register.settings import Settings
@@ -488,6 +488,21 @@ def test_a_run_is_in_naparis_list_of_activities(viewer, panel, pair, fake, qtbot
 
 def shown(viewer):
     return [layer.name for layer in viewer.layers if layer.visible]
+
+
+def test_naparis_spinner_is_slow_during_a_run(window, viewer, panel, pair, fake, qtbot):
+    """Each of its pictures draws the whole window."""
+
+    def speeds():
+        movies = [label.movie() for label in panel.window().findChildren(QLabel)]
+        return [movie.speed() for movie in movies if movie is not None]
+
+    assert speeds() == [100]
+    hold(panel, fake, qtbot)
+    qtbot.waitUntil(lambda: speeds() == [10], timeout=5000)
+    with qtbot.waitSignal(panel.idle, timeout=30_000):
+        fake.go.set()
+    assert speeds() == [100]
 
 
 def test_the_fused_image_is_shown_alone_after_a_run(viewer, panel, pair, fake, qtbot):
