@@ -147,6 +147,9 @@ def test_both_models_start_from_their_base_and_become_models_of_the_user(
     assert not np.array_equal(last.now, last.before)
     fractions = [fraction for _, fraction in stages]
     assert fractions == sorted(fractions) and fractions[-1] == 1
+    said = {text for text, _ in stages}
+    assert {"fusion: step 1 of 2", "registration: step 2 of 2"} <= said
+    assert not [text for text in said if "loss" in text or "epe" in text]
     assert not is_unfinished(trainings_folder() / "mine")
     assert logged_losses(trainings_folder() / "mine", "fusion") == [
         (step, pytest.approx(loss, rel=1e-5)) for _, step, _, loss in notes.losses[:2]

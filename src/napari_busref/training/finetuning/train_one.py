@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,10 @@ class ModelTraining:
             else HeldOutFusion(self.held_out)
         )
 
+    def _report_step(self, steps: int, text: str, fraction: float) -> None:
+        """Report in plain words; `text` holds the names of losses and scores."""
+        self.reporter.step(f"{self.kind}: step {round(fraction * steps)} of {steps}", fraction)
+
     def train(
         self, pairs: list[PreparedPair], device: str, max_minutes: float | None
     ) -> Finetuned:
@@ -90,7 +95,7 @@ class ModelTraining:
             "store": _store(data),
             "resume": True,
             "callback": self,
-            "progress": self.reporter.step,
+            "progress": partial(self._report_step, recipe.steps),
         }
         weights = None
         if max_minutes is None or max_minutes > 0:
