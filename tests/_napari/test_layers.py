@@ -318,6 +318,20 @@ def test_every_result_layer_knows_everything():
     assert roles == ["warped", "mask", "fused", "displacement"]
 
 
+def test_the_doubt_lies_over_the_whole_fixed_layer_on_demand():
+    fixed, moving = planes(image(scale=(2, 2), name="vis"), image(seed=1, name="ir"))
+    result = run_result(fixed, moving)
+    sure = np.array([[0.9, 0.2, np.nan], [0.8, 0.7, 0.6]], np.float32)
+    result.registration.quality = SimpleNamespace(map=sure, map_px=7.3)
+    (layer,) = result_layers(result, fixed, moving, roles=["doubt"])
+    assert layer.name == "ir doubt (error over 7 px)"
+    np.testing.assert_allclose(layer.data, 1 - sure)
+    np.testing.assert_allclose(layer.scale, (20, 20))  # 10 x 10 fixed pixels of size 2
+    np.testing.assert_allclose(layer.translate, (9, 9))
+    result.registration.quality = SimpleNamespace(map=None, map_px=5.0)
+    assert result_layers(result, fixed, moving, roles=["doubt"]) == []
+
+
 def test_results_of_a_stack_lie_on_its_plane():
     fixed_layer = image(
         (4, 20, 30, 3),

@@ -100,6 +100,7 @@ def test_settings_as_arguments_of_register():
     assert learned.fusion()["loss_weights"] and learned.fusion()["detail"] == 0.75
     assert "weights" in learned.roles
     assert "weights" not in Settings(weights=True).roles  # gaf has none
+    assert "doubt" in Settings(doubt=True).roles - Settings().roles
     assert Settings(mask=False, displacement="grid").roles == {"warped", "fused", "grid"}
     assert Settings(displacement="none").field_role is None
 

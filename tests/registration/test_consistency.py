@@ -1,14 +1,20 @@
-"""Block confidence and inverse consistency."""
+"""Block confidence, inverse consistency and local support."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from napari_busref.geometry import (
     pixels_to_estimate,
 )
-from napari_busref.registration.consistency import block_confidence, inverse_consistency
+from napari_busref.registration.consistency import (
+    block_confidence,
+    inverse_consistency,
+    least_tolerance,
+    local_support,
+)
 from napari_busref.registration.features import FixedFeatures
 from synthetic_pairs import SHAPE, moved, pair, texture, view
 
@@ -25,3 +31,36 @@ def test_agreement_tells_right_from_wrong(networks):
     other = view(texture(seed=5))
     assert block_confidence(reference, other, estimate) < 0.3
     assert inverse_consistency(reference, other, estimate) > 0.02
+
+
+def test_the_local_support_says_where_the_estimate_is_wrong(networks):
+    """The right half of the picture moved down by 9 px, which an identity does not follow."""
+    bend = np.zeros((2, *SHAPE), np.float32)
+    bend[0, :, SHAPE[1] // 2 :] = 9
+    fixed, moving = pair(moved(displacement=bend))
+    identity = pixels_to_estimate(np.eye(3), None, SHAPE, SHAPE, torch.device("cpu"))
+    support = local_support(FixedFeatures(networks, fixed), moving, identity, 5 / SHAPE[1])
+    rows, cols = support.shape
+    assert (rows, cols) == (9, 12)  # cells of 16 px
+    left, right = support[:-1, : cols // 2 - 1], support[:-1, cols // 2 + 1 :]
+    assert left.min() > 1.5
+    assert np.nanmedian(right) < -1.5
+
+
+def test_nothing_is_said_of_empty_places_and_nothing_for_flat_ones(networks):
+    fixed, moving = pair(moved())
+    flat, valid = moving.image.clone(), torch.ones_like(moving.image)
+    flat[..., :, 96:] = 0.5
+    valid[..., :48, :96] = 0
+    identity = pixels_to_estimate(np.eye(3), None, SHAPE, SHAPE, torch.device("cpu"))
+    support = local_support(
+        FixedFeatures(networks, fixed), type(moving)(flat, valid), identity, 5 / SHAPE[1]
+    )
+    assert np.isnan(support[:2, :5]).all()
+    assert not np.isnan(support[3:]).any()
+    assert np.abs(support[4:, 8:]).max() < 1.5 < support[5:, :5].min()
+
+
+@pytest.mark.parametrize(("shape", "least"), [((200, 288), 2), ((2048, 2048), 14.2)])
+def test_large_images_cannot_tell_small_errors(shape, least):
+    assert least_tolerance(shape) == pytest.approx(least, rel=0.2)

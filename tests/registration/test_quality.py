@@ -229,3 +229,28 @@ def test_unregistered_and_json():
     values = json.loads(json.dumps(quality.as_dict(), allow_nan=False))
     assert values["reasons"] == ["no texture"]
     json.dumps(judge(moved(2)).as_dict(), allow_nan=False)
+
+
+def test_a_part_in_doubt_is_said_and_mapped():
+    truth = moved(3, -5, 4, 1.05)
+    moving = truth.inverse().apply(picture(smooth=4), cval=0)
+    support = np.full((10, 12), 8.0, np.float32)
+    support[:, 8:] = -8
+    support[0] = np.nan
+    parts = picture(smooth=4), 1 - moving
+    quality = judge(truth, *parts, support=support, support_px=6.0)
+    assert quality.map.shape == support.shape
+    assert np.isnan(quality.map[0]).all()
+    assert quality.map[1:, :8].min() > 0.9 > 0.1 > quality.map[1:, 8:].max()
+    assert quality.doubtful == pytest.approx(1 / 3)
+    assert not quality.reliable
+    assert "33% of the picture is doubtful: an error below 6 px" in quality.reasons[0]
+    assert judge(truth, *parts, support=np.abs(support)).reliable
+
+
+def test_the_map_survives_json():
+    quality = judge(moved(), support=np.array([[9.0, np.nan], [-9.0, 0.0]], np.float32))
+    again = Quality.from_dict(json.loads(json.dumps(quality.as_dict(), allow_nan=False)))
+    np.testing.assert_allclose(again.map, quality.map, atol=1e-3)
+    assert again == quality
+    assert Quality.from_dict(replace(quality, map=None).as_dict()).map is None

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from napari_busref.images.preprocess import Prepared, fill_invalid
 from napari_busref.models.inference import InferenceSession, cancellable, run_detached
 from napari_busref.registration.prepare import Pair
-from napari_busref.registration.quality import Evidence, Quality, assess
+from napari_busref.registration.quality import GOOD_PX, Evidence, Quality, assess
 from napari_busref.runtime.progress import Cancelled, Plan
 from napari_busref.runtime.stopwatch import Stopwatch
 from napari_busref.transforms.transform import Transform
@@ -98,11 +98,17 @@ class Estimated:
     evidence : Evidence or None
     wide : bool
         Whether a wide search found it; large rotations and scales are then plausible.
+    support : ndarray of float32, optional
+        See `napari_busref.registration.consistency.local_support`.
+    support_px : float
+        Its tolerance, in pixels of the fixed image.
     """
 
     transform: Transform
     evidence: Evidence | None = None
     wide: bool = False
+    support: NDArray[np.float32] | None = None
+    support_px: float = GOOD_PX
 
 
 def estimate_transform(
@@ -136,7 +142,11 @@ def estimate_transform(
     """
     from napari_busref.geometry import pixels_to_estimate
     from napari_busref.registration.candidates import match
-    from napari_busref.registration.consistency import inverse_consistency
+    from napari_busref.registration.consistency import (
+        inverse_consistency,
+        least_tolerance,
+        local_support,
+    )
     from napari_busref.registration.context import RunContext
     from napari_busref.registration.features import FixedFeatures
 
@@ -165,6 +175,9 @@ def estimate_transform(
             transform = transform_of(found.estimate)
             plan.begin("cross-check")
             inconsistency = inverse_consistency(features, moving, found.estimate)
+            tolerance = max(GOOD_PX, least_tolerance(pair.shape))
+            share = tolerance / max(pair.shape)
+            support = local_support(features, moving, found.estimate, share)
         evidence = Evidence(
             block_confidence=found.block_confidence,
             inverse_consistency_px=inconsistency * min(shapes[0]),
@@ -174,7 +187,7 @@ def estimate_transform(
             mirror_fits=found.mirror_fits,
         )
         watch.lap("agreement")
-        return Estimated(transform, evidence, found.wide)
+        return Estimated(transform, evidence, found.wide, support, tolerance)
 
     if not keep_best:
         return work()
@@ -205,6 +218,8 @@ def assess_estimate(pair: Pair, found: Estimated, *, mirrored: bool = False) -> 
         fixed_valid=pair.fixed.valid,
         wide=found.wide,
         mirrored=mirrored,
+        support=found.support,
+        support_px=found.support_px,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +13,8 @@ from napari_busref.metrics.edge_agreement import edge_agreement, edge_correlatio
 from napari_busref.transforms.transform import Transform
 
 __all__ = [
+    "GOOD_PX",
+    "LOCAL_WEIGHTS",
     "SCORE_BIAS",
     "SCORE_WEIGHTS",
     "UNRELATED_CONFIDENCE",
@@ -36,6 +38,10 @@ _MAX_SHIFT = 0.5  # of the diagonal
 _MAX_INCONSISTENCY = 0.04  # of the shorter side
 _MAX_REFINED = 0.1  # of the shorter side
 _RELIABLE_SCORE = 0.5
+_MAX_DOUBTFUL = 0.25  # share of the picture
+_MAX_SUPPORT = 6.0  # in nats; more says nothing more
+GOOD_PX = 5.0
+"""Error in pixels of the fixed image that the score and the map speak of."""
 
 _REJECTION_SCORE = 0.2
 """Score below which an estimate may be rejected."""
@@ -48,6 +54,12 @@ SCORE_WEIGHTS = (0.713, 0.366, -1.810)
 ``benchmarks/calibrate_quality.py`` fits it.
 """
 SCORE_BIAS = -9.478
+
+LOCAL_WEIGHTS = (-1.427, 0.424, 0.662)
+"""Of `Quality.map`: bias, and weights of the score's logit and of the local support.
+
+Fitted to cells whose error is known (``docs/decisions/0038-a-map-of-doubt.md``).
+"""
 
 Status = Literal["registered", "not registered", "cancelled"]
 _VERDICTS: dict[Status, str] = {
@@ -133,6 +145,11 @@ class Quality:
     status : str
         ``"registered"``, ``"not registered"`` (the transform is the initial one) or
         ``"cancelled"`` (the transform is the best estimate so far, without checks).
+    map : ndarray of float32, shape (rows, cols), or None
+        Probability of an error below `map_px` in equal cells of the fixed image, at most about
+        20 along each side of a square. NaN where one of the images is empty.
+    map_px : float
+        In pixels of the fixed image: 5, or more for sides beyond 720 px.
     """
 
     score: float
@@ -148,6 +165,15 @@ class Quality:
     edge_excess: float = 0.0
     evidence: Evidence | None = None
     status: Status = "registered"
+    map: NDArray[np.float32] | None = field(default=None, compare=False)
+    map_px: float = GOOD_PX
+
+    @property
+    def doubtful(self) -> float:
+        """Share of the cells of `map` whose probability is below 0.5, in [0, 1]."""
+        if self.map is None or np.isnan(self.map).all():
+            return 0.0
+        return float((self.map[~np.isnan(self.map)] < _RELIABLE_SCORE).mean())
 
     @property
     def verdict(self) -> str:
@@ -174,6 +200,11 @@ class Quality:
     def as_dict(self) -> dict[str, Any]:
         """The attributes as values that JSON can hold."""
         values = asdict(self)
+        if self.map is not None:
+            values["map"] = [
+                [None if np.isnan(one) else round(float(one), 3) for one in row]
+                for row in self.map
+            ]
         values["reasons"] = list(self.reasons)
         if self.evidence is not None and not np.isfinite(self.evidence.inverse_consistency_px):
             values["evidence"]["inverse_consistency_px"] = None  # JSON has no infinity
@@ -192,6 +223,10 @@ class Quality:
             key: np.nan if value is None else value for key, value in values.items()
         }
         plain["reasons"] = tuple(values.get("reasons") or ())
+        if values.get("map") is not None:
+            plain["map"] = np.array(values["map"], np.float32)  # None becomes NaN
+        else:
+            plain["map"] = None
         evidence = values.get("evidence")
         if evidence is not None:
             trip = evidence.get("inverse_consistency_px")
@@ -215,6 +250,8 @@ def assess(
     wide: bool = False,
     mirrored: bool = False,
     working: Transform | None = None,
+    support: NDArray[np.float32] | None = None,
+    support_px: float = GOOD_PX,
 ) -> Quality:
     """Assess a registration.
 
@@ -240,6 +277,10 @@ def assess(
         Whether a mirrored moving image is plausible.
     working : Transform, optional
         The estimate on the grid of these images, where that is coarser than the fixed image.
+    support : ndarray of float32, shape (rows, cols), optional
+        See `napari_busref.registration.consistency.local_support`.
+    support_px : float
+        Its tolerance.
 
     Returns
     -------
@@ -272,15 +313,23 @@ def assess(
     score = _score(evidence, excess, side) * min(1.0, motion.overlap / _MIN_OVERLAP)
     if score < _RELIABLE_SCORE:
         reasons.append(f"an error below 5 px is unlikely (probability {score:.0%})")
-    return motion.quality(
+    quality = motion.quality(
         score=score,
-        reliable=not reasons,
-        reasons=tuple(reasons),
+        reliable=False,
+        reasons=(),
         edge_agreement=0.0 if after is None else after.value,
         edge_agreement_before=0.0 if earlier is None else earlier,
         edge_excess=excess,
         evidence=evidence,
+        map=None if support is None else _probability(score, support),
+        map_px=support_px,
     )
+    if quality.doubtful > _MAX_DOUBTFUL:
+        reasons.append(
+            f"{quality.doubtful:.0%} of the picture is doubtful: an error below "
+            f"{support_px:.0f} px is unlikely there"
+        )
+    return replace(quality, reliable=not reasons, reasons=tuple(reasons))
 
 
 def unverified(
@@ -338,6 +387,18 @@ def _score(evidence: Evidence, excess: float, side: int) -> float:
     return float(1 / (1 + np.exp(-logit)))
 
 
+def _probability(score: float, support: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`Quality.map` from the score and the local support."""
+    bias, prior, local = LOCAL_WEIGHTS
+    logit = bias + prior * _logit(score) + local * support.clip(-_MAX_SUPPORT, _MAX_SUPPORT)
+    return np.asarray(1 / (1 + np.exp(-logit)), np.float32)
+
+
+def _logit(probability: float) -> float:
+    bounded = min(max(probability, 0.005), 0.995)
+    return float(np.log(bounded / (1 - bounded)))
+
+
 def confidence_features(
     evidence: Evidence, excess: float, side: int
 ) -> tuple[float, float, float]:
@@ -357,10 +418,9 @@ def confidence_features(
         Logit of the block confidence, square root of the edge excess, logarithm of the inverse
         consistency.
     """
-    confidence = min(max(evidence.block_confidence, 0.005), 0.995)
     inconsistency = min(evidence.inverse_consistency_px / side, 1.0)
     return (
-        float(np.log(confidence / (1 - confidence))),
+        _logit(evidence.block_confidence),
         min(max(excess, 0.0), 40.0) ** 0.5,
         float(np.log(inconsistency + 0.002)),
     )

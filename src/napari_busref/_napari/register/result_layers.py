@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 from napari.layers import Image, Labels, Layer, Shapes, Vectors
+from numpy.typing import NDArray
 
 from napari_busref._napari.layers.field_layers import (
     displacement_layer,
@@ -18,7 +19,7 @@ from napari_busref._napari.layers.field_layers import (
     magnitude,
     magnitude_layer,
 )
-from napari_busref._napari.layers.grids import Rescaled
+from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.image_grids import grid_of_plane
 from napari_busref._napari.layers.pair import METADATA_KEY, Plane
 from napari_busref._napari.layers.plane_pairs import single_pair
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 #: Roles of the layers that a run can add, from bottom to top.
-ROLES = ("warped", "mask", "fused", "weights", "magnitude", "grid", "displacement")
+ROLES = ("warped", "mask", "fused", "weights", "doubt", "magnitude", "grid", "displacement")
 
 #: Roles of the layers that it adds by default.
 DEFAULT_ROLES = ("warped", "mask", "fused", "displacement")
@@ -75,15 +76,16 @@ def result_layers(
         `LayersResult`, which holds it.
     roles : collection of str
         Which of `ROLES` to make. ``"fused"`` is left out when nothing was fused, ``"weights"``
-        when the fusion model has none.
+        when the fusion model has none, ``"doubt"`` when nothing was found.
 
     Returns
     -------
     list of Layer
         From bottom to top: warped moving image, mask (Labels), fused image, weights of a learned
-        loss (Image), lengths of the displacement (Image with a colour bar), deformed grid
-        (Shapes), arrows (Vectors). Only the fused image is visible, or without it the warped
-        image. Of a stack, the grid shows the shown plane only; the others hold all planes.
+        loss (Image), doubt (Image), lengths of the displacement (Image with a colour bar),
+        deformed grid (Shapes), arrows (Vectors). Only the fused image is visible, or without it
+        the warped image. Of a stack, the grid shows the shown plane only; the others hold all
+        planes.
         ``metadata["napari-busref"]`` of each holds ``transform`` (`Transform`), ``quality``
         (`Quality`), ``parameters``, ``timings``, ``versions``, ``initial``, the names ``fixed``
         and ``moving``, their ``fixed_grid`` and ``moving_grid`` (`ImageGrid.as_dict`), ``axes``,
@@ -115,6 +117,9 @@ def result_layers(
         "weights": lambda: _weights(
             result, common("weights", f"{moving.name} weights of the loss")
         ),
+        "doubt": lambda: _doubt(
+            result, common("doubt", f"{moving.name} doubt (error over {_doubt_px(result):.0f} px)")
+        ),
         "magnitude": lambda: _magnitude(
             result, common("magnitude", f"{moving.name} displacement (px of {fixed.name})")
         ),
@@ -131,6 +136,8 @@ def result_layers(
         ),
     }
     missing = {role for role in ("fused", "weights") if getattr(result, role) is None}
+    if "doubt" in roles and all(p.quality.map is None for p in result.planes.values()):
+        missing.add("doubt")
     made = [makers[role]() for role in ROLES if role in set(roles) - missing]
     show_picture_alone(made)
     return made
@@ -352,19 +359,50 @@ def _weights(result: LayersResult, common: dict[str, Any]) -> Image:
 
 
 def _magnitude(result: LayersResult, common: dict[str, Any]) -> Image:
-    pairs = result.pairs
-    lengths, grid = magnitude(result.transform, result.initial)
-    sizes, longest = pairs.sizes_on(grid), float(lengths.max())
-    data: Any = np.expand_dims(lengths, pairs.hidden)
+    grid = magnitude(result.transform, result.initial)[1]
+    data = _of_planes(result, grid, lambda one: magnitude(one.transform, result.initial)[0])
+    return magnitude_layer(data, float(data.max()), **result.pairs.spatial_on(grid), **common)
+
+
+def _doubt_px(result: LayersResult) -> float:
+    return next(iter(result.planes.values())).quality.map_px
+
+
+def _doubt(result: LayersResult, common: dict[str, Any]) -> Image:
+    """Draw where an error beyond `Quality.map_px` is likely: 1 less `Quality.map`."""
+    shape = next(m.shape for one in result.planes.values() if (m := one.quality.map) is not None)
+    grid = Grid.over(shape, result.transform.fixed_shape)
+
+    def doubt(one: PlaneResult) -> NDArray[np.float32]:
+        known = one.quality.map
+        return np.full(shape, np.nan, np.float32) if known is None else 1 - known
+
+    layer = Image(
+        _of_planes(result, grid, doubt),
+        colormap="inferno",
+        contrast_limits=(0.0, 1.0),
+        opacity=0.6,
+        visible=False,
+        **result.pairs.spatial_on(grid),
+        **common,
+    )
+    layer.colorbar.visible = True
+    return layer
+
+
+def _of_planes(
+    result: LayersResult, grid: Grid, values: Callable[[PlaneResult], NDArray[np.float32]]
+) -> Any:
+    """Values on a grid, with all dimensions of the layers; 0 for planes without a result."""
+    pairs, sizes = result.pairs, result.pairs.sizes_on(grid)
     if result.mode == "each":
         data = np.zeros(sizes, np.float32)
         for position, found in result.planes.items():
-            plane, _ = magnitude(found.transform, result.initial)
-            data[_at(position, pairs.hidden, len(sizes))] = plane
-        longest = float(data.max())
-    elif data.shape != sizes:
-        data = da.broadcast_to(da.from_array(data), sizes)
-    return magnitude_layer(data, longest, **pairs.spatial_on(grid), **common)
+            data[_at(position, pairs.hidden, len(sizes))] = values(found)
+        return data
+    (found,) = result.planes.values()
+    one = np.expand_dims(values(found), pairs.hidden)
+    return one if one.shape == sizes else da.broadcast_to(da.from_array(one), sizes)
 
 
 def _arrows(result: LayersResult, common: dict[str, Any]) -> Vectors:

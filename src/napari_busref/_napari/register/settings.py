@@ -42,6 +42,8 @@ style, palette, scale_bar, device
         Which layers to add. Without ``fused`` nothing is fused.
     weights : bool
         Add the weights of the fusion model's learned loss, if it has one.
+    doubt : bool
+        Add where an error is likely.
     displacement : str
         How to draw it: ``"arrows"``, a deformed ``"grid"``, ``"lengths"``, or ``"none"``.
     planes : str
@@ -70,6 +72,7 @@ style, palette, scale_bar, device
     mask: bool = True
     fused: bool = True
     weights: bool = False
+    doubt: bool = False
     displacement: str = "arrows"
     planes: str = "plane"
     results: str = "update"
@@ -78,7 +81,7 @@ style, palette, scale_bar, device
     @property
     def roles(self) -> frozenset[str]:
         """Roles of the layers to add."""
-        roles = {name for name in ("warped", "mask", "fused") if getattr(self, name)}
+        roles = {name for name in ("warped", "mask", "fused", "doubt") if getattr(self, name)}
         if self.weighs:
             roles.add("weights")
         return frozenset(roles if self.field_role is None else roles | {self.field_role})
@@ -250,6 +253,11 @@ PANEL_OPTIONS = (
         "weights",
         "Of the fusion model refusion: add the weight of the {moving_image} in its learned loss\n"
         "at every pixel, from 0 to 1",
+    ),
+    PanelOption(
+        "doubt",
+        "doubt",
+        "Add a hidden layer with the probability of an error, place by place",
     ),
     PanelOption(
         "displacement",

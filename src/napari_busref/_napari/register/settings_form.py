@@ -29,7 +29,7 @@ from napari_busref.images.dtypes import AUTOMATIC
 
 __all__ = ["SettingsForm"]
 
-_OUTPUTS = ("warped", "mask", "fused", "weights")
+_OUTPUTS = ("warped", "mask", "fused", "weights", "doubt")
 
 
 class SettingsForm(Folded):

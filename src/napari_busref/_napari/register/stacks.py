@@ -327,7 +327,11 @@ class _StackRun:
             found.transform, self.fixed_grid, self.moving_grid, fixed.shape, moving.shape
         )
         step = float(np.mean(self.fixed_grid.step))
-        quality = replace(found.quality, shift_px=found.quality.shift_px * step)
+        quality = replace(
+            found.quality,
+            shift_px=found.quality.shift_px * step,
+            map_px=found.quality.map_px * step,
+        )
         copies = () if self.moving_grid.full else ((self.moving_grid, image),)
         return RegisteredPair(found, transform, quality, Source(moving, copies), target)
 

@@ -25,7 +25,7 @@ __all__ = [
 _OWN = "shown"  # key of the visibility that a run gave to the layer itself
 _SOURCES = "sources_shown"  # of those that it gave to the fixed and the moving layer
 _PICTURES = ("fused", "warped")
-_COVERING = ("fused", "weights", "magnitude", "grid", "displacement")
+_COVERING = ("fused", "weights", "doubt", "magnitude", "grid", "displacement")
 
 
 def show_picture_alone(layers: Sequence[Layer]) -> None:
@@ -49,7 +49,7 @@ def hide(layer: Layer) -> None:
 
 
 def hide_others(layers: Sequence[Layer], results: Sequence[Layer]) -> None:
-    """Hide earlier fused images, weights and drawings of a pair, which a run did not update.
+    """Hide earlier fused images, maps and drawings of a pair, which a run did not update.
 
     Parameters
     ----------
