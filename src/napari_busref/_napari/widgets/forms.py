@@ -58,6 +58,7 @@ __all__ = [
 GOOD, DOUBTFUL, BAD = "#009e73", "#e69f00", "#d55e00"
 
 _LOWEST = 240  # pixels of a panel: two choosers, the buttons and the headline of a verdict
+_WIDE = QSize(340, 0)  # pixels, where the window has room
 
 
 class Message(QLabel):
@@ -350,5 +351,5 @@ class _Scroll(QScrollArea):
         return QSize(self._content.minimumSizeHint().width() + room, _LOWEST)
 
     def sizeHint(self) -> QSize:
-        """As large as the content."""
-        return self._content.sizeHint().expandedTo(self.minimumSizeHint())
+        """As large as the content, and wide enough for napari's title of the panel."""
+        return self._content.sizeHint().expandedTo(self.minimumSizeHint()).expandedTo(_WIDE)
