@@ -546,8 +546,8 @@ def _add(
 ) -> None:
     """Add a change of brightness, and of colour, to the image in its own range and type."""
     parts = fused[..., :3] if fused.ndim == 3 else fused
-    step = change[where][:, None] if fused.ndim == 3 else change[where]
-    if colours is not None:
-        step = step + colours[where]
-    values = plus(parts[where], step * (visible.scale.high - visible.scale.low))
-    parts[where] = np.clip(values, 0, 1) if bounded else values
+    if fused.ndim == 3:
+        change, where = change[..., None], where[..., None]
+    step = change if colours is None else change + colours
+    values = plus(parts, step * (visible.scale.high - visible.scale.low))
+    np.copyto(parts, np.clip(values, 0, 1) if bounded else values, where=where)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.morphology import convex_hull_image
 
 from napari_busref.images.arrays import one_plane, taken, to_array, with_nodata
 from napari_busref.images.blocks import row_blocks
@@ -344,6 +343,8 @@ def _empty_border(array: NDArray[Any]) -> NDArray[np.bool_]:
     empty = kept[regions]
     if empty.mean() <= 0.01 or empty.all():
         return nothing
+    from skimage.morphology import convex_hull_image  # half a CPU second, for few images
+
     step = -(-max(empty.shape) // 256)
     small = empty[::step, ::step]
     if small.all() or (convex_hull_image(~small) & small).sum() > 0.5 * small.sum():
