@@ -167,8 +167,11 @@ def test_auto_searches_wide_where_the_near_result_is_not_confirmed(networks):
     assert result.wide and result.clear
     assert error(result.estimate, turned) < 1
     assert "judge" not in watch.total()  # no near pose has edges in common, so none was fitted
-    result = found(networks, near, MatchOptions(refine="affine"))
+    result = found(networks, near, MatchOptions(refine="affine", initial=False))
     assert not result.wide and result.chosen.startswith("search")
+    # a start that the edges confirm needs no search
+    result = found(networks, near, MatchOptions(refine="affine"))
+    assert set(result.scores) == {"initial"} and error(result.estimate, near) < 1
     result = found(networks, turned, MatchOptions(search="near", refine="affine"))
     assert not result.wide and error(result.estimate, turned) > 20
 

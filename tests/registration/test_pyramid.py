@@ -51,7 +51,9 @@ def test_large_images_are_refined_step_by_step():
 
 def test_a_near_start_is_looked_at_closely_at_once():
     plan = pyramid_schedule("dense", "affine", (400, 400), near=True)
-    assert [(level.model, level.side) for level in plan] == [("affine", 288), ("dense", 400)]
+    assert [(level.model, level.side) for level in plan] == [("affine", 192), ("dense", 400)]
+    flat = pyramid_schedule("dense", "homography", (400, 400), near=True)
+    assert [level.side for level in flat] == [192, 288, 400]
 
 
 @pytest.mark.parametrize("shape", [(16, 4000), (400, 16), (16, 200), (64, 1600), (17, 20000)])

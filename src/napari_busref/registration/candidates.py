@@ -52,10 +52,10 @@ class Match:
     block_confidence : float
         Of `estimate`, see `napari_busref.registration.consistency.block_confidence`.
     scores : dict
-        Score of each candidate, empty when there is only one. Edge scores in [-1, 1] where a near
-        search finds a confident candidate, else block confidences in [0, 1]: edges of small
-        overlaps, and of images with few strong edges, agree by chance. Near-duplicates and
-        everything after a confident candidate are scored without refinement.
+        Score of each candidate; empty for a single one without a search. Edge scores in [-1, 1]
+        where one is confident, else block confidences in [0, 1]: edges of small overlaps, and of
+        images with few strong edges, agree by chance. Near-duplicates and everything after a
+        confident candidate are scored without refinement.
     wide : bool
         Whether a wide search found it.
     clear : bool
@@ -102,12 +102,23 @@ def match(
     scorer = CandidateScorer(features, moving)
     search = run.options.search
 
+    given = {"initial": initial} if run.options.initial else {}
+    left = dict(proposal_networks)
+
     def others() -> dict[str, Estimate]:
-        given = {"initial": initial} if run.options.initial else {}
-        return given | _network_proposals(proposal_networks, features, moving, initial, run)
+        return given | _network_proposals(left, features, moving, initial, run)
 
     if search == "wide":
         return _match_wide(scorer, initial, run, others)
+    if search == "auto":
+        # The first network is a tenth of the work of a near pair, and often enough.
+        left = dict(list(proposal_networks.items())[:1])
+        given = others()
+        left = {name: one for name, one in proposal_networks.items() if name not in given}
+        if _any_confident(scorer, given):
+            first = _select_and_refine(scorer, given, run)
+            if first.block_confidence >= UNRELATED_CONFIDENCE:
+                return first
     poses = _near_poses(features, moving, initial, run)
     likeliest = dict(list(poses.items())[:_TOP_K])
     again = run.without_keeping()
@@ -241,7 +252,7 @@ def _select_and_refine(
         return Match(candidate, name, candidate)
     chosen, candidate = next(iter(finite.items()))
     scores: dict[str, float] = {}
-    if len(finite) > 1:
+    if len(finite) > 1 or run.options.search != "none":
         part = run.plan.begin("compare all" if exhaustive else "compare")
         chosen, candidate, scores = _select(scorer, finite, exhaustive, part)
         run.watch.lap("judge")
@@ -291,6 +302,17 @@ def _refine(scorer: CandidateScorer, found: Match, run: RunContext, *, above: fl
         found.estimate = estimate
         run.keep(estimate)
     run.watch.lap("refine")
+
+
+def _any_confident(scorer: CandidateScorer, candidates: Mapping[str, Estimate]) -> bool:
+    """Whether the edges confirm a candidate after one pyramid level."""
+    likely = {
+        name: one
+        for name, one in candidates.items()
+        if is_finite(one) and scorer.edges(one) >= _UNLIKELY_EDGE_SCORE
+    }
+    refined = _pre_refine_distinct(scorer, likely, _CONFIDENT_EDGE_SCORE, Reporter())
+    return any(scorer.edges(one) > _CONFIDENT_EDGE_SCORE for one in refined.values())
 
 
 def _pre_refine_distinct(

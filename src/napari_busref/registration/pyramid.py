@@ -15,6 +15,7 @@ MAX_SIDE = 2048
 """Side of the largest working size. Larger images are refined at that size."""
 
 _COARSE_SIDES = (128, 128, 192, 288)
+_NEAR_SIDE = 192  # largest coarse level of a near candidate; 288 takes a third more of all time
 _FINE_SIDE = 640  # above it, halves of the full side fill the gap to the coarse levels
 _MAX_REPEATS = 3  # of the last coarse level
 _SIDE_MULTIPLE = 8  # the bus then needs no padding
@@ -56,7 +57,7 @@ def pyramid_schedule(
     shape : tuple of int
         (H, W) of the fixed image.
     near : bool
-        Whether the candidate is off by a few pixels only. The last coarse level is then enough.
+        Whether the candidate is off by a few pixels only. One coarse level is then enough.
     """
     if refine == "none":
         return ()
@@ -64,8 +65,9 @@ def pyramid_schedule(
     fine = [full]
     while fine[0] > _FINE_SIDE:
         fine.insert(0, fine[0] / 2)
-    coarse = [side for side in _COARSE_SIDES if side < full][-1 if near else 0 :]
-    levels = [PyramidLevel("affine", side) for side in coarse or fine[:1]]
+    coarse = [side for side in _COARSE_SIDES if side < full]
+    first = [side for side in coarse if side <= _NEAR_SIDE][-1:] if near else coarse
+    levels = [PyramidLevel("affine", side) for side in first or fine[:1]]
     levels[-1] = replace(levels[-1], max_repeats=_MAX_REPEATS)
     if transform == "homography":
         levels.append(PyramidLevel("homography", (coarse or fine)[-1]))
