@@ -157,13 +157,13 @@ def _equals(values: NDArray[Any], value: float) -> NDArray[np.bool_]:
         if not math.isfinite(value) or not _fits(value, values.dtype):
             return np.zeros(values.shape, bool)
         return values == values.dtype.type(int(value))
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # signalling NaN are invalid
         near = values.dtype.type(value)
-    if not np.isfinite(near):  # float64's limit in float32: everything beyond is not finite
-        return ~np.isfinite(values) & (np.sign(values) == np.sign(near))
-    if abs(value) >= _HUGE:
-        return np.abs(values / near - 1) < 1e-5
-    return values == near
+        if not np.isfinite(near):  # float64's limit in float32: everything beyond is not finite
+            return ~np.isfinite(values) & (np.sign(values) == np.sign(near))
+        if abs(value) >= _HUGE:
+            return np.abs(values / near - 1) < 1e-5
+        return values == near
 
 
 def _is_nodata(

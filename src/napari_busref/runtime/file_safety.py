@@ -48,7 +48,10 @@ def memory_limited(memory_limit: float | None) -> Iterator[None]:
     if memory_limit is None:
         yield
         return
-    token = _LIMIT.set(check_number("memory_limit", memory_limit))
+    limit = check_number("memory_limit", memory_limit)
+    if not limit > 0:
+        raise ValueError(f"memory_limit: got {memory_limit!r}, need more than 0 GiB")
+    token = _LIMIT.set(limit)
     try:
         yield
     finally:

@@ -36,7 +36,7 @@ class Plane:
         elif self.origin is not None:
             image = minus(image, self.origin)
         elif image.dtype.kind == "f":
-            with np.errstate(over="ignore"):  # values beyond float64 are lost
+            with np.errstate(over="ignore", invalid="ignore"):  # beyond float64; signalling NaN
                 image = image.astype(_WORKING_TYPES.get(image.dtype.itemsize, np.float64))
             finite = np.isfinite(image)
             if not finite.all():
