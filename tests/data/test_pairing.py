@@ -50,6 +50,7 @@ def names(pairs: list[Pair]) -> list[tuple[str, str, str]]:
         ("frame12RGB.png", "frame12T.png", "frame12T"),
         ("visible-a b.png", "thermal-a b.png", "thermal-a b"),
         ("0001.png", "0001-lwir.png", "0001-lwir"),
+        ("p7_opt.tif", "p7_SAR.tif", "p7_SAR"),
         ("0001_W.jpg", "0001.png", "0001"),
         ("scan_3_LWIR.png", "scan_3_rgb.png", "scan_3_rgb"),  # FIXED may be the infrared image
         ("p7_MRI.png", "p7_CT.png", "p7_CT"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import imagecodecs
 import numpy as np
 import pytest
@@ -93,6 +95,41 @@ def test_odd_numbers_of_bits(tmp_path, bits):
     tifffile.imwrite(tmp_path / "a.tif", image, bitspersample=bits)
     scale = 1 if bits > 8 else 255 / (2**bits - 1)
     same(tmp_path / "a.tif", np.rint(image * scale).astype(image.dtype))
+
+
+def test_jpeg_of_12_bits_in_tiff(tmp_path):
+    path, counts = tmp_path / "a.tif", GREY.astype(np.uint16) * 16
+    options = {"level": 98, "bitspersample": 12}
+    tifffile.imwrite(path, counts, compression="jpeg", bitspersample=12, compressionargs=options)
+    np.testing.assert_allclose(read_image(path).data, counts, atol=8)
+
+
+@pytest.mark.parametrize("largest", [1023, 4095, 16383, 65534, 65535])
+@pytest.mark.parametrize("kind", ["P2", "P5"])
+def test_counts_of_a_thermal_camera_in_pgm(tmp_path, largest, kind):
+    counts = np.linspace(0, largest, 64 * 80).round().astype(np.uint16).reshape(64, 80)
+    head = f"{kind}\n# 14 bits\n80 64 # columns, rows\n{largest}\n".encode()
+    text = " ".join(map(str, counts.flat)).encode()
+    (tmp_path / "a.pgm").write_bytes(
+        head + (text if kind == "P2" else counts.astype(">u2").tobytes())
+    )
+    same(tmp_path / "a.pgm", counts)
+
+
+@pytest.mark.parametrize("array", [np.zeros(5), np.zeros((0, 5)), np.full((3, 4), "a")])
+def test_npy_without_an_image(tmp_path, array):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(ValueError, match=r"a\.npy holds .* of shape .*, need an image of numbers"):
+        read_image(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("text", ["nan", "-9999", "1e400", "none", ""])
+def test_a_missing_value_that_no_integer_holds_marks_nothing(tmp_path, monkeypatch, capfd, text):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    tags = [(42113, "s", 0, text, True)]
+    tifffile.imwrite(tmp_path / "a.tif", DEEP, extratags=tags)
+    same(tmp_path / "a.tif", DEEP)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("image", [GREY, DEEP])

@@ -18,6 +18,7 @@ _INFRARED = (
 _WORDS = (
     (frozenset(_VISIBLE.split()), frozenset(_INFRARED.split())),
     (frozenset(("mri", "mr")), frozenset(("ct", "pet", "spect"))),
+    (frozenset(("opt", "optical", "eo")), frozenset(("sar", "radar"))),
     (frozenset(("pan",)), frozenset(("ms", "xs", "mss"))),
     (frozenset(("he",)), frozenset(("ihc",))),
 )

@@ -181,6 +181,11 @@ def _read(
             pass
         with _damage(file, suffix):
             stored = _stored(file, suffix)
+        if stored.data.dtype.kind not in "biufc" or stored.data.ndim < 2 or not stored.data.size:
+            raise ValueError(
+                f"{file} holds {stored.data.dtype} of shape {stored.data.shape}, need an image "
+                "of numbers"
+            )
         try:
             with _damage(file, suffix):
                 data, axes, words = choose(stored, choice, single=single)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,8 @@ def read_picture(file: Path) -> Stored:
         if format_ == "JPEG2000":
             return _jpeg2000(file, opened)
         data = _array(opened)
+    if format_ == "PPM" and data.dtype == np.uint16:
+        data = _counts(file, data)
     pages = [partial(_frame, file, number) for number in range(1, frames)]
     note = flir.NOTE_DJI if flir.is_dji_thermal(file, format_) else ""
     return Stored(data, "YXS"[: data.ndim], pages=pages, note=note)
@@ -59,6 +62,14 @@ def _array(picture: Image.Image) -> NDArray[Any]:
     if data.dtype == np.int32 and data.min() >= 0 and data.max() <= 65535:
         data = data.astype(np.uint16)  # some Pillow versions open 16-bit grey as mode I
     return native(data)
+
+
+def _counts(file: Path, stretched: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """The counts of a PGM of 9 to 16 bits, which Pillow stretches to 65535."""
+    with file.open("rb") as stream:
+        header = re.sub(rb"#[^\n]*", b"", stream.read(4096)).split()
+    largest = int(header[3])  # after the magic number, width and height
+    return np.rint(stretched * (largest / 65535)).astype(np.uint16)
 
 
 def _frame(file: Path, number: int) -> NDArray[Any]:

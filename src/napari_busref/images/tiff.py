@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,9 @@ from napari_busref.images.nodata import parse_nodata
 from napari_busref.images.selection import Stored
 
 __all__ = ["geo_tags", "read_geotags", "read_tiff", "upright", "write_tiff"]
+
+# tifffile prints what it cannot parse, such as "nan" as the missing value of integers
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 # types that ImageJ opens; only these keep its "unit"
 _IMAGEJ_TYPES = ("uint8", "uint16", "float32")
