@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -83,6 +85,21 @@ def test_homography():
     np.testing.assert_allclose(found / found[2, 2], truth, atol=8e-3)
     stiff = fit_affine(data, STIFF)  # which an affine cannot follow
     assert np.abs(stiff - truth).max() > 0.03
+
+
+def test_moments_of_one_peak_are_those_of_gaussians():
+    peak, around, spread, bandwidth = np.array([3, -2]), np.array([1, 1]), np.array([2, 3]), 4
+    data = likely(np.tile(peak * PIXEL, (400, 1, 1)), np.ones((400, 1)), spread)
+    data = dataclasses.replace(data, weight=np.full(400, 0.5))
+    found = data.e_step(np.tile(around * PIXEL, (400, 1)), bandwidth * PIXEL)
+    variance = 1 / (spread**-2.0 + bandwidth**-2.0)  # of the product of two Gaussians
+    mean = variance * (peak / spread**2 + around / bandwidth**2)
+    floor = 0.08  # pixels², of any displacement
+    precision, expected = 1 / (variance + floor), 1 / (bandwidth**2 + floor)
+    information = 0.5 * np.diag(precision - expected) / PIXEL**2
+    moment = 0.5 * (precision * mean - expected * around) / PIXEL
+    np.testing.assert_allclose(found[0][7], information, rtol=3e-3, atol=1)
+    np.testing.assert_allclose(found[1][7], moment, rtol=3e-3)
 
 
 def test_an_edge_counts_across_only():

@@ -11,6 +11,7 @@ from napari_busref.geometry import (
 )
 from napari_busref.registration.bsplines import KNOT_SPACING, MAX_CONTROL_POINTS, spline_design
 from napari_busref.registration.pyramid import (
+    downsample,
     pixel_scale,
     pyramid_schedule,
     resample,
@@ -30,6 +31,14 @@ def test_working_sizes():
 def test_pixel_scale():
     theta = torch.tensor([[[0.5, 0, 0], [0, 0.25, 0]]])
     assert float(pixel_scale(theta, (100, 100), (400, 200))) == pytest.approx(1.0)
+
+
+def test_moving_images_shrink_by_the_factor():
+    image = view(texture())
+    rows, cols = image.shape
+    assert downsample(image, 1.1) is image
+    assert downsample(image, 1.2).shape == (round(rows / 1.2), round(cols / 1.2))
+    assert downsample(image, 1e3).shape == (16, 16)
 
 
 def test_resample_says_where_the_moving_image_ends():

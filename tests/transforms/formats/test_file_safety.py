@@ -277,7 +277,7 @@ class TestScenes:
     def test_declared_chunk(self, scene: Path) -> None:
         file = scene / "coordinateTransformations/displacement/0/zarr.json"
         array = json.loads(file.read_text())
-        array["chunk_grid"]["configuration"]["chunk_shape"] = [2, 10**6, 10**6]
+        array["chunk_grid"]["configuration"]["chunk_shape"] = [2, 20_000, 20_000]  # 3 GiB
         file.write_text(json.dumps(array))
         refused(scene, "declares a chunk of")
 
