@@ -339,10 +339,6 @@ METADATA = st.sampled_from([None, {}, {"a": 1}, {"a": math.nan}, {"a": object()}
 
 #: By function: the check, and the strategies of its arguments.
 CHECKS: dict[str, tuple[Callable[..., None], Callable[[tuple[Any, ...]], tuple[Any, ...]]]] = {
-    "register": (
-        check_register,
-        lambda s: (pairs(s), st.one_of(FAST, options(**REGISTER_OPTIONS))),
-    ),
     "fuse": (
         check_fuse,
         lambda s: (pairs(s), st.sampled_from(FUSION_MODELS), options(**FUSE_OPTIONS)),
@@ -387,6 +383,10 @@ CHECKS: dict[str, tuple[Callable[..., None], Callable[[tuple[Any, ...]], tuple[A
             options(**READ_OPTIONS),
             st.integers(0, 99),
         ),
+    ),
+    "register": (
+        check_register,
+        lambda s: (pairs(s), st.one_of(FAST, options(**REGISTER_OPTIONS))),
     ),
 }
 
