@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from napari_busref.batch.results import ResultWriter, fill_value_of
-from napari_busref.batch.run import SUMMARY, finished_rows, process_rows, results_of, run_files
+from napari_busref.batch.run import (
+    SUMMARY,
+    attempt,
+    finished_rows,
+    process_rows,
+    results_of,
+    run_files,
+)
 from napari_busref.data.pairing import Pair, find_pairs
 from napari_busref.images.io import ImageFile, read_image, read_plane, write_image
 from napari_busref.runtime.progress import Cancelled, Reporter
@@ -54,8 +61,8 @@ def test_a_failure_is_a_row_and_the_others_go_on(tmp_path: Path) -> None:
 
     writer = ResultWriter(tmp_path)
     rows = [row for _, row in process_rows(writer, pairs, process, {"c": {"name": "c"}})]
-    assert [row.get("status") for row in rows] == ["ok", "failed", None]
-    assert rows[1]["message"] == "too small"
+    assert [row.get("status") for row in rows] == [None, "ok", "failed"]
+    assert rows[2]["message"] == "too small"
     assert (tmp_path / SUMMARY).read_text().splitlines()[2].startswith("b,failed")
     with pytest.raises(ValueError, match="too"):
         list(process_rows(writer, pairs[1:2], process, {}, several=False))
@@ -84,3 +91,21 @@ def test_outside_an_integer_image_is_the_no_data_value_of_its_file() -> None:
     assert fill_value_of(file(np.int16, None), None) is None  # 0
     assert fill_value_of(file(np.uint8, -9999.0), None) is None  # it cannot hold that
     assert fill_value_of(file(np.float32, -9999.0), None) is None  # NaN
+
+
+def test_only_errors_that_may_pass_are_tried_again(tmp_path: Path) -> None:
+    (pair,) = folders(tmp_path, ["a"])
+    calls: list[type] = []
+
+    def process(error: type) -> object:
+        def once(pair: Pair) -> dict[str, str]:
+            calls.append(error)
+            if len(calls) < 3:
+                raise error("full")
+            return {}
+
+        return attempt(once, pair, retries=2).row["status"]
+
+    assert process(OSError) == "ok" and len(calls) == 3
+    calls.clear()
+    assert process(ValueError) == "failed" and len(calls) == 1

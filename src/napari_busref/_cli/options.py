@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from napari_busref.batch.scheduling import check_scheduler, check_shard
 from napari_busref.data.pairing import check_match
 from napari_busref.runtime.file_safety import memory_limited
 from napari_busref.runtime.options import OPTIONS, check_choice, check_number
@@ -167,6 +168,33 @@ def _limit_memory(ctx: typer.Context, value: float | None) -> float | None:
 
 MemoryLimit = Annotated[
     float | None, table_option("memory_limit", "--memory-limit", callback=_limit_memory)
+]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="<local[:N]|ADDRESS|FILE.json>",
+        callback=check_scheduler,
+        help="Process the pairs of folders on workers of dask.distributed: N here, or those of a "
+        "running scheduler.",
+    ),
+]
+Retries = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="How often to try a pair again after an error that is not of its files, or after "
+        "its worker died.",
+    ),
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        callback=check_shard,
+        help="Process one of N parts of the pairs, such as 2/8. Parts may run at the same time.",
+    ),
 ]
 Resume = Annotated[
     bool,

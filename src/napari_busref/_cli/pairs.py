@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import typer
@@ -19,103 +20,155 @@ from napari_busref._cli.console import (
     out,
     tell,
 )
+from napari_busref._cli.tasks import Task
 from napari_busref.batch.files import output_folder
+from napari_busref.batch.manifest import Manifest, held, weights_of
 from napari_busref.batch.results import ResultWriter
 from napari_busref.batch.run import SUMMARY, finished_rows, process_rows
+from napari_busref.batch.scheduling import check_scheduler, check_shard, parse_shard
 from napari_busref.data.pairing import Pair, find_pairs
 
-#: Processes one pair, writes its files and returns its report.
-ProcessPair = Callable[[Pair, Bars, Event], dict[str, Any]]
+
+@dataclass(frozen=True)
+class Workers:
+    """Where the pairs of two folders are processed, and which of them.
+
+    Attributes
+    ----------
+    scheduler : str, optional
+        As of `check_scheduler`; None processes them here.
+    retries : int
+    shard : str, optional
+        As of `check_shard`.
+    """
+
+    scheduler: str | None = None
+    retries: int = 0
+    shard: str | None = None
+
+    def __post_init__(self) -> None:
+        check_scheduler(self.scheduler)
+        check_shard(self.shard)
 
 
 def process_pairs(
-    writer: ResultWriter,
-    fixed: Path,
-    moving: Path,
-    suffixes: Sequence[str],
-    process: ProcessPair,
-    match: str = "name",
+    task: Task, fixed: Path, moving: Path, match: str = "name", workers: Workers | None = None
 ) -> None:
     """Process two files, or all pairs of two folders.
 
     The error of a single pair is raised. Of several pairs, each failure is reported and the
-    others go on; ``summary.csv`` gets a row for each pair as soon as it is done.
+    others go on; ``summary.csv`` gets a row and ``manifest.jsonl`` an event for each pair as soon
+    as it is done.
 
     Parameters
     ----------
-    writer : ResultWriter
+    task : Task
+        Unless its writer replaces or resumes, no results may exist.
     fixed, moving : Path
         Two files or two folders.
-    suffixes : sequence of str
-        What the names of results have after the stem; unless `writer` replaces or resumes, none
-        of them may exist.
-    process : ProcessPair
     match : str
         How to pair the files of folders, see `find_pairs`.
+    workers : Workers, optional
+        For folders.
     """
+    writer, chosen = task.writer, workers or Workers()
     if writer.overwrite and writer.resume:
         raise ValueError("--resume: keeps results, which --overwrite replaces; need one of them")
     pairs, alone = find_pairs(fixed, moving, match)
-    output_folder(writer.folder)
     several = fixed.is_dir()
-    done = finished_rows(writer, pairs, suffixes, several=several)
-    if done:
-        log.info(f"{len(done)} of {len(pairs)} pairs are done already and kept")
-    if several and fixed.samefile(moving):
-        log.info(
-            f"FIXED and MOVING are the same folder: {len(pairs)} of its images are FIXED by their "
-            f"names, such as {pairs[0].fixed.name} for {pairs[0].moving.name}"
-        )
-    for path in alone:
-        log.warning(f"{path}: no partner, left out")
-    failed = _process_all(writer, pairs, process, done, several)
+    if not several and (chosen.scheduler or chosen.shard):
+        option = "--scheduler" if chosen.scheduler else "--shard"
+        raise ValueError(f"{option}: got two files, need two folders")
+    output_folder(writer.folder)
+    shard = parse_shard(chosen.shard)
+    with held(writer.folder, shard) if several else nullcontext():
+        here = pairs if shard is None else shard.of(pairs)
+        done = finished_rows(writer, here, task.suffixes, several=several and shard is None)
+        if done:
+            log.info(f"{len(done)} of {len(here)} pairs are done already and kept")
+        if several and fixed.samefile(moving):
+            log.info(
+                f"FIXED and MOVING are the same folder: {len(pairs)} of its images are FIXED by "
+                f"their names, such as {pairs[0].fixed.name} for {pairs[0].moving.name}"
+            )
+        for path in alone:
+            log.warning(f"{path}: no partner, left out")
+        failed = _process_all(task, here, done, chosen, several)
     if several:
-        count, summary = len(pairs) - len(failed), writer.folder / SUMMARY
-        tell(f"{count} of {len(pairs)} pairs done, {escape(str(summary))}")
+        count, summary = len(here) - len(failed), writer.folder / SUMMARY
+        tell(f"{count} of {len(here)} pairs done, {escape(str(summary))}")
         if is_quiet():
             out().print(escape(str(summary)))
         if failed:
-            log.error(f"{len(failed)} of {len(pairs)} pairs failed: {', '.join(failed)}")
+            log.error(f"{len(failed)} of {len(here)} pairs failed: {', '.join(failed)}")
             raise typer.Exit(EXIT_SOME_FAILED)
 
 
 def _process_all(
-    writer: ResultWriter,
+    task: Task,
     pairs: list[Pair],
-    process: ProcessPair,
     done: dict[str, dict[str, str]],
+    workers: Workers,
     several: bool,
 ) -> list[str]:
     """Process the pairs with progress bars, and return the names of those that failed."""
-    failed = []
-    with interruptible() as cancel, Bars(files=not several) as bars:
+    writer, failed, manifest = task.writer, [], None
+    if several:
+        manifest = Manifest(writer.folder, parse_shard(workers.shard), writer.report_name)
+        manifest.begin(writer.all_options(), weights_of(task.models), len(pairs))
+    with interruptible() as cancel, Bars(files=not several) as bars, ExitStack() as stack:
         overall = bars.add("all pairs") if several else None
 
-        def one(pair: Pair) -> dict[str, Any]:
+        def one(pair: Pair) -> Mapping[str, Any]:
             if overall is not None:
                 number = pairs.index(pair)
                 overall(f"{number + 1} of {len(pairs)}", number / len(pairs))
-            return process(pair, bars, cancel)
+            report = task(pair, bars.add(pair.name), cancel)
+            print_result(bars, writer, pair, report)
+            return report
 
-        for pair, row in process_rows(writer, pairs, one, done, several=several):
+        execute = None
+        if workers.scheduler and len(done) < len(pairs):
+            from napari_busref.batch.cluster import connected, on_cluster
+
+            client = stack.enter_context(
+                connected(workers.scheduler, writer.folder, task.models, workers.retries)
+            )
+            execute = on_cluster(client, task.absolute(), workers.retries, cancel)
+        rows = process_rows(
+            writer,
+            pairs,
+            one,
+            done,
+            several=several,
+            execute=execute,
+            manifest=manifest,
+            retries=workers.retries,
+        )
+        for number, (pair, row) in enumerate(rows, 1):
+            if execute is not None and overall is not None:
+                overall(f"{number} of {len(pairs)}", number / len(pairs))
+                if pair.name not in done and row["status"] != "failed":
+                    tell(f"{escape(pair.name)}: {row['status']} {row.get('score', '')}")
             if row["status"] == "failed":
                 log.error(f"{pair.name} failed: {row['message']}")
                 failed.append(pair.name)
     return failed
 
 
-def print_result(
-    bars: Bars, writer: ResultWriter, pair: Pair, report: dict[str, Any]
-) -> dict[str, Any]:
-    """Print the summary of a registered pair, and return its report."""
-    quality, warped = report["quality"], report["outputs"]["warped"]
+def print_result(bars: Bars, writer: ResultWriter, pair: Pair, report: Mapping[str, Any]) -> None:
+    """Print the summary of a registered pair, or the path of a fused one."""
+    name, quality = escape(pair.name), report.get("quality")
+    if quality is None:
+        path = report["outputs"]["fused"]
+        bars.result(f"{name}: {escape(str(path))}", path)
+        return
     bars.result(
-        f"{escape(pair.name)}: quality {quality.score:.2f}, overlap {quality.overlap:.0%}, "
+        f"{name}: quality {quality.score:.2f}, overlap {quality.overlap:.0%}, "
         f"shift {quality.shift_px:.1f} px, rotation {quality.rotation_deg:.1f}°, "
-        f"scale {quality.scale:.3f} -> {escape(str(warped))}",
+        f"scale {quality.scale:.3f} -> {escape(str(report['outputs']['warped']))}",
         writer.folder / f"{pair.name}{writer.report_name}",
     )
     if not quality.reliable:
         reasons = "; ".join(quality.reasons)
         log.warning(f"{pair.name}: the registration may be wrong: {reasons}")
-    return report

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_busref._cli.console import Bars, escape, log, out
-from napari_busref._cli.hints import Hints, load, read_mask
+from napari_busref._cli.console import escape, log, out
+from napari_busref._cli.hints import Hints
 from napari_busref._cli.options import (
     DEFAULTS,
     Above,
@@ -39,8 +38,11 @@ from napari_busref._cli.options import (
     Precision,
     Refine,
     Resume,
+    Retries,
     ScaleBar,
+    SchedulerOption,
     Search,
+    ShardOption,
     Style,
     Task,
     Tile,
@@ -48,12 +50,11 @@ from napari_busref._cli.options import (
     Unit,
     WriteFlow,
 )
-from napari_busref._cli.pairs import print_result, process_pairs
+from napari_busref._cli.pairs import Workers, process_pairs
 from napari_busref._cli.reading import Band, Channel, NoData, Page, Reading
-from napari_busref.batch.files import refuse_existing, write_json
-from napari_busref.batch.results import ResultWriter, fill_value_of, unit_of
-from napari_busref.batch.run import results_of, run_files
-from napari_busref.data.pairing import Pair
+from napari_busref._cli.tasks import FuseTask, RegisterTask
+from napari_busref.batch.files import refuse_existing
+from napari_busref.batch.results import ResultWriter, fill_value_of
 
 if TYPE_CHECKING:
     from napari_busref.transforms.formats import TransformFile
@@ -85,6 +86,9 @@ def register(
     file_format: FileFormat = None,
     match: Match = "name",
     resume: Resume = False,
+    scheduler: SchedulerOption = None,
+    retries: Retries = 0,
+    shard: ShardOption = None,
     memory_limit: MemoryLimit = DEFAULTS["memory_limit"],
     overwrite: Overwrite = False,
 ) -> None:
@@ -109,23 +113,8 @@ def register(
     known = _known(options, reading, **vars(hints)) | {"ignore_map": ignore_map}
     writer = ResultWriter(output, overwrite, file_format, flow, map_files, resume, known)
 
-    def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
-        files = reading.pair(pair.fixed, pair.moving)
-        given = options | hints.of(pair, *files)
-        bar = bars.add(pair.name)
-        report = run_files(
-            writer,
-            pair,
-            files,
-            given,
-            fuse=False,
-            ignore_map=ignore_map,
-            progress=bar,
-            cancel=cancel,
-        )
-        return print_result(bars, writer, pair, report)
-
-    process_pairs(writer, fixed, moving, results_of(fuse=False), process, match)
+    registering = RegisterTask(writer, reading, options, memory_limit, hints, False, ignore_map)
+    process_pairs(registering, fixed, moving, match, Workers(scheduler, retries, shard))
 
 
 def run(
@@ -164,6 +153,9 @@ def run(
     file_format: FileFormat = None,
     match: Match = "name",
     resume: Resume = False,
+    scheduler: SchedulerOption = None,
+    retries: Retries = 0,
+    shard: ShardOption = None,
     memory_limit: MemoryLimit = DEFAULTS["memory_limit"],
     overwrite: Overwrite = False,
 ) -> None:
@@ -194,21 +186,8 @@ def run(
     known = _known(options, reading, **vars(hints)) | {"ignore_map": ignore_map}
     writer = ResultWriter(output, overwrite, file_format, flow, map_files, resume, known)
 
-    def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
-        files = reading.pair(pair.fixed, pair.moving)
-        given = options | hints.of(pair, *files) | {"unit": unit_of(files[1], unit)}
-        report = run_files(
-            writer,
-            pair,
-            files,
-            given,
-            ignore_map=ignore_map,
-            progress=bars.add(pair.name),
-            cancel=cancel,
-        )
-        return print_result(bars, writer, pair, report)
-
-    process_pairs(writer, fixed, moving, results_of(fuse=True), process, match)
+    both = RegisterTask(writer, reading, options, memory_limit, hints, True, ignore_map)
+    process_pairs(both, fixed, moving, match, Workers(scheduler, retries, shard))
 
 
 def fuse(
@@ -252,6 +231,9 @@ def fuse(
     file_format: FileFormat = None,
     match: Match = "name",
     resume: Resume = False,
+    scheduler: SchedulerOption = None,
+    retries: Retries = 0,
+    shard: ShardOption = None,
     memory_limit: MemoryLimit = DEFAULTS["memory_limit"],
     overwrite: Overwrite = False,
 ) -> None:
@@ -273,7 +255,6 @@ def fuse(
         "below": below,
         "scale_bar": scale_bar,
         "unit": unit,
-        "transform": load(transform),
         "precision": precision,
         "tile": DEFAULTS["tile"] if tile is None else tile,
         "device": device,
@@ -288,32 +269,8 @@ def fuse(
         report_name="_fusion.json",
     )
 
-    def process(pair: Pair, bars: Bars, cancel: Event) -> dict[str, Any]:
-        from napari_busref.fusion import fuse as fuse_images
-
-        fixed_file, moving_file = reading.pair(pair.fixed, pair.moving)
-        result = fuse_images(
-            fixed_file.data,
-            moving_file.data,
-            mask=None if mask is None else read_mask(mask, "mask", [pair.name]),
-            progress=bars.add(pair.name),
-            cancel=cancel,
-            **(options | {"unit": unit_of(moving_file, unit)}),
-        )
-        path = writer.image(pair, fixed_file, "fused", result.fused)
-        bars.result(f"{escape(pair.name)}: {escape(str(path))}", path)
-        report = {
-            "fixed": pair.fixed,
-            "moving": pair.moving,
-            "outputs": {"fused": path},
-            "timings": result.timings,
-            "parameters": result.parameters,
-            "options": writer.all_options(),
-        }
-        write_json(output / f"{pair.name}{writer.report_name}", report)
-        return report
-
-    process_pairs(writer, fixed, moving, ["_fused", writer.report_name], process, match)
+    fusing = FuseTask(writer, reading, options, memory_limit, transform, mask)
+    process_pairs(fusing, fixed, moving, match, Workers(scheduler, retries, shard))
 
 
 def apply(

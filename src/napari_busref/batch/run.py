@@ -1,15 +1,18 @@
-"""Process pairs of files one after the other: rows of a summary, failures, resuming."""
+"""Process pairs of files: rows of a summary, failures, retries, resuming."""
 
 from __future__ import annotations
 
 import csv
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from napari_busref.batch.files import refuse_existing
+from napari_busref.batch.manifest import Manifest, is_current, last_events, worker_name
 from napari_busref.batch.maps import start_on_map
 from napari_busref.batch.results import (
     REGISTERED,
@@ -27,10 +30,23 @@ if TYPE_CHECKING:
     from napari_busref.images.io import ImageFile
     from napari_busref.runtime.progress import Progress
 
-__all__ = ["SUMMARY", "finished_rows", "process_rows", "results_of", "run_files"]
+__all__ = [
+    "SUMMARY",
+    "Execute",
+    "Outcome",
+    "ProcessPair",
+    "attempt",
+    "finished_rows",
+    "process_rows",
+    "results_of",
+    "run_files",
+]
 
 #: Name of the table of all pairs, in the folder of the results.
 SUMMARY = "summary.csv"
+
+#: Errors that come again: of the input, or of a file that is not there.
+_LASTING = (ValueError, TypeError, ModuleNotFoundError, FileNotFoundError, FileExistsError)
 
 #: Processes one pair, writes its files and returns its report.
 ProcessPair = Callable[[Pair], Mapping[str, Any]]
@@ -61,8 +77,13 @@ def finished_rows(
         When there are any results, and the writer neither resumes nor overwrites.
     """
     if writer.resume:
-        rows = {pair.name: writer.finished(pair, suffixes) for pair in pairs}
-        return {name: row for name, row in rows.items() if row is not None}
+        events, rows = last_events(writer.folder, writer.report_name), {}
+        for pair in pairs:
+            row, event = writer.finished(pair, suffixes), events.get(pair.name)
+            if row is None or (event and not is_current(event, pair, writer.folder)):
+                continue  # folders of earlier versions have no events
+            rows[pair.name] = row if event is None else dict(event["row"])
+        return rows
     expected = [
         path
         for pair in pairs
@@ -81,8 +102,11 @@ def process_rows(
     done: Mapping[str, dict[str, str]],
     *,
     several: bool = True,
+    execute: Execute | None = None,
+    manifest: Manifest | None = None,
+    retries: int = 0,
 ) -> Iterator[tuple[Pair, dict[str, str]]]:
-    """Process pairs, and yield the row of each once it is written.
+    """Process pairs, and yield the row of each once it is written; those of `done` come first.
 
     Parameters
     ----------
@@ -95,6 +119,13 @@ def process_rows(
     several : bool
         False raises the error of a pair. True reports it in the row, goes on, and writes each
         row into the summary.
+    execute : callable, optional
+        Processes several pairs; by default one after the other, here. See
+        `napari_busref.batch.cluster.on_cluster`.
+    manifest : Manifest, optional
+        Gets an event for each pair.
+    retries : int
+        How often a pair is tried again after an error that is not of its input.
 
     Yields
     ------
@@ -108,15 +139,22 @@ def process_rows(
     Cancelled
         From `process`. The rows so far are in the summary.
     """
-    summary = writer.folder / SUMMARY if several else None
+    sharded = manifest is not None and manifest.shard is not None
+    summary = writer.folder / SUMMARY if several and not sharded else None
     with _Summary(summary, [pair.name for pair in pairs]) as rows:
         rows.add(*done.values())  # what a killed run leaves is true
-        for pair in pairs:
-            row = done.get(pair.name)
-            if row is None:
-                row = _row(pair, process, may_raise=not several)
-                rows.add(row)
-            yield pair, row
+        yield from ((pair, done[pair.name]) for pair in pairs if pair.name in done)
+        left = [pair for pair in pairs if pair.name not in done]
+        if execute is None:
+            execute = partial(_one_by_one, process, retries, not several)
+        for pair, outcome in execute(left):
+            if manifest is not None:
+                outputs = outcome.report.get("outputs", {})
+                manifest.add(pair, outcome.row, outputs, outcome.worker)
+            rows.add(outcome.row)
+            yield pair, outcome.row
+    if sharded:
+        _write_summary(writer)
 
 
 def run_files(
@@ -180,23 +218,82 @@ def results_of(fuse: bool) -> tuple[str, ...]:
     return (*REGISTERED, "_fused") if fuse else REGISTERED
 
 
-def _row(pair: Pair, process: ProcessPair, *, may_raise: bool) -> dict[str, str]:
-    """Process one pair and return its row of the summary."""
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a pair.
+
+    Attributes
+    ----------
+    row : dict of str to str
+        Of the summary.
+    report : mapping
+        Empty when it failed.
+    worker : str
+        The computer and the process.
+    """
+
+    row: dict[str, str]
+    report: Mapping[str, Any]
+    worker: str
+
+
+#: Processes several pairs, in any order.
+Execute = Callable[[Sequence[Pair]], Iterator[tuple[Pair, Outcome]]]
+
+
+def attempt(
+    process: ProcessPair, pair: Pair, *, retries: int = 0, may_raise: bool = False
+) -> Outcome:
+    """Process one pair, and again after an error that is not of its input.
+
+    Parameters
+    ----------
+    process : callable
+    pair : Pair
+    retries : int
+    may_raise : bool
+        Whether to raise the error of a pair; else it stands in the row.
+
+    Raises
+    ------
+    Cancelled
+        From `process`.
+    """
     row = {"name": pair.name}
+    report: Mapping[str, Any] = {}
     start = time.perf_counter()
-    try:
-        quality = process(pair).get("quality")
-    except Cancelled:
-        raise
-    except Exception as error:
-        if may_raise:
+    for left in reversed(range(retries + 1)):
+        try:
+            report = process(pair)
+        except Cancelled:
             raise
-        row |= {"status": "failed", "message": one_line(error)}
-    else:
-        row["status"] = "ok"
-        if quality is not None:
-            row |= quality_row(quality.score, quality.overlap, quality.reasons)
-    return row | {"seconds": f"{time.perf_counter() - start:.2f}"}
+        except Exception as error:
+            if left and not isinstance(error, _LASTING):
+                continue
+            if may_raise:
+                raise
+            row |= {"status": "failed", "message": one_line(error)}
+        else:
+            row["status"] = "ok"
+            if (quality := report.get("quality")) is not None:
+                row |= quality_row(quality.score, quality.overlap, quality.reasons)
+        break
+    row["seconds"] = f"{time.perf_counter() - start:.2f}"
+    return Outcome(row, report, worker_name())
+
+
+def _one_by_one(
+    process: ProcessPair, retries: int, may_raise: bool, pairs: Sequence[Pair]
+) -> Iterator[tuple[Pair, Outcome]]:
+    for pair in pairs:
+        yield pair, attempt(process, pair, retries=retries, may_raise=may_raise)
+
+
+def _write_summary(writer: ResultWriter) -> None:
+    """Write the summary of all shards so far, by name."""
+    events = last_events(writer.folder, writer.report_name)
+    with _Summary(writer.folder / SUMMARY, sorted(events)) as rows:
+        rows.add(*(events[name]["row"] for name in sorted(events)))
 
 
 class _Summary:

@@ -196,6 +196,29 @@ def weights_name(name: str, kind: str | None = None) -> str:
     return name if entry is None else entry.weights
 
 
+def describe_weights(name: str, kind: str) -> str:
+    """The hash of the weights of a model, from its card; empty for a model without weights.
+
+    Parameters
+    ----------
+    name : str
+        As of `load_model`.
+    kind : str
+
+    Raises
+    ------
+    ValueError
+        When there is no such model, or its card is unreadable.
+    """
+    entry = _find(name, kind)
+    if entry is not None and not entry.trained:
+        return ""
+    path = weights_path(name if entry is None else entry.weights)
+    if not path.exists():
+        raise ValueError(f"model {name!r}: there are no weights {path}")
+    return str(card(path).get("sha256", ""))
+
+
 def _find(name: str, kind: str | None) -> _Entry | None:
     """The model with this name, or these weights, and this kind; else one of another kind."""
     found = [entry for (each, _), entry in _MODELS.items() if name in (each, entry.weights)]

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["check_writable", "remove_leftovers", "replacing"]
+__all__ = ["check_writable", "holders", "process_name", "remove_leftovers", "replacing"]
 
 _PREFIX = ".napari-busref-"
 _DAY = 86_400.0  # seconds
+_SILENT = 120.0  # seconds without a sign of life of another computer
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -56,11 +57,20 @@ def replacing(path: Path) -> Iterator[Path]:
     whole extension, such as ``.nii.gz``.
     """
     check_writable(path)
-    prefix = f"{_PREFIX}{_host()}-{os.getpid()}-"
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=process_name()) as folder:
         temporary = Path(folder) / path.name
         yield temporary
         temporary.replace(path)
+
+
+def process_name() -> str:
+    """How the names of temporary folders begin: with this computer and this process."""
+    return f"{_PREFIX}{_host()}-{os.getpid()}-"
+
+
+def holders(folder: Path) -> list[Path]:
+    """The folders ``…lock-*`` in `folder` whose processes still run, and touch them."""
+    return [path for path in folder.glob(f"{_PREFIX}*-lock-*") if _in_use(path, _SILENT)]
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -78,7 +88,7 @@ def _host() -> str:
     return re.sub("[^A-Za-z0-9]", "", platform.node())
 
 
-def _in_use(left: Path) -> bool:
+def _in_use(left: Path, silent: float = _DAY) -> bool:
     host, _, rest = left.name.removeprefix(_PREFIX).partition("-")
     number = rest.partition("-")[0]
     if host == _host() and number.isdecimal() and os.name == "posix":
@@ -90,6 +100,6 @@ def _in_use(left: Path) -> bool:
             return True
         return True
     try:
-        return time.time() - left.stat().st_mtime < _DAY
+        return time.time() - left.stat().st_mtime < silent
     except OSError:
         return False

@@ -14,7 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["adapt_threads", "allowed_cores", "busy_elsewhere", "following_load", "free_cores"]
+__all__ = [
+    "adapt_threads",
+    "allowed_cores",
+    "busy_elsewhere",
+    "following_load",
+    "free_cores",
+    "pool_threads",
+]
 
 _PERIOD = 0.2  # s between two readings in one call
 _READINGS = 3  # the smallest counts: a short burst of another process is no load
@@ -39,6 +46,12 @@ def allowed_cores() -> int:
     except (OSError, ValueError):  # no such file, or "max"
         pass
     return max(count, 1)
+
+
+def pool_threads() -> int:
+    """Count the threads for a pool: the allowed cores, and at most OMP_NUM_THREADS."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return min(allowed_cores(), max(int(given), 1)) if given.isdecimal() else allowed_cores()
 
 
 def busy_elsewhere() -> int | None:

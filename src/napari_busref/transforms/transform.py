@@ -19,6 +19,7 @@ from napari_busref.images.blocks import row_blocks
 from napari_busref.images.dtypes import checked_fill, default_fill, frozen, native
 from napari_busref.images.figures import new_axes
 from napari_busref.runtime.file_safety import memory_limited
+from napari_busref.runtime.threads import pool_threads
 from napari_busref.transforms import hdf5
 from napari_busref.transforms.hdf5 import EXTENSION
 from napari_busref.transforms.resampling import EDGE, Plane, touches
@@ -588,7 +589,7 @@ class Transform:
         if len(blocks) == 1:
             one(blocks[0])
             return
-        with ThreadPoolExecutor(min(len(blocks), os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(len(blocks), pool_threads())) as pool:
             list(pool.map(one, blocks))  # `list` raises the errors
 
     def _displacement_at(self, coords: NDArray[np.float64]) -> NDArray[np.float64]:

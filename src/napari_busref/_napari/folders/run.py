@@ -13,6 +13,7 @@ from napari.layers import Layer
 from napari_busref._napari.files.image_reader import read_images
 from napari_busref._napari.files.transform_io import get_reader
 from napari_busref.batch.files import output_folder
+from napari_busref.batch.manifest import Manifest, held, weights_of
 from napari_busref.batch.results import ResultWriter
 from napari_busref.batch.run import finished_rows, process_rows, results_of, run_files
 from napari_busref.data.pairing import Pair, find_pairs
@@ -50,6 +51,12 @@ class FolderRequest:
     overwrite: bool = False
     fuse: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def models(self) -> dict[str, str | None]:
+        """The models by their kind."""
+        fusion = self.options.get("fusion_model") if self.fuse else None
+        return {"registration": self.options.get("model", "auto"), "fusion": fusion}
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,6 @@ def run_folders(
     output_folder(request.output)
     known = {name: value for name, value in request.options.items() if name != "device"}
     writer = ResultWriter(request.output, request.overwrite, resume=request.resume, options=known)
-    done = finished_rows(writer, pairs, results_of(request.fuse))
     names = [pair.name for pair in pairs]
 
     def process(pair: Pair) -> Mapping[str, Any]:
@@ -115,9 +121,13 @@ def run_folders(
         )
 
     rows = []
-    for pair, row in process_rows(writer, pairs, process, done):
-        rows.append((pair, row))
-        on_row(pair, row)
+    with held(request.output):
+        done = finished_rows(writer, pairs, results_of(request.fuse))
+        manifest = Manifest(request.output)
+        manifest.begin(writer.all_options(), weights_of(request.models), len(pairs))
+        for pair, row in process_rows(writer, pairs, process, done, manifest=manifest):
+            rows.append((pair, row))
+            on_row(pair, row)
     return FolderResult(rows, alone)
 
 

@@ -1,0 +1,122 @@
+"""The log of a batch: what it records, and who may write to a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_busref import write_image
+from napari_busref.batch.manifest import Manifest, held, is_current, last_events
+from napari_busref.batch.scheduling import Shard, check_scheduler, parse_shard
+from napari_busref.data.pairing import Pair
+
+
+def test_the_last_event_of_a_pair_counts(tmp_path: Path) -> None:
+    pairs = []
+    for name in "ab":
+        path = write_image(tmp_path / f"{name}.tif", np.zeros((4, 4), np.uint8))
+        pairs.append(Pair(name, path, path))
+    result = write_image(tmp_path / "a_warped.tif", np.zeros((4, 4), np.uint8))
+    manifest = Manifest(tmp_path)
+    manifest.begin({"model": "identity"}, {"identity": ""}, 2)
+    manifest.add(pairs[0], {"name": "a", "status": "failed"}, {}, "here:1")
+    manifest.add(pairs[0], {"name": "a", "status": "ok"}, {"warped": result}, "here:1")
+    path = tmp_path / "manifest.jsonl"
+    with path.open("a") as file:
+        file.write('{"event": "done", "pair": "b", "ti')  # killed
+    Manifest(tmp_path).add(pairs[1], {"name": "b", "status": "failed"}, {}, "here:2")
+    run, *events = [json.loads(line) for line in path.read_text().splitlines() if "time" in line]
+    assert run["options"] == {"model": "identity"} and run["versions"]["torch"]
+    assert [event["event"] for event in events] == ["failed", "done", "failed"]
+    found = last_events(tmp_path)
+    assert found["a"]["outputs"] == {"a_warped.tif": result.stat().st_size}
+    assert is_current(found["a"], pairs[0], tmp_path)
+    assert not is_current(found["b"], pairs[1], tmp_path)  # it failed
+    assert last_events(tmp_path, "_fusion.json") == {}  # of another command
+    os.utime(pairs[0].fixed, ns=(0, 0))
+    assert not is_current(found["a"], pairs[0], tmp_path)  # another file
+    pairs[0].fixed.unlink()
+    assert not is_current(found["a"], pairs[0], tmp_path)
+
+
+def test_one_run_holds_a_folder(tmp_path: Path) -> None:
+    this = f"process {os.getpid()} of "
+    with held(tmp_path), pytest.raises(BlockingIOError, match=this), held(tmp_path, Shard(1, 2)):
+        pass
+    with held(tmp_path, Shard(1, 2)), held(tmp_path, Shard(2, 2)):
+        for other in (None, Shard(1, 3)):
+            with pytest.raises(BlockingIOError), held(tmp_path, other):
+                pass
+    assert list(tmp_path.iterdir()) == []
+    for lock, age in ((".napari-busref-gone-1-lock-all", 200), (_dead(), 0)):
+        (tmp_path / lock).mkdir()
+        os.utime(tmp_path / lock, (time.time() - age,) * 2)
+    with held(tmp_path):
+        pass
+    (tmp_path / ".napari-busref-elsewhere-1-lock-all").mkdir()
+    with pytest.raises(BlockingIOError, match="process 1 of elsewhere"), held(tmp_path):
+        pass
+
+
+def _dead() -> str:
+    """The lock of a process of this computer that has ended."""
+    from napari_busref.runtime.atomic_write import process_name
+
+    return process_name().replace(f"-{os.getpid()}-", "-99999999-") + "lock-all"
+
+
+def test_shards_divide_the_pairs() -> None:
+    pairs = [Pair(str(i), Path("a"), Path("b")) for i in range(5)]
+    parts = [parse_shard(f"{i}/3").of(pairs) for i in (1, 2, 3)]
+    assert [[pair.name for pair in part] for part in parts] == [["0", "3"], ["1", "4"], ["2"]]
+    for wrong in ("0/3", "4/3", "1", "a/b", "-1/2"):
+        with pytest.raises(ValueError, match="--shard: got"):
+            parse_shard(wrong)
+
+
+@pytest.mark.parametrize("value", ["local", "local:4", "tcp://a:8786", "tls://a:1", "a/b.json"])
+def test_kinds_of_schedulers(value: str) -> None:
+    assert check_scheduler(value) == value
+
+
+@pytest.mark.parametrize("value", ["local:0", "local:", "localhost:8786", "8"])
+def test_other_schedulers_are_refused(value: str) -> None:
+    with pytest.raises(ValueError, match="--scheduler: got"):
+        check_scheduler(value)
+
+
+@pytest.mark.slow
+def test_a_pair_that_kills_its_workers_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one survives because it is tried again."""
+    pytest.importorskip("distributed")
+    from napari_busref.batch.cluster import connected, on_cluster
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    pairs = [Pair(name, Path(name), Path(name)) for name in ("always", "once", "never")]
+
+    def process(pair: Pair) -> dict[str, object]:
+        marker = tmp_path / pair.name
+        if pair.name == "always" or (pair.name == "once" and not marker.exists()):
+            marker.touch()
+            os.kill(os.getpid(), 9)
+        return {}
+
+    models = {"registration": "identity"}
+    with connected("local:1", tmp_path, models, retries=1) as client:
+        execute = on_cluster(client, process, 1, threading.Event())
+        rows = {pair.name: outcome.row for pair, outcome in execute(pairs)}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "always": "failed",
+        "once": "ok",
+        "never": "ok",
+    }
+    assert "its worker died" in rows["always"]["message"]
