@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from napari_busref.metrics.alignment import alignment_scores
 from napari_busref.metrics.edge_agreement import edge_agreement
 
 SHAPE = (160, 200)
@@ -77,3 +78,11 @@ def test_nothing_to_compare():
     few = ~everywhere()
     few[:12, :12] = True
     assert edge_agreement(picture(), picture(), few) is None
+
+
+def test_scattered_lost_pixels_leave_edges():
+    rng, fixed = np.random.default_rng(0), picture()
+    warped = 1 - fixed
+    fixed[rng.random(SHAPE) < 0.1], warped[rng.random(SHAPE) < 0.1] = np.nan, np.inf
+    for mask in (None, np.isfinite(warped)):
+        assert alignment_scores(fixed, warped, mask=mask)["edge_agreement"] > 0.8

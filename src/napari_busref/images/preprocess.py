@@ -20,6 +20,7 @@ __all__ = [
     "as_mask",
     "empty_border",
     "fill_invalid",
+    "filled",
     "in_unit_range",
     "luma",
     "prepare",
@@ -396,6 +397,14 @@ def specks(valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
         thick = ndimage.minimum_filter(lost, limit, mode="nearest")
         small[regions[thick & which[regions]]] = False
     return small[regions]
+
+
+def filled(image: Prepared, holes: NDArray[np.bool_]) -> Prepared:
+    """Fill holes with the nearest values, which are then valid."""
+    if not holes.any():
+        return image
+    grey = np.where(holes, fill_invalid(image.grey, image.valid), image.grey)
+    return Prepared(grey, image.valid | holes, image.scale)
 
 
 def _finite(array: NDArray[Any]) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from skimage.metrics import normalized_mutual_information
 
-from napari_busref.images.preprocess import as_image, as_mask, prepare
+from napari_busref.images.preprocess import as_image, as_mask, filled, prepare, specks
 from napari_busref.metrics.edge_agreement import edge_agreement
 from napari_busref.metrics.registration import normalised_cross_correlation
 from napari_busref.transforms.transform import Transform
@@ -121,21 +121,25 @@ def alignment_scores(
     _check(warped, "warped", shape)
     given = None if mask is None else as_mask(mask, "mask", shape)
     second = prepare(warped, "warped", mask=given, find_border=given is None)
-    both = first.valid & second.valid
+    valid = second.valid
+    both = first.valid & valid
     if both.sum() < _MIN_OVERLAP:
         raise ValueError(
             f"warped: overlaps {both.sum()} valid pixels of fixed, need {_MIN_OVERLAP}"
         )
     one, other = first.grey[both], second.grey[both]
     varied = np.ptp(one) > 0 and np.ptp(other) > 0
-    edges = edge_agreement(first.grey, second.grey, both)
+    # edges within 4 px of a lost pixel do not count, so fill the specks
+    whole = second if given is None else prepare(warped, "warped")
+    first, second = filled(first, specks(first.valid)), filled(second, specks(whole.valid))
+    edges = edge_agreement(first.grey, second.grey, first.valid & second.valid)
     scores = {
         "nmi": float(normalized_mutual_information(one, other, bins=_BINS)) if varied else np.nan,
         "ncc": normalised_cross_correlation(one, other) if varied else np.nan,
         "edge_agreement": np.nan if edges is None else edges.value,
     }
     if truth is not None:
-        area = second.valid if truth_mask is None else as_mask(truth_mask, "truth_mask", shape)
+        area = valid if truth_mask is None else as_mask(truth_mask, "truth_mask", shape)
         scores |= _against_truth(warped, truth, area)
     return scores
 

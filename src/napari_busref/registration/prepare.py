@@ -15,6 +15,7 @@ from napari_busref.images.preprocess import (
     as_image,
     as_mask,
     fill_invalid,
+    filled,
     prepare,
     specks,
 )
@@ -125,10 +126,7 @@ def _prepare(
             holes &= checked
         else:
             problem = f"{name}_mask leaves nothing of the {name} image"
-    if not holes.any():
-        return ready, ready.valid, problem
-    grey = np.where(holes, fill_invalid(ready.grey, ready.valid), ready.grey)
-    return Prepared(grey, ready.valid | holes, ready.scale), ready.valid, problem
+    return filled(ready, holes), ready.valid, problem
 
 
 def _initial_transform(
