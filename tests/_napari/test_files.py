@@ -314,6 +314,50 @@ def test_pictures_are_saved_beside_naparis_own_writers(npe2pm, tmp_path, name, s
     assert found.metadata.get("spacing") == spacing
 
 
+def test_layers_are_saved_as_channels(npe2pm, tmp_path):
+    import tifffile
+    from napari.plugins.io import save_layers
+    from npe2 import PluginManifest
+
+    import napari_busref
+
+    data = np.arange(24).reshape(2, 3, 4)
+    known = {"scale": (1, 0.5, 0.25), "units": ("s", "um", "um"), "axis_labels": ("t", "y", "x")}
+    first = Image(data.astype(np.uint8), name="DAPI", **known)
+    second = Image(900 + data.astype(np.uint16), name="GFP", **known)
+    ours = Path(napari_busref.__file__).with_name("napari.yaml")
+    path = str(tmp_path / "a.ome.tif")
+    with npe2pm.tmp_plugin(manifest=PluginManifest.from_file(ours)):
+        assert save_layers(path, [first, second]) == [path]
+    found = read_image(path)
+    assert (found.axes, found.metadata["spacing"]) == ("TCYX", (0.5, 0.25))
+    np.testing.assert_array_equal(found.data, np.stack([first.data, second.data], 1))
+    np.testing.assert_array_equal(read_image(path, channel=2).data, second.data)
+    with tifffile.TiffFile(path) as file:
+        assert 'Name="GFP"' in file.ome_metadata
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (Image(np.zeros((3, 5))), "'b' and 'a' differ in shape"),
+        (Image(np.zeros((3, 4)), scale=(2, 2), units="um"), "or place"),
+        (Image(np.zeros((3, 4)), translate=(1, 0)), "or place"),
+        (Image(np.zeros((2, 3, 4))), "differ in shape"),
+        (Image(np.zeros((3, 4, 3)), rgb=True), "differ in shape"),
+    ],
+)
+def test_other_layers_are_no_channels(tmp_path, other, message):
+    layers = [Image(np.zeros((3, 4)), name="a").as_layer_data_tuple()]
+    other.name = "b"
+    layers.append(other.as_layer_data_tuple())
+    with pytest.raises(ValueError, match=message):
+        image_io.write_ome_channels(str(tmp_path / "a.ome.tif"), layers)
+    with pytest.raises(ValueError, match=r"ends in \.ome\.tif"):
+        image_io.write_ome_channels(str(tmp_path / "a.tif"), layers)
+    assert not list(tmp_path.iterdir())
+
+
 def test_ome_tiff_without_units_says_no_size(tmp_path):
     path = tmp_path / "a.ome.tif"
     save(Image(np.zeros((3, 4), np.uint8), scale=(2, 2)), path, image_io.write_ome_tiff)

@@ -13,7 +13,7 @@ from napari_busref._napari.layers.image_grids import grid_of_layer
 from napari_busref.runtime.atomic_write import replacing
 from napari_busref.transforms.formats.grid import METRES, unit_name
 
-__all__ = ["write_ome_tiff"]
+__all__ = ["write_ome_channels", "write_ome_tiff"]
 
 _UNITS = {
     "angstrom": "Å",
@@ -56,14 +56,65 @@ def write_ome_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     ValueError
         For another extension, more than three stack dimensions, or integers above 32 bits.
     """
+    file = _checked(path)
+    image, axes, metadata = _with_axes(data, meta)
+    return _write(file, image, axes, metadata | {"Name": meta.get("name", "")})
+
+
+def write_ome_channels(path: str, layers: list[tuple[Any, dict[str, Any], str]]) -> list[str]:
+    """Save image layers of one size and place as the channels of one file.
+
+    Parameters
+    ----------
+    path : str
+        As of `write_ome_tiff`.
+    layers : list of (data, meta, type)
+        Two or more, as from `Layer.as_layer_data_tuple`. Their names name the channels.
+
+    Returns
+    -------
+    list of str
+        The file. Its type holds the values of all layers.
+
+    Raises
+    ------
+    ValueError
+        As `write_ome_tiff`, and when the layers are no channels of one image.
+    """
+    file = _checked(path)
+    names = [str(meta.get("name", "")) for _, meta, _ in layers]
+    images, axes, metadata = zip(
+        *(_with_axes(data, meta) for data, meta, _ in layers), strict=True
+    )
+    if "S" in axes[0] or "C" in axes[0]:
+        raise ValueError(f"layers: {names[0]!r} has channels already, save it alone")
+    grids = [
+        grid_of_layer(image.shape[-2:], meta, (-2, -1))
+        for image, (_, meta, _) in zip(images, layers, strict=True)
+    ]
+    for name, *found in zip(names, (i.shape for i in images), axes, metadata, grids, strict=True):
+        if found != [images[0].shape, axes[0], metadata[0], grids[0]]:
+            raise ValueError(
+                f"layers: {name!r} and {names[0]!r} differ in shape, axes, pixel size or place, "
+                "need channels of one image; save them one by one"
+            )
+    known = metadata[0] | {"Channel": {"Name": names}}
+    return _write(file, np.stack(images, -3), axes[0][:-2] + "CYX", known)
+
+
+def _checked(path: str) -> Path:
     file = Path(path)
     if not file.name.lower().endswith(_EXTENSIONS):
         raise ValueError(f"path: got {file.name!r}, need a name that ends in .ome.tif")
+    return file
+
+
+def _with_axes(data: Any, meta: dict[str, Any]) -> tuple[NDArray[Any], str, dict[str, Any]]:
+    """The image without axes of length 1, the letters of its axes, and OME's pixel size."""
     image = np.asarray(data[0] if meta.get("multiscale") else data)
     rgb = bool(meta.get("rgb"))
     ndim = image.ndim - rgb
     units = [unit_name(unit) for unit in meta.get("units") or (None,) * ndim]
-    # drop axes of length 1, except rows and columns
     kept = [axis for axis in range(ndim) if image.shape[axis] > 1 or axis >= ndim - 2]
     if len(kept) > 5:
         raise ValueError(
@@ -72,8 +123,7 @@ def write_ome_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
         )
     image = image.reshape([image.shape[axis] for axis in kept] + list(image.shape[ndim:]))
     stack = _letters(meta, kept[:-2], units)
-    axes = "".join(stack) + "YX" + "S" * rgb
-    metadata: dict[str, Any] = {"axes": axes, "Name": meta.get("name", "")}
+    metadata: dict[str, Any] = {}
     grid = grid_of_layer((image.shape[-2 - rgb], image.shape[-1 - rgb]), meta, (-2, -1))
     if grid.has_length:
         for letter, size in zip("YX", grid.spacing, strict=True):
@@ -83,13 +133,17 @@ def write_ome_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     if depth is not None and units[depth] in METRES:
         metadata["PhysicalSizeZ"] = float(abs(np.asarray(meta["scale"])[depth]))
         metadata["PhysicalSizeZUnit"] = _UNITS[units[depth]]
+    return image, "".join(stack) + "YX" + "S" * rgb, metadata
+
+
+def _write(file: Path, image: NDArray[Any], axes: str, metadata: dict[str, Any]) -> list[str]:
     with replacing(file) as temporary:
         tifffile.imwrite(
             temporary,
             _as_ome_dtype(image),
             ome=True,
-            photometric="rgb" if rgb else "minisblack",
-            metadata=metadata,
+            photometric="rgb" if axes.endswith("S") else "minisblack",
+            metadata=metadata | {"axes": axes},
         )
     return [str(file)]
 
