@@ -170,8 +170,8 @@ def test_auto_searches_wide_where_the_near_result_is_not_confirmed(networks):
     result = found(networks, near, MatchOptions(refine="affine", initial=False))
     assert not result.wide and result.chosen.startswith("search")
     # a start that the edges confirm needs no search
-    result = found(networks, near, MatchOptions(refine="affine"))
-    assert set(result.scores) == {"initial"} and error(result.estimate, near) < 1
+    result = found(networks, moved(row=2), MatchOptions(refine="affine"))
+    assert set(result.scores) == {"initial"} and error(result.estimate, moved(row=2)) < 1
     result = found(networks, turned, MatchOptions(search="near", refine="affine"))
     assert not result.wide and error(result.estimate, turned) > 20
 
