@@ -360,8 +360,16 @@ def _weights(result: LayersResult, common: dict[str, Any]) -> Image:
 
 def _magnitude(result: LayersResult, common: dict[str, Any]) -> Image:
     grid = magnitude(result.transform, result.initial)[1]
-    data = _of_planes(result, grid, lambda one: magnitude(one.transform, result.initial)[0])
-    return magnitude_layer(data, float(data.max()), **result.pairs.spatial_on(grid), **common)
+    longest = 0.0
+
+    def lengths(one: PlaneResult) -> NDArray[np.float32]:
+        nonlocal longest
+        plane, _ = magnitude(one.transform, result.initial)
+        longest = max(longest, float(plane.max()))
+        return plane
+
+    data = _of_planes(result, grid, lengths)
+    return magnitude_layer(data, longest, **result.pairs.spatial_on(grid), **common)
 
 
 def _doubt_px(result: LayersResult) -> float:
