@@ -11,6 +11,7 @@ from napari_busref.models import load_model
 from napari_busref.models.registry import is_auto
 from napari_busref.models.user_models import add_user_model
 from napari_busref.registration.auto import Auto
+from napari_busref.registration.features import MatchingNetworks
 from napari_busref.registration.stages import registration_stages
 from napari_busref.training import run
 from napari_busref.training.batches.pair_store import PairStore
@@ -31,7 +32,11 @@ def test_both_networks_move_and_the_set_is_used_by_name(
     store: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NAPARI_BUSREF_DATA", str(tmp_path / "data"))
+    shared = MatchingNetworks.load().likelihood.state_dict()
+    before = {key: value.clone() for key, value in shared.items()}
     weights = run("auto", RECIPE, output=tmp_path / "out", store=store, device="cpu")
+    for key, value in before.items():  # the default in this process stays as it is
+        assert torch.equal(shared[key], value)
     assert weights is not None
     add_user_model(weights, "ours")
     ours, shipped = load_model("ours", kind="registration"), load_model("auto")

@@ -82,7 +82,11 @@ def load_auto() -> Auto:
     """Load the shipped default, with BusReF and SuperFusion as proposal networks."""
     names = ("busref", "superfusion")
     networks = {name: load_model(name, kind="registration") for name in names}
-    return Auto(networks, MatchingNetworks.load())
+    # not `MatchingNetworks.load`, which shares its networks: training changes those of a set
+    matcher, likelihood = (load_model(name) for name in ("matcher", "likelihood"))
+    assert isinstance(matcher, Matcher)
+    assert isinstance(likelihood, Likelihood)
+    return Auto(networks, MatchingNetworks(matcher, likelihood))
 
 
 def auto_of_parts(
