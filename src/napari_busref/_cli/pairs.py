@@ -131,9 +131,7 @@ def _process_all(
         if workers.scheduler and len(done) < len(pairs):
             from napari_busref.batch.cluster import connected, on_cluster
 
-            client = stack.enter_context(
-                connected(workers.scheduler, writer.folder, task.models, workers.retries)
-            )
+            client = stack.enter_context(connected(workers.scheduler, writer.folder, task.models))
             execute = on_cluster(client, task.absolute(), workers.retries, cancel)
         rows = process_rows(
             writer,

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["connected", "on_cluster"]
 
 _TIMEOUT = 15  # s until a scheduler must answer, and have a worker
-_PERIOD = 0.1  # s between two looks for a cancellation
+_PERIOD = 0.02  # s between two looks for a cancellation
 # dask's nanny trims the heap at 64 KiB, which costs half of the CPU time in system calls.
 _MEMORY = {"MALLOC_TRIM_THRESHOLD_": 2**30, "MALLOC_MMAP_THRESHOLD_": 2**30}
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), 1)
@@ -37,9 +38,7 @@ _log = logging.getLogger("napari_busref")
 
 
 @contextmanager
-def connected(
-    scheduler: str, folder: Path, models: Mapping[str, str | None], retries: int = 0
-) -> Iterator[Client]:
+def connected(scheduler: str, folder: Path, models: Mapping[str, str | None]) -> Iterator[Client]:
     """Start workers on this computer, or connect to a scheduler, and check its workers.
 
     Parameters
@@ -51,8 +50,6 @@ def connected(
         Of the results; every worker must see it.
     models : mapping
         Of `weights_of`; every worker must have the same weights.
-    retries : int
-        How often a pair may lose its worker, with ``local``.
 
     Raises
     ------
@@ -72,9 +69,7 @@ def connected(
     environment = {key: str(value) for key, value in (_MEMORY | _THREADS).items()}
     settings = {
         "distributed.nanny.pre-spawn-environ": environment,
-        "distributed.scheduler.allowed-failures": retries,
-        # a worker that dies must not count against a pair that it has not begun
-        "distributed.scheduler.worker-saturation": 1.0,
+        "distributed.scheduler.allowed-failures": 0,  # `on_cluster` tries again
     }
     with dask.config.set(settings), _client(distributed, scheduler) as client:
         _check_workers(client, scheduler, folder, models)
@@ -171,42 +166,67 @@ def on_cluster(
     process : callable
         As of `process_rows`; it is pickled.
     retries : int
+        How often a pair is tried again after an error that is not of its files, or alone after
+        its worker died.
     cancel : threading.Event
         Ends it with `Cancelled`.
     """
 
     def execute(pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Outcome]]:
-        from distributed import as_completed
-
-        running = {
-            client.submit(_work, process, _absolute(pair), retries, pure=False): pair
-            for pair in pairs
-        }
-        finished = as_completed(list(running))
         told: set[str] = set()
-        try:
-            while running:
-                for future in finished.next_batch(block=False):
-                    pair = running.pop(future)
-                    yield pair, _result(future, pair, told)
-                if running and cancel.wait(_PERIOD):
-                    raise Cancelled
-        finally:
-            client.cancel(list(running))
+        lost = []
+        for pair, future in _completed(client, process, pairs, retries, cancel):
+            if future.status == "finished":
+                yield pair, _result(pair, future, told)
+            else:
+                lost.append(pair)
+        # dask blames all pairs that a dead worker had: alone, only the guilty one fails
+        for pair in lost:
+            for left in reversed(range(retries + 1)):
+                ((_, future),) = _completed(client, process, [pair], retries, cancel)
+                if future.status == "finished" or not left:
+                    yield pair, _result(pair, future, told)
+                    break
 
     return execute
+
+
+def _completed(
+    client: Client, process: ProcessPair, pairs: Sequence[Pair], retries: int, cancel: Event
+) -> Iterator[tuple[Pair, Any]]:
+    """Submit pairs, never more than there are workers, and yield each with its ended future."""
+    from distributed import as_completed
+
+    waiting, finished = deque(pairs), as_completed()
+    running: dict[Any, Pair] = {}
+    try:
+        while waiting or running:
+            free = max(sum(client.ncores().values()), 1) - len(running) if waiting else 0
+            for _ in range(min(free, len(waiting))):
+                pair = waiting.popleft()
+                future = client.submit(_work, process, _absolute(pair), retries, pure=False)
+                running[future] = pair
+                finished.add(future)
+            while not (ended := finished.next_batch(block=False)):
+                if cancel.wait(_PERIOD):
+                    raise Cancelled
+            for future in ended:
+                yield running.pop(future), future
+    finally:
+        client.cancel(list(running))
 
 
 def _absolute(pair: Pair) -> Pair:
     return replace(pair, fixed=pair.fixed.absolute(), moving=pair.moving.absolute())
 
 
-def _result(future: Any, pair: Pair, told: set[str]) -> Outcome:
+def _result(pair: Pair, future: Any, told: set[str]) -> Outcome:
     """Take the outcome of a pair, and log what its worker logged, each text once."""
     try:
         outcome, notes = future.result()
-    except Exception as error:  # the worker died
-        message = f"its worker died: {one_line(error)}"
+    except Exception as error:  # the worker died, or could not even begin
+        killed = type(error).__name__ == "KilledWorker"
+        message = "its worker died" if killed else one_line(error)
         return Outcome({"name": pair.name, "status": "failed", "message": message}, {}, "")
     for level, text in notes:
         if text not in told:
