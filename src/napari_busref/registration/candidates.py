@@ -125,7 +125,8 @@ def match(
     second: Match | None = None
     if search == "auto" and _are_unlikely(scorer, [initial, *likeliest.values()]):
         second = _match_wide(scorer, initial, again)
-        if second.clear:
+        best = next(iter(likeliest.values()), initial)
+        if second.clear and second.block_confidence > scorer.blocks(best):
             run.keep(second.estimate)
             return second
     candidates = others()
