@@ -72,6 +72,7 @@ class Fake:
             reliable=good,
             score=0.9 if good else 0.1,
             shift_px=px,
+            map=np.full((4, 5), 0.9, np.float32),
         )
         return RegistrationResult(
             transform.apply(moving), mask, transform, quality, {}, {"model": "f"}
@@ -549,7 +550,7 @@ def test_the_displacement_is_drawn_in_three_ways_of_which_one_shows(fake):
     result = register_stack(fixed, moving)
     layers = result_layers(result, fixed, moving, roles=ROLES)
     assert [layer.visible for layer in layers] == ["fused" in layer.name for layer in layers]
-    lengths, grid = layers[3:5]
+    lengths, grid = layers[4:6]
     np.testing.assert_allclose(lengths.data, 4 * np.sqrt(2), rtol=1e-5)
     assert lengths.colorbar.visible
     assert "px" in lengths.name
@@ -589,7 +590,7 @@ def test_a_further_run_updates_every_kind_of_layer(fake):
     assert again[0] is placed[0]
     assert again[0].data.shape == (5, 32, 40)
     assert again[0].colormap.name == "magma"
-    assert isinstance(again[5], Shapes)
+    assert isinstance(again[6], Shapes)
     order = [layer.metadata[METADATA_KEY]["role"] for layer in list(viewer.layers)[2:]]
     assert order == list(ROLES)
 

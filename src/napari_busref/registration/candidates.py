@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -102,21 +102,21 @@ def match(
     scorer = CandidateScorer(features, moving)
     search = run.options.search
 
-    given = {"initial": initial} if run.options.initial else {}
-    left = dict(proposal_networks)
+    candidates = {"initial": initial} if run.options.initial else {}
+    names = list(proposal_networks)
 
-    def others() -> dict[str, Estimate]:
-        return given | _network_proposals(left, features, moving, initial, run)
+    def propose(names: Iterable[str]) -> dict[str, Estimate]:
+        networks = {name: proposal_networks[name] for name in names}
+        return candidates | _network_proposals(networks, features, moving, initial, run)
 
     if search == "wide":
-        return _match_wide(scorer, initial, run, others)
+        return _match_wide(scorer, initial, run, lambda: propose(names))
     if search == "auto":
         # The first network is a tenth of the work of a near pair, and often enough.
-        left = dict(list(proposal_networks.items())[:1])
-        given = others()
-        left = {name: one for name, one in proposal_networks.items() if name not in given}
-        if _any_confident(scorer, given):
-            first = _select_and_refine(scorer, given, run)
+        candidates = propose(names[:1])
+        names = names[1:]
+        if _any_confident(scorer, candidates):
+            first = _select_and_refine(scorer, candidates, run)
             if first.block_confidence >= UNRELATED_CONFIDENCE:
                 return first
     poses = _near_poses(features, moving, initial, run)
@@ -129,7 +129,7 @@ def match(
         if second.clear and second.block_confidence > scorer.blocks(best):
             run.keep(second.estimate)
             return second
-    candidates = others()
+    candidates = propose(names)
     first = _select_and_refine(scorer, candidates | likeliest, run)
     if not poses or first.block_confidence >= UNRELATED_CONFIDENCE:
         return first

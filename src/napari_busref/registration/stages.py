@@ -35,7 +35,7 @@ def registration_stages(
     if search == "wide":
         names.append(("search wide", place))
     else:
-        if search != "none":  # "auto" searches wide only where the near one is not confirmed
+        if search == "near":  # "auto" searches only where its first proposal is not confirmed
             names.append(("search near", place))
         names.append(("propose", place if auto else f"{_name(model)} {place}".strip()))
         if auto or search != "none":

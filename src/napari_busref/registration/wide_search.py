@@ -248,7 +248,7 @@ def _outline(valid: Tensor) -> Tensor:
     first = torch.where(valid, columns, width).amin(1)[rows]
     last = torch.where(valid, columns, -1).amax(1)[rows] + 1
     ends = [torch.stack([x, y], 1) for x in (first, last) for y in (rows, rows + 1)]
-    return torch.cat(ends) - torch.tensor([width, height], device=valid.device) / 2
+    return torch.cat(ends).float() - torch.tensor([width, height], device=valid.device).float() / 2
 
 
 def _sides(shape: tuple[int, int], like: Tensor) -> Tensor:
@@ -311,7 +311,7 @@ def _resampled(image: _Described, linear: Tensor, cells: Tensor) -> _Described:
 
     Both from the centre of their canvas. Interpolated descriptors get unit length again.
     """
-    old, new = image.cells[0] / 2, cells / 2
+    old, new = image.cells[0].to(linear) / 2, cells.to(linear) / 2
     rows, cols = cells.tolist()
     grid = torch.einsum("aij,hwj->ahwi", linear, _centred_grid((rows, cols), new)) / old.flip(0)
     features, valid = (
