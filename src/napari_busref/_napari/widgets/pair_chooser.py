@@ -65,7 +65,7 @@ class PairChooser(QWidget):
         grid.setContentsMargins(0, 0, 0, 0)
         self.upright = button("", "", self._turn_clicked, name="upright")
         self.upright.hide()
-        self.on_map = button("", "", self._map_clicked, name="on_map")
+        self.on_map = button("", "Place by the map", self._map_clicked, name="on_map")
         self.on_map.hide()
         self._tags: dict[str, int] = {}
         self._place: MapPlace | None = None
