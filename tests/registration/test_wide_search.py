@@ -12,6 +12,7 @@ from scipy import ndimage
 from napari_busref import Cancelled, Transform
 from napari_busref.geometry import Estimate
 from napari_busref.registration.features import FixedFeatures
+from napari_busref.registration.pyramid import MaskedImage
 from napari_busref.registration.scoring import CandidateScorer
 from napari_busref.registration.wide_match import find_pose
 from napari_busref.registration.wide_search import CAREFUL, QUICK, wide_search
@@ -93,6 +94,24 @@ def test_finds_nothing_where_nothing_is_valid(matcher):
     fixed, moving = pair(moved())
     empty = view(moving.image[0, 0].numpy(), np.zeros(SHAPE, bool))
     assert wide_search(matcher, fixed, empty, start().theta, QUICK) == []
+
+
+def test_long_images_take_little_more_work_than_squares(matcher, monkeypatch):
+    pixels = []
+    forward = type(matcher).forward
+
+    def counted(self, image, valid=None):
+        pixels.append(image.numel())
+        return forward(self, image, valid)
+
+    monkeypatch.setattr(type(matcher), "forward", counted)
+    works = []
+    for shape in ((128, 128), (16, 1024)):
+        pixels.clear()
+        image = MaskedImage(torch.rand(1, 1, *shape), torch.ones(1, 1, *shape))
+        wide_search(matcher, image, image, start().theta, QUICK)
+        works.append(sum(pixels))
+    assert works[1] < 4 * works[0]
 
 
 def test_can_be_cancelled(matcher):

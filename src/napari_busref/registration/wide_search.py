@@ -35,6 +35,7 @@ _VIEWS = tuple(range(15, 360, 30))  # degrees at which the network sees the turn
 _TURNS = (-12.5, -7.5, -2.5, 2.5, 7.5, 12.5)  # degrees by which its descriptors are turned
 _MAX_CANVAS = 1.15  # of the longer side of the turned image's content
 _MIN_CONTENT = 0.4  # of the content's bounding box, where it sets the working size
+_MAX_ELONGATION = 2.5  # longer side of a content in working sides, reached at 1 : 6.25
 _MIN_KNOWN = 0.6  # of a turned or averaged cell
 _MIN_OVERLAP = 0.3  # of the smaller image
 _PADDING = 0.7  # of the turned image; what wraps around overlaps too little to count
@@ -148,7 +149,8 @@ class _Frame:
         outline = _outline(valid)
         box = outline.amax(0) - outline.amin(0)
         area = max(float(valid.sum()), _MIN_CONTENT * float(box.prod()))
-        return cls(image, shear * area**0.5, outline)
+        unit = max(area**0.5, float(box.max()) / _MAX_ELONGATION)
+        return cls(image, shear * unit, outline)
 
     def linear(self, side: float) -> Tensor:
         """Working pixels -> pixels of the image, (2, 2)."""
