@@ -27,9 +27,10 @@ step "ruff" "$bin/ruff" check .
 step "ruff format" "$bin/ruff" format --check .
 step "mypy" "$bin/mypy"
 step "import contracts" "$bin/lint-imports"
-# without the Qt plugins: the core, the command line and the training must not need them
-step "tests without Qt" "$bin/python" -m pytest -p no:pytest-qt -p no:napari \
-    --ignore=tests/gui --durations=10 "$@"
+# without the Qt plugins: the core, the command line and the training must not need them;
+# one process for each core, with one thread each
+step "tests without Qt" env OMP_NUM_THREADS=1 "$bin/python" -m pytest -p no:pytest-qt \
+    -p no:napari --ignore=tests/gui --numprocesses auto --dist loadscope --durations=10 "$@"
 step "napari tests" ${screen[@]+"${screen[@]}"} "$bin/python" -m pytest tests/gui \
     --require-gui --durations=10 "$@"
 
