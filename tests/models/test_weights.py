@@ -179,7 +179,7 @@ def test_the_learned_loss_of_refusion_left_its_prior() -> None:
 
 
 def test_loading_a_model_does_not_import_the_compiler() -> None:
-    # torch's compiler takes three CPU seconds to import, once for every command
+    # torch's compiler takes two CPU seconds to import, once for every command
     code = (
         "import sys\n"
         "from napari_busref import list_models\n"
