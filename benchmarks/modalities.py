@@ -31,6 +31,7 @@ from options import (
     Limit,
     Seeds,
     Threads,
+    check_known,
     data_folder,
     parse_seeds,
     provenance,
@@ -362,8 +363,7 @@ def main(
     rows: list[Row] = []
     try:
         drawn = parse_seeds(seeds)
-        if unknown := set(case or ()) - set(CASES):
-            raise ValueError(f"--case: need some of {', '.join(CASES)}, got {min(unknown)!r}")
+        check_known("--case", case, CASES)
         set_threads(threads)
         from napari_busref import load_model
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,18 @@ Threads = Annotated[int, typer.Option(min=1, help="Threads of every library.")]
 def parse_seeds(seeds: str) -> list[int]:
     """Integers, separated by commas or spaces."""
     return [int(seed) for seed in seeds.replace(",", " ").split()]
+
+
+def check_known(option: str, names: Iterable[str] | None, known: Iterable[str]) -> None:
+    """Refuse a name that an option does not know.
+
+    Raises
+    ------
+    ValueError
+        With the known names.
+    """
+    if unknown := set(names or ()) - set(known):
+        raise ValueError(f"{option}: need some of {', '.join(known)}, got {min(unknown)!r}")
 
 
 def data_folder(data_root: Path | None) -> Path:

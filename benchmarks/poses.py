@@ -20,7 +20,7 @@ from statistics import mean, median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from options import DataRoot, Limit, Threads, data_folder, provenance, set_threads
+from options import DataRoot, Limit, Threads, check_known, data_folder, provenance, set_threads
 from tables import Row, append_row, cell, markdown, publish, wide_console
 
 if TYPE_CHECKING:
@@ -173,8 +173,7 @@ def main(
     set_threads(threads)
     rows: list[Row] = []
     try:
-        if unknown := set(kind or ()) - set(KINDS):
-            raise ValueError(f"--kind: need some of {', '.join(KINDS)}, got {min(unknown)!r}")
+        check_known("--kind", kind, KINDS)
         root = data_folder(data_root)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error

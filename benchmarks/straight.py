@@ -19,7 +19,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from options import DataRoot, Limit, Threads, data_folder, provenance, set_threads
+from options import DataRoot, Limit, Threads, check_known, data_folder, provenance, set_threads
 from poses import KINDS, about_centre, pairs
 from tables import cell, markdown, publish, wide_console
 
@@ -104,8 +104,7 @@ def main(
     console = wide_console()
     set_threads(threads)
     try:
-        if unknown := set(sets or ()) - set(SETS):
-            raise ValueError(f"--set: need some of {', '.join(SETS)}, got {min(unknown)!r}")
+        check_known("--set", sets, SETS)
         root = data_folder(data_root)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error

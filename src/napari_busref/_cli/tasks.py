@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ __all__ = ["FuseTask", "RegisterTask", "Task"]
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(ABC):
     """What one command does with a pair.
 
     Attributes
@@ -42,14 +43,14 @@ class Task:
     memory_limit: float | None
 
     @property
+    @abstractmethod
     def suffixes(self) -> tuple[str, ...]:
         """What the names of results have after the stem."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def models(self) -> dict[str, str | None]:
         """The models by their kind."""
-        raise NotImplementedError
 
     def absolute(self) -> Task:
         """The same task with an absolute folder, for processes that run elsewhere."""
@@ -63,10 +64,10 @@ class Task:
         with memory_limited(self.memory_limit):
             return self._process(pair, progress, cancel)
 
+    @abstractmethod
     def _process(
         self, pair: Pair, progress: Progress | None, cancel: Event | None
-    ) -> Mapping[str, Any]:
-        raise NotImplementedError
+    ) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
