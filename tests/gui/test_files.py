@@ -203,19 +203,20 @@ def test_a_file_of_another_program_is_refused_in_words(viewer, tmp_path, notes):
     assert not viewer.layers
 
 
-def test_the_first_panel_opens_soon_and_without_torch(tmp_path):
+def test_the_first_panel_opens_without_the_slow_libraries(tmp_path):
     code = """
-import sys, time
+import sys
 import napari
 from npe2 import PluginManager, PluginManifest
 manager = PluginManager.instance()
 if "napari-busref" not in manager:
     manager.register(PluginManifest.from_file(sys.argv[1]))
 viewer = napari.Viewer(show=False)
-before = time.process_time()
+before = set(sys.modules)
 viewer.window.add_plugin_dock_widget("napari-busref", "Register and fuse")
-print(time.process_time() - before)
-print("torch" in sys.modules)
+slow = ["torch", "matplotlib", "pandas", "skimage.measure", "skimage.transform"]
+slow += ["scipy.interpolate", "scipy.optimize", "scipy.sparse.linalg", "scipy.stats"]
+print([name for name in slow if name in set(sys.modules) - before])
 viewer.close()
 """
     source = Path(napari_busref.__file__).parent
@@ -231,9 +232,7 @@ viewer.close()
         },
     )
     assert result.returncode == 0, result.stderr
-    seconds, torch = result.stdout.strip().splitlines()[-2:]
-    assert torch == "False"
-    assert float(seconds) < 2  # CPU time, independent of the load of the machine
+    assert result.stdout.strip().splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("tag", [1, 6])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from dataclasses import fields
 from pathlib import Path
-from time import perf_counter
 
 import dask.array as da
 import numpy as np
@@ -886,25 +885,18 @@ def test_cancel_can_keep_the_best_so_far(viewer, panel, pair, fake, notes, qtbot
     fake.go.set()
 
 
-def seconds_to_cancel(panel, qtbot):
-    began = perf_counter()
-    with qtbot.waitSignal(panel.idle, timeout=5000):
-        panel.button.click()
-    return perf_counter() - began
-
-
 @pytest.mark.parametrize("best", [False, True])
-def test_cancel_takes_less_than_half_a_second(viewer, panel, pair, fake, qtbot, best):
-    """Even while the fusion ignores `cancel`."""
+def test_cancel_does_not_wait_for_the_fusion(viewer, panel, pair, fake, qtbot, best):
+    """The fusion ignores `cancel`. ``benchmarks/responsiveness.py`` measures the seconds."""
     panel.settings = Settings(on_cancel="best" if best else "nothing")
     fake.hold_fusion = fake.deaf = True
-    seconds = []
-    for _ in range(3):
+    for _ in range(2):
         fake.go.clear()
         fake.holding.clear()
         assert panel.run()
         qtbot.waitUntil(fake.holding.is_set, timeout=30_000)
-        seconds.append(seconds_to_cancel(panel, qtbot))
+        with qtbot.waitSignal(panel.idle, timeout=5000):
+            panel.button.click()
         assert not fake.go.is_set()  # the fusion still runs
         left = ["ir warped", "ir mask", "ir displacement"] if best else []
         assert names(viewer) == ["vis", "ir", *left]
@@ -915,7 +907,6 @@ def test_cancel_takes_less_than_half_a_second(viewer, panel, pair, fake, qtbot, 
         assert QThreadPool.globalInstance().waitForDone(5000)
         QApplication.processEvents()
         assert names(viewer) == ["vis", "ir", *left]  # the fusion has no effect
-    assert min(seconds) < 0.5  # a busy machine may be late once
 
 
 @pytest.mark.parametrize("again", [False, True])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, sparse
-from scipy.sparse.linalg import spsolve
+from scipy import ndimage
 
 from napari_busref.fusion.cells import cell_means, enlarge
 from napari_busref.fusion.tiling import cut
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 __all__ = ["continued", "fade"]
 
@@ -76,6 +79,9 @@ def continued(change: Grey, visible: Grey, mask: NDArray[np.bool_]) -> Grey:
     ndarray of float32, shape (H, W)
         `change` itself where the mask has no border.
     """
+    from scipy import sparse  # here: a panel of napari opens without it
+    from scipy.sparse.linalg import spsolve
+
     side = max(-(-max(mask.shape) // _CELLS), _SMALLEST_CELL)
     inside = cell_means(mask, side) > 0.5
     border = inside & ~ndimage.binary_erosion(inside, border_value=1)
@@ -94,7 +100,7 @@ def continued(change: Grey, visible: Grey, mask: NDArray[np.bool_]) -> Grey:
     return change - enlarge(found[tuple(nearest)].astype(np.float32), side, shape)
 
 
-def _smoothness(inside: NDArray[np.bool_], *images: NDArray[np.float32]) -> sparse.csr_array:
+def _smoothness(inside: NDArray[np.bool_], *images: NDArray[np.float32]) -> csr_array:
     """Matrix of the weighted Laplacian between the cells of an area.
 
     Parameters
@@ -104,6 +110,8 @@ def _smoothness(inside: NDArray[np.bool_], *images: NDArray[np.float32]) -> spar
     *images : ndarray, shape (n,)
         A step of any of them lowers the weight between two cells.
     """
+    from scipy import sparse
+
     number = np.zeros(inside.shape, int)
     number[inside] = np.arange(inside.sum())
     pairs = []

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.measure import block_reduce
 
 __all__ = ["cell_means", "enlarge"]
 
@@ -25,6 +24,8 @@ def cell_means(
     mask : ndarray of bool, shape (H, W), optional
         Pixels that count; by default all. A cell without any is 0.
     """
+    from skimage.measure import block_reduce  # here: a panel of napari opens without it
+
     if mask is None:
         mask = np.ones((1, 1), bool)
     covered = block_reduce(np.broadcast_to(mask, image.shape), (side, side), np.sum)
