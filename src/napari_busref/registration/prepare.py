@@ -191,7 +191,7 @@ def _shrink(image: Prepared, shape: tuple[int, int]) -> Prepared:
 def _on_grid(transform: Transform, shape: tuple[int, int]) -> Transform:
     """The same transform for the fixed image resized to a shape: equal at the pixels there."""
     if shape == transform.fixed_shape:
-        return transform
+        return transform.with_spacing(1)
     step = np.array(transform.fixed_shape) / shape
     onto = np.diag([*step, 1.0])  # from the new pixels to those of the fixed image
     onto[:2, 2] = (step - 1) / 2

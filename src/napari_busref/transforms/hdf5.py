@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from napari_busref.runtime.atomic_write import replacing
 from napari_busref.runtime.file_safety import Refused, check_file, check_size
 from napari_busref.runtime.version import package_version
+from napari_busref.transforms.grids import Grid, as_spacing
 
 __all__ = [
     "EXTENSION",
@@ -34,7 +35,9 @@ __all__ = [
 
 EXTENSION = ".busref.h5"
 _FORMAT = "napari-busref transform"
-_VERSION_SINGLE, _VERSION_STACK = 1, 2  # of one transform, and of the planes of a stack
+#: Of one transform, of the planes of a stack, and with a displacement on a coarser grid.
+_VERSION_SINGLE, _VERSION_STACK, _VERSION_SPACED = 1, 2, 3
+_VERSIONS = (_VERSION_SINGLE, _VERSION_STACK, _VERSION_SPACED)
 _MAX_METADATA = 60_000  # bytes; an HDF5 attribute holds at most 64 KiB
 _PLANES = "planes"
 _COLLECTION = b"GCOL\1\0\0\0"  # compressed values may hold the first four bytes, too
@@ -51,7 +54,11 @@ class Stored(Protocol):
 
     @property
     def displacement(self) -> NDArray[np.float32] | None:
-        """Shape (2, H, W)."""
+        """Shape (2, H, W), or smaller; see `spacing`."""
+
+    @property
+    def spacing(self) -> tuple[float, float]:
+        """Rows and columns from one value of the displacement to the next."""
 
     @property
     def fixed_shape(self) -> tuple[int, int]:
@@ -78,8 +85,7 @@ def save(
     metadata : mapping
         Serialisable as JSON.
     planes : mapping, optional
-        From the position in a stack to the transform there and its metadata. They make the
-        format version 2.
+        From the position in a stack to the transform there and its metadata.
 
     Raises
     ------
@@ -88,14 +94,17 @@ def save(
     """
     if not path.name.lower().endswith(EXTENSION):
         raise ValueError(f"path: got {str(path)!r}, need a name that ends in {EXTENSION}")
-    text = _json(metadata)
+    text, several = _json(metadata), dict(planes or {})
+    spaced = any(one.spacing != (1, 1) for one in (transform, *(p for p, _ in several.values())))
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["format"] = _FORMAT
-        file.attrs["format_version"] = _VERSION_STACK if planes else _VERSION_SINGLE
+        file.attrs["format_version"] = (
+            _VERSION_SPACED if spaced else _VERSION_STACK if several else _VERSION_SINGLE
+        )
         file.attrs["package_version"] = package_version()
         file.attrs["convention"] = "q = affine(p + displacement(p)); (row, col) pixels"
         _write(file, transform, text)
-        for number, (position, (plane, known)) in enumerate((planes or {}).items()):
+        for number, (position, (plane, known)) in enumerate(several.items()):
             group = file.create_group(f"{_PLANES}/{number}")
             group.attrs["position"] = position
             _write(group, plane, _json(known))
@@ -137,24 +146,27 @@ def _check_format(file: h5py.File, path: Path) -> None:
             f"by napari-busref ({EXTENSION})"
         )
     version = file.attrs.get("format_version", 0)
-    if version not in (_VERSION_SINGLE, _VERSION_STACK):
+    if version not in _VERSIONS:
         raise ValueError(
             f"path: {str(path)!r} has format version {version}, this version of "
-            f"napari-busref reads {_VERSION_SINGLE} and {_VERSION_STACK}"
+            f"napari-busref reads {', '.join(map(str, _VERSIONS))}"
         )
 
 
 def read(group: h5py.Group) -> dict[str, Any]:
     """Read the arguments of `Transform` from a group: the file, or one of its planes."""
-    fixed_shape, moving_shape = (
+    (rows, cols), moving_shape = (
         tuple(int(size) for size in group.attrs[name]) for name in ("fixed_shape", "moving_shape")
     )
+    spacing = as_spacing(group.attrs.get("spacing", 1), "spacing")
+    nodes = Grid.covering((rows, cols), spacing).shape
     return {
         "affine": _array(group, "affine", (3, 3)),
-        "displacement": _array(group, "displacement", (2, *fixed_shape))
+        "spacing": spacing,
+        "displacement": _array(group, "displacement", (2, *nodes))
         if group.get("displacement", getlink=True) is not None
         else None,
-        "fixed_shape": fixed_shape,
+        "fixed_shape": (rows, cols),
         "moving_shape": moving_shape,
     }
 
@@ -291,6 +303,8 @@ def _write(group: h5py.Group, transform: Stored, metadata: str) -> None:
     group.attrs["moving_shape"] = transform.moving_shape
     group.attrs["metadata"] = metadata
     group["affine"] = transform.affine
+    if transform.spacing != (1, 1):
+        group.attrs["spacing"] = transform.spacing
     if transform.displacement is not None:
         group.create_dataset(
             "displacement", data=transform.displacement, compression="gzip", shuffle=True

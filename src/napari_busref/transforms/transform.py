@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,16 +21,22 @@ from napari_busref.images.figures import new_axes
 from napari_busref.runtime.file_safety import memory_limited
 from napari_busref.runtime.threads import pool_threads
 from napari_busref.transforms import hdf5
+from napari_busref.transforms.grids import Grid, as_spacing
 from napari_busref.transforms.hdf5 import EXTENSION
 from napari_busref.transforms.resampling import EDGE, Plane, touches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["EXTENSION", "Transform", "read_metadata"]
+__all__ = ["EXTENSION", "Transform", "Window", "read_metadata"]
+
+Window = tuple[slice, slice]
+"""Rows and columns of an image."""
 
 _GRID_CELLS = 12  # along each side of a plotted grid
 _POINTS_OF_LINE = 49
+_MARGIN = 1  # px around its source that bilinear interpolation reads
+_SPLINE_MARGIN = 24  # px within which a spline of order 5 forgets all but 1e-8 of a step
 _NUMBERS = "an array of numbers"
 
 
@@ -48,11 +54,16 @@ class Transform:
         ``(0, 0, 1)``.
     displacement : array_like, shape (2, H, W), optional
         ``u``, in fixed pixels, ``(Δrow, Δcol)`` at every fixed pixel, stored as float32. Bilinear
-        between pixels, constant outside the grid.
+        between pixels, constant outside the grid. With a `spacing` of ``(s, t)`` its shape is
+        ``(2, ceil(H / s), ceil(W / t))``, and each value stands for ``s x t`` px.
     fixed_shape : tuple of int
         ``(H, W)`` of the fixed image.
     moving_shape : tuple of int
         ``(h, w)`` of the moving image.
+    spacing : float or tuple of float
+        Distance of the values of the displacement along rows and columns, in fixed pixels, at
+        least 1. Value ``i`` stands at the middle of the pixels that it covers, ``i s + (s - 1) /
+        2``. 1 is a value at every pixel. Stored as a tuple; ``(1, 1)`` without a displacement.
 
     Raises
     ------
@@ -62,7 +73,10 @@ class Transform:
     Notes
     -----
     Objects are immutable: the arrays are read-only copies, and two transforms are equal when
-    their contents are. `fixed_shape` and `moving_shape` are keyword-only.
+    their contents are. `fixed_shape`, `moving_shape` and `spacing` are keyword-only.
+
+    The methods that compute an array for the fixed image also compute a window of it. Of an image
+    in a file (a zarr, dask or memory-mapped array) `apply` then reads the needed part only.
 
     Examples
     --------
@@ -76,6 +90,7 @@ class Transform:
     displacement: NDArray[np.float32] | None = None
     fixed_shape: tuple[int, int] = field(kw_only=True)
     moving_shape: tuple[int, int] = field(kw_only=True)
+    spacing: tuple[float, float] = field(default=(1.0, 1.0), kw_only=True)
 
     def __post_init__(self) -> None:
         for name in ("fixed_shape", "moving_shape"):
@@ -95,19 +110,29 @@ class Transform:
         if not 1e-9 <= determinant < np.inf:
             raise ValueError("affine: got a matrix that cannot be inverted")
         object.__setattr__(self, "affine", affine)
+        spacing = as_spacing(self.spacing, "spacing")
         if self.displacement is None:
-            return
+            spacing = (1.0, 1.0)
+        object.__setattr__(self, "spacing", spacing)
+        if self.displacement is not None:
+            object.__setattr__(self, "displacement", self._checked_displacement())
+
+    def _checked_displacement(self) -> NDArray[np.float32]:
         displacement = to_array(self.displacement, "displacement", _NUMBERS)[0]
         with np.errstate(over="ignore"):  # checked below
             displacement = frozen(displacement, np.float32)
-        if displacement.shape != (2, *self.fixed_shape):
+        need = (2, *self._nodes.shape)
+        if displacement.shape != need:
+            where = "on the grid of the fixed image"
+            if not self._nodes.full:
+                where = f"every {self.spacing[0]:g} rows and {self.spacing[1]:g} columns"
             raise ValueError(
-                f"displacement: got shape {displacement.shape}, need {(2, *self.fixed_shape)} "
-                "(row and column part on the grid of the fixed image)"
+                f"displacement: got shape {displacement.shape}, need {need} "
+                f"(row and column part {where})"
             )
         if not np.isfinite(displacement).all():
             raise ValueError("displacement: got NaN or infinite values, need finite ones")
-        object.__setattr__(self, "displacement", displacement)
+        return displacement
 
     # -- construction -------------------------------------------------------------------------
 
@@ -221,8 +246,13 @@ class Transform:
         mapped = self._backward(coords, tolerance) if inverse else self._forward(coords)
         return np.ascontiguousarray(mapped.T).reshape(given.shape)
 
-    def flow(self) -> NDArray[np.float32]:
+    def flow(self, window: Window | None = None) -> NDArray[np.float32]:
         """Compute the displacement from each fixed pixel to its source in the moving image.
+
+        Parameters
+        ----------
+        window : tuple of slice, optional
+            Rows and columns of the fixed image; all by default.
 
         Returns
         -------
@@ -230,22 +260,55 @@ class Transform:
             ``(Δrow, Δcol)`` in pixels: ``warped[r, c] = moving[r + flow[0, r, c], c + flow[1, r,
             c]]``, the convention of `skimage.registration`.
         """
-        flow = np.empty((2, *self.fixed_shape), np.float32)
+        part = self._part(window)
+        flow = np.empty((2, *part.shape), np.float32)
 
         def work(rows: slice, source: NDArray[np.float64]) -> None:
-            for part, there, here in zip(flow, source, self._ticks(rows), strict=True):
-                np.subtract(there, here, out=part[rows], casting="same_kind")
+            for out, there, here in zip(flow, source, part.ticks(rows), strict=True):
+                np.subtract(there, here, out=out[rows], casting="same_kind")
 
-        self._in_blocks(work)
+        self._in_blocks(work, part)
         return flow
 
-    def mask(self, valid: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    def source_window(self, window: Window | None = None, margin: int = 1) -> Window | None:
+        """Find the part of the moving image that a window of the fixed image needs.
+
+        Parameters
+        ----------
+        window : tuple of slice, optional
+            Rows and columns of the fixed image; all by default.
+        margin : int
+            Pixels around the sources; 1 is enough for bilinear interpolation.
+
+        Returns
+        -------
+        tuple of slice or None
+            Rows and columns of the moving image; None where the sources lie outside it.
+        """
+        part = self._part(window)
+        least, most = np.full(2, np.inf), np.full(2, -np.inf)
+        for rows in row_blocks(part.shape):
+            source = self._sources(part.ticks(rows))
+            np.minimum(least, source.min((1, 2)), out=least)
+            np.maximum(most, source.max((1, 2)), out=most)
+        first = np.maximum(np.floor(least).astype(int) - margin, 0)
+        stop = np.minimum(np.ceil(most).astype(int) + margin + 1, self.moving_shape)
+        if (first >= stop).any():
+            return None
+        rows, cols = (slice(int(a), int(b)) for a, b in zip(first, stop, strict=True))
+        return rows, cols
+
+    def mask(
+        self, valid: NDArray[np.bool_] | None = None, window: Window | None = None
+    ) -> NDArray[np.bool_]:
         """Compute the reconstructible mask: fixed pixels whose content the moving image holds.
 
         Parameters
         ----------
         valid : ndarray of bool, shape (h, w), optional
             Valid pixels of the moving image; all by default.
+        window : tuple of slice, optional
+            Rows and columns of the fixed image; all by default.
 
         Returns
         -------
@@ -260,17 +323,24 @@ class Transform:
                 raise ValueError(f"valid: got shape {valid.shape}, need {self.moving_shape}")
             if not valid.all():
                 lost = (valid == 0).astype(np.uint8)
-        mask = np.empty(self.fixed_shape, bool)
+        part = self._part(window)
+        mask = np.empty(part.shape, bool)
 
         def work(rows: slice, source: NDArray[np.float64]) -> None:
             mask[rows] = self._inside(source)
             if lost is not None:
                 mask[rows] &= ~touches(lost, source)
 
-        self._in_blocks(work)
+        self._in_blocks(work, part)
         return mask
 
-    def apply(self, image: ArrayLike, order: int = 1, cval: float | None = None) -> NDArray[Any]:
+    def apply(
+        self,
+        image: ArrayLike,
+        order: int = 1,
+        cval: float | None = None,
+        window: Window | None = None,
+    ) -> NDArray[Any]:
         """Resample a moving image, channel or label image onto the fixed grid.
 
         One interpolation, whatever was composed.
@@ -286,6 +356,8 @@ class Transform:
             Value of fixed pixels whose source lies outside the moving image; NaN for floats only.
             By default NaN for floats, because any number would be content that nobody measured,
             and 0 for integers and bool. A masked array has its fill value there.
+        window : tuple of slice, optional
+            Rows and columns of the fixed image; all by default.
 
         Returns
         -------
@@ -304,35 +376,33 @@ class Transform:
         TypeError
             When the image does not hold real numbers.
         """
-        image, _ = to_array(image, "image", "an array (h, w) or (h, w, C)")
-        if isinstance(image, np.ma.MaskedArray):
-            return self._apply_masked(image, order, cval)
-        if image.ndim not in (2, 3) or image.shape[:2] != self.moving_shape:
-            raise ValueError(
-                f"image: got shape {image.shape}, need {self.moving_shape} (or that and "
-                "channels): the transform was made for a moving image of this size"
-            )
         if order not in range(6):
             raise ValueError(f"order: got {order!r}, need 0, 1, 2, 3, 4 or 5")
+        part = self._part(window)
+        image, origin = self._needed(image, window, _MARGIN if order < 2 else _SPLINE_MARGIN)
+        if isinstance(image, np.ma.MaskedArray):
+            return self._apply_masked(image, order, cval, window)
         image = native(image)
         cval = checked_fill(cval, image.dtype, "cval")
         if order == 0:
-            return self._nearest(image, cval)
+            return self._nearest(image, cval, part, origin)
         channels = image[..., None] if image.ndim == 2 else image
         planes = [Plane(channels[..., index], order) for index in range(channels.shape[-1])]
-        warped = np.empty((*self.fixed_shape, len(planes)), image.dtype)
+        warped = np.empty((*part.shape, len(planes)), image.dtype)
 
         def work(rows: slice, source: NDArray[np.float64]) -> None:
             outside = ~self._inside(source)
             for index, plane in enumerate(planes):
-                values = plane.sample(source)
+                values = plane.sample(source - origin)
                 values[outside] = cval
                 warped[rows, :, index] = values
 
-        self._in_blocks(work)
+        self._in_blocks(work, part)
         return warped[..., 0] if image.ndim == 2 else warped
 
-    def _apply_masked(self, image: Any, order: int, cval: float | None) -> Any:
+    def _apply_masked(
+        self, image: Any, order: int, cval: float | None, window: Window | None
+    ) -> Any:
         """`apply` for a masked array: a masked pixel is never blended with another."""
         masked = np.ma.getmaskarray(image)
         missing = np.array(masked.any(-1) if image.ndim == 3 else masked, bool)
@@ -341,40 +411,50 @@ class Transform:
         fill = default_fill(plain.dtype) if unset else image.fill_value
         if missing.all():
             plain = np.full_like(plain, fill)
-        elif image.ndim in (2, 3) and missing.any():
+        elif missing.any():
             rows, cols = ndimage.distance_transform_edt(
                 missing, return_distances=False, return_indices=True
             )
             plain = plain[rows, cols]
-        warped = self.apply(plain, order, fill if cval is None else cval)  # checks the arguments
+        warped = self.apply(plain, order, fill if cval is None else cval, window)
         if order == 0:
-            lost = self.apply(missing, 0, 1.0)
+            lost = self.apply(missing, 0, 1.0, window)
         else:
-            lost = ~self.mask(~missing)
+            lost = ~self.mask(~missing, window)
         if cval is not None:
-            lost &= self.mask()
+            lost &= self.mask(window=window)
         warped[lost] = fill
         mask = np.broadcast_to(lost.reshape(lost.shape + (1,) * (warped.ndim - 2)), warped.shape)
         return np.ma.MaskedArray(warped, mask=mask.copy(), fill_value=fill)
 
-    def jacobian_determinant(self) -> NDArray[np.float32]:
+    def jacobian_determinant(self, window: Window | None = None) -> NDArray[np.float32]:
         """Compute the local change of area from the fixed to the moving image.
+
+        Parameters
+        ----------
+        window : tuple of slice, optional
+            Rows and columns of the fixed image; all by default.
 
         Returns
         -------
         ndarray of float32, shape (H, W)
             Moving pixels per fixed pixel. Zero, or a sign that differs from the affine's, marks
-            a fold.
+            a fold. Derivatives are differences of neighbouring values of the displacement.
         """
         determinant = np.float32(np.linalg.det(self.affine[:2, :2]))
+        part, nodes = self._part(window), self._nodes
         if self.displacement is None:
-            return np.full(self.fixed_shape, determinant)
-        (rr, rc), (cr, cc) = (
-            [_derivative(part, axis) for axis in (0, 1)] for part in self.displacement
-        )
+            return np.full(part.shape, determinant)
+        if nodes.full:
+            found = _changed_area(self.displacement, part)
+        else:
+            everywhere = _Part((0, 0), nodes.shape)
+            change = _changed_area(self.displacement, everywhere, nodes.step)
+            found = np.empty(part.shape, np.float32)
+            for rows in row_blocks(part.shape):
+                found[rows] = nodes.interpolate(change, *part.ticks(rows))
         with np.errstate(over="ignore", invalid="ignore"):
-            found: NDArray[np.float32] = determinant * ((1 + rr) * (1 + cc) - rc * cr)
-        return found
+            return determinant * found
 
     # -- algebra ------------------------------------------------------------------------------
 
@@ -390,7 +470,8 @@ class Transform:
         -------
         Transform
             Exact without a displacement. Otherwise the displacement is inverted numerically at
-            each moving pixel and bilinear between them.
+            each moving pixel and bilinear between them. A coarser `spacing` stays as coarse, in
+            moving pixels.
 
         Raises
         ------
@@ -401,14 +482,19 @@ class Transform:
         affine = self._inverse_affine()
         if self.displacement is None:
             return Transform(affine, fixed_shape=self.moving_shape, moving_shape=self.fixed_shape)
-        displacement = np.empty((2, *self.moving_shape), np.float32)
-        for rows in row_blocks(self.moving_shape):
-            grid = _grid(self.moving_shape, rows)
+        nodes = Grid.covering(self.moving_shape, self._scaled_spacing(self._scale))
+        displacement = np.empty((2, *nodes.shape), np.float32)
+        for rows in row_blocks(nodes.shape):
+            grid = np.stack(np.broadcast_arrays(*nodes.positions(rows)))
             back = self._backward(grid.reshape(2, -1), tolerance)
             displacement[:, rows] = _affine(self.affine, back).reshape(grid.shape) - grid
         displacement.flags.writeable = False
         return Transform(
-            affine, displacement, fixed_shape=self.moving_shape, moving_shape=self.fixed_shape
+            affine,
+            displacement,
+            fixed_shape=self.moving_shape,
+            moving_shape=self.fixed_shape,
+            spacing=nodes.step,
         )
 
     def compose(self, other: Transform) -> Transform:
@@ -423,7 +509,8 @@ class Transform:
         -------
         Transform
             From this transform's fixed image to `other`'s moving image: ``q = other(self(p))``,
-            exact at the pixels of the fixed grid.
+            exact at the pixels of the fixed grid, or at the values of its displacement. These
+            have the finer spacing of the two.
 
         Raises
         ------
@@ -437,25 +524,65 @@ class Transform:
                 f"other: starts on a grid of shape {other.fixed_shape}, but this transform ends "
                 f"on one of shape {self.moving_shape}"
             )
-        displacement = self.displacement
-        if other.displacement is not None:
-            # q = A2 (m + u2(m)) with m = A1 (p + u1(p)), so q = A2 A1 (p + u1(p) + L1^-1 u2(m))
-            linear = np.linalg.inv(self.affine[:2, :2])
-            total = np.empty((2, *self.fixed_shape), np.float32)
-
-            def work(rows: slice, middle: NDArray[np.float64]) -> None:
-                total[:, rows] = np.tensordot(linear, other._displacement_at(middle), 1)
-                if self.displacement is not None:
-                    total[:, rows] += self.displacement[:, rows]
-
-            self._in_blocks(work)
-            total.flags.writeable = False
-            displacement = total
         affine = other.affine @ self.affine
         affine[2] = (0.0, 0.0, 1.0)
+        displacement, nodes = self.displacement, self._nodes
+        if other.displacement is not None:
+            nodes = Grid.covering(self.fixed_shape, self._finer_spacing(other))
+            displacement = self._composed_displacement(other, nodes)
         return Transform(
-            affine, displacement, fixed_shape=self.fixed_shape, moving_shape=other.moving_shape
+            affine,
+            displacement,
+            fixed_shape=self.fixed_shape,
+            moving_shape=other.moving_shape,
+            spacing=nodes.step,
         )
+
+    def _finer_spacing(self, other: Transform) -> tuple[float, float]:
+        """The finer one of both spacings, in pixels of this fixed image."""
+        theirs = other._scaled_spacing(1 / self._scale)
+        if self.displacement is None:
+            return theirs
+        return min(theirs[0], self.spacing[0]), min(theirs[1], self.spacing[1])
+
+    def _composed_displacement(self, other: Transform, nodes: Grid) -> NDArray[np.float32]:
+        # q = A2 (m + u2(m)) with m = A1 (p + u1(p)), so q = A2 A1 (p + u1(p) + L1^-1 u2(m))
+        linear = np.linalg.inv(self.affine[:2, :2])
+        total = np.empty((2, *nodes.shape), np.float32)
+
+        def work(rows: slice) -> None:
+            grid = nodes.positions(rows)
+            middle = self._sources(grid)
+            total[:, rows] = np.tensordot(linear, other._displacement_at(middle), 1)
+            if self.displacement is not None:
+                total[:, rows] += self._displaced(*grid)
+
+        _in_parallel(work, nodes.shape)
+        total.flags.writeable = False
+        return total
+
+    def with_spacing(self, spacing: float | tuple[float, float]) -> Transform:
+        """Return the same map with the displacement at another spacing.
+
+        Parameters
+        ----------
+        spacing : float or tuple of float
+            Rows and columns in fixed pixels, at least 1.
+
+        Returns
+        -------
+        Transform
+            The values of its displacement are bilinear between those of this one.
+        """
+        nodes = Grid.covering(self.fixed_shape, as_spacing(spacing, "spacing"))
+        if self.displacement is None or nodes == self._nodes:
+            return self
+        displacement = np.empty((2, *nodes.shape), np.float32)
+        for rows in row_blocks(nodes.shape):
+            where = nodes.positions(rows)
+            displacement[:, rows] = self._nodes.interpolate(self.displacement, *where)
+        displacement.flags.writeable = False
+        return replace(self, displacement=displacement, spacing=nodes.step)
 
     # -- display ------------------------------------------------------------------------------
 
@@ -464,6 +591,8 @@ class Transform:
         bend = "no displacement"
         if self.displacement is not None:
             bend = f"displacement up to {np.hypot(*self.displacement).max():.1f} px"
+            if not self._nodes.full:
+                bend += f", every {self.spacing[0]:g} x {self.spacing[1]:g} px"
         return (
             f"<Transform: fixed {self.fixed_shape}, moving {self.moving_shape}; "
             f"affine {rows}; {bend}>"
@@ -508,7 +637,7 @@ class Transform:
             return NotImplemented
         if (self.fixed_shape, self.moving_shape) != (other.fixed_shape, other.moving_shape):
             return False
-        if not np.array_equal(self.affine, other.affine):
+        if self.spacing != other.spacing or not np.array_equal(self.affine, other.affine):
             return False
         if self.displacement is None or other.displacement is None:
             return self.displacement is other.displacement
@@ -571,31 +700,91 @@ class Transform:
 
     # -- internals ----------------------------------------------------------------------------
 
-    def _ticks(self, rows: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Row (rows, 1) and column (1, W) of fixed pixels."""
-        row, col = np.ogrid[rows, : self.fixed_shape[1]]
-        return row.astype(np.float64), col.astype(np.float64)
+    @property
+    def _nodes(self) -> Grid:
+        """The grid of the displacement's values."""
+        return Grid.covering(self.fixed_shape, self.spacing)
 
-    def _in_blocks(self, work: Callable[[slice, NDArray[np.float64]], None]) -> None:
-        """Call `work` for blocks of rows and their sources, (2, rows, W), in parallel."""
+    @property
+    def _scale(self) -> float:
+        """Moving pixels that a fixed pixel spans by the affine."""
+        return float(np.sqrt(abs(np.linalg.det(self.affine[:2, :2]))))
 
-        def one(rows: slice) -> None:
-            row, col = self._ticks(rows)
-            if self.displacement is not None:
-                row, col = row + self.displacement[0, rows], col + self.displacement[1, rows]
-            work(rows, _affine(self.affine, (row, col)))
+    def _scaled_spacing(self, scale: float) -> tuple[float, float]:
+        """The spacing where a pixel becomes `scale` pixels; a dense displacement stays dense."""
+        if self._nodes.full:
+            return 1.0, 1.0
+        rows, cols = (max(step * scale, 1.0) for step in self.spacing)
+        return rows, cols
 
-        blocks = list(row_blocks(self.fixed_shape))
-        if len(blocks) == 1:
-            one(blocks[0])
-            return
-        with ThreadPoolExecutor(min(len(blocks), pool_threads())) as pool:
-            list(pool.map(one, blocks))  # `list` raises the errors
+    def _part(self, window: Window | None) -> _Part:
+        """Check a window of the fixed image."""
+        if window is None:
+            return _Part((0, 0), self.fixed_shape)
+        try:
+            rows, cols = (
+                range(size)[one] for one, size in zip(window, self.fixed_shape, strict=True)
+            )
+            valid = bool(rows and cols) and rows.step == cols.step == 1
+        except (TypeError, ValueError, AttributeError):
+            valid = False
+        if not valid:
+            raise ValueError(
+                f"window: got {window!r}, need a slice of rows and a slice of columns with pixels "
+                f"of a fixed image of shape {self.fixed_shape}"
+            )
+        return _Part((rows.start, cols.start), (len(rows), len(cols)))
+
+    def _needed(
+        self, image: Any, window: Window | None, margin: int
+    ) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """The part of a moving image that a window needs, and its first row and column.
+
+        Nothing else is read of an image in a file.
+        """
+        accepted, origin = "an array (h, w) or (h, w, C)", np.zeros((2, 1, 1))
+        # xarray may have other dimensions first; a masked array is filled as a whole
+        lazy = hasattr(image, "shape") and not hasattr(image, "dims")
+        if window is None or not lazy or isinstance(image, np.ma.MaskedArray):
+            image, _ = to_array(image, "image", accepted)
+        if len(image.shape) not in (2, 3) or tuple(image.shape[:2]) != self.moving_shape:
+            raise ValueError(
+                f"image: got shape {image.shape}, need {self.moving_shape} (or that and "
+                "channels): the transform was made for a moving image of this size"
+            )
+        if window is not None and not isinstance(image, np.ma.MaskedArray):
+            read = self.source_window(window, margin) or (slice(0, 1), slice(0, 1))
+            image, _ = to_array(image[read], "image", accepted)
+            origin[:, 0, 0] = [one.start for one in read]
+        return image, origin
+
+    def _sources(self, ticks: tuple[NDArray[Any], NDArray[Any]]) -> NDArray[np.float64]:
+        """Sources (2, R, C) of the pixels in rows (R, 1) and columns (1, C)."""
+        row, col = ticks
+        if self.displacement is not None:
+            down, right = self._displaced(row, col)
+            row, col = row + down, col + right
+        return _affine(self.affine, (row, col))
+
+    def _displaced(self, row: NDArray[Any], col: NDArray[Any]) -> NDArray[Any]:
+        """Displacement (2, R, C) in rows (R, 1) and columns (1, C); whole ones, if dense."""
+        assert self.displacement is not None
+        if not self._nodes.full:
+            return self._nodes.interpolate(self.displacement, row, col)
+        rows, cols = (slice(int(ticks.flat[0]), int(ticks.flat[-1]) + 1) for ticks in (row, col))
+        return self.displacement[:, rows, cols]
+
+    def _in_blocks(self, work: Callable[[slice, NDArray[np.float64]], None], part: _Part) -> None:
+        """Call `work` for blocks of rows of a part and their sources, in parallel."""
+        _in_parallel(lambda rows: work(rows, self._sources(part.ticks(rows))), part.shape)
 
     def _displacement_at(self, coords: NDArray[np.float64]) -> NDArray[np.float64]:
         """Interpolate the displacement at (2, ...) positions."""
         if self.displacement is None:
             return np.zeros_like(coords)
+        if not self._nodes.full:
+            step = np.array(self.spacing).reshape(2, *[1] * (coords.ndim - 1))
+            coords = (coords - (step - 1) / 2) / step
         return np.stack(
             [
                 ndimage.map_coordinates(part, coords, np.float64, order=1, mode="nearest")
@@ -647,25 +836,73 @@ class Transform:
             & (source[1] <= width - 1 + EDGE)
         )
 
-    def _nearest(self, image: NDArray[Any], cval: float | int) -> NDArray[Any]:
+    def _nearest(
+        self, image: NDArray[Any], cval: float | int, part: _Part, origin: NDArray[np.float64]
+    ) -> NDArray[Any]:
         # by index, because map_coordinates computes in float64 and would change 64-bit labels
-        warped = np.empty(self.fixed_shape + image.shape[2:], image.dtype)
-        height, width = self.moving_shape
+        warped = np.empty(part.shape + image.shape[2:], image.dtype)
+        height, width = image.shape[:2]
 
         def work(rows: slice, source: NDArray[np.float64]) -> None:
-            row = np.clip(np.floor(source[0] + 0.5), 0, height - 1).astype(np.intp)
-            col = np.clip(np.floor(source[1] + 0.5), 0, width - 1).astype(np.intp)
+            there = source - origin
+            row = np.clip(np.floor(there[0] + 0.5), 0, height - 1).astype(np.intp)
+            col = np.clip(np.floor(there[1] + 0.5), 0, width - 1).astype(np.intp)
             warped[rows] = image[row, col]
             warped[rows][~self._inside(source)] = cval
 
-        self._in_blocks(work)
+        self._in_blocks(work, part)
         return warped
 
 
-def _derivative(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+@dataclass(frozen=True)
+class _Part:
+    """A window of the fixed image: its first pixel, and its shape."""
+
+    first: tuple[int, int]
+    shape: tuple[int, int]
+
+    def ticks(self, rows: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Rows (R, 1) and columns (1, W) in the image, for rows of the window."""
+        top, left = self.first
+        row, col = np.ogrid[top + rows.start : top + rows.stop, left : left + self.shape[1]]
+        return row.astype(np.float64), col.astype(np.float64)
+
+
+def _in_parallel(work: Callable[[slice], None], shape: tuple[int, int]) -> None:
+    """Call `work` for blocks of rows of an array."""
+    blocks = list(row_blocks(shape))
+    if len(blocks) == 1:
+        work(blocks[0])
+        return
+    with ThreadPoolExecutor(min(len(blocks), pool_threads())) as pool:
+        list(pool.map(work, blocks))  # `list` raises the errors
+
+
+def _changed_area(
+    displacement: NDArray[np.float32], part: _Part, step: tuple[float, float] = (1.0, 1.0)
+) -> NDArray[np.float32]:
+    """Determinant of the derivative of ``p + displacement(p)`` in a part of its grid."""
+    # read one more value on each side, for central differences
+    read = tuple(
+        slice(max(first - 1, 0), first + size + 1)
+        for first, size in zip(part.first, part.shape, strict=True)
+    )
+    kept = tuple(
+        slice(first - one.start, first - one.start + size)
+        for one, first, size in zip(read, part.first, part.shape, strict=True)
+    )
+    (rr, rc), (cr, cc) = (
+        [_derivative(one[read], axis, step[axis])[kept] for axis in (0, 1)] for one in displacement
+    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        found: NDArray[np.float32] = (1 + rr) * (1 + cc) - rc * cr
+    return found
+
+
+def _derivative(values: NDArray[np.float32], axis: int, step: float) -> NDArray[np.float32]:
     if values.shape[axis] < 2:
         return np.zeros_like(values)
-    return cast(NDArray[np.float32], np.gradient(values, axis=axis))
+    return cast(NDArray[np.float32], np.gradient(values, np.float32(step), axis=axis))
 
 
 def _affine(
@@ -702,10 +939,6 @@ def check_tolerance(value: Any) -> None:
     """
     if not isinstance(value, Real) or isinstance(value, bool) or not float(value) > 0:
         raise ValueError(f"tolerance: got {value!r}, need pixels above 0")
-
-
-def _grid(shape: tuple[int, int], rows: slice) -> NDArray[np.float64]:
-    return np.mgrid[rows, : shape[1]].astype(np.float64)
 
 
 def _shape(shape: Any, name: str) -> tuple[int, int]:

@@ -144,8 +144,8 @@ def test_files_of_other_programs_and_newer_versions_are_refused(tmp_path, affine
         read_transform(tmp_path / "other.busref.h5")
     path = write_transform(tmp_path / "new.busref.h5", affine)
     with h5py.File(path, "a") as file:
-        file.attrs["format_version"] = 3
-    with pytest.raises(ValueError, match=r"format version 3, .* reads 1 and 2"):
+        file.attrs["format_version"] = 4
+    with pytest.raises(ValueError, match=r"format version 4, .* reads 1, 2, 3"):
         read_transform(path)
 
 

@@ -26,7 +26,9 @@ from napari_busref.transforms.formats.grid import ImageGrid
 from napari_busref.transforms.formats.physical import (
     affine_from_physical,
     affine_to_physical,
+    check_dense,
     check_grids,
+    displacement_grid,
     from_positions,
     positions,
     swapped,
@@ -99,7 +101,9 @@ def write_itk_transform(
         assert transform.displacement is not None
         linear = fixed.matrix[:2, :2]
         field = np.tensordot(linear, transform.displacement.astype(np.float64), 1)
-        displacement = sitk.DisplacementFieldTransform(_image(sitk, field, fixed))
+        # ITK interpolates it as we do, and half of its spacing beyond its outermost values
+        image = _image(sitk, field, displacement_grid(transform, fixed))
+        displacement = sitk.DisplacementFieldTransform(image)
         whole = sitk.CompositeTransform(2)  # it applies the last one first
         whole.AddTransform(affine)
         whole.AddTransform(displacement)
@@ -126,6 +130,7 @@ def write_itk_field(path: Path, transform: Transform, fixed: ImageGrid, moving: 
         of each fixed pixel to its source in the moving image, including the affine part.
     """
     check_grids(transform, fixed, moving)
+    check_dense(transform, path)
     fixed, moving = _in_mm(fixed), _in_mm(moving)
     sitk = _simpleitk(path)
     pixels = np.mgrid[: fixed.shape[0], : fixed.shape[1]].astype(np.float64)

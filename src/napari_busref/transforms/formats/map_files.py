@@ -34,6 +34,7 @@ _DRIVERS = dict.fromkeys((".tif", ".tiff", ".btf"), "GTiff") | {
     ".jp2": "JP2OpenJPEG",
     ".bmp": "BMP",
 }
+_ROWS = 512  # of a displacement map that are computed at a time; whole tiles of GDAL
 _MAX_ERROR = 0.125  # moving pixels, as gdalwarp
 _Points = NDArray[np.float64]
 
@@ -149,7 +150,10 @@ def write_displacement_map(path: Path, transform: Transform, fixed: MapPosition)
             bigtiff="if_safer",
         ) as file,
     ):
-        file.write(transform.flow())
+        for first in range(0, rows, _ROWS):
+            part = (slice(first, min(first + _ROWS, rows)), slice(0, cols))
+            window = rasterio.windows.Window.from_slices(*part)
+            file.write(transform.flow(part), window=window)
         file.descriptions = ("row displacement", "column displacement")
         file.units = ("pixel", "pixel")
     return path

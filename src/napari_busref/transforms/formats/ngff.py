@@ -103,7 +103,7 @@ def write_ngff(
     with replacing(path) as temporary:
         _write_group(temporary, {"ome": {"version": VERSION, "scene": scene}, _OWN: own})
         if field is not None:
-            _write_field(temporary, field, fixed, path)
+            _write_field(temporary, field, transform.spacing, fixed, path)
         if path.is_dir():
             shutil.rmtree(path)
     return path
@@ -218,9 +218,17 @@ def _scene(
     }
 
 
-def _write_field(folder: Path, field: NDArray[np.float32], fixed: ImageGrid, path: Path) -> None:
+def _write_field(
+    folder: Path,
+    field: NDArray[np.float32],
+    step: tuple[float, float],
+    fixed: ImageGrid,
+    path: Path,
+) -> None:
+    """Write a field whose values are `step` pixels of the fixed image apart."""
     zarr = _zarr(path)
-    origin = fixed.origin if fixed.is_upright else (0.0, 0.0)
+    pixel, origin = np.array(fixed.spacing), fixed.origin if fixed.is_upright else (0.0, 0.0)
+    spacing, origin = pixel * step, origin + (np.array(step) - 1) / 2 * pixel
     linear = np.diag(fixed.spacing)  # from pixels to the frame of the field
     vectors = np.tensordot(linear, field.astype(np.float64), 1)
     level = {
@@ -228,8 +236,8 @@ def _write_field(folder: Path, field: NDArray[np.float32], fixed: ImageGrid, pat
         "input": {"path": "0"},
         "output": {"name": "field"},
         "transformations": [
-            {"type": "scale", "scale": [1.0, *fixed.spacing]},
-            {"type": "translation", "translation": [0.0, *origin]},
+            {"type": "scale", "scale": [1.0, *spacing.tolist()]},
+            {"type": "translation", "translation": [0.0, *origin.tolist()]},
         ],
     }
     axes = [{"name": "c", "type": "displacement", "discrete": True}, *_space(fixed)]
@@ -241,7 +249,7 @@ def _write_field(folder: Path, field: NDArray[np.float32], fixed: ImageGrid, pat
     group = folder / _FIELD
     _write_group(group.parent, {})
     _write_group(group, {"ome": {"version": VERSION, "multiscales": [multiscale]}})
-    height, width = fixed.shape
+    height, width = field.shape[1:]
     zarr.create_array(
         store=str(group / "0"),
         data=vectors,

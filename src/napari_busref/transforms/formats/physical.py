@@ -7,14 +7,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_busref.transforms import grids
 from napari_busref.transforms.formats.grid import ImageGrid, unit_name
+from napari_busref.transforms.grids import Grid
 from napari_busref.transforms.transform import Transform
 
 __all__ = [
     "affine_from_physical",
     "affine_to_physical",
     "apply_to",
+    "check_dense",
     "check_grids",
+    "displacement_grid",
     "from_positions",
     "in_unit",
     "inverted",
@@ -41,6 +45,31 @@ def check_grids(transform: Transform, fixed: ImageGrid, moving: ImageGrid) -> No
             raise ValueError(
                 f"{name}: got a grid of shape {grid.shape}, the transform has {shape} there"
             )
+
+
+def check_dense(transform: Transform, path: Path) -> None:
+    """Refuse a format that needs a value at every pixel, for a large field on a coarser grid.
+
+    Raises
+    ------
+    ValueError
+        Naming the formats that hold the coarser grid.
+    """
+    rows, cols = transform.fixed_shape
+    if transform.spacing != (1, 1) and rows * cols > grids.FIELD_BUDGET:
+        raise ValueError(
+            f"path: {path.name} needs a displacement at each of {rows} x {cols} px; .busref.h5, "
+            ".tfm, .h5 and .ome.zarr hold this transform as it is, every "
+            f"{transform.spacing[0]:g} px"
+        )
+
+
+def displacement_grid(transform: Transform, fixed: ImageGrid) -> ImageGrid:
+    """Compute where the values of a displacement stand, from the grid of the fixed image."""
+    nodes = Grid.covering(transform.fixed_shape, transform.spacing)
+    if nodes.full:
+        return fixed
+    return ImageGrid.from_matrix(nodes.shape, fixed.matrix @ nodes.matrix, fixed.unit)
 
 
 def affine_to_physical(
