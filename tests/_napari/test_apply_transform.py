@@ -17,8 +17,9 @@ from napari.layers import Image, Labels, Layer, Points, Shapes, Surface, Tracks,
 from napari_busref._napari.apply_transform.api import apply_transform
 from napari_busref._napari.apply_transform.known_transforms import known_transforms, put_layers
 from napari_busref._napari.apply_transform.placing import place_on
-from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref.runtime.progress import Cancelled
+from napari_busref.transforms.grids import Grid
+from napari_busref.transforms.levels import from_levels
 from napari_busref.transforms.transform import Transform
 
 KEY = "napari-busref"
@@ -270,7 +271,7 @@ def test_a_stack_goes_plane_by_plane():
 def test_a_stack_registered_plane_by_plane_takes_the_transform_of_each_plane():
     one, other = affine_only(), elastic()
     planes = {
-        (number,): SimpleNamespace(transform=Rescaled.of(transform))
+        (number,): SimpleNamespace(transform=transform)
         for number, transform in ((0, one), (1, other))
     }
     rng = np.random.default_rng(8)
@@ -310,13 +311,13 @@ def test_a_field_too_large_for_all_pixels_is_used_as_it_was_found(monkeypatch):
     found = elastic()
     fixed_shape, moving_shape = (96, 192), (120, 50)
     grids = Grid.over(FIXED, fixed_shape), Grid.over(MOVING, moving_shape)
-    rescaled = Rescaled(found, *grids, fixed_shape, moving_shape)
-    dense = rescaled.full()  # too large a field for large layers
-    known = {"transform": found, "rescaled": rescaled, "axes": (0, 1)}
+    spaced = from_levels(found, *grids, fixed_shape, moving_shape)
+    dense = spaced.with_spacing(1)  # too large a field for large layers
+    known = {"transform": spaced, "axes": (0, 1)}
     result = Image(np.zeros(fixed_shape), name="vis", metadata={KEY: known})
     mask = Labels(np.zeros(FIXED, int), scale=grids[0].step, metadata={KEY: known})
     (one,) = known_transforms([result, mask])  # the mask has coarser pixels
-    assert one.layer is result and one.transform is rescaled
+    assert one.layer is result and one.transform is spaced
     moving = Image(np.zeros(moving_shape, np.uint8), name="ir")
     rng = np.random.default_rng(5)
     image = Image(rng.random(moving_shape), name="i")

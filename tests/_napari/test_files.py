@@ -22,10 +22,11 @@ from napari_busref import (
 from napari_busref._napari.apply_transform.api import apply_transform
 from napari_busref._napari.apply_transform.known_transforms import known_transforms
 from napari_busref._napari.files import image_io, transform_io
-from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.image_grids import grid_of_layer, spatial_of_grid
 from napari_busref._napari.layers.pair import METADATA_KEY as KEY
 from napari_busref._napari.layers.result import PlaneResult
+from napari_busref.transforms.grids import Grid
+from napari_busref.transforms.levels import from_levels
 
 FIXED, MOVING = (20, 30), (12, 18)
 AFFINE = np.array([[0.5, 0.1, 3.0], [-0.1, 0.6, -2.0], [0.0, 0.0, 1.0]])
@@ -133,58 +134,35 @@ def test_a_table_warns_of_what_it_leaves_out(tmp_path, transform, monkeypatch):
     np.testing.assert_allclose(found.affine, AFFINE, atol=1e-12)
 
 
-def test_a_transform_kept_coarse_is_saved_on_its_coarse_grids(tmp_path, transform):
-    """A field too large at full resolution stays on its coarse grid, here of step 2."""
+def test_a_transform_keeps_its_spacing(tmp_path, transform):
+    """A field that was found on coarser pixels, here of step 2."""
     full = tuple(2 * size for size in FIXED), tuple(3 * size for size in MOVING)
-    rescaled = Rescaled(transform, Grid.over(FIXED, full[0]), Grid.over(MOVING, full[1]), *full)
+    spaced = from_levels(transform, Grid.over(FIXED, full[0]), Grid.over(MOVING, full[1]), *full)
     moving = ImageGrid(full[1], (4.0, 5.0), unit="mm")
-    layer = Image(
-        np.zeros(full[0]),
-        scale=(2, 3),
-        metadata={
-            KEY: {
-                "transform": transform,
-                "rescaled": rescaled,
-                "axes": (0, 1),
-                "moving_grid": moving.as_dict(),
-            }
-        },
-    )
-    save(layer, tmp_path / "a.busref.h5")
+    known = {"transform": spaced, "axes": (0, 1), "moving_grid": moving.as_dict()}
+    save(Image(np.zeros(full[0]), scale=(2, 3), metadata={KEY: known}), tmp_path / "a.busref.h5")
     found = read_transform(tmp_path / "a.busref.h5")
-    assert found.transform == transform
-    pixel = np.array((6.5, 10.5))  # of the full fixed image
-    coarse = np.linalg.solve(found.fixed.matrix, [*layer.data_to_world(pixel), 1])[:2]
-    mapped = (found.moving.matrix @ [*transform.points(coarse), 1])[:2]
-    wanted = (moving.matrix @ [*rescaled.points(pixel), 1])[:2]
-    np.testing.assert_allclose(mapped, wanted)
+    assert (found.transform, found.moving) == (spaced, moving)
     ((data, meta, _),) = transform_io.read_transform(str(tmp_path / "a.busref.h5"))
     np.testing.assert_allclose(meta["scale"], (2, 3))  # where the layer was
-    known = meta["metadata"][KEY]
-    np.testing.assert_allclose(known["rescaled"].points(pixel), rescaled.points(pixel))
+    assert meta["metadata"][KEY]["transform"] == spaced
     transform_io.write_transform(str(tmp_path / "b.busref.h5"), data, meta)
     again = read_transform(tmp_path / "b.busref.h5")
-    assert (again.transform, again.fixed, again.moving) == (transform, found.fixed, found.moving)
-    # the full grid of the image also fits the coarser pixels
-    given = ImageGrid(full[0], (20.0, 30.0), unit="nm")
-    other = read_transform(tmp_path / "b.busref.h5", fixed=given)
-    assert other.fixed == ImageGrid(FIXED, (40.0, 60.0), (10.0, 15.0), unit="nm")
-    with pytest.raises(ValueError, match="fixed: got a grid of shape"):
-        read_transform(tmp_path / "b.busref.h5", fixed=(7, 7))
+    assert (again.transform, again.fixed, again.moving) == (spaced, found.fixed, moving)
 
 
 def stack_of(transform):
     """A stack with a transform for each plane, one of them on coarser pixels."""
-    whole = Rescaled.of(transform)
-    other = Rescaled.of(Transform(AFFINE, fixed_shape=FIXED, moving_shape=MOVING))
+    whole = transform
+    other = Transform(AFFINE, fixed_shape=FIXED, moving_shape=MOVING)
     quality = Quality(0.9, True, (), 0.8, 0.9, 0.5, 0.2, 3.0, 1.0, 1.0)
     planes = {
         (2,): PlaneResult(whole, quality, transform.mask()),
         (1,): PlaneResult(other, quality, transform.mask()),
-        (3,): PlaneResult(whole.stored(200), quality, transform.mask()),
+        (3,): PlaneResult(whole.with_spacing(2), quality, transform.mask()),
     }
     known = {"transform": transform, "axes": (1, 2), "fixed": "vis", "moving": "ir"}
-    known |= {"mode": "each", "planes": planes, "rescaled": whole, "role": "warped"}
+    known |= {"mode": "each", "planes": planes, "role": "warped"}
     return Image(
         np.zeros((5, *FIXED)),
         name="ir warped",
@@ -233,7 +211,7 @@ def test_a_stack_is_saved_with_a_transform_for_each_plane(tmp_path, transform):
     given = ImageGrid(FIXED, (0.1, 0.1), unit="mm")
     found = read_transform(path, fixed=given)
     assert found.planes[1,].fixed == given
-    np.testing.assert_allclose(found.planes[3,].fixed.spacing, (0.2, 0.2))
+    np.testing.assert_allclose(found.planes[3,].transform.spacing, (2, 2))
 
 
 def test_what_holds_one_transform_warns_about_a_stack(tmp_path, transform, monkeypatch):

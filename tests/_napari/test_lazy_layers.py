@@ -14,12 +14,12 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_busref._napari.layers import reading
-from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.lazy import Source, lazy_array, warp_window
 from napari_busref._napari.layers.planes import shown_plane
 from napari_busref._napari.layers.reading import Reading, choose_reading
 from napari_busref._napari.register.masks import mask_on
 from napari_busref.runtime.progress import Cancelled
+from napari_busref.transforms.grids import Grid
 from napari_busref.transforms.transform import Transform
 
 
@@ -163,9 +163,7 @@ def test_block_by_block_is_the_same_as_at_once(dtype, order):
     transform = warp_of((60, 50), (70, 90))
     expected = transform.apply(image.astype(dtype), order=order)
     for window in ((slice(0, 60), slice(0, 50)), (slice(13, 40), slice(30, 50))):
-        found = warp_window(
-            Source(plane), Rescaled.of(transform), Grid((60, 50)), window, order=order
-        )
+        found = warp_window(Source(plane), transform, Grid((60, 50)), window, order=order)
         assert found.dtype == expected.dtype
         # a window rounds float32 coordinates differently in the last digits
         part = expected[window].astype(float)
@@ -184,9 +182,7 @@ def test_only_the_source_of_a_block_is_read():
     warped = lazy_array(
         shape,
         (0, 1),
-        lambda _, window: warp_window(
-            Source(plane), Rescaled.of(transform), Grid(shape), window, nested=True
-        ),
+        lambda _, window: warp_window(Source(plane), transform, Grid(shape), window, nested=True),
         np.uint8,
     )
     stored.reads.clear()
@@ -205,7 +201,7 @@ def test_a_block_without_a_source_reads_nothing():
     )
     stored.reads.clear()
     window = (slice(0, 64), slice(0, 64))
-    found = warp_window(Source(plane), Rescaled.of(away), Grid((64, 64)), window, cval=7)
+    found = warp_window(Source(plane), away, Grid((64, 64)), window, cval=7)
     assert (found == 7).all()
     assert found.dtype == np.uint8
     assert not stored.reads
@@ -215,7 +211,7 @@ def test_coarse_levels_come_from_coarse_levels():
     full = picture((512, 512))
     levels = [Counted(full), Counted(full[::2, ::2]), Counted(full[::4, ::4])]
     plane = plane_of([level.dask() for level in levels])
-    transform = Rescaled.of(Transform.identity((512, 512)))
+    transform = Transform.identity((512, 512))
     for number, level in enumerate(levels):
         for one in levels:
             one.reads.clear()
@@ -233,7 +229,7 @@ def test_a_copy_in_memory_saves_reading():
     copy = np.rint(means(stored.data, 4)).astype(np.uint8)
     grid = Grid((128, 128), (4.0, 4.0))
     stored.reads.clear()
-    transform = Rescaled.of(Transform.identity((512, 512)))
+    transform = Transform.identity((512, 512))
     window = (slice(0, 128), slice(0, 128))
     found = warp_window(Source(plane, ((grid, copy),)), transform, grid, window)
     np.testing.assert_array_equal(found, copy)

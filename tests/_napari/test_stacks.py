@@ -133,7 +133,7 @@ def test_a_pair_of_pictures_is_registered_as_it_is(fake):
         result.warped, result.registration.warped
     )
     np.testing.assert_array_equal(result.fused, fixed.source + 1)
-    assert result.transform.full() is result.registration.transform
+    assert result.transform is result.registration.transform
     assert not result.cancelled
 
 
@@ -210,7 +210,7 @@ def test_a_large_picture_is_registered_small_and_warped_whole(fake, lazy):
     assert fake.calls[0]["fixed"].shape == (40, 48)
     shift = 5 * (float(fake.calls[0]["moving"][0, 0]) % 10)  # at full resolution
     assert result.quality.shift_px == shift
-    full = result.transform.full()
+    full = result.transform
     np.testing.assert_allclose(full.points([[0.0, 0.0]]), [[shift, shift]], rtol=1e-5)
     whole = result.warped if isinstance(result.warped, np.ndarray) else result.warped[0]
     assert isinstance(whole, da.Array) is lazy
@@ -269,7 +269,7 @@ def test_the_plane_alone(fake):
     result = register_stack(fixed, moving)
     assert len(fake.calls) == fake.fusions == 1
     assert result.warped.shape == (1, 32, 40)
-    assert result.transform.transform.displacement[0, 0, 0] == 3
+    assert result.transform.displacement[0, 0, 0] == 3
 
 
 def test_one_transform_for_all_planes(fake):
@@ -323,7 +323,7 @@ def test_one_transform_a_plane_each_started_from_its_neighbour(fake):
     assert [start[0, 0, 0] for start in starts[1:]] == [2, 2, 1, 3]
     assert [call["search"] for call in fake.calls] == ["wide"] * 5  # as requested
     for number in range(5):
-        transform = result.planes[(number,)].transform.full()
+        transform = result.planes[(number,)].transform
         assert transform.displacement[0, 0, 0] == number
         np.testing.assert_array_equal(
             np.asarray(result.warped[0][number]), transform.apply(moving.source[number])
@@ -450,8 +450,8 @@ def test_time_and_depth(fake):
     assert len(result.planes) == 6
     for position, found in result.planes.items():
         number = 3 * position[0] + position[1]
-        assert found.transform.full().displacement[0, 0, 0] == number
-        expected = found.transform.full().apply(moving.data[position])
+        assert found.transform.displacement[0, 0, 0] == number
+        expected = found.transform.apply(moving.data[position])
         np.testing.assert_array_equal(np.asarray(result.warped[0][position]), expected)
 
 

@@ -136,7 +136,7 @@ def test_a_registration_goes_on_from_there(case):
     moving = photographed("ir", MOVING, positions[1], off=off)
     found = outcome(fixed, moving, refine="affine")
     lies_on(found.layers[0], fixed)
-    start, transform = found.result.initial, found.result.transform.full()
+    start, transform = found.result.initial, found.result.transform
     assert isinstance(start, Transform)
     places = np.stack(np.mgrid[8:64:8, 8:88:8], axis=-1).reshape(-1, 2).astype(float)
     right = start.points(places) - off

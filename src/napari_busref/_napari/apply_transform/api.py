@@ -12,7 +12,6 @@ from napari.layers import Layer
 
 from napari_busref._napari.apply_transform.by_type import apply_to_layer
 from napari_busref._napari.apply_transform.pixel_mapping import PixelMapping
-from napari_busref._napari.layers.grids import Rescaled
 from napari_busref._napari.layers.result import PlaneResult
 from napari_busref.runtime.progress import Progress, Reporter
 from napari_busref.transforms.transform import Transform
@@ -22,7 +21,7 @@ __all__ = ["apply_transform", "carry_over"]
 
 def apply_transform(
     layers: Sequence[Layer],
-    transform: Transform | Rescaled,
+    transform: Transform,
     fixed: Layer,
     moving: Layer | None = None,
     *,
@@ -44,9 +43,8 @@ def apply_transform(
     ----------
     layers : sequence of Layer
         Image, Labels, Points, Shapes, Vectors or Tracks, unchanged.
-    transform : Transform or Rescaled
-        From fixed to moving pixels. A `Rescaled` is in ``metadata["napari-busref"]["rescaled"]``
-        of layers that are too large for a dense displacement field.
+    transform : Transform
+        From fixed to moving pixels.
     fixed : Layer
         The fixed layer, or any layer that lies on it, such as a result of the registration.
     moving : Layer, optional

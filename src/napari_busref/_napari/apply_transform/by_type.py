@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from skimage.measure import approximate_polygon
 
 from napari_busref._napari.apply_transform.pixel_mapping import Array, PixelMapping
-from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.lazy import Source, lazy_array, warp_window
 from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref._napari.layers.planes import Plane
 from napari_busref.images.dtypes import checked_fill
 from napari_busref.runtime.progress import Reporter
+from napari_busref.transforms.grids import Grid
+from napari_busref.transforms.transform import Transform
 
 __all__ = ["LAYER_TYPES", "apply_to_layer"]
 
@@ -92,7 +93,6 @@ def _resample(
     if len(levels) > 1 or type(levels[0]) is not np.ndarray or not mapping.fits:
         return _resample_lazily(layer, levels, axes, sizes, channels, mapping, common, order, fill)
     data = levels[0]
-    whole = None if common is None else common.full()
     result = np.empty((*sizes, *channels), data.dtype.newbyteorder("="))
     count = int(np.prod(hidden))
     for number, position in enumerate(np.ndindex(*hidden)):
@@ -101,7 +101,7 @@ def _resample(
             slice(None) if axis in axes else number for axis, number in enumerate(position)
         )
         at = tuple(number for axis, number in enumerate(position) if axis not in axes)
-        pull = whole or mapping.pull(layer, at).full()
+        pull = common or mapping.pull(layer, at)
         result[index] = pull.apply(data[index], order=order, cval=fill)
     return result
 
@@ -113,7 +113,7 @@ def _resample_lazily(
     sizes: Sequence[int],
     channels: tuple[int, ...],
     mapping: PixelMapping,
-    common: Rescaled | None,
+    common: Transform | None,
     order: int,
     fill: float,
 ) -> Any:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from napari.layers import Image, Labels, Layer
 
-from napari_busref._napari.layers.grids import Rescaled
 from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref._napari.layers.result import PlaneResult
 from napari_busref.transforms.transform import Transform
@@ -25,8 +24,8 @@ class KnownTransform:
 
     Attributes
     ----------
-    transform : Transform or Rescaled
-        `Rescaled` where the displacement field is on coarser pixels than the images.
+    transform : Transform
+        Between the images at full resolution.
     layer : Layer
         The layer with the transform, on the fixed image.
     fixed, moving : str
@@ -37,7 +36,7 @@ class KnownTransform:
         Results of a stack that was registered plane by plane.
     """
 
-    transform: Transform | Rescaled = field(repr=False)
+    transform: Transform = field(repr=False)
     layer: Layer
     fixed: str
     moving: str
@@ -75,7 +74,7 @@ def known_transforms(layers: Sequence[Layer]) -> list[KnownTransform]:
         rows, cols = record.get("axes", (layer.ndim - 2, layer.ndim - 1))
         known.append(
             KnownTransform(
-                _full_resolution(record),
+                record["transform"],
                 layer,
                 record.get("fixed") or "",
                 record.get("moving") or "",
@@ -92,14 +91,6 @@ def _record(layer: Layer) -> Mapping[str, Any]:
     return record if isinstance(record, Mapping) else {}
 
 
-def _full_resolution(record: Mapping[str, Any]) -> Transform | Rescaled:
-    """Return the transform between the images at full resolution."""
-    transform, rescaled = record["transform"], record.get("rescaled")
-    if isinstance(rescaled, Rescaled) and rescaled.fixed_shape != transform.fixed_shape:
-        return rescaled
-    return cast(Transform, transform)
-
-
 def _is_coarser(layer: Layer) -> bool:
     """Whether a layer with a transform has other pixels than its fixed image."""
     record = _record(layer)
@@ -107,7 +98,7 @@ def _is_coarser(layer: Layer) -> bool:
         return False
     rows, cols = record.get("axes", (-2, -1))
     sizes = (layer.data[0] if layer.multiscale else layer.data).shape[: layer.ndim]
-    return (sizes[rows], sizes[cols]) != _full_resolution(record).fixed_shape
+    return (sizes[rows], sizes[cols]) != record["transform"].fixed_shape
 
 
 def put_layers(layers: MutableSequence[Layer], transformed: Sequence[Layer]) -> None:

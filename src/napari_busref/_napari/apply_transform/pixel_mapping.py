@@ -15,10 +15,10 @@ from napari.layers import Image, Labels, Layer
 from napari.utils.transforms import Affine
 from numpy.typing import NDArray
 
-from napari_busref._napari.layers.grids import FIELD_BUDGET, Grid, Rescaled
 from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref._napari.layers.planes import is_positioned, linear_of, spatial_of, unit_factor
 from napari_busref._napari.layers.result import PlaneResult
+from napari_busref.transforms.grids import FIELD_BUDGET
 from napari_busref.transforms.transform import Transform
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "Array",
     "PixelMapping",
     "affine_before",
-    "affine_part",
     "inverted",
     "plane_shape",
 ]
@@ -58,7 +57,7 @@ class PixelMapping:
 
     Parameters
     ----------
-    transform : Rescaled
+    transform : Transform
         From fixed to moving pixels.
     source : _Position or None
         Position of the source image, the moving one unless `inverse`; None when unknown.
@@ -74,7 +73,7 @@ class PixelMapping:
         Results of a stack that was registered plane by plane; else empty.
     """
 
-    transform: Rescaled
+    transform: Transform
     source: _Position | None
     target: _Position
     inverse: bool
@@ -86,7 +85,7 @@ class PixelMapping:
     @classmethod
     def between(
         cls,
-        transform: Transform | Rescaled,
+        transform: Transform,
         fixed: Layer,
         moving: Layer | None,
         inverse: bool,
@@ -94,8 +93,6 @@ class PixelMapping:
         planes: Mapping[tuple[int, ...], PlaneResult] | None = None,
     ) -> PixelMapping:
         """Create the mapping; parameters and errors are those of `apply_transform`."""
-        if isinstance(transform, Transform):
-            transform = Rescaled.of(transform)
         if not axes[0] < axes[1] < 0:
             raise ValueError(
                 f"axes: got {axes}, need two dimensions counted from the last, (-2, -1)"
@@ -155,35 +152,29 @@ class PixelMapping:
     @property
     def is_affine(self) -> bool:
         """Whether one affine maps all pixels of all planes."""
-        return self.transform.transform.displacement is None and not self.planes
+        return self.transform.displacement is None and not self.planes
 
     @property
     def fits(self) -> bool:
         """Whether the dense displacement field of the target stays within the budget."""
         return self.is_affine or int(np.prod(self.target_shape)) <= FIELD_BUDGET
 
-    def at(self, position: tuple[int, ...]) -> Rescaled:
+    def at(self, position: tuple[int, ...]) -> Transform:
         """Transform from fixed to moving pixels of one plane of a stack."""
         plane = self.planes.get(position)
         return self.transform if plane is None else plane.transform
 
-    def _inverse(self, transform: Rescaled) -> Rescaled:
+    def _inverse(self, transform: Transform) -> Transform:
         """Invert a transform, once for successive layers with the same transform."""
         for given, inverse in self._latest_inverse:
             if given is transform:
                 return inverse
-        inverse = Rescaled(
-            transform.transform.inverse(),
-            transform.moving,
-            transform.fixed,
-            transform.moving_shape,
-            transform.fixed_shape,
-        )
+        inverse = transform.inverse()
         self._latest_inverse[:] = [(transform, inverse)]  # atomic, for the threads of dask
         return inverse
 
     @cached_property
-    def _latest_inverse(self) -> list[tuple[Rescaled, Rescaled]]:
+    def _latest_inverse(self) -> list[tuple[Transform, Transform]]:
         return []
 
     def to_source(self, layer: Layer) -> Array:
@@ -213,15 +204,13 @@ class PixelMapping:
         matrix = inverted(source) @ units @ own
         return np.eye(3) if np.allclose(matrix, np.eye(3), rtol=0, atol=1e-9) else matrix
 
-    def pull(self, layer: Layer, position: tuple[int, ...] = ()) -> Rescaled:
+    def pull(self, layer: Layer, position: tuple[int, ...] = ()) -> Transform:
         """Transform from target pixels to pixels of a plane of an image or labels layer."""
         found = self.at(position)
         if self.inverse:
             found = self._inverse(found)
-        shape = plane_shape(layer, self.axes)
-        affine = inverted(self.to_source(layer)) @ found.moving.matrix @ found.transform.affine
-        transform = replace(found.transform, affine=affine, moving_shape=shape)
-        return replace(found, transform=transform, moving=Grid(shape), moving_shape=shape)
+        affine = inverted(self.to_source(layer)) @ found.affine
+        return replace(found, affine=affine, moving_shape=plane_shape(layer, self.axes))
 
     def push(self, layer: Layer) -> Push:
         """Function from points (N, ndim) of a layer to points on the target."""
@@ -247,7 +236,7 @@ class PixelMapping:
 
     def magnification(self, layer: Layer) -> float:
         """Side of a layer's pixel in target pixels."""
-        linear = affine_part(self.transform)[:2, :2]
+        linear = self.transform.affine[:2, :2]
         area = abs(np.linalg.det(linear))
         area = area if self.inverse else 1 / area
         return float(np.sqrt(area * abs(np.linalg.det(self.to_source(layer)[:2, :2]))))
@@ -337,10 +326,3 @@ def _check_dimensions(layer: Layer, axes: tuple[int, int]) -> None:
             f"layer {layer.name!r} has {layer.ndim} dimensions and lacks the rows or columns of "
             "the images"
         )
-
-
-def affine_part(transform: Rescaled) -> Array:
-    """Affine (3, 3) of a transform, between pixels at full resolution."""
-    to_moving = transform.moving.matrix @ transform.transform.affine
-    affine: Array = to_moving @ np.linalg.inv(transform.fixed.matrix)
-    return affine

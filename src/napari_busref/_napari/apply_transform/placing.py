@@ -16,10 +16,8 @@ from napari_busref._napari.apply_transform.pixel_mapping import (
     Array,
     PixelMapping,
     affine_before,
-    affine_part,
     inverted,
 )
-from napari_busref._napari.layers.grids import Rescaled
 from napari_busref._napari.layers.planes import comparable, linear_of, spatial_of, unit_factor
 from napari_busref.transforms.transform import Transform
 
@@ -28,7 +26,7 @@ __all__ = ["place_on"]
 
 def place_on(
     layers: Sequence[Layer],
-    transform: Transform | Rescaled,
+    transform: Transform,
     fixed: Layer,
     moving: Layer | None = None,
     *,
@@ -94,10 +92,10 @@ def _affine_and_units(
     return matrix, tuple(units)
 
 
-def _nearest_affine(transform: Rescaled) -> tuple[Array, float]:
+def _nearest_affine(transform: Transform) -> tuple[Array, float]:
     """Fit an affine where the images overlap; also return its largest error in pixels."""
-    if transform.transform.displacement is None:
-        return affine_part(transform), 0.0
+    if transform.displacement is None:
+        return transform.affine, 0.0
     ticks = [np.linspace(0, size - 1, min(size, 64)) for size in transform.fixed_shape]
     grid = np.stack(np.meshgrid(*ticks, indexing="ij"), -1).reshape(-1, 2)
     there = transform.points(grid)

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_busref._napari.compare.pixels import Pixels, choose_region
-from napari_busref._napari.layers.grids import Grid
 from napari_busref._napari.layers.reading import PIXEL_BUDGET
 from napari_busref.metrics.alignment import ALIGNMENT_METRICS, alignment_scores, end_point_error
 from napari_busref.runtime.progress import Reporter
+from napari_busref.transforms import grids
+from napari_busref.transforms.grids import Grid
+from napari_busref.transforms.levels import onto_levels
 
 if TYPE_CHECKING:
     from napari_busref._napari.compare.source import Comparison
-    from napari_busref._napari.layers.grids import Rescaled
     from napari_busref.runtime.progress import Progress
+    from napari_busref.transforms.transform import Transform
 
 __all__ = ["Measured", "measure"]
 
@@ -149,13 +151,15 @@ def measure(comparison: Comparison, *, progress: Progress, cancel: threading.Eve
     return Measured(scores[0], scores[1], names, region.shape, note)
 
 
-def _end_point_error(estimate: Rescaled, true: Rescaled) -> float:
+def _end_point_error(estimate: Transform, true: Transform) -> float:
     """The end-point error in fixed pixels at full resolution.
 
     Where a displacement field would be too large, a coarser grid of the fixed image serves.
     """
     fixed, moving = Grid(estimate.fixed_shape), Grid(estimate.moving_shape)
-    if not (estimate.fits and true.fits):
+    affine = estimate.displacement is None and true.displacement is None
+    if not affine and fixed.shape[0] * fixed.shape[1] > grids.FIELD_BUDGET:
         fixed = fixed.coarser(PIXEL_BUDGET)
     step = fixed.step[0]  # rows and columns have the same step
-    return step * end_point_error(estimate.onto(fixed, moving), true.onto(fixed, moving))
+    found, wanted = (onto_levels(one, fixed, moving) for one in (estimate, true))
+    return step * end_point_error(found, wanted)

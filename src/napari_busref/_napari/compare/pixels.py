@@ -16,12 +16,13 @@ from napari.layers import Image
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.lazy import Source, warp_window
 from napari_busref._napari.layers.pair import expand
 from napari_busref._napari.layers.planes import Plane, linear_of
 from napari_busref._napari.layers.reading import PIXEL_BUDGET, level_grid, read_window
 from napari_busref.images.comparison import grey_picture, stretch
+from napari_busref.transforms.grids import Grid
+from napari_busref.transforms.levels import onto_levels
 from napari_busref.transforms.transform import Transform
 
 __all__ = [
@@ -80,17 +81,17 @@ class ComparedPlane:
     ----------
     plane : Plane
     colormap : DisplayColormap
-    placed : Rescaled
+    placed : Transform
         From the pixels of the fixed plane to those of `plane`.
-    warp : Rescaled or None
+    warp : Transform or None
         The transform that `plane` was resampled through. Only pixels with a source under it are
         valid.
     """
 
     plane: Plane
     colormap: DisplayColormap
-    placed: Rescaled
-    warp: Rescaled | None = None
+    placed: Transform
+    warp: Transform | None = None
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class Pixels:
             When `cancel` was set.
         """
         plane, level = compared.plane, region.level
-        unmoved = compared.placed.transform == Transform.identity(plane.shape)
+        unmoved = compared.placed == Transform.identity(plane.shape)
         same_grid = level < len(plane.levels) and region.grid == _level_grid(
             plane, level, region.step
         )
@@ -170,7 +171,8 @@ class Pixels:
             mask = np.ones(region.shape, bool)
         else:
             warp = compared.warp or compared.placed
-            mask = warp.onto(region.grid, warp.moving, region.window).mask()
+            moving = Grid(warp.moving_shape)
+            mask = onto_levels(warp, region.grid, moving, region.window).mask()
         return cls(image, mask, compared.colormap, plane.name)
 
     @cached_property

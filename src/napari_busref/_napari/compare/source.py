@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Image
 
 from napari_busref._napari.compare.pixels import ComparedPlane, DisplayColormap
-from napari_busref._napari.layers.grids import Rescaled
 from napari_busref._napari.layers.pair import METADATA_KEY, guess_pair, world_transform
 from napari_busref._napari.layers.planes import Plane, shown_plane
 from napari_busref.transforms.transform import Transform
@@ -36,13 +35,13 @@ class Comparison:
         The moving layer under the initial transform.
     no_before : str
         Why `before` is None.
-    estimate : Rescaled or None
+    estimate : Transform or None
         The transform of `after`.
-    initial : Rescaled or None
+    initial : Transform or None
         The transform of `before`.
     truth : ComparedPlane or None
         The image that `after` should equal.
-    true_transform : Rescaled or None
+    true_transform : Transform or None
         The transform that `estimate` should equal.
     no_epe : str
         Why `true_transform` is None although a truth was given.
@@ -52,10 +51,10 @@ class Comparison:
     after: ComparedPlane
     before: ComparedPlane | None = None
     no_before: str = ""
-    estimate: Rescaled | None = None
-    initial: Rescaled | None = None
+    estimate: Transform | None = None
+    initial: Transform | None = None
     truth: ComparedPlane | None = None
-    true_transform: Rescaled | None = None
+    true_transform: Transform | None = None
     no_epe: str = ""
 
 
@@ -125,7 +124,7 @@ def find_comparison(
             "two different layers"
         )
     plane = shown_plane(fixed, viewer)
-    identity = Rescaled.of(Transform.identity(plane.shape))
+    identity = Transform.identity(plane.shape)
     after = _compared(plane, moving, viewer)
     comparison = Comparison(ComparedPlane(plane, DisplayColormap.of(fixed), identity), after)
     metadata = _metadata(moving)
@@ -152,18 +151,16 @@ def _compared(fixed: Plane, layer: Image, viewer: ViewerModel) -> ComparedPlane:
     placed = world_transform(fixed, plane)
     if placed is None:
         placed = Transform.equal_field_of_view(fixed.shape, plane.shape)
-    return ComparedPlane(plane, DisplayColormap.of(layer), Rescaled.of(placed))
+    return ComparedPlane(plane, DisplayColormap.of(layer), placed)
 
 
-def _carried_transform(metadata: Mapping[str, Any], plane: Plane) -> Rescaled | None:
+def _carried_transform(metadata: Mapping[str, Any], plane: Plane) -> Transform | None:
     """The transform that a layer carries for one of its planes."""
     if metadata.get("mode") == "each":
         found = metadata["planes"].get(plane.position)
         return None if found is None else found.transform
-    if isinstance(rescaled := metadata.get("rescaled"), Rescaled):
-        return rescaled
     transform = metadata.get("transform")
-    return Rescaled.of(transform) if isinstance(transform, Transform) else None
+    return transform if isinstance(transform, Transform) else None
 
 
 def _with_before(
@@ -185,7 +182,7 @@ def _with_before(
     shapes = estimate.fixed_shape, estimate.moving_shape
     if not isinstance(start, Transform) or (start.fixed_shape, start.moving_shape) != shapes:
         start = Transform.equal_field_of_view(*shapes)
-    initial = Rescaled.of(start)
+    initial = start
     before = ComparedPlane(plane, DisplayColormap.of(unwarped), initial)
     return replace(comparison, before=before, initial=initial)
 
@@ -195,7 +192,7 @@ def _with_truth(
 ) -> Comparison:
     """Add the true image and the true transform, as far as there are any."""
     given = None if unwarped is None else _metadata(unwarped).get("truth")
-    true = Rescaled.of(given) if isinstance(given, Transform) else None
+    true = given if isinstance(given, Transform) else None
     image = None
     if truth is not None:
         carried = _carried_transform(_metadata(truth), comparison.after.plane)
@@ -219,7 +216,7 @@ def _with_truth(
     return replace(comparison, truth=image, no_epe=no_epe)
 
 
-def _no_epe(estimate: Rescaled | None, true: Rescaled | None) -> str:
+def _no_epe(estimate: Transform | None, true: Transform | None) -> str:
     """Why the end-point error cannot be computed; empty if it can."""
     if true is None:
         return "the truth is an image and carries no transform"

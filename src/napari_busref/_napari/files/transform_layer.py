@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Vectors
+from numpy.typing import NDArray
 
 from napari_busref._napari.layers.field_layers import displacement_layer
-from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.image_grids import grid_of_layer, spatial_of_grid
 from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref._napari.layers.planes import SPATIAL_KEYS
 from napari_busref._napari.layers.result import PlaneResult
-from napari_busref.transforms.formats import ImageGrid, TransformFile, files
+from napari_busref.transforms.formats import ImageGrid, TransformFile
+from napari_busref.transforms.grids import FIELD_BUDGET, Grid
+from napari_busref.transforms.levels import onto_levels
 from napari_busref.transforms.transform import Transform
 
 __all__ = ["transform_file", "transform_layer"]
@@ -62,27 +64,15 @@ def transform_file(meta: Mapping[str, Any], data: Any = None) -> TransformFile:
     spatial = {key: meta[key] for key in SPATIAL_KEYS if meta.get(key) is not None}
     if spatial:
         spatial["units"] = [str(unit) for unit in spatial.get("units", ())]
-    rescaled = record.get("rescaled")
-    whole = rescaled if isinstance(rescaled, Rescaled) else Rescaled.of(transform)
-    # `transform` is already at full resolution where its shape is that of the image
-    coarse = whole if transform.fixed_shape != whole.fixed_shape else Rescaled.of(transform)
-    full = _full_grids(record, whole, spatial, axes)
+    full = _full_grids(record, transform, spatial, axes)
     planes = record.get("planes") or {}
-    if spatial and _has_pixels(data, record, axes, whole.fixed_shape):
+    if spatial and _has_pixels(data, record, axes, transform.fixed_shape):
         stored["napari"] = spatial | {"axes": axes, "position": next(iter(planes), ())}
-    if coarse.transform.fixed_shape != coarse.fixed_shape:
-        stored |= {
-            key: grid.as_dict() for key, grid in zip(files.FULL.values(), full, strict=True)
-        }
     several = {
-        position: TransformFile(
-            plane.transform.transform,
-            *_own_grids(plane.transform, full),
-            _plain({"quality": plane.quality}),
-        )
+        position: TransformFile(plane.transform, *full, _plain({"quality": plane.quality}))
         for position, plane in (planes if record.get("mode") == "each" else {}).items()
     }
-    return TransformFile(transform, *_own_grids(coarse, full), _plain(stored), several)
+    return TransformFile(transform, *full, _plain(stored), several)
 
 
 def transform_layer(file: TransformFile, name: str, **kwargs: Any) -> Vectors:
@@ -105,23 +95,21 @@ def transform_layer(file: TransformFile, name: str, **kwargs: Any) -> Vectors:
     """
     transform, stored = file.transform, file.metadata
     record: dict[str, Any] = {key: stored[key] for key in _KEPT if key in stored}
-    full = _stored_full(file)
-    whole = _rescaled(file, full)
     initial = None
     if "initial" in stored:
         initial = Transform(
             np.asarray(stored["initial"], float),
-            fixed_shape=whole.fixed_shape,
-            moving_shape=whole.moving_shape,
+            fixed_shape=transform.fixed_shape,
+            moving_shape=transform.moving_shape,
         )
-    spatial = kwargs or dict(stored.get("napari", {})) or spatial_of_grid(full[0])
+    spatial = kwargs or dict(stored.get("napari", {})) or spatial_of_grid(file.fixed)
     axes = tuple(spatial.pop("axes", (0, 1)))
     position = tuple(spatial.pop("position", ()))
     if "units" in spatial:
         spatial["units"] = spatial["units"] or None
     planes = {
         where: PlaneResult(
-            _rescaled(one, full), _quality(one.metadata.get("quality")), one.transform.mask()
+            one.transform, _quality(one.metadata.get("quality")), _mask(one.transform)
         )
         for where, one in file.planes.items()
     }
@@ -130,17 +118,15 @@ def transform_layer(file: TransformFile, name: str, **kwargs: Any) -> Vectors:
         "quality": _quality(stored.get("quality")),
         "initial": initial,
         "axes": axes,
-        "fixed_grid": full[0].as_dict(),
-        "moving_grid": full[1].as_dict(),
+        "fixed_grid": file.fixed.as_dict(),
+        "moving_grid": file.moving.as_dict(),
     }
-    if transform.fixed_shape != whole.fixed_shape:
-        record["rescaled"] = whole
     if planes:
         record |= {"mode": "each", "planes": planes}
     return displacement_layer(
-        whole,
+        transform,
         initial,
-        transform.mask(),
+        _mask(transform),
         axes=axes,
         position=position,
         others=[
@@ -163,47 +149,20 @@ def _has_pixels(
 
 
 def _full_grids(
-    record: Mapping[str, Any], whole: Rescaled, spatial: Mapping[str, Any], axes: Any
+    record: Mapping[str, Any], transform: Transform, spatial: Mapping[str, Any], axes: Any
 ) -> _Grids:
     """Grids of both images at full resolution, from a layer's metadata."""
-    fixed = _stored_grid(record.get("fixed_grid"), whole.fixed_shape)
+    fixed = _stored_grid(record.get("fixed_grid"), transform.fixed_shape)
     if fixed is None:
-        fixed = grid_of_layer(whole.fixed_shape, spatial, axes)
-    moving = _stored_grid(record.get("moving_grid"), whole.moving_shape)
-    return fixed, moving or ImageGrid(whole.moving_shape)
+        fixed = grid_of_layer(transform.fixed_shape, spatial, axes)
+    moving = _stored_grid(record.get("moving_grid"), transform.moving_shape)
+    return fixed, moving or ImageGrid(transform.moving_shape)
 
 
-def _own_grids(transform: Rescaled, full: _Grids) -> _Grids:
-    """Grids of both images at the resolution of a transform."""
-    fixed, moving = (
-        image
-        if grid.full and grid.shape == image.shape
-        else ImageGrid.from_matrix(grid.shape, image.matrix @ grid.matrix, image.unit)
-        for image, grid in zip(full, (transform.fixed, transform.moving), strict=True)
-    )
-    return fixed, moving
-
-
-def _stored_full(file: TransformFile) -> _Grids:
-    """Grids of both images at full resolution, from a file."""
-    fixed, moving = (
-        ImageGrid.from_dict(file.metadata[key]) if key in file.metadata else own
-        for key, own in zip(files.FULL.values(), (file.fixed, file.moving), strict=True)
-    )
-    return fixed, moving
-
-
-def _rescaled(file: TransformFile, full: _Grids) -> Rescaled:
-    """Wrap the transform of a file for images on the `full` grids."""
-    grids: list[Grid] = []
-    for name, own, image in zip(("fixed", "moving"), (file.fixed, file.moving), full, strict=True):
-        matrix = np.linalg.solve(image.matrix, own.matrix)
-        grid = Grid(own.shape, (round(matrix[0, 0], 9), round(matrix[1, 1], 9)))
-        if not np.allclose(grid.matrix, matrix, atol=1e-6):
-            raise ValueError(f"{name}: the grid of the transform does not cover its image")
-        grids.append(grid)
-    fixed, moving = grids
-    return Rescaled(file.transform, fixed, moving, full[0].shape, full[1].shape)
+def _mask(transform: Transform) -> NDArray[np.bool_]:
+    """The reconstructible mask, of a large image on a coarser grid."""
+    level = Grid(transform.fixed_shape).coarser(FIELD_BUDGET)
+    return onto_levels(transform, level, Grid(transform.moving_shape)).mask()
 
 
 def _stored_grid(stored: Any, shape: tuple[int, int]) -> ImageGrid | None:

@@ -13,7 +13,7 @@ import numpy as np
 from napari.layers import Image, Shapes, Vectors
 from numpy.typing import NDArray
 
-from napari_busref._napari.layers.grids import Grid
+from napari_busref.transforms.grids import Grid
 from napari_busref.transforms.transform import Transform
 
 __all__ = ["Mapping2D", "displacement_layer", "grid_layer", "magnitude", "magnitude_layer"]
@@ -29,7 +29,7 @@ _MIN_COLOUR_RANGE = 1e-3  # px; the two contrast limits must differ
 
 
 class Mapping2D(Protocol):
-    """A drawable map: a `Transform` or a `Rescaled`."""
+    """A drawable map: a `Transform` or a `Transform`."""
 
     @property
     def fixed_shape(self) -> tuple[int, int]:
@@ -57,7 +57,7 @@ def displacement_layer(
 
     Parameters
     ----------
-    transform : Transform or Rescaled
+    transform : Transform
         From fixed to moving pixels.
     initial : Transform, optional
         Where the run started. An arrow points from a fixed pixel to the fixed pixel whose content

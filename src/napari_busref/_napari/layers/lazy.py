@@ -14,10 +14,11 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.planes import Plane
 from napari_busref._napari.layers.reading import level_grid, read_window
 from napari_busref.images.dtypes import checked_fill
+from napari_busref.transforms.grids import Grid
+from napari_busref.transforms.levels import onto_levels
 from napari_busref.transforms.transform import Transform
 
 __all__ = ["BLOCK", "Source", "lazy_array", "warp_window"]
@@ -26,7 +27,6 @@ __all__ = ["BLOCK", "Source", "lazy_array", "warp_window"]
 BLOCK = 512
 
 _MAX_COARSER = 1.25  # a level that is coarser by less is fine enough
-_MARGIN = 1  # bilinear interpolation reads one pixel further
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Source:
 
 def warp_window(
     source: Source,
-    transform: Rescaled,
+    transform: Transform,
     grid: Grid,
     window: tuple[slice, slice],
     *,
@@ -59,7 +59,7 @@ def warp_window(
     Parameters
     ----------
     source : Source
-    transform : Rescaled
+    transform : Transform
         From the fixed to the moving image.
     grid : Grid
         Over the fixed image.
@@ -93,8 +93,8 @@ def warp_window(
             (chosen.shape[0] // reduce, chosen.shape[1] // reduce),
             (chosen.step[0] * reduce, chosen.step[1] * reduce),
         )
-    part = transform.onto(grid, chosen, window)
-    needed = _needed(part)
+    part = onto_levels(transform, grid, chosen, window)
+    needed = part.source_window()
     if needed is None:
         channels = plane.source.shape[plane.ndim :]
         dtype = np.dtype(plane.source.dtype).newbyteorder("=")
@@ -190,24 +190,7 @@ def _block(task: _Task, block_info: Any = None) -> NDArray[Any]:
     return task(block_info[None]["array-location"])
 
 
-def _step(transform: Rescaled, grid: Grid) -> float:
+def _step(transform: Transform, grid: Grid) -> float:
     """Moving pixels at full resolution from one pixel of the grid to the next."""
-    moving = transform.moving.matrix @ transform.transform.affine
-    linear = moving[:2, :2] @ np.diag(np.array(grid.step) / transform.fixed.step)
+    linear = transform.affine[:2, :2] @ np.diag(grid.step)
     return float(np.sqrt(abs(np.linalg.det(linear))))
-
-
-def _needed(part: Transform) -> tuple[slice, slice] | None:
-    """Rows and columns of the moving grid that a transform samples; None for none."""
-    rows, cols = part.fixed_shape
-    source = part.flow().astype(np.float64)
-    source[0] += np.arange(rows)[:, None]
-    source[1] += np.arange(cols)[None, :]
-    window = []
-    for values, size in zip(source, part.moving_shape, strict=True):
-        first = max(0, int(np.floor(values.min())) - _MARGIN)
-        last = min(size, int(np.ceil(values.max())) + _MARGIN + 1)
-        if first >= last:
-            return None
-        window.append(slice(first, last))
-    return window[0], window[1]

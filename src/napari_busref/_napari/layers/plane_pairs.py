@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_busref._napari.layers.grids import Grid
 from napari_busref._napari.layers.planes import Plane, linear_of
+from napari_busref.transforms.grids import Grid
 
 __all__ = ["PlanePairs", "single_pair", "stack_pairs"]
 

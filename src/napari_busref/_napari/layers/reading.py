@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_busref._napari.layers.grids import Grid
 from napari_busref._napari.layers.planes import Plane
 from napari_busref.images.dtypes import cast
 from napari_busref.runtime.progress import check
+from napari_busref.transforms.grids import Grid
 
 __all__ = ["PIXEL_BUDGET", "Reading", "choose_reading", "level_grid", "read_window"]
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.plane_pairs import PlanePairs, Position
+from napari_busref.transforms.grids import Grid
 from napari_busref.transforms.transform import Transform
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class PlaneResult:
 
     Attributes
     ----------
-    transform : Rescaled
+    transform : Transform
         Between the images at full resolution.
     quality : Quality
         In pixels of the fixed layer at full resolution.
@@ -35,7 +35,7 @@ class PlaneResult:
         The reconstructible mask, on `LayersResult.fixed_grid`.
     """
 
-    transform: Rescaled
+    transform: Transform
     quality: Quality
     mask: NDArray[np.bool_]
 
@@ -64,7 +64,7 @@ class LayersResult:
         Initial transform of the shown planes, between full resolutions.
     fixed_grid, moving_grid : Grid
         Grids on which the two layers were read.
-    transform : Rescaled
+    transform : Transform
         Of the shown planes, between the images at full resolution.
     planes : mapping
         Result for each position along the other dimensions, the shown one first. Mode "each" has
@@ -96,7 +96,7 @@ class LayersResult:
     initial: Transform | None
     fixed_grid: Grid
     moving_grid: Grid
-    transform: Rescaled
+    transform: Transform
     planes: Mapping[Position, PlaneResult]
     warped: NDArray[Any] | list[Any]
     fused: NDArray[Any] | None

@@ -7,10 +7,11 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_busref._napari.layers.grids import Grid, regrid
 from napari_busref._napari.layers.pair import world_affine
 from napari_busref._napari.layers.planes import Plane
 from napari_busref._napari.layers.reading import PIXEL_BUDGET, choose_reading
+from napari_busref.transforms.grids import Grid
+from napari_busref.transforms.levels import onto_levels
 from napari_busref.transforms.transform import Transform
 
 __all__ = ["mask_on"]
@@ -58,7 +59,7 @@ def mask_on(
     padded = np.pad(data != 0, 1, mode="edge")
     shift = np.eye(3)
     shift[:2, 2] = 1
-    onto = regrid(through_world, Grid(image.shape), Grid(labels.shape), grid, reading.grid)
+    onto = onto_levels(through_world, grid, reading.grid)
     to_padded = Transform(shift @ onto.affine, fixed_shape=grid.shape, moving_shape=padded.shape)
     mask = to_padded.apply(padded, order=0) & _within(onto)
     if not mask.any():

@@ -19,13 +19,13 @@ from napari_busref._napari.layers.field_layers import (
     magnitude,
     magnitude_layer,
 )
-from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.image_grids import grid_of_plane
 from napari_busref._napari.layers.pair import METADATA_KEY, Plane
 from napari_busref._napari.layers.plane_pairs import single_pair
 from napari_busref._napari.layers.result import LayersResult, PlaneResult
 from napari_busref._napari.register.visibility import keep_choice, show_picture_alone
 from napari_busref.runtime.version import package_version
+from napari_busref.transforms.grids import Grid
 from napari_busref.transforms.transform import Transform
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ def result_layers(
         ``metadata["napari-busref"]`` of each holds ``transform`` (`Transform`), ``quality``
         (`Quality`), ``parameters``, ``timings``, ``versions``, ``initial``, the names ``fixed``
         and ``moving``, their ``fixed_grid`` and ``moving_grid`` (`ImageGrid.as_dict`), ``axes``,
-        and ``role``, one of `ROLES`. Of a `LayersResult` also ``mode``, ``reading``,
-        ``rescaled`` and ``planes``.
+        and ``role``, one of `ROLES`. Of a `LayersResult` also ``mode``, ``reading`` and
+        ``planes``.
 
     Raises
     ------
@@ -249,7 +249,7 @@ def _as_layers_result(
     """Convert a result at full resolution, of one pair of planes."""
     pairs = single_pair(fixed, moving)
     registration, fusion = result.registration, result.fusion
-    transform = Rescaled.of(registration.transform)
+    transform = registration.transform
     return LayersResult(
         registration=registration,
         fusion=fusion,
@@ -257,23 +257,21 @@ def _as_layers_result(
         mode="plane",
         pairs=pairs,
         initial=initial,
-        fixed_grid=transform.fixed,
-        moving_grid=transform.moving,
+        fixed_grid=Grid(transform.fixed_shape),
+        moving_grid=Grid(transform.moving_shape),
         transform=transform,
         planes={pairs.shown: PlaneResult(transform, registration.quality, registration.mask)},
         warped=np.expand_dims(registration.warped, pairs.hidden),
         fused=None if fusion is None else np.expand_dims(fusion.fused, pairs.hidden),
-        fused_grid=transform.fixed,
+        fused_grid=Grid(transform.fixed_shape),
         fused_pairs=pairs,
     )
 
 
 def _shared_metadata(result: LayersResult, fixed: Plane, moving: Plane) -> dict[str, Any]:
     registration, fusion = result.registration, result.fusion
-    whole = result.transform
     shared: dict[str, Any] = {
-        # a field that is too large at full resolution stays on the grid of its estimation
-        "transform": whole.full() if whole.fits else whole.transform,
+        "transform": result.transform,
         "quality": result.quality,
         "parameters": {
             "registration": dict(registration.parameters),
@@ -295,7 +293,6 @@ def _shared_metadata(result: LayersResult, fixed: Plane, moving: Plane) -> dict[
         shared |= {
             "mode": result.mode,
             "reading": result.reading,
-            "rescaled": whole,
             "planes": result.planes,
             "cancelled": result.cancelled,
         }

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.lazy import Source, warp_window
 from napari_busref._napari.layers.plane_pairs import PlanePairs, Position, single_pair
 from napari_busref._napari.layers.reading import Reading
 from napari_busref.images.figures import as_picture
 from napari_busref.runtime.progress import Reporter
+from napari_busref.transforms.grids import Grid
+from napari_busref.transforms.transform import Transform
 
 if TYPE_CHECKING:
     from napari_busref.fusion import FusionResult
@@ -39,7 +40,7 @@ class RegisteredPair:
     ----------
     registration : RegistrationResult
         Of the planes as read; of another pair of planes where `fixed` is None.
-    transform : Rescaled
+    transform : Transform
     quality : Quality
         In pixels of the fixed layer at full resolution.
     source : Source
@@ -49,7 +50,7 @@ class RegisteredPair:
     """
 
     registration: RegistrationResult
-    transform: Rescaled
+    transform: Transform
     quality: Quality
     source: Source
     fixed: NDArray[Any] | None

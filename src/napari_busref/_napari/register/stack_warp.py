@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_busref._napari.layers.grids import Grid, Rescaled
 from napari_busref._napari.layers.lazy import BLOCK, Source, lazy_array, warp_window
 from napari_busref._napari.layers.plane_pairs import PlanePairs, Position
 from napari_busref._napari.layers.planes import Plane
 from napari_busref._napari.layers.reading import PIXEL_BUDGET, level_grid
 from napari_busref.runtime.progress import Reporter
+from napari_busref.transforms.grids import Grid
+from napari_busref.transforms.transform import Transform
 
 if TYPE_CHECKING:
     from napari_busref._napari.layers.result import PlaneResult
@@ -36,7 +37,7 @@ class Warp:
         One of `napari_busref._napari.register.stacks.MODES`.
     source : Source
         Of the shown plane.
-    transform : Rescaled
+    transform : Transform
         Of the shown plane, and of each that is not among `planes`.
     planes : mapping
         Results by position; may grow until a block is computed.
@@ -47,7 +48,7 @@ class Warp:
     pairs: PlanePairs
     mode: str
     source: Source
-    transform: Rescaled
+    transform: Transform
     planes: Mapping[Position, PlaneResult]
     cval: float
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_busref._napari.layers.grids import FIELD_BUDGET, Rescaled
 from napari_busref._napari.layers.lazy import Source
 from napari_busref._napari.layers.pair import world_transform
 from napari_busref._napari.layers.plane_pairs import PlanePairs, Position, single_pair, stack_pairs
@@ -25,6 +24,8 @@ from napari_busref.images.dtypes import checked_fill
 from napari_busref.images.preprocess import MIN_SIZE
 from napari_busref.registration.stages import registration_stages
 from napari_busref.runtime.progress import Cancelled, Progress, Reporter
+from napari_busref.transforms.grids import FIELD_BUDGET, Grid
+from napari_busref.transforms.levels import from_levels, onto_levels
 from napari_busref.transforms.transform import Transform
 
 if TYPE_CHECKING:
@@ -278,20 +279,20 @@ class _StackRun:
             cancelled=cancelled,
         )
 
-    def _initial(self) -> Rescaled | None:
+    def _initial(self) -> Transform | None:
         """Initial transform of a plane without a registered neighbour."""
-        return None if self.initial is None else Rescaled.of(self.initial)
+        return self.initial
 
-    def _on_grids(self, initial: Rescaled | None) -> Transform:
+    def _on_grids(self, initial: Transform | None) -> Transform:
         if initial is None:
             fixed, moving = self.pairs.by_position[self.pairs.shown]
-            initial = Rescaled.of(Transform.equal_field_of_view(fixed.shape, moving.shape))
-        return initial.onto(self.fixed_grid, self.moving_grid)
+            initial = Transform.equal_field_of_view(fixed.shape, moving.shape)
+        return onto_levels(initial, self.fixed_grid, self.moving_grid)
 
     def _pair(
         self,
         position: Position,
-        initial: Rescaled | None,
+        initial: Transform | None,
         reporter: Reporter,
         **options: Any,
     ) -> RegisteredPair:
@@ -323,7 +324,7 @@ class _StackRun:
             **(self.options | options),
         )
         self.cval = checked_fill(self.options.get("fill_value"), image.dtype, "fill_value")
-        transform = Rescaled(
+        transform = from_levels(
             found.transform, self.fixed_grid, self.moving_grid, fixed.shape, moving.shape
         )
         step = float(np.mean(self.fixed_grid.step))
@@ -372,8 +373,11 @@ class _StackRun:
 
     def _plane_result(self, pair: RegisteredPair) -> PlaneResult:
         several = self.mode == "each"
-        stored = pair.transform.stored(self.field_pixels) if several else pair.transform
-        return PlaneResult(stored, pair.quality, pair.registration.mask)
+        transform = pair.transform
+        if several:
+            nodes = Grid.covering(transform.fixed_shape, transform.spacing)
+            transform = transform.with_spacing(nodes.coarser(self.field_pixels).step)
+        return PlaneResult(transform, pair.quality, pair.registration.mask)
 
     def _fuse(self, position: Position, pair: RegisteredPair, reporter: Reporter) -> None:
         """Fuse a pair of planes; where nothing was found the fixed plane stays as it is."""

@@ -9,16 +9,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from napari_busref.runtime.file_safety import check_file, memory_limited
 from napari_busref.transforms import hdf5
 from napari_busref.transforms.formats import affine_csv, itk, landmark_files, ngff
 from napari_busref.transforms.formats.grid import ImageGrid
 from napari_busref.transforms.formats.physical import check_grids, inverted
+from napari_busref.transforms.grids import Grid
+from napari_busref.transforms.levels import from_levels
 from napari_busref.transforms.transform import EXTENSION, Transform
 
 __all__ = [
     "COMPLETE",
-    "FULL",
     "READABLE",
     "WRITABLE",
     "TransformFile",
@@ -33,9 +36,9 @@ READABLE = (*COMPLETE, *itk.TRANSFORMS, *itk.FIELDS, ".csv", landmark_files.POIN
 #: Extensions that can be written.
 WRITABLE = READABLE[:-1]
 
-#: Metadata keys for the grids of the images, where the transform has coarser ones.
-FULL = {"fixed": "fixed_full", "moving": "moving_full"}
-
+#: Metadata keys for the grids of the images, where `_GRIDS` are coarser: in files of versions 1
+#: and 2.
+_FULL = {"fixed": "fixed_full", "moving": "moving_full"}
 _GRIDS = {"fixed": "fixed_grid", "moving": "moving_grid"}
 _Grids = Mapping[str, ImageGrid | None]
 
@@ -93,8 +96,7 @@ def read_transform(
     fixed, moving : ImageGrid or tuple of int
         Grids of the two images, or their ``(rows, cols)`` in pixels. The ``.busref.h5`` and
         ``.ome.zarr`` of this package hold them; there, arguments replace the stored grids. All
-        other files need them. A transform on coarser pixels than its images also accepts the
-        grids of the images.
+        other files need them.
     memory_limit : float, optional
         Largest size in GiB that the file may declare for its values. By default 2, or the
         environment variable NAPARI_BUSREF_MEMORY.
@@ -250,62 +252,78 @@ def write_transform(
 
 def _read_own(file: Path, given: _Grids) -> TransformFile:
     with hdf5.open_file(file) as opened, _damage(file):
-        transform, metadata = Transform(**hdf5.read(opened)), hdf5.read_json(opened)
-        stored = _with_stored_grids(transform, metadata, file, {})
-        planes = {
-            position: _with_stored_grids(
-                Transform(**hdf5.read(group)), hdf5.read_json(group), file, {}
+        metadata = hdf5.read_json(opened)
+        stored = {name: metadata.pop(key, None) for name, key in _FULL.items()}
+        read = _with_stored_grids(Transform(**hdf5.read(opened)), metadata, file)
+        fixed, moving = (
+            own if stored[name] is None else ImageGrid.from_dict(stored[name])
+            for name, own in (("fixed", read.fixed), ("moving", read.moving))
+        )
+        several = {
+            position: _at_full_resolution(
+                _with_stored_grids(Transform(**hdf5.read(group)), hdf5.read_json(group), file),
+                fixed,
+                moving,
             )
             for position, group in hdf5.read_planes(opened)
         }
-    grids = {}
-    for name, grid in given.items():
-        before: ImageGrid = getattr(stored, name)
-        if grid is None:
-            grids[name] = before
-            continue
-        whole, grids[name] = before, grid
-        if (full := metadata.get(FULL[name])) and tuple(full["shape"]) == grid.shape:
-            whole = ImageGrid.from_dict(full)
-            metadata[FULL[name]] = grid.as_dict()
-            grids[name] = _moved(before, whole, grid)
-        planes = {
-            position: replace(
-                one,
-                fixed=_moved(one.fixed, whole, grid) if name == "fixed" else one.fixed,
-                moving=_moved(one.moving, whole, grid) if name == "moving" else one.moving,
-            )
-            for position, one in planes.items()
-        }
-    return _with_stored_grids(transform, metadata, file, grids, planes)
+    one = _at_full_resolution(read, fixed, moving)
+    now_fixed, now_moving = given["fixed"] or fixed, given["moving"] or moving
+    planes = {
+        position: replace(
+            plane,
+            fixed=_moved(plane.fixed, fixed, now_fixed),
+            moving=_moved(plane.moving, moving, now_moving),
+        )
+        for position, plane in several.items()
+    }
+    check_grids(one.transform, now_fixed, now_moving)
+    return replace(one, fixed=now_fixed, moving=now_moving, planes=planes)
+
+
+def _at_full_resolution(one: TransformFile, fixed: ImageGrid, moving: ImageGrid) -> TransformFile:
+    """Convert a transform on coarser levels of the images, as files before version 3 hold it."""
+    first, second = _level_of(one.fixed, fixed), _level_of(one.moving, moving)
+    if first is None or second is None:
+        return one
+    transform = from_levels(one.transform, first, second, fixed.shape, moving.shape)
+    return replace(one, transform=transform, fixed=fixed, moving=moving)
+
+
+def _level_of(own: ImageGrid, image: ImageGrid) -> Grid | None:
+    """The level of an image on which a grid lies, if any."""
+    matrix = np.linalg.solve(image.matrix, own.matrix)
+    step = (round(matrix[0, 0], 9), round(matrix[1, 1], 9))
+    level = Grid(own.shape, step)
+    if min(step) < 1 or not np.allclose(level.matrix, matrix, atol=1e-6):
+        return None
+    return level if Grid.covering(image.shape, step) == level else None
 
 
 def _moved(own: ImageGrid, before: ImageGrid, now: ImageGrid) -> ImageGrid:
     """Adapt a grid over an image to a change of the image's grid."""
-    if before.shape != now.shape:
-        return own  # the caller refuses it
+    if own == before:
+        return now
+    if before == now or before.shape != now.shape:
+        return own
     return ImageGrid.from_matrix(
         own.shape, now.matrix @ inverted(before.matrix) @ own.matrix, now.unit
     )
 
 
 def _with_stored_grids(
-    transform: Transform,
-    metadata: dict[str, Any],
-    file: Path,
-    given: _Grids,
-    planes: dict[tuple[int, ...], TransformFile] | None = None,
+    transform: Transform, metadata: dict[str, Any], file: Path
 ) -> TransformFile:
-    """Combine a transform with the given grids, or those of its metadata."""
+    """Combine a transform with the grids of its metadata."""
     grids = {}
     for name, shape in (("fixed", transform.fixed_shape), ("moving", transform.moving_shape)):
-        grid = given.get(name) or _stored_grid(metadata, name, file)
+        grid = _stored_grid(metadata, name, file)
         if grid is None:  # the command line stores the metadata of the image files
             grid = ImageGrid.from_metadata(shape, metadata.get(f"{name}_image"))
         grids[name] = grid
     check_grids(transform, grids["fixed"], grids["moving"])
     known = {key: value for key, value in metadata.items() if key not in _GRIDS.values()}
-    return TransformFile(transform, grids["fixed"], grids["moving"], known, planes or {})
+    return TransformFile(transform, grids["fixed"], grids["moving"], known)
 
 
 def _stored_grid(metadata: Mapping[str, Any], name: str, file: Path) -> ImageGrid | None:
