@@ -4,6 +4,7 @@ from ._napari.register.api import register_layers
 from .data.samples import list_samples, load_sample
 from .fusion._fuse import FusionResult, fuse
 from .images.io import read_image, write_image
+from .images.large import LargeImage, open_image
 from .models.registry import list_models, load_model
 from .pipeline import RegistrationAndFusionResult, register_and_fuse
 from .registration._register import RegistrationResult, register
@@ -20,6 +21,7 @@ __all__ = [
     "FusionResult",
     "ImageGrid",
     "LandmarkFit",
+    "LargeImage",
     "Quality",
     "RegistrationAndFusionResult",
     "RegistrationResult",
@@ -35,6 +37,7 @@ __all__ = [
     "load_model",
     "load_sample",
     "map_transform",
+    "open_image",
     "place_on",
     "read_image",
     "read_transform",

@@ -87,7 +87,7 @@ def test_transforms_go_through_open_save_and_drop(
     viewer, panel, pair, readers_of_napari, name, tmp_path, notes
 ):
     if name.endswith("zarr"):
-        pytest.importorskip("zarr", reason="needs napari-busref[ngff]")
+        pytest.importorskip("zarr", reason="needs napari-busref[large]")
     fixed, _, transform = pair
     path = tmp_path / name
     write_transform(path, transform, **GRIDS, metadata={"fixed": "vis", "moving": "ir"})

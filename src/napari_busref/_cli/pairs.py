@@ -27,6 +27,7 @@ from napari_busref.batch.results import ResultWriter
 from napari_busref.batch.run import SUMMARY, finished_rows, process_rows
 from napari_busref.batch.scheduling import check_scheduler, check_shard, parse_shard
 from napari_busref.data.pairing import Pair, find_pairs
+from napari_busref.images.uri import holds_images
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def process_pairs(
     if writer.overwrite and writer.resume:
         raise ValueError("--resume: keeps results, which --overwrite replaces; need one of them")
     pairs, alone = find_pairs(fixed, moving, match)
-    several = fixed.is_dir()
+    several = holds_images(fixed)
     if not several and (chosen.scheduler or chosen.shard):
         option = "--scheduler" if chosen.scheduler else "--shard"
         raise ValueError(f"{option}: got two files, need two folders")

@@ -51,7 +51,7 @@ from napari_busref._cli.options import (
     WriteFlow,
 )
 from napari_busref._cli.pairs import Workers, process_pairs
-from napari_busref._cli.reading import Band, Channel, NoData, Page, Reading
+from napari_busref._cli.reading import Band, Channel, Level, NoData, Page, Reading
 from napari_busref._cli.tasks import FuseTask, RegisterTask
 from napari_busref.batch.files import refuse_existing
 from napari_busref.batch.results import ResultWriter, fill_value_of
@@ -78,6 +78,7 @@ def register(
     band: Band = None,
     page: Page = None,
     channel: Channel = None,
+    level: Level = None,
     nodata: NoData = None,
     fill_value: FillValue = DEFAULTS["fill_value"],
     flow: WriteFlow = False,
@@ -98,7 +99,7 @@ def register(
     STEM_report.json. The files of two folders are paired by --match; a pair that fails is
     reported at the end (exit code 1) and does not stop the others.
     """
-    reading = Reading(band, page, channel, nodata)
+    reading = Reading(band, page, channel, nodata, level)
     hints = Hints(initial, landmarks, fixed_mask, moving_mask)
     options: dict[str, Any] = {
         "nodata": reading.nodata_option,
@@ -145,6 +146,7 @@ def run(
     band: Band = None,
     page: Page = None,
     channel: Channel = None,
+    level: Level = None,
     nodata: NoData = None,
     fill_value: FillValue = DEFAULTS["fill_value"],
     flow: WriteFlow = False,
@@ -160,7 +162,7 @@ def run(
     overwrite: Overwrite = False,
 ) -> None:
     """Register MOVING to FIXED and fuse them: the files of `register`, and STEM_fused."""
-    reading = Reading(band, page, channel, nodata)
+    reading = Reading(band, page, channel, nodata, level)
     hints = Hints(initial, landmarks, fixed_mask, moving_mask)
     options: dict[str, Any] = {
         "nodata": reading.nodata_option,
@@ -227,6 +229,7 @@ def fuse(
     band: Band = None,
     page: Page = None,
     channel: Channel = None,
+    level: Level = None,
     nodata: NoData = None,
     file_format: FileFormat = None,
     match: Match = "name",
@@ -241,7 +244,7 @@ def fuse(
 
     STEM_fusion.json holds the options, timings and versions.
     """
-    reading = Reading(band, page, channel, nodata)
+    reading = Reading(band, page, channel, nodata, level)
     options: dict[str, Any] = {
         "nodata": reading.nodata_option,
         "model": model,
@@ -301,6 +304,7 @@ def apply(
     band: Band = None,
     page: Page = None,
     channel: Channel = None,
+    level: Level = None,
     nodata: NoData = None,
     memory_limit: MemoryLimit = DEFAULTS["memory_limit"],
     overwrite: Overwrite = False,
@@ -327,7 +331,7 @@ def apply(
     if image.suffix.lower() in points_csv.SUFFIXES:
         _apply_to_points(loaded, image, output, inverse)
     else:
-        picture = Reading(band, page, channel, nodata).image(image)
+        picture = Reading(band, page, channel, nodata, level).image(image)
         order = _order(picture.data, order, image.name)
         checked_fill(fill_value, picture.data.dtype, "fill_value")
         if inverse:
@@ -400,7 +404,9 @@ def _known(options: dict[str, Any], reading: Reading, **paths: Path | None) -> d
     """What results depend on: all options but the device, and the content of given files."""
     import hashlib
 
-    chosen = {name: getattr(reading, name) for name in ("band", "page", "channel", "nodata")}
+    chosen = {
+        name: getattr(reading, name) for name in ("band", "page", "channel", "nodata", "level")
+    }
     known = {name: value for name, value in options.items() if name != "device"} | chosen
     for name, path in paths.items():
         known[name] = path

@@ -17,14 +17,12 @@ _PLANES = ("band", "page", "channel")
 _TWO = "One for both images, or FIXED,MOVING, where one may be left out (4, or ,2)."
 
 
-def _plane_option(name: str, what: str) -> Any:
+def _plane_option(name: str, what: str, counted: str = "Counted from 1.") -> Any:
     def check(value: str | None) -> str | None:
         _numbers(value, name)
         return value
 
-    return typer.Option(
-        f"--{name}", metavar="N", help=f"{what}, counted from 1. {_TWO}", callback=check
-    )
+    return typer.Option(f"--{name}", metavar="N", help=f"{what}. {counted} {_TWO}", callback=check)
 
 
 def _check_nodata(value: str | None) -> str | None:
@@ -39,6 +37,10 @@ Page = Annotated[
     _plane_option("page", "Page or frame of a file with several (2: visible part of a FLIR JPEG)"),
 ]
 Channel = Annotated[str | None, _plane_option("channel", "Channel of a microscope's file")]
+Level = Annotated[
+    str | None,
+    _plane_option("level", "Level of a pyramid in TIFF or OME-Zarr", "0 is the full resolution."),
+]
 NoData = Annotated[
     str | None,
     typer.Option(
@@ -57,7 +59,7 @@ class Reading:
 
     Attributes
     ----------
-    band, page, channel, nodata : str, optional
+    band, page, channel, nodata, level : str, optional
         As given on the command line.
     """
 
@@ -65,6 +67,7 @@ class Reading:
     page: str | None = None
     channel: str | None = None
     nodata: str | None = None
+    level: str | None = None
     _told: set[str] = field(default_factory=set)
 
     @property
@@ -98,6 +101,9 @@ class Reading:
             for choice, needs in zip(choices, several, strict=True):
                 if needs or not any(several):
                     choice |= single
+        levels = _numbers(self.level, "level") or [0]
+        for choice, level in zip(choices, levels * (3 - len(levels)), strict=True):
+            choice |= {"level": level or 0}
         nodata = _parts(self.nodata or "auto", "nodata") * 2
         one, other = (
             self._one(path, choice, value, alone=self.nodata_option == "auto")
@@ -108,7 +114,7 @@ class Reading:
     def image(self, path: Path) -> ImageFile:
         """Read one plane of one file."""
         choice = {}
-        for name in _PLANES:
+        for name in (*_PLANES, "level"):
             numbers = _numbers(getattr(self, name), name)
             if len(numbers) == 2:
                 raise ValueError(f"--{name}: got {getattr(self, name)}, need one number")
@@ -126,7 +132,7 @@ class Reading:
             found = replace(found, data=as_image(found.data, path.name, min_size=1))
         log.debug("%s: %s %s", path.name, found.data.shape, found.data.dtype)
         words = []
-        if found.taken and not choice:
+        if found.taken and not set(choice) & set(_PLANES):
             words.append(f"took {found.taken}; --band, --page or --channel chooses another")
         words += [found.note] if found.note and "page" not in choice else []
         for text in words:
@@ -143,7 +149,7 @@ def _read(path: Path, choice: dict[str, int], nodata: str) -> ImageFile:
         return read_plane(path, **choice, nodata=_value(nodata))  # type: ignore[arg-type]
     except ValueError as error:
         text = str(error)
-        for name in _PLANES:
+        for name in (*_PLANES, "level"):
             if text.startswith(f"{name}: "):
                 raise ValueError(f"--{text}") from None
         raise
@@ -153,12 +159,14 @@ def _numbers(value: str | None, name: str) -> list[int | None]:
     """One or two numbers; None where one is left out."""
     if value is None:
         return []
-    need = f"--{name}: got {value}, need a whole number from 1, or two as FIXED,MOVING"
+    first = 0 if name == "level" else 1
+    need = f"--{name}: got {value}, need a whole number from {first}, or two as FIXED,MOVING"
     try:
         numbers = [int(part) if part else None for part in _parts(value, name)]
     except ValueError:
         raise ValueError(need) from None
-    if any(number is not None and number < 1 for number in numbers) or not any(numbers):
+    given = [number for number in numbers if number is not None]
+    if not given or min(given) < first:
         raise ValueError(need)
     return numbers
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from napari_busref.data import name_words
+from napari_busref.images.uri import exists, holds_images, is_ome_zarr
+from napari_busref.images.uri import stem as stem_of
 
 __all__ = ["MATCHES", "Pair", "check_match", "find_pairs", "image_files"]
 
@@ -46,18 +48,28 @@ def image_files(folder: Path, argument: str) -> dict[str, Path]:
 
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in READABLE or not path.is_file():
+        if path.name.startswith(".") or not _is_image(path):
             continue
-        if path.stem in found:
+        name = stem_of(path)
+        if name in found:
             raise ValueError(
-                f"{argument}: {found[path.stem].name} and {path.name} in {folder} have the same "
+                f"{argument}: {found[name].name} and {path.name} in {folder} have the same "
                 "stem, so pairs are not clear"
             )
-        found[path.stem] = path
+        found[name] = path
     if not found:
-        accepted = ", ".join(sorted(READABLE))
+        accepted = ", ".join(sorted((*READABLE, ".ome.zarr")))
         raise ValueError(f"{argument}: no image in the folder {folder}, accepted: {accepted}")
     return found
+
+
+def _is_image(path: Path) -> bool:
+    from napari_busref.images.io import READABLE
+    from napari_busref.transforms.formats.ngff import is_scene
+
+    if is_ome_zarr(path):
+        return path.is_dir() and not is_scene(path)
+    return path.suffix.lower() in READABLE and path.is_file()
 
 
 def check_match(match: str) -> str:
@@ -118,15 +130,15 @@ def find_pairs(
     first, second = arguments
     check_match(match)
     for argument, path in ((first, fixed), (second, moving)):
-        if not path.exists():
+        if not exists(path):
             raise FileNotFoundError(f"{argument}: no such file or folder: {path}")
-    if fixed.is_dir() != moving.is_dir():
-        folder = first if fixed.is_dir() else second
+    if holds_images(fixed) != holds_images(moving):
+        folder = first if holds_images(fixed) else second
         raise ValueError(
             f"{first} and {second}: only {folder} is a folder, need two files or two folders"
         )
-    if not fixed.is_dir():
-        return [Pair(_unwarped(moving.stem), fixed, moving)], []
+    if not holds_images(fixed):
+        return [Pair(_unwarped(stem_of(moving)), fixed, moving)], []
     both, same = f"{first} and {second}", fixed.samefile(moving)
     left = image_files(fixed, first)
     right = _without_by_products(left if same else image_files(moving, second), left)
@@ -293,7 +305,7 @@ def _keys(match: str) -> tuple[_Key, _Key]:
         )
 
     def key(path: Path) -> object:
-        found = pattern.search(_composed(path.stem))
+        found = pattern.search(_composed(stem_of(path)))
         if found is None:
             return None
         return tuple(_comparable(group or "") for group in found.groups())
@@ -311,7 +323,7 @@ def _wildcard_key(pattern: str) -> _Key:
     compiled = re.compile(_composed(text), re.IGNORECASE)
 
     def key(path: Path) -> object:
-        for name in (_unwarped(path.stem), path.stem, path.name):
+        for name in (_unwarped(stem_of(path)), stem_of(path), path.name):
             if found := compiled.fullmatch(_composed(name)):
                 return tuple(group.casefold() for group in found.groups())
         return None
@@ -348,10 +360,10 @@ def _in_order(left: _Files, right: _Files, arguments: str) -> list[Pair]:
             "pair them by name, or remove those without a partner"
         )
     ordered = (sorted(files.values(), key=_natural) for files in (left, right))
-    return [Pair(fixed.stem, fixed, moving) for fixed, moving in zip(*ordered, strict=True)]
+    return [Pair(stem_of(fixed), fixed, moving) for fixed, moving in zip(*ordered, strict=True)]
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
     """Sort key in which digits count by their value."""
-    parts = re.findall(r"\d+|\D+", path.stem.lower())
+    parts = re.findall(r"\d+|\D+", stem_of(path).lower())
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]

@@ -33,7 +33,7 @@ _PICTURES = (33003, 33004, 33005, 34712, 34933, 50001, 34927)
 _JPEG_XL, _JPEG_XR, _LERC = (50002, 52546), (22610, 34934), (34887,)
 
 
-def check_array(shape: Iterable[int], dtype: Any, file: Path) -> None:
+def check_array(shape: Iterable[int], dtype: Any, file: Path | str) -> None:
     """Check the size of an array that a file declares; Python's integers do not overflow."""
     count = math.prod(int(n) for n in shape)
     check_size(count * np.dtype(dtype).itemsize, file, "an image")

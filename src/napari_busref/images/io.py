@@ -15,10 +15,11 @@ from PIL import Image
 
 from napari_busref.images.declared import check_array
 from napari_busref.images.dtypes import native
-from napari_busref.images.nodata import NoData, check_nodata, mark_nodata, match_nodata
+from napari_busref.images.nodata import NoData, check_nodata, mark_missing
 from napari_busref.images.pictures import Unsupported, read_picture
 from napari_busref.images.selection import Choice, NoSuchPlane, Stored, choose, guess_axes
 from napari_busref.images.tiff import read_tiff, write_tiff
+from napari_busref.images.uri import is_ome_zarr, is_url
 from napari_busref.runtime.atomic_write import replacing
 from napari_busref.runtime.file_safety import Refused, check_file, memory_limited
 
@@ -98,6 +99,7 @@ def read_image(
     band: int | None = None,
     page: int | None = None,
     channel: int | None = None,
+    level: int = 0,
     nodata: NoData = "auto",
     memory_limit: float | None = None,
 ) -> ImageFile:
@@ -107,12 +109,16 @@ def read_image(
     ----------
     path : path-like
         A file that ends in one of `READABLE`: TIFF, PNG, JPEG, BMP, WebP, GIF, JPEG 2000, PGM,
-        NPY, DICOM (needs pydicom) or CZI (needs czifile).
+        NPY, DICOM (needs pydicom) or CZI (needs czifile). Also the folder of an OME-Zarr image,
+        or the URL of one or of a TIFF, as for `napari_busref.open_image`: of these one plane.
     band, channel : int, optional
         One band of a picture, or one channel of a microscope's file, counted from 1.
     page : int, optional
         One page, frame or plane (of T, Z …), counted from 1. Page 2 of a thermal JPEG is the
         embedded visible picture, page 3 the picture as displayed.
+    level : int
+        Level of a pyramid in TIFF or OME-Zarr, of which then one plane is read. 0 is the full
+        resolution.
     nodata : float, "auto" or None
         Value of missing pixels. ``"auto"`` takes the one that the file names (GDAL's tag 42113,
         DICOM's pixel padding value), None takes every number as content.
@@ -132,13 +138,15 @@ def read_image(
     Raises
     ------
     TypeError, ValueError
-        If the extension is not accepted, the content does not match it, or there is no such band
-        or page. Also when the file has its pixels elsewhere, or declares more than
+        If the extension is not accepted, the content does not match it, or there is no such
+        band, page or level. Also when the file has its pixels elsewhere, or declares more than
         `memory_limit`.
     OSError
         If there is no such file or it is not readable.
     """
     choice = Choice(band, channel, page)
+    if level or _is_large(path):
+        return _read_level(path, choice, level, nodata, memory_limit)
     return _read(path, choice, check_nodata(nodata), memory_limit, single=False)
 
 
@@ -148,6 +156,7 @@ def read_plane(
     band: int | None = None,
     page: int | None = None,
     channel: int | None = None,
+    level: int = 0,
     nodata: NoData = "auto",
     memory_limit: float | None = None,
 ) -> ImageFile:
@@ -156,7 +165,30 @@ def read_plane(
     Of several planes, the first is taken where none is chosen; `ImageFile.taken` says which.
     """
     choice = Choice(band, channel, page)
+    if level or _is_large(path):
+        return _read_level(path, choice, level, nodata, memory_limit)
     return _read(path, choice, check_nodata(nodata), memory_limit, single=True)
+
+
+def _is_large(path: str | os.PathLike[str]) -> bool:
+    """Whether only windows can be read."""
+    return is_url(path) or is_ome_zarr(path)
+
+
+def _read_level(
+    path: str | os.PathLike[str],
+    choice: Choice,
+    level: int,
+    nodata: NoData,
+    memory_limit: float | None,
+) -> ImageFile:
+    """Read one plane of a level."""
+    from napari_busref.images.large import open_image
+
+    with memory_limited(memory_limit):
+        image = open_image(path, **vars(choice), nodata=nodata)
+        data = image.read(level=level)
+    return ImageFile(data, image.metadata_of(level), image.taken, axes="YXS"[: data.ndim])
 
 
 def _read(
@@ -242,21 +274,7 @@ def _marked(
     if nodata != "auto":
         metadata.pop("nodata", None)
         metadata |= {} if value is None else {"nodata": value}
-    if data.dtype.kind not in "biuf":
-        return ImageFile(data, metadata, words, stored.note, axes)
-    colour = axes == "YXS"
-    missing = np.zeros(data.shape[:2] if colour else data.shape, bool)
-    if value is not None:
-        flat = data if data.ndim <= 2 or colour else data.reshape(-1, data.shape[-1])
-        missing |= match_nodata(flat, value).reshape(missing.shape)
-    valid, placed = stored.valid, axes.replace("S", "").endswith("YX")
-    if valid is not None and placed and missing.shape[-2:] == valid.shape:
-        missing |= ~valid
-    if colour:
-        data = mark_nodata(data, missing, value or 0)
-    elif missing.any():
-        flat = mark_nodata(data.reshape(-1, 1), missing.reshape(-1, 1), value or 0)
-        data = flat.reshape(data.shape)
+    data = mark_missing(data, axes, value, stored.valid)
     return ImageFile(data, metadata, words, stored.note, axes)
 
 

@@ -9,7 +9,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NoData", "check_nodata", "find_nodata", "mark_nodata", "match_nodata", "parse_nodata"]
+__all__ = [
+    "NoData",
+    "check_nodata",
+    "find_nodata",
+    "mark_missing",
+    "mark_nodata",
+    "match_nodata",
+    "parse_nodata",
+]
 
 NoData = float | Literal["auto"] | None
 """A value, ``"auto"`` (recognise it) or None (every number is content)."""
@@ -141,6 +149,40 @@ def mark_nodata(image: NDArray[Any], missing: NDArray[np.bool_], fill: float = 0
     if not _fits(fill, image.dtype):
         fill = 0
     return np.ma.MaskedArray(np.ma.getdata(image), mask=mask, fill_value=image.dtype.type(fill))
+
+
+def mark_missing(
+    data: NDArray[Any], axes: str, value: float | None, valid: NDArray[np.bool_] | None = None
+) -> Any:
+    """Mark the missing pixels of an image, stack or bands, as `mark_nodata`.
+
+    Parameters
+    ----------
+    data : ndarray
+        Complex numbers stay as they are.
+    axes : str
+        As of `napari_busref.images.selection.Stored`.
+    value : float, optional
+        Of missing pixels.
+    valid : ndarray of bool, shape (H, W), optional
+        False where the file says that there is nothing.
+    """
+    if data.dtype.kind not in "biuf":
+        return data
+    colour = axes == "YXS"
+    missing = np.zeros(data.shape[:2] if colour else data.shape, bool)
+    if value is not None:
+        flat = data if data.ndim <= 2 or colour else data.reshape(-1, data.shape[-1])
+        missing |= match_nodata(flat, value).reshape(missing.shape)
+    placed = axes.replace("S", "").endswith("YX")
+    if valid is not None and placed and missing.shape[-2:] == valid.shape:
+        missing |= ~valid
+    if colour:
+        return mark_nodata(data, missing, value or 0)
+    if not missing.any():
+        return data
+    flat = mark_nodata(data.reshape(-1, 1), missing.reshape(-1, 1), value or 0)
+    return flat.reshape(data.shape)
 
 
 def _fits(value: float, dtype: np.dtype[Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +25,19 @@ from napari_busref.images.declared import (
 from napari_busref.images.dtypes import native
 from napari_busref.images.nodata import parse_nodata
 from napari_busref.images.selection import Stored
+from napari_busref.images.stored_levels import StoredLevels
+from napari_busref.images.uri import local_path, open_url
+from napari_busref.runtime.file_safety import Refused
 
-__all__ = ["geo_tags", "read_geotags", "read_tiff", "upright", "write_tiff"]
+__all__ = [
+    "coarser_tags",
+    "geo_tags",
+    "open_tiff",
+    "read_geotags",
+    "read_tiff",
+    "upright",
+    "write_tiff",
+]
 
 # tifffile prints what it cannot parse, such as "nan" as the missing value of integers
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -73,19 +85,10 @@ def read_tiff(file: Path) -> Stored:
             with Image.open(file) as picture:
                 check_picture(picture, file)
                 return Stored(picture_array(picture), "YXS", metadata)  # also turns it upright
-        data, axes = series.asarray(), series.axes
         hidden = _mask_page(tiff, series)
-        data = _as_meant(data, page, photometric)
-        if photometric == _PALETTE and page.colormap is not None and data.ndim > len(axes):
-            axes += "S"
-        extra = tuple(int(kind) for kind in page.extrasamples or ())
+        decoded = _decoded(series.asarray(), series.axes, page, metadata)
         orientation = _orientation(page)
-    data = native(data)
-    keep = tuple(i for i, n in enumerate(data.shape) if n > 1 or axes[i] in "YX")
-    data = data.reshape([data.shape[i] for i in keep])
-    axes = "".join(axes[i] for i in keep)
-    data = _scaled(data, axes, metadata)
-    data, axes, alpha, left_out = _split_samples(data, axes, photometric, extra)
+    data, axes, alpha, left_out = decoded
     if hidden is not None and hidden.shape == data.shape[:2]:
         alpha = hidden if alpha is None else alpha & hidden
     rows = axes.index("Y")
@@ -98,6 +101,79 @@ def read_tiff(file: Path) -> Stored:
     if orientation > 1:
         metadata.pop("geotiff", None)  # it places the pixels as they are stored
     return Stored(data, axes, metadata, alpha, extra_bands=left_out)
+
+
+def open_tiff(uri: str) -> StoredLevels:
+    """Open a TIFF to read windows of the levels of its first series.
+
+    Raises
+    ------
+    ValueError
+        When a window of it needs the whole picture, or it is no TIFF.
+    ModuleNotFoundError
+        Without zarr, or without the package of fsspec for such a URL.
+    """
+    from napari_busref.images.zarr_store import open_array
+
+    path = local_path(uri)
+    stream = open_url(uri) if path is None else path.open("rb")
+    try:
+        with tifffile.TiffFile(stream) as tiff:
+            name = check_tiff_files(tiff, Path(uri))
+        stream.seek(0)
+        tiff = tifffile.TiffFile(stream, name=name)
+        series, page = tiff.series[0], tiff.pages.first
+        metadata, photometric = _metadata(tiff, page), int(page.photometric)
+        ycbcr = photometric == _YCBCR and int(page.compression) not in (6, 7)
+        first = [one for one in tiff.pages[:_MAX_MASK_PAGES] if isinstance(one, tifffile.TiffPage)]
+        whole = {
+            "an orientation tag": _orientation(page) > 1,
+            "a transparency mask": any(int(one.subfiletype) & 4 for one in first),
+            "colours of another kind than RGB": photometric in (_SEPARATED, _CIELAB) or ycbcr,
+        }
+        for what, found in whole.items():
+            if found:
+                raise Refused(f"path: {uri} has {what}; convert it to plain tiles")
+        if path is not None:
+            for level in series.levels:
+                check_tiff_page(level.keyframe, tiff, path)
+        arrays = tuple(
+            open_array(series.aszarr(level=i, read_only=True)) for i in range(len(series.levels))
+        )
+    except (Refused, ModuleNotFoundError):
+        stream.close()
+        raise
+    except Exception as error:  # tifffile raises anything for damaged files
+        stream.close()
+        raise ValueError(
+            f"{uri} cannot be read as TIFF ({type(error).__name__}: {error})"
+        ) from error
+
+    def meant(block: NDArray[Any], axes: str) -> Stored:
+        found = dict(metadata)
+        data, letters, alpha, bands = _decoded(block, axes, page, found)
+        return Stored(data, letters, found, alpha, extra_bands=bands)
+
+    stored = StoredLevels(arrays, series.axes, meant)
+    weakref.finalize(stored, stream.close)
+    return stored
+
+
+def _decoded(
+    data: NDArray[Any], axes: str, page: Any, metadata: dict[str, Any]
+) -> tuple[NDArray[Any], str, NDArray[np.bool_] | None, NDArray[Any] | None]:
+    """Values and colours of stored pixels, pixel by pixel; see `_split_samples`."""
+    photometric = int(page.photometric)
+    data = _as_meant(data, page, photometric)
+    if photometric == _PALETTE and page.colormap is not None and data.ndim > len(axes):
+        axes += "S"
+    extra = tuple(int(kind) for kind in page.extrasamples or ())
+    data = native(data)
+    keep = tuple(i for i, n in enumerate(data.shape) if n > 1 or axes[i] in "YX")
+    data = data.reshape([data.shape[i] for i in keep])
+    axes = "".join(axes[i] for i in keep)
+    data = _scaled(data, axes, metadata)
+    return _split_samples(data, axes, photometric, extra)
 
 
 def _scaled(data: NDArray[Any], axes: str, metadata: dict[str, Any]) -> NDArray[Any]:
@@ -418,6 +494,26 @@ def read_geotags(file: Path) -> dict[str, Any]:
 def geo_tags(tags: Mapping[str, Any]) -> list[tuple[int, int, int, Any, bool]]:
     """The geotags of ``ImageFile.metadata["geotiff"]``, as tifffile writes them."""
     return [_geo_tag(int(code), tags[code]) for code in tags if int(code) in _GEO_TAGS]
+
+
+def coarser_tags(tags: Mapping[str, Any], step: tuple[float, float]) -> dict[str, Any]:
+    """The geotags of a level whose pixels cover so many rows and columns.
+
+    Empty where a control point lies beside the first corner, and could not be kept.
+    """
+    found, (rows, cols) = dict(tags), step
+    try:
+        if "34264" in found:  # a matrix (4, 4) from columns and rows
+            matrix = np.array(found["34264"], float).reshape(4, 4) * [cols, rows, 1, 1]
+            found["34264"] = matrix.ravel().tolist()
+        elif "33550" in found and list(found["33922"])[:3] == [0, 0, 0]:
+            x, y, *rest = found["33550"]
+            found["33550"] = [x * cols, y * rows, *rest]
+        else:
+            return {}
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return found
 
 
 def _geo_tag(code: int, value: Any) -> tuple[int, int, int, Any, bool]:

@@ -78,14 +78,14 @@ def memory_budget() -> int:
     return int(min(budget, 2.0**62))
 
 
-def check_size(size: int, path: Path, what: str = "an array") -> None:
+def check_size(size: int, path: Path | str, what: str = "an array") -> None:
     """Refuse a declared size before memory is taken.
 
     Parameters
     ----------
     size : int
         In bytes.
-    path : Path
+    path : Path or str
         Named in the error.
     what : str
         What has this size.

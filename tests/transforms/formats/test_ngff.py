@@ -108,7 +108,7 @@ def physical(grid, pixels):
 
 @pytest.mark.parametrize("grids", GRIDS)
 def test_displacements_and_affine_are_what_the_specification_says(tmp_path, elastic, grids):
-    pytest.importorskip("zarr", reason="needs napari-busref[ngff]")
+    pytest.importorskip("zarr", reason="needs napari-busref[large]")
     fixed, moving = GRIDS[grids]
     folder = write_transform(tmp_path / "a.ome.zarr", elastic, fixed=fixed, moving=moving)
     transformation = check_scene(attributes(folder)["ome"])
@@ -178,7 +178,7 @@ def test_only_folders_of_our_own_are_replaced(tmp_path, elastic):
 
 @pytest.mark.parametrize("grids", GRIDS)
 def test_the_schemas_of_the_specification_accept_it(tmp_path, elastic, grids):
-    pytest.importorskip("zarr", reason="needs napari-busref[ngff]")
+    pytest.importorskip("zarr", reason="needs napari-busref[large]")
     validate = pytest.importorskip(
         "ngff_zarr.validate", reason="ngff-zarr brings the schemas of the specification"
     ).validate
@@ -196,7 +196,7 @@ def test_the_schemas_of_the_specification_accept_it(tmp_path, elastic, grids):
 @pytest.mark.parametrize("affine_only", [False, True], ids=["field", "affine"])
 def test_a_scene_comes_back(tmp_path, elastic, grids, affine_only):
     if not affine_only:
-        pytest.importorskip("zarr", reason="needs napari-busref[ngff]")
+        pytest.importorskip("zarr", reason="needs napari-busref[large]")
     fixed, moving = GRIDS[grids]
     folder = write_transform(
         tmp_path / "a.ome.zarr",

@@ -52,7 +52,7 @@ _FIELD = "coordinateTransformations/displacement"
 _CHUNK = 512
 _COMPRESSORS = {"blosc", "gzip", "zstd"}
 _CODECS = {*_COMPRESSORS, "bytes", "crc32c", "transpose"}
-_HINT = "pip install 'napari-busref[ngff]'"
+_HINT = "pip install 'napari-busref[large]'"
 
 
 def write_ngff(

@@ -1,0 +1,64 @@
+"""OME-Zarr folders and URLs on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from napari_busref._cli.main import app
+from napari_busref.images.io import read_image, write_image
+from napari_busref.transforms.transform import Transform
+from ome_zarr_files import write
+
+pytest.importorskip("zarr", reason="needs napari-busref[large]")
+
+PICTURE = np.random.default_rng(0).integers(0, 255, (3, 60, 80), np.uint8)
+STRAIGHT = ("--model", "identity", "--search", "none", "--refine", "none")
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_a_level_and_a_channel_of_an_ome_zarr_are_registered(tmp_path: Path) -> None:
+    zarr = write(tmp_path / "slide.ome.zarr", [PICTURE, PICTURE[:, ::2, ::2]], axes="cyx")
+    write_image(tmp_path / "other.tif", PICTURE[1, ::2, ::2])
+    given = (tmp_path / "other.tif", zarr, "-o", tmp_path / "out")
+    result = invoke("register", *given, *STRAIGHT, "--level", "0,1", "--channel", 2)
+    assert result.exit_code == 0, result.output
+    warped = read_image(tmp_path / "out" / "slide_warped.tif").data
+    np.testing.assert_array_equal(warped, PICTURE[1, ::2, ::2])
+
+
+def test_folders_of_ome_zarr_are_paired(tmp_path: Path) -> None:
+    for side in ("fixed", "moving"):
+        for name in ("a", "b"):
+            write(tmp_path / side / f"{name}.ome.zarr", [PICTURE[0]])
+    result = invoke(
+        "register", tmp_path / "fixed", tmp_path / "moving", "-o", tmp_path / "out", *STRAIGHT
+    )
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "a.busref.h5").exists() and (
+        tmp_path / "out" / "b.busref.h5"
+    ).exists()
+
+
+def test_a_transform_is_applied_to_a_url(tmp_path: Path) -> None:
+    shift = Transform(
+        [[1, 0, 2], [0, 1, 0], [0, 0, 1]], fixed_shape=(60, 80), moving_shape=(60, 80)
+    )
+    shift.save(tmp_path / "t.busref.h5")
+    zarr = write(tmp_path / "slide.ome.zarr", [PICTURE[0]])
+    result = invoke("apply", tmp_path / "t.busref.h5", f"file://{zarr}", "-o", tmp_path / "o.tif")
+    assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(read_image(tmp_path / "o.tif").data[:-2], PICTURE[0, 2:])
+
+
+def test_there_is_no_such_level(tmp_path: Path) -> None:
+    zarr = write(tmp_path / "slide.ome.zarr", [PICTURE[0]])
+    result = invoke("register", zarr, zarr, "-o", tmp_path / "out", "--level", 4)
+    assert result.exit_code == 2
+    assert "--level: got 4, need 0 to 0" in " ".join(result.stderr.split())
