@@ -14,6 +14,7 @@ from .runtime.version import __version__
 from .transforms.formats import ImageGrid, TransformFile, read_transform, write_transform
 from .transforms.landmarks import LandmarkFit, fit_landmarks
 from .transforms.map_transform import map_transform
+from .transforms.streaming import write_mask, write_warped
 from .transforms.transform import Transform
 
 __all__ = [
@@ -45,5 +46,7 @@ __all__ = [
     "register_and_fuse",
     "register_layers",
     "write_image",
+    "write_mask",
     "write_transform",
+    "write_warped",
 ]

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from napari_busref import write_image
-from napari_busref.batch.manifest import Manifest, held, is_current, last_events
-from napari_busref.batch.scheduling import Shard, check_scheduler, parse_shard
+from napari_busref.batch.manifest import Manifest, is_current, last_events
+from napari_busref.batch.scheduling import check_scheduler, parse_shard
 from napari_busref.data.pairing import Pair
+from napari_busref.runtime.holding import held
 
 
 def test_the_last_event_of_a_pair_counts(tmp_path: Path) -> None:
@@ -48,10 +49,10 @@ def test_the_last_event_of_a_pair_counts(tmp_path: Path) -> None:
 
 def test_one_run_holds_a_folder(tmp_path: Path) -> None:
     this = f"process {os.getpid()} of "
-    with held(tmp_path), pytest.raises(BlockingIOError, match=this), held(tmp_path, Shard(1, 2)):
+    with held(tmp_path), pytest.raises(BlockingIOError, match=this), held(tmp_path, "1of2"):
         pass
-    with held(tmp_path, Shard(1, 2)), held(tmp_path, Shard(2, 2)):
-        for other in (None, Shard(1, 3)):
+    with held(tmp_path, "1of2"), held(tmp_path, "2of2"):
+        for other in ("all", "1of3"):
             with pytest.raises(BlockingIOError), held(tmp_path, other):
                 pass
     assert list(tmp_path.iterdir()) == []

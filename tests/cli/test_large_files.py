@@ -9,7 +9,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from napari_busref._cli.main import app
+from napari_busref.images import pyramid
 from napari_busref.images.io import read_image, write_image
+from napari_busref.images.large import open_image
 from napari_busref.transforms.transform import Transform
 from ome_zarr_files import write
 
@@ -62,3 +64,37 @@ def test_there_is_no_such_level(tmp_path: Path) -> None:
     result = invoke("register", zarr, zarr, "-o", tmp_path / "out", "--level", 4)
     assert result.exit_code == 2
     assert "--level: got 4, need 0 to 0" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("name", ["o.ome.zarr", "o.tif"])
+def test_apply_streams_into_ome_zarr_and_large_tiffs(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pyramid, "BLOCK", 512)
+    large = np.repeat(np.repeat(PICTURE[0], 20, 0), 20, 1)
+    shape = large.shape
+    write_image(tmp_path / "slide.tif", large)
+    shift = Transform([[1, 0, 2], [0, 1, 0], [0, 0, 1]], fixed_shape=shape, moving_shape=shape)
+    shift.save(tmp_path / "t.busref.h5", {"fixed_image": {"spacing": [2.0, 2.0], "unit": "mm"}})
+    given = ("apply", tmp_path / "t.busref.h5", tmp_path / "slide.tif", "-o", tmp_path / name)
+    result = invoke(*given, "--memory-limit", 0.0015, "--order", 1)
+    assert result.exit_code == 0, result.output
+    assert len(open_image(tmp_path / name).levels) == 3
+    made = read_image(tmp_path / name)
+    np.testing.assert_array_equal(made.data[:-2], large[2:])
+    assert made.metadata["unit"] in ("mm", "cm")
+    result = invoke(*given)
+    assert result.exit_code == 2
+    assert "use --overwrite" in " ".join(result.stderr.split())
+
+
+def test_results_are_written_as_ome_zarr(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.tif", PICTURE[0])
+    given = ("register", tmp_path / "a.tif", tmp_path / "a.tif", "-o", tmp_path / "out")
+    result = invoke(*given, *STRAIGHT, "--format", "ome.zarr")
+    assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "out" / "a_warped.ome.zarr").data, PICTURE[0]
+    )
+    assert set(np.unique(read_image(tmp_path / "out" / "a_mask.ome.zarr").data)) == {255}
+    assert invoke(*given, *STRAIGHT, "--format", "ome.zarr", "--resume").exit_code == 0

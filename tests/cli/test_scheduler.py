@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from napari_busref import load_sample, write_image
 from napari_busref._cli.main import app
-from napari_busref.batch.manifest import held
+from napari_busref.runtime.holding import held
 
 FAST = ["--device", "cpu", "--model", "identity"]
 

@@ -113,6 +113,15 @@ def test_a_window_of_a_tiff_means_what_the_whole_means(tmp_path):
         open_image(tmp_path / "turned.tif")
 
 
+def test_a_window_of_plain_pixels_reads_only_itself(tmp_path):
+    large = np.zeros((1000, 2000), np.uint16)
+    large[500:520, 600:640] = 7
+    tifffile.imwrite(tmp_path / "a.tif", large, byteorder=">")
+    image = open_image(tmp_path / "a.tif", memory_limit=0.001)
+    assert image[490:530, 590:650].sum() == 7 * 20 * 40
+    assert image.dtype == np.uint16
+
+
 def test_a_cog_keeps_its_place_on_the_map_at_every_level(tmp_path):
     pytest.importorskip("rasterio", reason="needs napari-busref[geo]")
     from napari_busref import write_image

@@ -16,7 +16,7 @@ from napari_busref.data.pairing import check_match
 from napari_busref.runtime.file_safety import memory_limited
 from napari_busref.runtime.options import OPTIONS, check_choice, check_number
 
-Format = Literal["tif", "png", "npy", "cog"]
+Format = Literal["tif", "png", "npy", "cog", "ome.zarr"]
 
 DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
 #: From the `id` of a description to the name of its option in the table.
@@ -132,7 +132,7 @@ FileFormat = Annotated[
     typer.Option(
         "--format",
         help="Format of the written images (default: that of FIXED). cog: a GeoTIFF with "
-        "overviews, .tif.",
+        "overviews, .tif. ome.zarr: OME-Zarr 0.5 with levels.",
     ),
 ]
 MapFiles = Annotated[

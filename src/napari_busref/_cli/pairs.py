@@ -22,12 +22,13 @@ from napari_busref._cli.console import (
 )
 from napari_busref._cli.tasks import Task
 from napari_busref.batch.files import output_folder
-from napari_busref.batch.manifest import Manifest, held, weights_of
+from napari_busref.batch.manifest import Manifest, weights_of
 from napari_busref.batch.results import ResultWriter
 from napari_busref.batch.run import SUMMARY, finished_rows, process_rows
 from napari_busref.batch.scheduling import check_scheduler, check_shard, parse_shard
 from napari_busref.data.pairing import Pair, find_pairs
 from napari_busref.images.uri import holds_images
+from napari_busref.runtime.holding import held
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def process_pairs(
         raise ValueError(f"{option}: got two files, need two folders")
     output_folder(writer.folder)
     shard = parse_shard(chosen.shard)
-    with held(writer.folder, shard) if several else nullcontext():
+    with held(writer.folder, shard.label if shard else "all") if several else nullcontext():
         here = pairs if shard is None else shard.of(pairs)
         done = finished_rows(writer, here, task.suffixes, several=several and shard is None)
         if done:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_busref._cli.console import escape, log, out
+from napari_busref._cli.console import Bars, escape, interruptible, log, out
 from napari_busref._cli.hints import Hints
 from napari_busref._cli.options import (
     DEFAULTS,
@@ -57,6 +57,7 @@ from napari_busref.batch.files import refuse_existing
 from napari_busref.batch.results import ResultWriter, fill_value_of
 
 if TYPE_CHECKING:
+    from napari_busref.images.large import LargeImage
     from napari_busref.transforms.formats import TransformFile
     from napari_busref.transforms.transform import Transform
 
@@ -306,10 +307,17 @@ def apply(
     channel: Channel = None,
     level: Level = None,
     nodata: NoData = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue what an interrupted run left in FILE.part."),
+    ] = False,
     memory_limit: MemoryLimit = DEFAULTS["memory_limit"],
     overwrite: Overwrite = False,
 ) -> None:
     """Apply a saved transform to another image, channel or label image, or to points.
+
+    An image that ends in .ome.zarr is read, warped and written block by block; so is a TIFF above
+    --memory-limit.
 
     The points of a table, in pixels (row and col, or y and x), go to the grid where an image
     would go.
@@ -330,6 +338,13 @@ def apply(
         )
     if image.suffix.lower() in points_csv.SUFFIXES:
         _apply_to_points(loaded, image, output, inverse)
+    elif _is_streamed(image, output):
+        grid = dict(_grid_metadata(stored, inverse) or {})
+        source = Reading(band, page, channel, nodata, level).large(image)
+        options = {"order": order, "fill_value": fill_value, "resume": resume}
+        _apply_in_blocks(
+            loaded.inverse() if inverse else loaded, source, output, grid, overwrite, options
+        )
     else:
         picture = Reading(band, page, channel, nodata, level).image(image)
         order = _order(picture.data, order, image.name)
@@ -344,6 +359,44 @@ def apply(
             grid["nodata"] = fill
         write_image(output, warped, metadata=grid)
     out().print(escape(str(output)))
+
+
+def _is_streamed(image: Path, output: Path) -> bool:
+    """Whether an image is warped block by block, into OME-Zarr or a large TIFF."""
+    from napari_busref.images.large import is_beyond_memory
+    from napari_busref.images.pyramid import STREAMED
+    from napari_busref.images.uri import is_ome_zarr
+
+    if is_ome_zarr(output):
+        return True
+    return output.name.lower().endswith(STREAMED) and is_beyond_memory(image)
+
+
+def _apply_in_blocks(
+    transform: Transform,
+    source: LargeImage,
+    output: Path,
+    grid: dict[str, Any],
+    overwrite: bool,
+    options: dict[str, Any],
+) -> None:
+    """Warp an image block by block, with a bar."""
+    from napari_busref.transforms.streaming import write_warped
+
+    name = Path(source.uri).name
+    rows, cols = (slice(max(size // 2 - 256, 0), size // 2 + 256) for size in source.sides[0])
+    options |= {"order": _order(source.read((rows, cols)), options["order"], name)}
+    with interruptible() as cancel, Bars() as bars:
+        write_warped(
+            output,
+            source,
+            transform,
+            metadata=grid,
+            overwrite=overwrite,
+            progress=bars.add(output.name),
+            cancel=cancel,
+            **options,
+        )
 
 
 def _apply_to_points(loaded: Transform, points: Path, output: Path, inverse: bool) -> None:

@@ -12,6 +12,7 @@ from napari_busref._cli.console import log
 
 if TYPE_CHECKING:
     from napari_busref.images.io import ImageFile
+    from napari_busref.images.large import LargeImage
 
 _PLANES = ("band", "page", "channel")
 _TWO = "One for both images, or FIXED,MOVING, where one may be left out (4, or ,2)."
@@ -113,6 +114,21 @@ class Reading:
 
     def image(self, path: Path) -> ImageFile:
         """Read one plane of one file."""
+        choice = self._choice()
+        return self._one(path, choice, _parts(self.nodata or "auto", "nodata")[0], alone=False)
+
+    def large(self, path: Path) -> LargeImage:
+        """Describe one plane of one file that is read by windows."""
+        from napari_busref.images.large import open_image
+
+        choice = self._choice()
+        if choice.pop("level", 0):
+            raise ValueError(f"--level: got {self.level}, need 0: blocks of level 0 are read")
+        value = _value(_parts(self.nodata or "auto", "nodata")[0])
+        return open_image(path, **choice, nodata=value)  # type: ignore[arg-type]
+
+    def _choice(self) -> dict[str, int]:
+        """What is chosen for one file alone."""
         choice = {}
         for name in (*_PLANES, "level"):
             numbers = _numbers(getattr(self, name), name)
@@ -120,7 +136,7 @@ class Reading:
                 raise ValueError(f"--{name}: got {getattr(self, name)}, need one number")
             if numbers and numbers[0] is not None:
                 choice[name] = numbers[0]
-        return self._one(path, choice, _parts(self.nodata or "auto", "nodata")[0], alone=False)
+        return choice
 
     def _one(self, path: Path, choice: dict[str, int], nodata: str, *, alone: bool) -> ImageFile:
         from dataclasses import replace

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_busref.images.uri import is_ome_zarr
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -54,11 +56,13 @@ def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
 def output_suffix(fixed: Path, image: NDArray[Any], file_format: str | None = None) -> str:
     """Choose the extension of an image on the grid of `fixed`.
 
-    TIFF and NPY stay. PNG and JPEG become PNG (lossless) where PNG can hold the type of the
-    image, else TIFF.
+    TIFF, NPY and OME-Zarr stay. PNG and JPEG become PNG (lossless) where PNG can hold the type of
+    the image, else TIFF.
     """
     if file_format is not None:
         return ".tif" if file_format == "cog" else f".{file_format}"
+    if is_ome_zarr(fixed):
+        return ".ome.zarr"
     suffix = fixed.suffix.lower()
     if suffix in (".tif", ".tiff", ".npy"):
         return suffix

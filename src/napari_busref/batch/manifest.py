@@ -7,25 +7,21 @@ import json
 import os
 import platform
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_busref.batch.files import plain
 from napari_busref.runtime import version
-from napari_busref.runtime.atomic_write import holders, process_name
 
 if TYPE_CHECKING:
     from napari_busref.batch.scheduling import Shard
     from napari_busref.data.pairing import Pair
 
-__all__ = ["Manifest", "held", "is_current", "last_events", "weights_of", "worker_name"]
+__all__ = ["Manifest", "is_current", "last_events", "weights_of", "worker_name"]
 
 _PACKAGES = ("torch", "numpy", "scipy", "kornia", "tifffile")
-_BEAT = 20.0  # s between two signs of life of a run
 
 
 class Manifest:
@@ -166,56 +162,6 @@ def weights_of(models: Mapping[str, str | None]) -> dict[str, str]:
 def worker_name() -> str:
     """Name the computer and the process."""
     return f"{platform.node()}:{os.getpid()}"
-
-
-@contextmanager
-def held(folder: Path, shard: Shard | None = None) -> Iterator[None]:
-    """Hold an output folder: no second run of the same pairs may write into it.
-
-    Different shards of one division may. What a killed run held is free again: at once on the
-    same computer, after 2 minutes elsewhere.
-
-    Raises
-    ------
-    BlockingIOError
-        When another run holds it.
-    """
-    label = "all" if shard is None else shard.label
-    own = folder / f"{process_name()}lock-{label}"
-    taken = "--output: another run ({}) writes to {}; wait for its end, or choose another folder"
-    try:
-        own.mkdir()
-    except FileExistsError:  # in another thread
-        raise BlockingIOError(taken.format(_owner(own), folder)) from None
-    stop = threading.Event()
-    beat = threading.Thread(target=_beat, args=(own, stop), daemon=True)
-    try:
-        for other in holders(folder):
-            theirs = other.name.rpartition("-")[2]
-            if other != own and not _may_share(label, theirs):
-                raise BlockingIOError(taken.format(_owner(other), folder))
-        beat.start()
-        yield
-    finally:
-        stop.set()
-        own.rmdir()
-
-
-def _owner(lock: Path) -> str:
-    host, number = lock.name.split("-")[-4:-2]
-    return f"process {number} of {host}"
-
-
-def _beat(own: Path, stop: threading.Event) -> None:
-    while not stop.wait(_BEAT):
-        try:
-            os.utime(own)
-        except OSError:  # removed, or out of reach for a while
-            continue
-
-
-def _may_share(one: str, other: str) -> bool:
-    return one != other and "of" in one and one.partition("of")[2] == other.partition("of")[2]
 
 
 def _inputs(pair: Pair) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class ResultWriter:
         found: dict[str, list[Path]] = {}
         more = [*(["_flow.npy"] if self.flow else []), *(MAP_FILES if self.map_files else [])]
         for name in [*suffixes, *more]:
-            extensions = [""] if "." in name else [".tif", ".tiff", ".png", ".npy"]
+            extensions = [""] if "." in name else [".tif", ".tiff", ".png", ".npy", ".ome.zarr"]
             candidates = (self.folder / f"{pair.name}{name}{each}" for each in extensions)
             found[name] = [path for path in candidates if path.exists()]
         return found

@@ -11,7 +11,7 @@ from napari_busref.images.labels import count_labels
 from napari_busref.images.map_position import gdal, quiet_gdal
 from napari_busref.images.tiff import write_tiff
 
-__all__ = ["write_cog"]
+__all__ = ["copy_to_cog", "write_cog"]
 
 
 def write_cog(file: Path, image: NDArray[Any], metadata: dict[str, Any]) -> None:
@@ -24,11 +24,31 @@ def write_cog(file: Path, image: NDArray[Any], metadata: dict[str, Any]) -> None
     ModuleNotFoundError
         Without rasterio.
     """
-    rasterio = gdal()
     if image.ndim > 2 and not (image.ndim == 3 and image.shape[-1] in (3, 4)):
         raise ValueError(f"data: got shape {image.shape}, need (H, W), (H, W, 3) or (H, W, 4)")
+    gdal()
     plain = file.with_name(f"plain-{file.name}")
     write_tiff(plain, image, metadata)
+    copy_to_cog(plain, file, nearest=count_labels(image) is not None)
+
+
+def copy_to_cog(plain: Path, file: Path, *, nearest: bool) -> None:
+    """Convert a TIFF of any size to a COG, and remove it.
+
+    Parameters
+    ----------
+    plain, file : Path
+    nearest : bool
+        Overviews take the nearest pixel, and not means.
+
+    Raises
+    ------
+    ValueError
+        When GDAL cannot hold this type.
+    ModuleNotFoundError
+        Without rasterio.
+    """
+    rasterio = gdal()
     try:
         with quiet_gdal():
             rasterio.shutil.copy(
@@ -38,9 +58,9 @@ def write_cog(file: Path, image: NDArray[Any], metadata: dict[str, Any]) -> None
                 compress="deflate",
                 predictor="yes",
                 bigtiff="if_safer",
-                overview_resampling="average" if count_labels(image) is None else "nearest",
+                overview_resampling="nearest" if nearest else "average",
             )
     except rasterio.errors.RasterioError as error:
-        raise ValueError(f"data: GDAL cannot write {image.dtype} as a COG: {error}") from None
+        raise ValueError(f"data: GDAL cannot write this image as a COG: {error}") from None
     finally:
         plain.unlink()

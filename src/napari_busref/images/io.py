@@ -290,8 +290,8 @@ def write_image(
     Parameters
     ----------
     path : path-like
-        TIFF and NPY hold any real type. PNG: uint8 grey, RGB or RGBA, uint16 grey, bool.
-        JPEG (lossy, quality 95): uint8 grey or RGB. Values are never rescaled.
+        TIFF, NPY and OME-Zarr (``.ome.zarr``) hold any real type. PNG: uint8 grey, RGB or RGBA,
+        uint16 grey, bool. JPEG (lossy, quality 95): uint8 grey or RGB. Values are never rescaled.
     data : array_like
         Image ``(H, W[, C])``; TIFF and NPY also take stacks. Masked pixels of a numpy masked
         array are written as its fill value, or 0, which TIFF names as the value of missing
@@ -316,7 +316,7 @@ def write_image(
         If the folder does not exist or cannot be written.
     """
     file = Path(path)
-    suffix = _suffix(file, WRITABLE)
+    suffix = ".ome.zarr" if is_ome_zarr(file) else _suffix(file, WRITABLE)
     tags = dict(metadata or {})
     image, tags = _filled(data, tags)
     if image.dtype.kind not in "biuf" or image.size == 0:
@@ -333,6 +333,10 @@ def write_image(
         raise ValueError(f"{file}: TIFF holds no colours of bool, use uint8 or .npy")
     if cloud and suffix not in _TIFF:
         raise ValueError(f"{file}: a cloud-optimised GeoTIFF ends in .tif")
+    if is_ome_zarr(file):
+        from napari_busref.images.pyramid import write_array
+
+        return write_array(file, image, tags)
     with replacing(file) as temporary:
         if cloud:
             from napari_busref.images.cog import write_cog

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,12 +19,12 @@ from napari_busref.images.selection import Choice, NoSuchPlane, Stored, choose
 from napari_busref.images.stored_levels import StoredLevels, check_levels
 from napari_busref.images.tiff import coarser_tags, open_tiff
 from napari_busref.images.uri import is_ome_zarr, local_path, to_uri
-from napari_busref.runtime.file_safety import Refused, check_file, memory_limited
+from napari_busref.runtime.file_safety import Refused, check_file, memory_budget, memory_limited
 
 if TYPE_CHECKING:
     from napari_busref.images.map_position import MapPosition
 
-__all__ = ["LEVELLED", "LargeImage", "Level", "open_image"]
+__all__ = ["LEVELLED", "LargeImage", "Level", "is_beyond_memory", "open_image"]
 
 #: Extensions of files with windows and levels; OME-Zarr is a folder.
 LEVELLED = (".ome.zarr", ".zarr", ".tif", ".tiff", ".btf")
@@ -55,6 +56,8 @@ class LargeImage:
         As of `ImageFile`: pixel size, geotags, value of missing pixels.
     taken : str
         Which plane of several it is, such as ``"channel 1 of 3"``.
+    may_miss : bool
+        Whether pixels may be missing, by a value or by alpha beside grey.
     """
 
     uri: str
@@ -64,6 +67,7 @@ class LargeImage:
     blocks: tuple[tuple[int, int], ...]
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
     taken: str = ""
+    may_miss: bool = False
     _plane: tuple[int, ...] = field(default=(), repr=False)
     _choice: Choice = field(default_factory=Choice, repr=False)
     _stamp: tuple[int, ...] = field(default=(), repr=False)
@@ -298,19 +302,30 @@ def open_image(
     if value != "auto":
         metadata.pop("nodata", None)
         metadata |= {} if value is None else {"nodata": value}
-    at = stored.axes.index("Y"), stored.axes.index("X")
     return LargeImage(
         uri,
         stored.sides,
         tuple(pixel.shape[2:]),
         native(pixel).dtype,
-        tuple((int(one.chunks[at[0]]), int(one.chunks[at[1]])) for one in stored.arrays),
+        stored.blocks,
         metadata,
         ", ".join(filter(None, [words, more])),
+        metadata.get("nodata") is not None or block.valid is not None,
         plane,
         rest,
         stamp,
     )
+
+
+def is_beyond_memory(path: str | os.PathLike[str]) -> bool:
+    """Whether the pixels of a TIFF or OME-Zarr exceed the limit of memory."""
+    place = local_path(path)
+    if not to_uri(path).rstrip("/").lower().endswith(LEVELLED):
+        return False
+    if place is not None and place.is_file() and place.stat().st_size < memory_budget() // 64:
+        return False  # no usual compression reaches this
+    image = open_image(path)
+    return math.prod(image.shape) * image.dtype.itemsize > memory_budget()
 
 
 def _plane_of(

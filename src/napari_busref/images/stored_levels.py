@@ -21,7 +21,8 @@ class StoredLevels:
     Attributes
     ----------
     arrays : tuple of array_like
-        One for each level, finest first, with ``shape``, ``dtype``, ``chunks`` and windows.
+        One for each level, finest first, with ``shape``, ``dtype`` and windows; ``chunks`` where
+        pixels are stored together.
     axes : str
         A letter for each axis, as of `Stored`.
     meant : callable
@@ -31,6 +32,13 @@ class StoredLevels:
     arrays: tuple[Any, ...]
     axes: str
     meant: Callable[[NDArray[Any], str], Stored]
+
+    @property
+    def blocks(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns that are stored together, of each level."""
+        at = self.axes.index("Y"), self.axes.index("X")
+        chunks = [getattr(one, "chunks", None) or one.shape for one in self.arrays]
+        return tuple((int(chunk[at[0]]), int(chunk[at[1]])) for chunk in chunks)
 
     @property
     def sides(self) -> tuple[tuple[int, int], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ __all__ = [
     "read_tiff",
     "upright",
     "write_tiff",
+    "write_tiff_pyramid",
 ]
 
 # tifffile prints what it cannot parse, such as "nan" as the missing value of integers
@@ -55,6 +56,7 @@ _LENGTHS_IN_CM = {
     "inch": 2.54,
     "m": 100.0,
 }
+_UNIT_CODES = {"none": 1, "inch": 2, "cm": 3}
 _ALPHA = (1, 2)  # TIFF 6, ExtraSamples: associated and unassociated alpha
 _NODATA_TAG = 42113  # GDAL_NODATA
 _GDAL_TAG = 42112  # GDAL_METADATA: XML with the scale, offset and unit of each band
@@ -113,8 +115,6 @@ def open_tiff(uri: str) -> StoredLevels:
     ModuleNotFoundError
         Without zarr, or without the package of fsspec for such a URL.
     """
-    from napari_busref.images.zarr_store import open_array
-
     path = local_path(uri)
     stream = open_url(uri) if path is None else path.open("rb")
     try:
@@ -134,12 +134,7 @@ def open_tiff(uri: str) -> StoredLevels:
         for what, found in whole.items():
             if found:
                 raise Refused(f"path: {uri} has {what}; convert it to plain tiles")
-        if path is not None:
-            for level in series.levels:
-                check_tiff_page(level.keyframe, tiff, path)
-        arrays = tuple(
-            open_array(series.aszarr(level=i, read_only=True)) for i in range(len(series.levels))
-        )
+        arrays = tuple(_level_array(series, i, tiff, path) for i in range(len(series.levels)))
     except (Refused, ModuleNotFoundError):
         stream.close()
         raise
@@ -157,6 +152,20 @@ def open_tiff(uri: str) -> StoredLevels:
     stored = StoredLevels(arrays, series.axes, meant)
     weakref.finalize(stored, stream.close)
     return stored
+
+
+def _level_array(series: Any, level: int, tiff: Any, path: Path | None) -> Any:
+    """A level as an array that reads windows."""
+    from napari_busref.images.zarr_store import open_array
+
+    pages = series.levels[level]
+    if path is not None and pages.dataoffset is not None:
+        # pixels without compression may be a single strip, which zarr would read whole
+        dtype = np.dtype(pages.dtype).newbyteorder(tiff.byteorder)
+        return np.memmap(path, dtype, "r", pages.dataoffset, pages.shape)
+    if path is not None:
+        check_tiff_page(pages.keyframe, tiff, path)
+    return open_array(series.aszarr(level=level, read_only=True))
 
 
 def _decoded(
@@ -448,10 +457,70 @@ def _geo_spacing(geo: Mapping[str, Any]) -> tuple[tuple[float, float], str] | No
 
 def write_tiff(file: Path, image: NDArray[Any], metadata: dict[str, Any]) -> None:
     """Write pixels, resolution, ImageJ's unit, geotags and the value of missing pixels."""
+    options = _options(image.shape, image.dtype, metadata)
+    unit, colour = metadata.get("imagej_unit"), options["photometric"] == "rgb"
+    in_imagej = image.dtype.name in _IMAGEJ_TYPES and (
+        image.ndim == 2 or (colour and image.dtype == np.uint8 and image.shape[-1] == 3)
+    )
+    if unit and in_imagej:
+        if "resolution" in metadata:
+            options["resolution"] = tuple(metadata["resolution"])
+            code = metadata.get("resolution_unit", "none")
+            options["resolutionunit"] = _UNIT_CODES[code]
+        options["imagej"] = True
+        options["metadata"] = {"unit": unit, "axes": "YXS" if colour else "YX"}
+    tifffile.imwrite(file, image, **options)
+
+
+def write_tiff_pyramid(
+    file: Path,
+    shapes: Sequence[tuple[int, ...]],
+    dtype: np.dtype[Any],
+    tiles: Callable[[int], Iterable[NDArray[Any]]],
+    side: int,
+    metadata: dict[str, Any],
+) -> None:
+    """Write a BigTIFF in compressed tiles, with coarser levels in SubIFDs.
+
+    Parameters
+    ----------
+    file : Path
+    shapes : sequence of tuple
+        (H, W) or (H, W, C) of each level.
+    dtype : dtype
+    tiles : callable
+        From a level to its tiles, row by row; those at the ends may be smaller.
+    side : int
+        Of a tile, in pixels.
+    metadata : dict
+        As of `write_tiff`.
+    """
+    options = _options(shapes[0], dtype, metadata)
+    options |= {"tile": (side, side), "compression": "zlib", "compressionargs": {"level": 1}}
+    options["predictor"] = dtype.kind in "iu"
+
+    def whole(tile: NDArray[Any]) -> NDArray[Any]:
+        lacks = [(0, side - n) for n in tile.shape[:2]] + [(0, 0)] * (tile.ndim - 2)
+        return np.pad(tile, lacks)
+
+    with tifffile.TiffWriter(file, bigtiff=True) as writer:
+        for level, shape in enumerate(shapes):
+            rest = {"subfiletype": 1} if level else {"subifds": len(shapes) - 1, "metadata": None}
+            if level:
+                for name in ("extratags", "resolution", "resolutionunit"):
+                    options.pop(name, None)
+            made = (whole(tile) for tile in tiles(level))
+            writer.write(made, shape=shape, dtype=dtype, **options, **rest)
+
+
+def _options(
+    shape: tuple[int, ...], dtype: np.dtype[Any], metadata: dict[str, Any]
+) -> dict[str, Any]:
+    """Options of tifffile for colours, pixel size, geotags and the value of missing pixels."""
     options: dict[str, Any] = {}
-    colour = image.ndim == 3 and image.shape[-1] in (3, 4)
+    colour = len(shape) == 3 and shape[-1] in (3, 4)
     options["photometric"] = "rgb" if colour else "minisblack"
-    if colour and image.shape[-1] == 4:
+    if colour and shape[-1] == 4:
         options["extrasamples"] = ["unassalpha"]
     unit = metadata.get("imagej_unit")
     geo = metadata.get("geotiff") or {}
@@ -460,28 +529,19 @@ def write_tiff(file: Path, image: NDArray[Any], metadata: dict[str, Any]) -> Non
     no_length = resolution is None or (code == "none" and not unit)
     if no_length and "spacing" in metadata and "unit" in metadata and not geo:
         resolution, code = _resolution_of(metadata["spacing"], str(metadata["unit"]))
+    elif unit in _LENGTHS_IN_CM and (spacing := _tag_spacing(metadata)) is not None:
+        # plain tags hold the size that ImageJ's unit gives
+        resolution, code = _resolution_of(*spacing)
     if resolution is not None:
         options["resolution"] = tuple(resolution)
-        options["resolutionunit"] = {"none": 1, "inch": 2, "cm": 3}[code]
-    in_imagej = image.dtype.name in _IMAGEJ_TYPES and (
-        image.ndim == 2 or (colour and image.dtype == np.uint8 and image.shape[-1] == 3)
-    )
-    if unit and in_imagej:
-        options["imagej"] = True
-        options["metadata"] = {"unit": unit, "axes": "YXS" if colour else "YX"}
-    elif unit and resolution is not None and unit in _LENGTHS_IN_CM:
-        # ImageJ cannot open this type: plain tags hold the same size
-        spacing = _tag_spacing(metadata)
-        if spacing is not None:
-            options["resolution"], code = _resolution_of(*spacing)
-            options["resolutionunit"] = {"none": 1, "inch": 2, "cm": 3}[code]
+        options["resolutionunit"] = _UNIT_CODES[code]
     extratags = geo_tags(geo)
     if metadata.get("nodata") is not None:
         text = f"{float(metadata['nodata']):.17g}"
         extratags.append((_NODATA_TAG, 2, 0, text, True))
     if extratags:
         options["extratags"] = extratags
-    tifffile.imwrite(file, image, **options)
+    return options
 
 
 def read_geotags(file: Path) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from napari.layers import Layer
 from napari_busref._napari.files.image_reader import read_images
 from napari_busref._napari.files.transform_io import get_reader
 from napari_busref.batch.files import output_folder
-from napari_busref.batch.manifest import Manifest, held, weights_of
+from napari_busref.batch.manifest import Manifest, weights_of
 from napari_busref.batch.results import ResultWriter
 from napari_busref.batch.run import finished_rows, process_rows, results_of, run_files
 from napari_busref.data.pairing import Pair, find_pairs
 from napari_busref.images.io import read_plane
+from napari_busref.runtime.holding import held
 from napari_busref.runtime.progress import Progress, Reporter
 
 if TYPE_CHECKING:
