@@ -104,6 +104,16 @@ def test_a_window_reads_its_part_only():
     assert (source <= [rows.stop - 2, cols.stop - 2]).all()
 
 
+def test_missing_pixels_in_a_file_stay_missing():
+    rng = np.random.default_rng(0)
+    image = np.ma.MaskedArray(rng.integers(0, 99, MOVING), rng.random(MOVING) > 0.95)
+    found = SPACED.apply(Recorder(image), window=np.s_[20:30, 30:40])
+    whole = SPACED.apply(image)[20:30, 30:40]
+    assert 0 < found.mask.sum() < 50
+    np.testing.assert_array_equal(found.mask, whole.mask)
+    np.testing.assert_array_equal(found.compressed(), whole.compressed())
+
+
 def test_a_window_without_content_is_empty():
     away = Transform([[1, 0, 900], [0, 1, 0], [0, 0, 1]], fixed_shape=FIXED, moving_shape=MOVING)
     assert away.source_window(np.s_[:5, :5]) is None

@@ -25,6 +25,7 @@ __all__ = [
     "luma",
     "prepare",
     "specks",
+    "usable",
     "what_was_read",
 ]
 
@@ -106,7 +107,7 @@ def as_image(
             f"{min_size} x {min_size}"
         )
     array = with_nodata(array, known, check_nodata(nodata))
-    if not _finite(array).any():
+    if not usable(array).any():
         raise ValueError(f"{name}: all pixels are NaN, infinite, transparent or no-data")
     return array
 
@@ -203,7 +204,7 @@ def prepare(
         As `as_image`, and when `mask` leaves no valid pixel.
     """
     array = as_image(image, name, min_size=min_size, nodata=nodata)
-    valid = _finite(array)
+    valid = usable(array)
     array = np.ma.getdata(array)
     if mask is not None:
         valid &= mask
@@ -407,7 +408,7 @@ def filled(image: Prepared, holes: NDArray[np.bool_]) -> Prepared:
     return Prepared(grey, image.valid | holes, image.scale)
 
 
-def _finite(array: NDArray[Any]) -> NDArray[np.bool_]:
+def usable(array: NDArray[Any]) -> NDArray[np.bool_]:
     """Find pixels whose colours are all usable numbers and that are not fully transparent."""
     valid = np.ones(array.shape[:2], bool)
     if isinstance(array, np.ma.MaskedArray):

@@ -25,6 +25,7 @@ from napari_busref.registration.estimate import (
     assess_estimate,
     estimate_transform,
 )
+from napari_busref.registration.large import is_large, register_large
 from napari_busref.registration.prepare import Pair, prepare_pair
 from napari_busref.registration.quality import Quality, rejects, unregistered, unverified
 from napari_busref.registration.result import Preview, RegistrationResult
@@ -58,6 +59,7 @@ def register(
     moving_mask: ArrayLike | None = None,
     nodata: NoData = "auto",
     fill_value: float | None = None,
+    finest: Literal["full", "half", "quarter", "none"] | None = None,
     on_cancel: Literal["raise", "best"] = "raise",
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
@@ -107,6 +109,11 @@ def register(
         Value of `RegistrationResult.warped` outside the moving image, ``cval`` of
         `Transform.apply`. By default NaN for floats, because any number would be content that
         nobody measured. For integers and bool 0, or the no-data value of the image.
+    finest : str, optional
+        Finest level of a large pair, beyond 4096 x 4096 fixed pixels: the full resolution, half
+        or a quarter of it. The pair is registered as a whole on a level of at most 2048 x 2048
+        pixels, and from there level by level in tiles. ``"none"`` leaves out the tiles. By
+        default ``"half"`` for large pairs.
     on_cancel : str
         ``"raise"`` raises `Cancelled`. ``"best"`` returns the best estimate so far once the
         refinement has begun; the work then runs in a thread.
@@ -120,6 +127,7 @@ def register(
     RegistrationResult
         If registration fails (no texture, nothing valid, nothing that fits), the transform is the
         initial one. Then `Quality.status` is ``"not registered"`` and `Quality.reasons` says why.
+        Of a large pair a `LargeRegistrationResult`; its images are read window by window.
 
     Raises
     ------
@@ -138,9 +146,28 @@ def register(
     >>> bool((result.warped == image).all())
     True
     """
-    options = {"search": search, "refine": refine, "transform": transform, "on_cancel": on_cancel}
-    for name, value in options.items():
+    options: dict[str, Any] = {"search": search, "refine": refine, "transform": transform}
+    options["on_cancel"] = on_cancel
+    for name, value in (options | {"finest": finest}).items():
         check_choice(name, value)
+    if is_large(fixed, moving, finest):
+        return register_large(
+            fixed,
+            moving,
+            finest,
+            whole=register,
+            model=model,
+            mirrored=mirrored,
+            device=device,
+            initial=initial,
+            fixed_mask=fixed_mask,
+            moving_mask=moving_mask,
+            nodata=nodata,
+            fill_value=fill_value,
+            progress=progress,
+            cancel=cancel,
+            **options,
+        )
     stages = registration_stages(fixed, model, search, refine, device)
     plan, watch = Plan(Reporter(progress, cancel), stages), Stopwatch()
     plan.begin("read")

@@ -21,7 +21,7 @@ from napari_busref.images.preprocess import (
 )
 from napari_busref.transforms.transform import Transform
 
-__all__ = ["Pair", "prepare_pair"]
+__all__ = ["Pair", "initial_transform", "prepare_pair"]
 
 _MIN_WORKING_SIDE = 512  # px; smaller fixed images keep their grid
 _MAX_SUBPIXELS = 4  # 2, 4 and 8 leave 0.64, 0.43 and 0.46 thermal px (benchmarks/large_field.py)
@@ -93,7 +93,7 @@ def prepare_pair(
     ready_fixed, _, empty_fixed = _prepare(fixed_array, "fixed", fixed_mask)
     ready_moving, moving_valid, empty_moving = _prepare(moving_array, "moving", moving_mask)
     shape = ready_fixed.shape
-    transform, kind = _initial_transform(initial, shape, ready_moving.shape)
+    transform, kind = initial_transform(initial, shape, ready_moving.shape)
     problem = empty_fixed or empty_moving or _without_texture(ready_fixed, ready_moving)
     ready_fixed = _shrink(ready_fixed, _working_shape(shape, transform))
     return Pair(
@@ -129,12 +129,12 @@ def _prepare(
     return filled(ready, holes), ready.valid, problem
 
 
-def _initial_transform(
+def initial_transform(
     initial: Transform | tuple[ArrayLike, ArrayLike] | None,
     fixed: tuple[int, int],
     moving: tuple[int, int],
 ) -> tuple[Transform, str]:
-    """The initial transform and its kind, see `Pair`."""
+    """Check an initial transform; return it and its kind, see `Pair`."""
     if initial is None:
         kind = "identity" if fixed == moving else "equal field of view"
         return Transform.equal_field_of_view(fixed, moving), kind

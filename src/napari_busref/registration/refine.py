@@ -139,7 +139,7 @@ def fit_level(
         fixed, moving, estimate, size, _BLOCK_STRIDE, report=report, **compared
     )
     report(0.85)
-    data = _collect_blocks(likelihood, valid, fixed.networks.likelihood, size)
+    data = collect_blocks(likelihood, valid, fixed.networks.likelihood, size)
     if len(data.position) < _MIN_BLOCKS:
         return None
     return _FITTERS[level.model](data, estimate, size, options)
@@ -176,7 +176,7 @@ def block_likelihoods(
     return networks.likelihood(target, source, stride)[0], valid[0, 0, ::stride, ::stride]
 
 
-def _collect_blocks(
+def collect_blocks(
     likelihood: Tensor, valid: Tensor, network: Likelihood, size: Size
 ) -> BlockLikelihoods:
     """The likelihoods of the blocks that are valid in both images."""

@@ -45,12 +45,15 @@ class Preview:
     initial : Transform
     step : int
         Fixed pixels along a side of a preview's pixel.
+    after : ndarray of uint8, optional
+        The warped moving image, where the result does not hold it yet.
     """
 
     fixed: NDArray[np.uint8]
     before: NDArray[np.uint8]
     initial: Transform
     step: int
+    after: NDArray[np.uint8] | None = None
 
     @classmethod
     def of(cls, pair: Pair) -> Preview:
@@ -180,9 +183,15 @@ def picture_of(result: RegistrationResult, view: str) -> Any:
         return None
     if view == "before":
         return compare(preview.fixed, preview.before, "overlay")
-    after = shrink(as_picture(result.warped, "warped"), preview.step)
+    after = after_picture(result) if preview.after is None else preview.after
     mode: Literal["overlay", "edges"] = "overlay" if view == "after" else "edges"
     return compare(preview.fixed, after, mode)
+
+
+def after_picture(result: RegistrationResult) -> NDArray[np.uint8]:
+    """The warped image as small as the preview."""
+    assert result.preview is not None
+    return shrink(as_picture(result.warped, "warped"), result.preview.step)
 
 
 def check_views(views: str | Sequence[str], accepted: Sequence[str]) -> list[str]:

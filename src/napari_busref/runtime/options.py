@@ -100,6 +100,18 @@ _TABLE = (
         },
     ),
     Option(
+        "finest",
+        None,
+        "Finest level of a large pair, which is registered in tiles.",
+        {
+            "full": "every pixel",
+            "half": "means of 2 x 2 pixels, in a quarter of the time",
+            "quarter": "means of 4 x 4 pixels",
+            "none": "no tiles: the whole at 2048 x 2048 px at most",
+        },
+        automatic="half beyond 4096 x 4096 fixed pixels",
+    ),
+    Option(
         "nodata",
         "auto",
         "Value of missing pixels in both images; auto recognises values such as -9999.",

@@ -381,7 +381,8 @@ class Transform:
         part = self._part(window)
         image, origin = self._needed(image, window, _MARGIN if order < 2 else _SPLINE_MARGIN)
         if isinstance(image, np.ma.MaskedArray):
-            return self._apply_masked(image, order, cval, window)
+            local = self if window is None else self._cropped(part, origin, image.shape[:2])
+            return local._apply_masked(image, order, cval)
         image = native(image)
         cval = checked_fill(cval, image.dtype, "cval")
         if order == 0:
@@ -400,9 +401,7 @@ class Transform:
         self._in_blocks(work, part)
         return warped[..., 0] if image.ndim == 2 else warped
 
-    def _apply_masked(
-        self, image: Any, order: int, cval: float | None, window: Window | None
-    ) -> Any:
+    def _apply_masked(self, image: Any, order: int, cval: float | None) -> Any:
         """`apply` for a masked array: a masked pixel is never blended with another."""
         masked = np.ma.getmaskarray(image)
         missing = np.array(masked.any(-1) if image.ndim == 3 else masked, bool)
@@ -416,13 +415,13 @@ class Transform:
                 missing, return_distances=False, return_indices=True
             )
             plain = plain[rows, cols]
-        warped = self.apply(plain, order, fill if cval is None else cval, window)
+        warped = self.apply(plain, order, fill if cval is None else cval)
         if order == 0:
-            lost = self.apply(missing, 0, 1.0, window)
+            lost = self.apply(missing, 0, 1.0)
         else:
-            lost = ~self.mask(~missing, window)
+            lost = ~self.mask(~missing)
         if cval is not None:
-            lost &= self.mask(window=window)
+            lost &= self.mask()
         warped[lost] = fill
         mask = np.broadcast_to(lost.reshape(lost.shape + (1,) * (warped.ndim - 2)), warped.shape)
         return np.ma.MaskedArray(warped, mask=mask.copy(), fill_value=fill)
@@ -743,20 +742,30 @@ class Transform:
         Nothing else is read of an image in a file.
         """
         accepted, origin = "an array (h, w) or (h, w, C)", np.zeros((2, 1, 1))
-        # xarray may have other dimensions first; a masked array is filled as a whole
-        lazy = hasattr(image, "shape") and not hasattr(image, "dims")
-        if window is None or not lazy or isinstance(image, np.ma.MaskedArray):
+        # xarray may have other dimensions first
+        if window is None or not hasattr(image, "shape") or hasattr(image, "dims"):
             image, _ = to_array(image, "image", accepted)
         if len(image.shape) not in (2, 3) or tuple(image.shape[:2]) != self.moving_shape:
             raise ValueError(
                 f"image: got shape {image.shape}, need {self.moving_shape} (or that and "
                 "channels): the transform was made for a moving image of this size"
             )
-        if window is not None and not isinstance(image, np.ma.MaskedArray):
+        if window is not None:
             read = self.source_window(window, margin) or (slice(0, 1), slice(0, 1))
             image, _ = to_array(image[read], "image", accepted)
             origin[:, 0, 0] = [one.start for one in read]
         return image, origin
+
+    def _cropped(
+        self, part: _Part, origin: NDArray[np.float64], shape: tuple[int, int]
+    ) -> Transform:
+        """The same map from a part of the fixed to a part of the moving image."""
+        enter, leave, displacement = np.eye(3), np.eye(3), None
+        enter[:2, 2], leave[:2, 2] = part.first, -origin[:, 0, 0]
+        if self.displacement is not None:
+            displacement = self._displaced(*part.ticks(slice(0, part.shape[0])))
+        affine = leave @ self.affine @ enter
+        return Transform(affine, displacement, fixed_shape=part.shape, moving_shape=shape)
 
     def _sources(self, ticks: tuple[NDArray[Any], NDArray[Any]]) -> NDArray[np.float64]:
         """Sources (2, R, C) of the pixels in rows (R, 1) and columns (1, C)."""

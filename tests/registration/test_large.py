@@ -1,0 +1,242 @@
+"""Pairs that are registered in tiles; the limits are lowered here, so that small ones suffice."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from napari_busref import register
+from napari_busref.data.samples import thermal_scene
+from napari_busref.images.block_means import block_means
+from napari_busref.registration import large
+from napari_busref.registration.joined_field import join, outlying
+from napari_busref.registration.large import LargeRegistrationResult, register_large
+from napari_busref.registration.tiles import Source, Tile, TileFit, fit_tile
+from napari_busref.runtime.progress import Cancelled
+from napari_busref.transforms.transform import Transform
+
+SHAPE = (400, 520)
+
+
+def bent(shape=SHAPE, length=3.0):
+    """A map from the fixed to the moving image, with bends that a coarse level misses."""
+    rng = np.random.default_rng(1)
+    field = np.stack([ndimage.gaussian_filter(rng.standard_normal(shape), 40) for _ in range(2)])
+    field *= length / np.hypot(*field).max()
+    shift = [[1, 0, 3], [0, 1, -2], [0, 0, 1]]
+    return Transform(shift, field, fixed_shape=shape, moving_shape=shape)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """The street in the visible and the infrared; the infrared one is bent by `bent`."""
+    sample = thermal_scene(0, SHAPE)
+    aligned = sample.truth.apply(sample.moving, cval=0)
+    return sample.fixed, bent().inverse().apply(aligned, cval=0), bent()
+
+
+def error(found, truth, margin=40):
+    grid = np.stack(np.mgrid[margin : SHAPE[0] - margin : 20, margin : SHAPE[1] - margin : 20], -1)
+    return np.linalg.norm(found.points(grid) - truth.points(grid), axis=-1)
+
+
+def registered(pair, monkeypatch, finest="full", **options):
+    monkeypatch.setattr(large, "SIDE", 256)
+    fixed, moving, _ = pair
+    return register_large(fixed, moving, finest, whole=register, side=128, device="cpu", **options)
+
+
+class Unread:
+    """An image in a file: it may not be read as a whole."""
+
+    def __init__(self, array, most):
+        self.array, self.shape, self.dtype, self.most = array, array.shape, array.dtype, most
+
+    def __getitem__(self, window):
+        part = self.array[window]
+        assert part.size <= self.most
+        return part
+
+
+def test_tiles_find_what_the_coarse_level_misses(pair, monkeypatch):
+    truth = pair[2]
+    coarse = registered(pair, monkeypatch, "none")
+    found = registered(pair, monkeypatch)
+    before, after = error(coarse.transform, truth), error(found.transform, truth)
+    assert before.mean() > 1.0
+    assert after.mean() < 0.7 * before.mean()
+    assert (after - before).max() < 1.0
+    assert [level["step"] for level in found.parameters["levels"]] == [4.0, 2, 1]
+    assert found.agreement.shape == (2, 3)
+    assert np.nanmin(found.agreement) > 0.3
+    assert found.transform.spacing == (32.0, 32.0)
+
+
+def test_the_images_are_read_window_by_window_and_warped_on_use(pair, monkeypatch):
+    fixed, moving, _ = pair
+    monkeypatch.setattr("napari_busref.images.block_means._STRIP", 1 << 17)
+    unread = Unread(fixed, 3 * 300 * 300), Unread(moving, 140_000)
+    result = registered((*unread, None), monkeypatch, "half")
+    assert "warped" not in vars(result)
+    monkeypatch.setattr(large, "_BLOCK", 256)
+    np.testing.assert_array_equal(result.warped, result.transform.apply(moving))
+    assert result.warped is result.warped
+    assert result.mask.shape == SHAPE and 0.9 < result.mask.mean() <= 1
+    assert "score" in repr(result)
+    again = registered(pair, monkeypatch, "half")
+    assert again.transform == result.transform
+
+
+def test_register_continues_in_tiles_beyond_a_limit(pair, monkeypatch):
+    fixed, moving, _ = pair
+    assert not isinstance(register(fixed, moving, device="cpu"), LargeRegistrationResult)
+    monkeypatch.setattr(large, "LARGE", 400 * 500)
+    monkeypatch.setattr(large, "_WHOLE", 256)
+    result = register(fixed, moving, device="cpu", search="none", refine="affine")
+    assert isinstance(result, LargeRegistrationResult)
+    assert [level["step"] for level in result.parameters["levels"]] == [2.0]
+    assert result.agreement is None
+    with pytest.raises(ValueError, match="finest: got 'most', need one of 'full', 'half'"):
+        register(fixed, moving, finest="most")
+
+
+def test_progress_is_even_and_cancel_works_between_tiles(pair, monkeypatch):
+    cancel, fractions = threading.Event(), []
+
+    def progress(stage, fraction):
+        fractions.append(fraction)
+        if "tile 3 of" in stage:
+            cancel.set()
+
+    with pytest.raises(Cancelled):
+        registered(pair, monkeypatch, progress=progress, cancel=cancel)
+    assert fractions == sorted(fractions)
+    cancel.clear()
+    best = registered(pair, monkeypatch, progress=progress, cancel=cancel, on_cancel="best")
+    assert [level["step"] for level in best.parameters["levels"]] == [4.0, 2]
+
+
+def test_masks_and_an_initial_transform_speak_of_full_resolution(pair, monkeypatch):
+    fixed, moving, truth = pair
+    wide = np.zeros((600, 700), moving.dtype)
+    wide[150 : 150 + SHAPE[0], 100 : 100 + SHAPE[1]] = moving
+    mask = wide > 0
+    away = np.array([[1, 0, 150.0], [0, 1, 100.0], [0, 0, 1]])
+    initial = Transform(away, fixed_shape=SHAPE, moving_shape=wide.shape)
+    result = registered(
+        (fixed, wide, None), monkeypatch, "half", initial=initial, moving_mask=mask, search="none"
+    )
+    shifted = Transform(away, fixed_shape=SHAPE, moving_shape=wide.shape)
+    assert error(result.transform, truth.compose(shifted)).mean() < 1.2
+
+
+def test_nothing_to_register_gives_the_initial_transform(monkeypatch):
+    flat = np.full(SHAPE, 9, np.uint8)
+    result = registered((flat, flat, None), monkeypatch)
+    assert result.quality.status == "not registered"
+    assert result.transform == Transform.identity(SHAPE)
+
+
+def source(image):
+    return Source(image, None, prepared(image).scale, np.ones((1, 1), bool))
+
+
+def prepared(image):
+    from napari_busref.images.preprocess import prepare
+
+    return prepare(image, "image")
+
+
+def test_a_tile_is_a_function_of_what_can_be_pickled(pair):
+    fixed, moving, truth = pair
+    start = Transform(truth.affine, fixed_shape=SHAPE, moving_shape=SHAPE)
+    tile = Tile(source(fixed), source(moving), start, 1, np.s_[100:356, 100:356])
+    fit, again = fit_tile(tile), fit_tile(pickle.loads(pickle.dumps(tile)))
+    assert (fit.moment == again.moment).all()
+    assert (fit.position >= 100).all() and (fit.position < 356).all()
+    wanted = truth.displacement[:, 100:356, 100:356].mean((1, 2))
+    np.testing.assert_allclose(fit.move, wanted, atol=0.6)
+
+
+def test_tiles_without_texture_or_content_are_left_out(pair):
+    fixed, moving, _ = pair
+    flat = np.full_like(moving, 40)
+    noisy = flat + np.random.default_rng(0).normal(0, 2, SHAPE).astype(np.uint8)
+    window = np.s_[100:356, 100:356]
+    start = Transform.identity(SHAPE)
+    assert fit_tile(Tile(source(fixed), source(noisy), start, 1, window)) is None
+    away = Transform([[1, 0, 900], [0, 1, 0], [0, 0, 1]], fixed_shape=SHAPE, moving_shape=SHAPE)
+    assert fit_tile(Tile(source(fixed), source(moving), away, 1, window)) is None
+
+
+def fit_of(move, top=0, left=0, side=512):
+    """Blocks that all say the same, as sure as 0.5 px."""
+    rows, cols = np.mgrid[top + 8 : top + side : 16, left + 8 : left + side : 16]
+    position = np.stack([rows.ravel(), cols.ravel()], 1).astype(float)
+    information = np.broadcast_to(4 * np.eye(2), (len(position), 2, 2))
+    return TileFit(position, information, 4 * np.broadcast_to(move, position.shape), 1.0)
+
+
+def test_joined_moves_are_those_of_the_tiles_and_small_beside_them():
+    shape = (1024, 1024)
+    fits = [fit_of((2.0, -1.0), 0, 0), fit_of((2.0, -1.0), 0, 512)]
+    moves, median = join(fits, shape, 1)
+    found = moves.points([[100, 100], [250, 700], [1000, 500]])
+    np.testing.assert_allclose(found[:2] - [[100, 100], [250, 700]], [[2, -1]] * 2, atol=0.05)
+    assert np.linalg.norm(found[2] - [1000, 500]) < 1.5
+    assert 0.5 < median < 2.3
+
+
+def test_joined_moves_do_not_fold():
+    opposite = [fit_of((200.0, 0.0), 0, 0, 256), fit_of((-200.0, 0.0), 256, 0, 256)]
+    moves, _ = join(opposite, (512, 512), 1)
+    assert moves.jacobian_determinant().min() > 0.05
+
+
+def test_a_tile_that_moves_unlike_those_around_it_is_left_out():
+    fits = {
+        (row, col): fit_of((1 + 0.1 * row, 0.5), 512 * row, 512 * col)
+        for row in range(3)
+        for col in range(3)
+    }
+    assert not outlying(fits, 1)
+    fits[1, 1] = fit_of((7.0, 0.5), 512, 512)
+    assert outlying(fits, 1) == {(1, 1)}
+    assert not outlying(fits, 8)  # on a coarse level it is not that far
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_block_means_are_means(dtype, monkeypatch):
+    image = (np.random.default_rng(0).random((50, 41, 3)) * 200).astype(dtype)
+    found = block_means(image, 4)
+    assert found.shape == (13, 11, 3) and found.dtype == dtype
+    wanted = image[8:12, 20:24].mean((0, 1))
+    np.testing.assert_allclose(found[2, 5], wanted, atol=0.5 if dtype != np.float32 else 1e-4)
+    np.testing.assert_allclose(found[12, 10].astype(float), image[48:, 40:].mean((0, 1)), atol=0.5)
+    monkeypatch.setattr("napari_busref.images.block_means._STRIP", 1)
+    np.testing.assert_array_equal(block_means(image, 4, np.s_[3:9, 2:5]), found[3:9, 2:5])
+
+
+def test_block_means_leave_out_missing_pixels():
+    image = np.full((8, 8), 10.0)
+    image[0, 0] = image[4:, 4:] = np.nan
+    found = block_means(image, 4)
+    assert found[0, 0] == 10 and np.isnan(found[1, 1])
+    masked = block_means(np.where(np.isnan(image), -9999, image).astype(np.int16), 4, nodata=-9999)
+    np.testing.assert_array_equal(masked.mask, [[0, 0], [0, 1]])
+    assert masked[0, 0] == 10
+
+
+def test_block_means_use_the_levels_that_a_file_has():
+    class Levelled(Unread):
+        levels = ()
+
+    full = np.random.default_rng(0).random((64, 64)).astype(np.float32)
+    half = block_means(full, 2)
+    image = Levelled(full, 0)  # its full resolution may not be read
+    image.levels = (image, Unread(half, 1e6))
+    np.testing.assert_allclose(block_means(image, 4), block_means(full, 4), rtol=1e-5)
