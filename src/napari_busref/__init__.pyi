@@ -3,6 +3,7 @@ from ._napari.apply_transform.placing import place_on
 from ._napari.register.api import register_layers
 from .data.samples import list_samples, load_sample
 from .fusion._fuse import FusionResult, fuse
+from .fusion.streaming import write_fused
 from .images.io import read_image, write_image
 from .images.large import LargeImage, open_image
 from .models.registry import list_models, load_model
@@ -45,6 +46,7 @@ __all__ = [
     "register",
     "register_and_fuse",
     "register_layers",
+    "write_fused",
     "write_image",
     "write_mask",
     "write_transform",

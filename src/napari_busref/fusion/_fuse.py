@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 __all__ = ["FusionResult", "fuse", "unfused"]
 
 # Both images of these tasks are photographs of one scene: both contribute colour.
-_SHARED_COLOURS = ("multi-focus", "multi-exposure")
+SHARED_COLOURS = ("multi-focus", "multi-exposure")
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,10 +322,10 @@ def fuse(
 
     plan.begin("compose")
     colours = None
-    if task in _SHARED_COLOURS and image.ndim == other.ndim == 3:
+    if task in SHARED_COLOURS and image.ndim == other.ndim == 3:
 
         def colours(rows: slice) -> NDArray[np.float32]:
-            return _colour_change(
+            return colour_change(
                 image[rows], _rows(visible, rows), other[rows], _rows(thermal, rows)
             )
 
@@ -395,7 +395,7 @@ def network_output(
         infrared = settle_skies(visible, infrared)
 
     def network(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
-        return _fused(run, first, second)
+        return run_network(run, first, second)
 
     def fuse_pair(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
         if size is None:
@@ -464,7 +464,7 @@ def _loss_weights(
     return dict(zip(names, found, strict=True))
 
 
-def _fused(
+def run_network(
     run: InferenceSession, visible: NDArray[np.float32], infrared: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Run the network on a pair; check its output and clip it to [0, 1]."""
@@ -485,7 +485,7 @@ def _rows(image: Prepared, rows: slice) -> Prepared:
     return Prepared(image.grey[rows], image.valid[rows], image.scale)
 
 
-def _colour_change(
+def colour_change(
     image: NDArray[Any], visible: Prepared, other: NDArray[Any], thermal: Prepared
 ) -> NDArray[np.float32]:
     """Change of red, green and blue, in [0, 1], to the shared chroma; brightness stays.
@@ -519,9 +519,14 @@ def add_change(
     weight: NDArray[np.float32],
     visible: Prepared,
     colours: Callable[[slice], NDArray[np.float32]] | None = None,
+    bounded: bool | None = None,
 ) -> NDArray[Any]:
-    """The image after a weighed change of brightness, and of colour in bands of rows."""
-    fused, bounded = image.copy(), _is_bounded(image, weight > 0)
+    """The image after a weighed change of brightness, and of colour in bands of rows.
+
+    `bounded` keeps colours in [0, 1]; by default where all of them lie there.
+    """
+    fused = image.copy()
+    bounded = _is_bounded(image, weight > 0) if bounded is None else bounded
     for rows in row_blocks((image.shape[0], image.shape[1])):
         step = change[rows] * weight[rows]
         tint = None if colours is None else colours(rows) * weight[rows][..., None]

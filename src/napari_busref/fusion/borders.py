@@ -15,7 +15,7 @@ from napari_busref.fusion.tiling import cut
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["continued", "fade"]
+__all__ = ["border_side", "border_steps", "continued", "fade"]
 
 Grey = NDArray[np.float32]
 
@@ -79,16 +79,46 @@ def continued(change: Grey, visible: Grey, mask: NDArray[np.bool_]) -> Grey:
     ndarray of float32, shape (H, W)
         `change` itself where the mask has no border.
     """
+    shape = mask.shape[0], mask.shape[1]
+    side = border_side(shape)
+    step, before = (cell_means(image, side, mask) for image in (change, visible))
+    found = border_steps(cell_means(mask, side), step, before, side, int(mask.sum()))
+    return change if found is None else change - enlarge(found, side, shape)
+
+
+def border_side(shape: tuple[int, int]) -> int:
+    """Side in pixels of the cells in which the step at the border is solved."""
+    return max(-(-max(shape) // _CELLS), _SMALLEST_CELL)
+
+
+def border_steps(coverage: Grey, step: Grey, before: Grey, side: int, covered: int) -> Grey | None:
+    """Solve the smooth image of `continued` on cells.
+
+    Parameters
+    ----------
+    coverage : ndarray of float32, shape (h, w)
+        Share of the pixels of each cell inside the mask.
+    step, before : ndarray of float32, shape (h, w)
+        Means over these pixels: of the change, and of the visible image.
+    side : int
+        Of a cell, in pixels.
+    covered : int
+        Pixels inside the mask.
+
+    Returns
+    -------
+    ndarray of float32, shape (h, w), or None
+        None where the mask has no border.
+    """
     from scipy import sparse  # here: a panel of napari opens without it
     from scipy.sparse.linalg import spsolve
 
-    side = max(-(-max(mask.shape) // _CELLS), _SMALLEST_CELL)
-    inside = cell_means(mask, side) > 0.5
+    inside = coverage > 0.5
     border = inside & ~ndimage.binary_erosion(inside, border_value=1)
     if not border.any():
-        return change
-    step, before = (cell_means(image, side, mask)[inside] for image in (change, visible))
-    reach = max(_REACH * np.sqrt(mask.sum()) / side, 1.0)
+        return None
+    step, before = step[inside], before[inside]
+    reach = max(_REACH * np.sqrt(covered) / side, 1.0)
     stiffness = sparse.diags(np.where(border[inside], _FIT, 0))
     matrix = _smoothness(inside, before, before + step) + stiffness
     matrix += sparse.identity(len(step)) / reach**2
@@ -96,8 +126,8 @@ def continued(change: Grey, visible: Grey, mask: NDArray[np.bool_]) -> Grey:
     found[inside] = spsolve(matrix.tocsc(), stiffness @ step)
     # cells outside continue the nearest one, for the interpolation at the border
     nearest = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
-    shape = mask.shape[0], mask.shape[1]
-    return change - enlarge(found[tuple(nearest)].astype(np.float32), side, shape)
+    result: Grey = found[tuple(nearest)].astype(np.float32)
+    return result
 
 
 def _smoothness(inside: NDArray[np.bool_], *images: NDArray[np.float32]) -> csr_array:

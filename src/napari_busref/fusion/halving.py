@@ -13,7 +13,7 @@ from napari_busref.fusion.tiling import WHOLE_PIXELS
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["fuse_halved", "halve", "runs_halved"]
+__all__ = ["HALO", "add_finest", "fuse_halved", "halve", "runs_halved"]
 
 Grey = NDArray[np.float32]
 
@@ -21,7 +21,8 @@ _POWER = 1.4  # of the energies, as in the training of `gaf`
 _NOISE = 0.003
 _GAIN = 1.16
 _ROWS = 256  # of the image at a time: they stay in the processor's cache
-_HALO = 8
+#: How far a pixel may lie and still change another one.
+HALO = 8
 
 
 def runs_halved(module: nn.Module, shape: tuple[int, int]) -> bool:
@@ -61,14 +62,31 @@ def fuse_halved(network: Callable[[Grey, Grey], Grey], visible: Grey, infrared: 
     ndarray of float32, shape (H, W)
         In [0, 1].
     """
+    halves = halve(visible), halve(infrared)
+    return add_finest(visible, infrared, np.stack([*halves, network(*halves)]))
+
+
+def add_finest(visible: Grey, infrared: Grey, coarse: Grey) -> Grey:
+    """Enlarge a fused image, and add the band of structure that it lacks.
+
+    Parameters
+    ----------
+    visible, infrared : ndarray of float32, shape (H, W)
+        In [0, 1].
+    coarse : ndarray of float32, shape (3, ceil(H / 2), ceil(W / 2))
+        Both halved, and the fused one.
+
+    Returns
+    -------
+    ndarray of float32, shape (H, W)
+        In [0, 1]. A pixel depends on those up to `HALO` px away.
+    """
     import torch
 
-    halves = halve(visible), halve(infrared)
-    coarse = np.stack([*halves, network(*halves)])
     fused = np.empty_like(visible)
     height = visible.shape[0]
     for top in range(0, height, _ROWS):
-        start, stop = max(top - _HALO, 0), min(top + _ROWS + _HALO, height)
+        start, stop = max(top - HALO, 0), min(top + _ROWS + HALO, height)
         pair = np.stack([visible[start:stop], infrared[start:stop]])
         part = _sharpened(
             torch.from_numpy(pair), torch.from_numpy(coarse[:, start // 2 : -(-stop // 2)])

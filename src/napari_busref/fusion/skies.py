@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from scipy import ndimage
 
 from napari_busref.fusion.cells import cell_means, enlarge
 
-__all__ = ["settle_skies"]
+__all__ = ["Sky", "find_sky", "settle_skies", "sky_side"]
 
 Grey = NDArray[np.float32]
 
@@ -42,8 +43,56 @@ def settle_skies(visible: Grey, infrared: Grey) -> Grey:
         `infrared` itself where there is no such sky.
     """
     shape = visible.shape[0], visible.shape[1]
-    side = max(min(shape) // _CELLS, 1)
-    v, r = cell_means(visible, side), cell_means(infrared, side)
+    side = sky_side(shape)
+    sky = find_sky(cell_means(visible, side), cell_means(infrared, side), side, shape)
+    return infrared if sky is None else sky.settle(visible, infrared)
+
+
+def sky_side(shape: tuple[int, int]) -> int:
+    """Side in pixels of the cells in which a sky is found."""
+    return max(min(shape) // _CELLS, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Sky:
+    """What replaces the infrared image before a sky: ``slope visible + level + rest infrared``.
+
+    Attributes
+    ----------
+    slope, level, rest : ndarray of float32, shape (h, w)
+        Of each cell.
+    side : int
+    shape : tuple of int
+        (H, W) of the images.
+    """
+
+    slope: Grey
+    level: Grey
+    rest: Grey
+    side: int
+    shape: tuple[int, int]
+
+    def settle(
+        self, visible: Grey, infrared: Grey, window: tuple[slice, slice] | None = None
+    ) -> Grey:
+        """Replace the infrared image, or a window of both."""
+        settled = enlarge(self.slope, self.side, self.shape, window) * visible
+        settled += enlarge(self.level, self.side, self.shape, window)
+        settled += enlarge(self.rest, self.side, self.shape, window) * infrared
+        return settled.clip(0, 1)
+
+
+def find_sky(v: Grey, r: Grey, side: int, shape: tuple[int, int]) -> Sky | None:
+    """Find a sky from the means of the cells of the visible and the infrared image.
+
+    Parameters
+    ----------
+    v, r : ndarray of float32, shape (h, w)
+        Of cells of `side` px.
+    side : int
+    shape : tuple of int
+        (H, W) of the images.
+    """
     sigma = max(_WINDOW * min(v.shape), 3.0)
 
     def blur(image: Grey, width: float = sigma) -> Grey:
@@ -52,16 +101,13 @@ def settle_skies(visible: Grey, infrared: Grey) -> Grey:
 
     sky = blur(((v > _BRIGHT) & (v - r > _DARKER)).astype(np.float32)) > 0.5
     if not sky.any():
-        return infrared
+        return None
     near = ndimage.distance_transform_edt(~sky) <= 2 * sigma
     share = blur(near.astype(np.float32), sigma / 2) * blur(_conflict(v, r, blur), sigma / 2)
     mean_v, mean_r = blur(v), blur(r)
     slope = (blur(v * r) - mean_v * mean_r) / (blur(v * v) - mean_v**2 + _FLAT)
     level = blur(mean_r - slope * mean_v)
-    settled = enlarge(share * blur(slope), side, shape) * visible
-    settled += enlarge(share * level, side, shape)
-    settled += enlarge(1 - share, side, shape) * infrared
-    return settled.clip(0, 1)
+    return Sky(share * blur(slope), share * level, 1 - share, side, shape)
 
 
 def _conflict(visible: Grey, infrared: Grey, blur: Callable[[Grey], Grey]) -> Grey:

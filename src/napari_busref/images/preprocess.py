@@ -19,8 +19,11 @@ __all__ = [
     "as_image",
     "as_mask",
     "empty_border",
+    "empty_pixels",
     "fill_invalid",
     "filled",
+    "usable",
+    "fit_scale",
     "in_unit_range",
     "luma",
     "prepare",
@@ -32,7 +35,7 @@ __all__ = [
 LUMA = (0.299, 0.587, 0.114)  # Y of YCbCr, ITU-R BT.601
 MIN_SIZE = 16
 _PERCENTILES = (0.1, 99.9)
-_MAX_SAMPLES = 1 << 20  # pixels for the percentiles, at most
+MAX_SAMPLES = 1 << 20  # pixels for the percentiles, at most
 _BULK = (10, 90)  # percentiles of the bulk: up to a tenth of the pixels may lie outside, each side
 _FENCE = 1.0  # outliers are this many widths of the bulk away from it
 _ISOLATION = 4  # and this many times as many as the pixels in the farther half of that distance
@@ -329,11 +332,7 @@ def _empty_border(array: NDArray[Any]) -> NDArray[np.bool_]:
     nothing = np.zeros(array.shape[:2], bool)
     if array.dtype.kind == "b":
         return nothing  # 0 is content in a binary image
-    empty = array[..., :3] == 0 if array.ndim == 3 else array == 0
-    if array.dtype.kind == "f":
-        empty |= np.isnan(array[..., :3] if array.ndim == 3 else array)
-    if array.ndim == 3:
-        empty = empty.all(-1)
+    empty = empty_pixels(array)
     regions, count = ndimage.label(empty)
     kept = np.zeros(count + 1, bool)
     for edge in (regions[0], regions[-1], regions[:, 0], regions[:, -1]):
@@ -352,6 +351,14 @@ def _empty_border(array: NDArray[Any]) -> NDArray[np.bool_]:
     if small.all() or (convex_hull_image(~small) & small).sum() > 0.5 * small.sum():
         return nothing
     return empty
+
+
+def empty_pixels(array: NDArray[Any]) -> NDArray[np.bool_]:
+    """Find pixels, shape (H, W), that are exactly 0 in all colours, or NaN."""
+    empty = array[..., :3] == 0 if array.ndim == 3 else array == 0
+    if array.dtype.kind == "f":
+        empty |= np.isnan(array[..., :3] if array.ndim == 3 else array)
+    return np.asarray(empty.all(-1) if array.ndim == 3 else empty)
 
 
 def fill_invalid(grey: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -438,11 +445,32 @@ def _scale(colours: NDArray[Any], valid: NDArray[np.bool_]) -> Scale:
     values = colours[valid]
     origin = float_origin(values)
     values = minus(values, origin)
-    smallest, largest = float(values.min()), float(values.max())
-    step = -(-values.size // _MAX_SAMPLES)
-    sample = values.reshape(-1)[::step].astype(np.float64)
+    step = -(-values.size // MAX_SAMPLES)
+    ends = float(values.min()), float(values.max())
+    return fit_scale(values.reshape(-1)[::step], values[::step], ends, origin)
+
+
+def fit_scale(
+    sample: NDArray[Any], pixels: NDArray[Any], ends: tuple[float, float], origin: int | None
+) -> Scale:
+    """Find the mapping of values from a sample of them.
+
+    Parameters
+    ----------
+    sample : ndarray, shape (N,)
+        Values at equal steps, relative to `origin`.
+    pixels : ndarray, shape (M,) or (M, 3)
+        Pixels at equal steps.
+    ends : tuple of float
+        The smallest and the largest of all values.
+    origin : int or None
+        See `Scale`.
+    """
+    smallest, largest = ends
+    unit = sample.dtype.kind == "f" and smallest >= 0 and largest <= 1
+    sample = sample.astype(np.float64)
     low, high = np.percentile(sample, _PERCENTILES)
-    if in_unit_range(values) and (high - low >= _DIM or _is_flat(values[::step])):
+    if unit and (high - low >= _DIM or _is_flat(pixels)):
         return Scale(0.0, 1.0)
     if not high > low:
         return Scale(smallest, largest, origin=origin)  # nearly all pixels are equal

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_busref.images.dtypes import checked_fill, default_fill
-from napari_busref.images.large import LargeImage, open_image
+from napari_busref.images.large import open_image
 from napari_busref.images.pyramid import Window, input_key, write_blocks
 from napari_busref.runtime.progress import Progress, Reporter
 from napari_busref.transforms.transform import Transform
@@ -188,8 +188,7 @@ def warp_window(
     outside = default_fill(np.dtype(source.dtype)) if fill is None else fill
     plain: Any = _Derived(source, source.dtype, _plain)
     values = transform.apply(plain, order, outside, window)
-    found = transform.apply(_validity_of(source), min(order, 1), 0.0, window)
-    lost = found < (0.5 if order == 0 else 1 - 1e-5)
+    lost = np.isnan(transform.apply(_gaps_of(source), min(order, 1), np.nan, window))
     lost = lost.reshape(lost.shape + (1,) * (values.ndim - 2)) & np.ones(values.shape, bool)
     values[lost] = outside
     return np.ma.MaskedArray(values, mask=lost, fill_value=outside)
@@ -200,8 +199,7 @@ def mask_window(source: Any, transform: Transform, window: Window) -> NDArray[np
     inside = transform.mask(window=window)
     if not _may_miss(source) and np.dtype(source.dtype).kind != "f":
         return inside
-    valid = transform.apply(_validity_of(source), 1, 0.0, window)
-    return np.asarray(inside & (valid > 1 - 1e-5))
+    return np.asarray(inside & ~np.isnan(transform.apply(_gaps_of(source), 1, 0.0, window)))
 
 
 def transform_key(transform: Transform) -> str:
@@ -238,12 +236,13 @@ def _plain(read: Any) -> NDArray[Any]:
     return np.asarray(plain[rows, cols])
 
 
-def _validity_of(source: Any) -> Any:
-    return _Derived(source, np.float32, _validity)
+def _gaps_of(source: Any) -> Any:
+    return _Derived(source, np.float32, _gaps)
 
 
-def _validity(read: Any) -> NDArray[np.float32]:
-    return (~_missing(read)).astype(np.float32)
+def _gaps(read: Any) -> NDArray[np.float32]:
+    """NaN where pixels are missing, which interpolation spreads to all that touch them."""
+    return np.where(_missing(read), np.nan, 0).astype(np.float32)
 
 
 def _missing(read: Any) -> NDArray[np.bool_]:
@@ -257,9 +256,7 @@ def _missing(read: Any) -> NDArray[np.bool_]:
 def _may_miss(source: Any) -> bool:
     """Whether integers may be masked; NaN of floats spread by themselves."""
     whole = np.dtype(source.dtype).kind != "f"
-    return whole and (
-        np.ma.isMaskedArray(source) or (isinstance(source, LargeImage) and source.may_miss)
-    )
+    return whole and (np.ma.isMaskedArray(source) or getattr(source, "may_miss", False))
 
 
 def _fill(source: Any, given: float | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -31,6 +32,8 @@ from napari_busref.models.layers import (
 _SLOPE = 0.1
 _SAMPLED = 512  # px: of images and tiles this high, bands of rows give the means
 _PERIOD = 64  # px from band to band
+_STRIPPED = 512 * 512  # cells at an eighth of the resolution; more are computed in strips
+_STRIP, _STRIP_HALO = 128, 16  # rows of cells
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,8 @@ class Gaf(nn.Module):
     #: At a quarter of the resolution seven cells of 4 px, and the 3 px of the bus down to it.
     #: The coarser scale and the finer ones read or make whole scales, see `run_on_image`.
     receptive_field = 7 * 4 + 3
+    #: Without `run_on_image` for the finer scales: seven cells of each, and one to enlarge it.
+    whole_receptive_field = receptive_field + (7 * 2 + 4) + (7 + 2)
 
     def __init__(self, config: GafConfig | None = None) -> None:
         super().__init__()
@@ -286,19 +291,26 @@ class Gaf(nn.Module):
         """Features and change (B, width + 1, h, w) at an eighth of the resolution."""
         scale: GafScale = self.scales[3]  # type: ignore[assignment]
         weights = scale.extract.weight.split([1, *[self.bus.channels] * self.bus.levels], 1)
-        found = []
-        for image in whole.unflatten(1, (2, -1)).flatten(0, 1).split(1):
-            # one image and one level of features at a time: they need the most memory
+
+        def extracted(image: Tensor) -> Tensor:
             x, features = image[:, 1:], F.conv2d(image[:, :1], weights[0], scale.extract.bias)
             for module, weight in zip(self.bus.extract, weights[1:], strict=True):
                 x = module(x)
                 features = features + F.conv2d(x, weight)
-            found.append(features)
-        features = torch.cat(found)
+            return features
+
+        # one image and one level of features at a time: they need the most memory
+        images = whole.unflatten(1, (2, -1)).flatten(0, 1).split(1)
+        features = torch.cat([_in_strips(extracted, image) for image in images])
         parts = scale.split(features)
         pooled = torch.cat([_paired(x).mean((-2, -1)) for x in (parts.largest, parts.total)], 1)
-        nothing = features.new_zeros(len(whole), features.shape[1], *features.shape[-2:])
-        return torch.cat(scale(features, pooled.unflatten(1, (4, -1)), nothing), 1)
+        pooled = pooled.unflatten(1, (4, -1))
+
+        def fuse(strip: Tensor) -> Tensor:
+            nothing = strip.new_zeros(len(whole), strip.shape[1], *strip.shape[-2:])
+            return torch.cat(scale(strip, pooled, nothing), 1)
+
+        return _in_strips(fuse, features)
 
     def _finer(self, level: int, inputs: _Inputs, means: list[Tensor], state: Tensor) -> Tensor:
         """Features and change (B, width + 1, h, w) of a finer scale; the change of the finest."""
@@ -313,6 +325,24 @@ class Gaf(nn.Module):
         if torch.is_grad_enabled():
             return fuse(inputs[level], state)
         return in_blocks(fuse, inputs[level], state)
+
+
+def _in_strips(compute: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply `compute` to strips of rows, where the features of all rows take much memory."""
+    height, width = x.shape[-2:]
+    if height * width <= _STRIPPED or torch.is_grad_enabled():
+        return compute(x)
+    found: Tensor | None = None
+    for top in range(0, height, _STRIP):
+        rows = slice(max(top - _STRIP_HALO, 0), min(top + _STRIP + _STRIP_HALO, height))
+        part = compute(x[..., rows, :])
+        if found is None:
+            found = part.new_empty(*part.shape[:2], height, width)
+        target = found[..., top : top + _STRIP, :]
+        at = top - rows.start
+        target.copy_(part[..., at : at + target.shape[-2], :])
+    assert found is not None
+    return found
 
 
 class _Inputs:

@@ -8,13 +8,16 @@ or features of one call. The last pass computes the output with the values of th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = [
@@ -209,16 +212,41 @@ class TileAccumulator:
         (H, W) of the image.
     stride : int
         ``stride`` of the network, see `napari_busref.fusion.tiling`.
+    alone : bool
+        Let each tile compute the features that `run_on_image` would only keep. Its margin must
+        hold what they depend on; no memory holds them for the whole image.
+    known : list of list of ndarray
+        From `known` of an accumulator of the same image and network: passes that are done.
+    device : str or torch.device
+        Where the network computes.
+    limit : float
+        Most bytes of the features of the whole image.
     """
 
-    def __init__(self, shape: tuple[int, int], stride: int = 1) -> None:
-        self._image, self._stride = shape, stride
-        self._completed: list[list[Tensor]] = []
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        stride: int = 1,
+        *,
+        alone: bool = False,
+        known: Sequence[Sequence[NDArray[np.float32]]] = (),
+        device: str | torch.device = "cpu",
+        limit: float = math.inf,
+    ) -> None:
+        self._image, self._stride, self._alone, self._limit = shape, stride, alone, limit
+        self._completed = [
+            [torch.from_numpy(value).to(device) for value in values] for values in known
+        ]
         self._open: dict[int, _Sums | _Pieces] = {}  # by the number of the call
         self._calls = 0
         self._shared = False
         self._shape = self._origin = (0, 0)
         self._core: Core = (slice(0, 0), slice(0, 0))
+
+    @property
+    def known(self) -> list[list[NDArray[np.float32]]]:
+        """The values of all completed passes as plain data: of each call, its results."""
+        return [[value.float().cpu().numpy() for value in values] for values in self._completed]
 
     @contextmanager
     def tile(self, shape: tuple[int, int], core: Core, origin: tuple[int, int]) -> Iterator[None]:
@@ -286,6 +314,8 @@ class TileAccumulator:
         PassIncomplete
             When an earlier pass has not collected the features; this one keeps the tile's.
         """
+        if self._alone and compute is None:
+            return features() if callable(features) else features
         self._calls += 1
         known = self._calls <= len(self._completed)
         if not known or step is None:
@@ -300,7 +330,14 @@ class TileAccumulator:
         assert not callable(features)
         core = self._at_resolution(features)
         if self._calls not in self._open:
-            size = (-(-side // self._stride) * self._stride // step for side in self._image)
+            size = [-(-side // self._stride) * self._stride // step for side in self._image]
+            needed = math.prod([*features.shape[:2], *size]) * features.element_size()
+            if needed > self._limit:
+                raise MemoryError(
+                    f"model: holds {needed / 2**30:.1f} GiB of features of the whole image, above "
+                    f"{self._limit / 2**30:.1f} GiB; memory_limit (--memory-limit) changes it, "
+                    "and the models average and maximum hold none"
+                )
             whole = features.new_empty(*features.shape[:2], *size)
             self._open[self._calls] = _Pieces(whole, compute)
         pieces = self._open[self._calls]
