@@ -17,7 +17,7 @@ from napari_busref._napari.files.image_reader import get_image_reader, read_imag
 from napari_busref._napari.files.open_pictures import add_pictures
 from napari_busref._napari.layers.map_positions import map_place
 from napari_busref._napari.layers.orientation import stored_orientation, turn_upright
-from napari_busref.images.io import read_image
+from napari_busref.images.io import read_image, write_image
 
 GREY = data.camera()[100:164, 200:280]
 RGB = data.astronaut()[100:164, 200:280]
@@ -205,3 +205,27 @@ def test_layers_are_placed_by_the_map(tmp_path, reader):
         np.testing.assert_allclose(fixed.world_to_data(world), expected, atol=0.05)
     assert map_place(viewer, fixed, moving) is None  # it lies there now
     assert map_place(viewer, fixed, viewer.add_image(np.zeros((40, 50)))) is None
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_an_ome_zarr_opens_with_its_levels_unread(tmp_path, channels):
+    pytest.importorskip("zarr", reason="needs napari-busref[large]")
+    from napari_busref.images.large import LargeImage
+
+    picture = np.random.default_rng(0).integers(0, 255, (1200, 900, *channels), np.uint8)
+    path = write_image(tmp_path / "a.ome.zarr", picture, {"spacing": (0.5, 0.5), "unit": "µm"})
+    reads, read = [], LargeImage.read
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LargeImage, "read", lambda self, *a: reads.append(a[-1]) or read(self, *a))
+        (layer,) = layers(path)
+        assert set(reads) <= {2}  # only the coarsest level, for the contrast limits
+    assert [level.shape for level in layer.data] == [
+        (1200, 900, *channels),
+        (600, 450, *channels),
+        (300, 225, *channels),
+    ]
+    assert layer.name == "a"
+    assert tuple(map(float, layer.scale)) == (0.5, 0.5)
+    np.testing.assert_array_equal(
+        np.asarray(layer.data[0][500:600, 40:90]), picture[500:600, 40:90]
+    )

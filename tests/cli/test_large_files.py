@@ -9,6 +9,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from napari_busref._cli.main import app
+from napari_busref.data.samples import thermal_scene
+from napari_busref.fusion import fuse
+from napari_busref.images import large as large_images
 from napari_busref.images import pyramid
 from napari_busref.images.io import read_image, write_image
 from napari_busref.images.large import open_image
@@ -71,6 +74,7 @@ def test_apply_streams_into_ome_zarr_and_large_tiffs(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pyramid, "BLOCK", 512)
+    monkeypatch.setattr(large_images, "LARGE", 1000 * 1000)
     large = np.repeat(np.repeat(PICTURE[0], 20, 0), 20, 1)
     shape = large.shape
     write_image(tmp_path / "slide.tif", large)
@@ -98,3 +102,38 @@ def test_results_are_written_as_ome_zarr(tmp_path: Path) -> None:
     )
     assert set(np.unique(read_image(tmp_path / "out" / "a_mask.ome.zarr").data)) == {255}
     assert invoke(*given, *STRAIGHT, "--format", "ome.zarr", "--resume").exit_code == 0
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".ome.zarr"])
+def test_large_pairs_are_read_and_written_by_windows(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(large_images, "LARGE", 300 * 300)
+    monkeypatch.setattr(pyramid, "BLOCK", 256)
+    monkeypatch.setattr(pyramid, "_CHUNK", 128)
+    sample = thermal_scene(0, (400, 528))
+    write_image(tmp_path / f"v{suffix}", sample.fixed)
+    write_image(tmp_path / f"t{suffix}", sample.moving)
+    sample.truth.save(tmp_path / "t.busref.h5")
+    files, out = (tmp_path / f"v{suffix}", tmp_path / f"t{suffix}"), tmp_path / "out"
+    straight = (*STRAIGHT, "--initial", tmp_path / "t.busref.h5", "--fusion-model", "average")
+    result = invoke("run", *files, "-o", out, *straight)
+    assert result.exit_code == 0, result.output
+    expected = sample.truth.apply(sample.moving)
+    warped, mask, fused = (out / f"t_{what}{suffix}" for what in ("warped", "mask", "fused"))
+    np.testing.assert_array_equal(open_image(warped).read(), expected)
+    known = open_image(mask).read() > 0
+    whole = fuse(sample.fixed, expected, mask=known, model="average", device="cpu").fused
+    apart = np.abs(open_image(fused).read().astype(int) - whole)
+    assert apart.max() <= 1
+    assert len(open_image(fused).levels) == 4
+
+    given = ("fuse", files[0], warped, "--mask", mask, "-o", tmp_path / "again")
+    result = invoke(*given, "--model", "average")
+    assert result.exit_code == 0, result.output
+    again = open_image(tmp_path / "again" / f"t_fused{suffix}").read()
+    np.testing.assert_array_equal(again, open_image(fused).read())
+    result = invoke(*given, "--infrared", 0.8, "--overwrite")
+    assert result.exit_code == 2
+    assert "--infrared: got 0.8, need 0.5" in " ".join(result.stderr.split())
+    assert invoke(*given, "--model", "average", "--resume").exit_code == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_busref.data.pairing import Pair, image_files
+from napari_busref.images.uri import holds_images
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,8 +80,8 @@ def load(path: Path | None) -> Transform | None:
     return Transform.load(path)
 
 
-def read_mask(path: Path, name: str, stems: Sequence[str]) -> NDArray[np.bool_]:
-    """Read a mask: True where its image is above 0.
+def find_mask(path: Path, name: str, stems: Sequence[str]) -> Path:
+    """Return the file of a mask.
 
     Parameters
     ----------
@@ -94,6 +95,24 @@ def read_mask(path: Path, name: str, stems: Sequence[str]) -> NDArray[np.bool_]:
     ------
     FileNotFoundError
         When the folder holds no such file.
+    """
+    if not holds_images(path):
+        return path
+    files = image_files(path, _flag(name))
+    names = [each for stem in stems for each in (f"{stem}_mask", stem)]
+    found = next((files[each] for each in names if each in files), None)
+    if found is None:
+        raise FileNotFoundError(f"{_flag(name)}: neither {' nor '.join(names)} in {path}")
+    return found
+
+
+def read_mask(path: Path, name: str, stems: Sequence[str]) -> NDArray[np.bool_]:
+    """Read a mask: True where its image is above 0; parameters as of `find_mask`.
+
+    Raises
+    ------
+    FileNotFoundError
+        When the folder holds no such file.
     ValueError
         When it is no grey image.
     """
@@ -101,13 +120,7 @@ def read_mask(path: Path, name: str, stems: Sequence[str]) -> NDArray[np.bool_]:
 
     from napari_busref.images.io import read_image
 
-    if path.is_dir():
-        files = image_files(path, _flag(name))
-        names = [each for stem in stems for each in (f"{stem}_mask", stem)]
-        found = next((files[each] for each in names if each in files), None)
-        if found is None:
-            raise FileNotFoundError(f"{_flag(name)}: neither {' nor '.join(names)} in {path}")
-        path = found
+    path = find_mask(path, name, stems)
     data = np.ma.filled(read_image(path).data, 0)
     if data.ndim != 2:
         raise ValueError(f"{_flag(name)}: {path} has shape {data.shape}, need a grey image")

@@ -57,7 +57,6 @@ from napari_busref.batch.files import refuse_existing
 from napari_busref.batch.results import ResultWriter, fill_value_of
 
 if TYPE_CHECKING:
-    from napari_busref.images.large import LargeImage
     from napari_busref.transforms.formats import TransformFile
     from napari_busref.transforms.transform import Transform
 
@@ -100,7 +99,7 @@ def register(
     STEM_report.json. The files of two folders are paired by --match; a pair that fails is
     reported at the end (exit code 1) and does not stop the others.
     """
-    reading = Reading(band, page, channel, nodata, level)
+    reading = Reading(band, page, channel, nodata, level, windows=_by_windows(file_format))
     hints = Hints(initial, landmarks, fixed_mask, moving_mask)
     options: dict[str, Any] = {
         "nodata": reading.nodata_option,
@@ -163,7 +162,7 @@ def run(
     overwrite: Overwrite = False,
 ) -> None:
     """Register MOVING to FIXED and fuse them: the files of `register`, and STEM_fused."""
-    reading = Reading(band, page, channel, nodata, level)
+    reading = Reading(band, page, channel, nodata, level, windows=_by_windows(file_format))
     hints = Hints(initial, landmarks, fixed_mask, moving_mask)
     options: dict[str, Any] = {
         "nodata": reading.nodata_option,
@@ -245,7 +244,7 @@ def fuse(
 
     STEM_fusion.json holds the options, timings and versions.
     """
-    reading = Reading(band, page, channel, nodata, level)
+    reading = Reading(band, page, channel, nodata, level, windows=_by_windows(file_format))
     options: dict[str, Any] = {
         "nodata": reading.nodata_option,
         "model": model,
@@ -316,16 +315,18 @@ def apply(
 ) -> None:
     """Apply a saved transform to another image, channel or label image, or to points.
 
-    An image that ends in .ome.zarr is read, warped and written block by block; so is a TIFF above
-    --memory-limit.
+    OME-Zarr and TIFF above 4096 x 4096 pixels are read, warped and written block by block.
 
     The points of a table, in pixels (row and col, or y and x), go to the grid where an image
     would go.
     """
     from napari_busref.images.dtypes import checked_fill
     from napari_busref.images.io import write_image
+    from napari_busref.images.pyramid import STREAMED
+    from napari_busref.images.uri import is_ome_zarr
     from napari_busref.runtime.atomic_write import check_writable
     from napari_busref.transforms.formats import points_csv, read_transform
+    from napari_busref.transforms.streaming import write_warped
     from napari_busref.transforms.transform import Transform
 
     refuse_existing([output], overwrite)
@@ -338,65 +339,29 @@ def apply(
         )
     if image.suffix.lower() in points_csv.SUFFIXES:
         _apply_to_points(loaded, image, output, inverse)
-    elif _is_streamed(image, output):
-        grid = dict(_grid_metadata(stored, inverse) or {})
-        source = Reading(band, page, channel, nodata, level).large(image)
-        options = {"order": order, "fill_value": fill_value, "resume": resume}
-        _apply_in_blocks(
-            loaded.inverse() if inverse else loaded, source, output, grid, overwrite, options
-        )
     else:
-        picture = Reading(band, page, channel, nodata, level).image(image)
+        streamed = output.name.lower().endswith(STREAMED)
+        picture = Reading(band, page, channel, nodata, level, windows=streamed).image(image)
+        large = not hasattr(picture.data, "__array_interface__")
         order = _order(picture.data, order, image.name)
         checked_fill(fill_value, picture.data.dtype, "fill_value")
         if inverse:
             loaded = loaded.inverse()
         fill = fill_value_of(picture, fill_value)
-        warped = loaded.apply(picture.data, order=order, cval=fill)
         grid = dict(_grid_metadata(stored, inverse) or {})
         grid.pop("nodata", None)  # that of another image
-        if fill_value is None and fill is not None:
-            grid["nodata"] = fill
-        write_image(output, warped, metadata=grid)
+        if large or is_ome_zarr(output):
+            options: dict[str, Any] = {"order": order, "fill_value": fill_value, "metadata": grid}
+            options |= {"resume": resume, "overwrite": overwrite}
+            with interruptible() as cancel, Bars() as bars:
+                bar = bars.add(output.name)
+                write_warped(output, picture.data, loaded, progress=bar, cancel=cancel, **options)
+        else:
+            warped = loaded.apply(picture.data, order=order, cval=fill)
+            if fill_value is None and fill is not None:
+                grid["nodata"] = fill
+            write_image(output, warped, metadata=grid)
     out().print(escape(str(output)))
-
-
-def _is_streamed(image: Path, output: Path) -> bool:
-    """Whether an image is warped block by block, into OME-Zarr or a large TIFF."""
-    from napari_busref.images.large import is_beyond_memory
-    from napari_busref.images.pyramid import STREAMED
-    from napari_busref.images.uri import is_ome_zarr
-
-    if is_ome_zarr(output):
-        return True
-    return output.name.lower().endswith(STREAMED) and is_beyond_memory(image)
-
-
-def _apply_in_blocks(
-    transform: Transform,
-    source: LargeImage,
-    output: Path,
-    grid: dict[str, Any],
-    overwrite: bool,
-    options: dict[str, Any],
-) -> None:
-    """Warp an image block by block, with a bar."""
-    from napari_busref.transforms.streaming import write_warped
-
-    name = Path(source.uri).name
-    rows, cols = (slice(max(size // 2 - 256, 0), size // 2 + 256) for size in source.sides[0])
-    options |= {"order": _order(source.read((rows, cols)), options["order"], name)}
-    with interruptible() as cancel, Bars() as bars:
-        write_warped(
-            output,
-            source,
-            transform,
-            metadata=grid,
-            overwrite=overwrite,
-            progress=bars.add(output.name),
-            cancel=cancel,
-            **options,
-        )
 
 
 def _apply_to_points(loaded: Transform, points: Path, output: Path, inverse: bool) -> None:
@@ -424,6 +389,9 @@ def _order(image: Any, order: int | None, name: str) -> int:
     """The spline order for an image, and a line where labels decide or suffer."""
     from napari_busref.images.labels import count_labels
 
+    if not hasattr(image, "__array_interface__"):  # the middle of a large one
+        rows, cols = (slice(max(size // 2 - 256, 0), size // 2 + 256) for size in image.shape[:2])
+        image = image[rows, cols]
     count = count_labels(image) if order != 0 else None
     if count is None:
         return 1 if order is None else order
@@ -451,6 +419,11 @@ def _grid_metadata(stored: TransformFile, inverse: bool) -> dict[str, Any] | Non
             in_cm = 100 * METRES[grid.unit]
             return {"spacing": [length * in_cm for length in grid.spacing], "unit": "cm"}
     return metadata
+
+
+def _by_windows(file_format: str | None) -> bool:
+    """Whether images of this format are written block by block."""
+    return file_format in (None, "tif", "cog", "ome.zarr")
 
 
 def _known(options: dict[str, Any], reading: Reading, **paths: Path | None) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from napari_busref._cli.console import log
 
 if TYPE_CHECKING:
     from napari_busref.images.io import ImageFile
-    from napari_busref.images.large import LargeImage
 
 _PLANES = ("band", "page", "channel")
 _TWO = "One for both images, or FIXED,MOVING, where one may be left out (4, or ,2)."
@@ -62,6 +61,8 @@ class Reading:
     ----------
     band, page, channel, nodata, level : str, optional
         As given on the command line.
+    windows : bool
+        Leave large images unread: their data is then a `LargeImage`.
     """
 
     band: str | None = None
@@ -69,6 +70,7 @@ class Reading:
     channel: str | None = None
     nodata: str | None = None
     level: str | None = None
+    windows: bool = False
     _told: set[str] = field(default_factory=set)
 
     @property
@@ -98,7 +100,7 @@ class Reading:
                 if len(numbers) == 2 and number is not None:
                     choice[name] = number
         if single:
-            several = [bool(_read(path, {}, "none").taken) for path in files]
+            several = [bool(self._read(path, {}, "none").taken) for path in files]
             for choice, needs in zip(choices, several, strict=True):
                 if needs or not any(several):
                     choice |= single
@@ -117,16 +119,6 @@ class Reading:
         choice = self._choice()
         return self._one(path, choice, _parts(self.nodata or "auto", "nodata")[0], alone=False)
 
-    def large(self, path: Path) -> LargeImage:
-        """Describe one plane of one file that is read by windows."""
-        from napari_busref.images.large import open_image
-
-        choice = self._choice()
-        if choice.pop("level", 0):
-            raise ValueError(f"--level: got {self.level}, need 0: blocks of level 0 are read")
-        value = _value(_parts(self.nodata or "auto", "nodata")[0])
-        return open_image(path, **choice, nodata=value)  # type: ignore[arg-type]
-
     def _choice(self) -> dict[str, int]:
         """What is chosen for one file alone."""
         choice = {}
@@ -141,10 +133,12 @@ class Reading:
     def _one(self, path: Path, choice: dict[str, int], nodata: str, *, alone: bool) -> ImageFile:
         from dataclasses import replace
 
+        import numpy as np
+
         from napari_busref.images.preprocess import as_image
 
-        found = _read(path, choice, nodata)
-        if nodata in ("", "auto") and not alone:
+        found = self._read(path, choice, nodata)
+        if nodata in ("", "auto") and not alone and isinstance(found.data, np.ndarray):
             found = replace(found, data=as_image(found.data, path.name, min_size=1))
         log.debug("%s: %s %s", path.name, found.data.shape, found.data.dtype)
         words = []
@@ -156,6 +150,19 @@ class Reading:
                 self._told.add(text)
                 log.warning(f"{path.name}: {text}")
         return found
+
+    def _read(self, path: Path, choice: dict[str, int], nodata: str) -> ImageFile:
+        """Read a plane, or describe a large one."""
+        from napari_busref.images.io import ImageFile
+        from napari_busref.images.large import large_image
+
+        if self.windows and not choice.get("level"):
+            plain = {name: number for name, number in choice.items() if name != "level"}
+            large = large_image(path, **plain, nodata=_value(nodata))
+            if large is not None:
+                data: Any = large
+                return ImageFile(data, dict(large.metadata), large.taken, "", "YXS"[: large.ndim])
+        return _read(path, choice, nodata)
 
 
 def _read(path: Path, choice: dict[str, int], nodata: str) -> ImageFile:

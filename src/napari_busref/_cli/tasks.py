@@ -9,15 +9,16 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from napari_busref._cli.hints import Hints, load, read_mask
+from napari_busref._cli.hints import Hints, find_mask, load, read_mask
 from napari_busref._cli.reading import Reading
 from napari_busref.batch.files import write_json
-from napari_busref.batch.results import ResultWriter, unit_of
-from napari_busref.batch.run import results_of, run_files
+from napari_busref.batch.results import ResultWriter, is_unread, unit_of
+from napari_busref.batch.run import results_of, run_files, write_large_fusion
 from napari_busref.runtime.file_safety import memory_limited
 
 if TYPE_CHECKING:
     from napari_busref.data.pairing import Pair
+    from napari_busref.images.io import ImageFile
     from napari_busref.runtime.progress import Progress
 
 __all__ = ["FuseTask", "RegisterTask", "Task"]
@@ -154,6 +155,8 @@ class FuseTask(Task):
         from napari_busref.fusion import fuse
 
         fixed, moving = self.reading.pair(pair.fixed, pair.moving)
+        if is_unread(fixed) or is_unread(moving):
+            return self._process_large(pair, fixed, moving, progress, cancel)
         result = fuse(
             fixed.data,
             moving.data,
@@ -169,6 +172,31 @@ class FuseTask(Task):
             "outputs": {"fused": self.writer.image(pair, fixed, "fused", result.fused)},
             "timings": result.timings,
             "parameters": result.parameters,
+            "options": self.writer.all_options(),
+        }
+        write_json(self.writer.folder / f"{pair.name}{self.writer.report_name}", report)
+        return report
+
+    def _process_large(
+        self,
+        pair: Pair,
+        fixed: ImageFile,
+        moving: ImageFile,
+        progress: Progress | None,
+        cancel: Event | None,
+    ) -> Mapping[str, Any]:
+        """Fuse images that are read by windows."""
+        mask = None if self.mask is None else find_mask(self.mask, "mask", [pair.name])
+        options = {"fusion_model": self.options["model"], **self.options}
+        how = {"device": self.options["device"], "progress": progress, "cancel": cancel}
+        pictures = fixed.data, moving.data, mask
+        more = {"transform": load(self.transform), "precision": self.options["precision"]}
+        path = write_large_fusion(self.writer, pair, pictures, options, how, **more)
+        report = {
+            "fixed": pair.fixed,
+            "moving": pair.moving,
+            "outputs": {"fused": path},
+            "parameters": {"function": "write_fused"},
             "options": self.writer.all_options(),
         }
         write_json(self.writer.folder / f"{pair.name}{self.writer.report_name}", report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from napari_busref.images.io import ImageFile
     from napari_busref.registration import RegistrationResult
 
-__all__ = ["REGISTERED", "ResultWriter", "fill_value_of", "quality_row", "record", "unit_of"]
+__all__ = [
+    "REGISTERED",
+    "ResultWriter",
+    "fill_value_of",
+    "is_unread",
+    "quality_row",
+    "record",
+    "unit_of",
+]
 
 #: What the names of the results of a registration have after the stem.
 REGISTERED = ("_warped", "_mask", ".busref.h5", "_report.json")
@@ -147,15 +155,28 @@ class ResultWriter:
         return path
 
     def registration(
-        self, pair: Pair, fixed: ImageFile, moving: ImageFile, result: RegistrationResult
+        self,
+        pair: Pair,
+        fixed: ImageFile,
+        moving: ImageFile,
+        result: RegistrationResult,
+        options: Mapping[str, Any] | None = None,
     ) -> dict[str, Path]:
-        """Write warped image, mask, transform and flow; return their paths by name."""
+        """Write warped image, mask, transform and flow; return their paths by name.
+
+        Of large images that are not read, warped image and mask are written block by block.
+        `options` then holds ``fill_value``, ``progress`` and ``cancel``.
+        """
         missing = result.parameters.get("missing_value", moving.metadata.get("nodata"))
-        paths = {
-            "warped": self.image(pair, _on_grid(fixed, missing), "warped", result.warped),
-            "mask": self.image(pair, _on_grid(fixed, None), "mask", result.mask),
-            "transform": self.folder / f"{pair.name}.busref.h5",
-        }
+        paths = {"transform": self.folder / f"{pair.name}.busref.h5"}
+        if is_unread(moving) or is_unread(fixed):
+            written = self._streamed_registration(pair, fixed, moving, result, options or {})
+        else:
+            written = {
+                "warped": self.image(pair, _on_grid(fixed, missing), "warped", result.warped),
+                "mask": self.image(pair, _on_grid(fixed, None), "mask", result.mask),
+            }
+        paths = written | paths
         metadata = {
             "fixed": pair.fixed.name,
             "moving": pair.moving.name,
@@ -176,6 +197,42 @@ class ResultWriter:
                 np.save(temporary, result.flow, allow_pickle=False)
         if self.map_files:
             paths |= write_map_files(pair, self.folder, fixed, moving, result.transform)
+        return paths
+
+    def streamed(self, pair: Pair, what: str) -> tuple[Path, dict[str, Any]]:
+        """Path of an image that is written block by block, and how."""
+        import numpy as np
+
+        from napari_busref.images.pyramid import STREAMED
+
+        suffix = output_suffix(pair.fixed, np.empty(0, np.uint8), self.file_format)
+        suffix = suffix if suffix in STREAMED else ".tif"
+        path = self.folder / f"{pair.name}_{what}{suffix}"
+        replaced = self.overwrite or self.resume
+        refuse_existing([path], replaced)
+        cloud = self.file_format == "cog"
+        return path, {"cloud": cloud, "overwrite": replaced, "resume": self.resume}
+
+    def _streamed_registration(
+        self,
+        pair: Pair,
+        fixed: ImageFile,
+        moving: ImageFile,
+        result: RegistrationResult,
+        options: Mapping[str, Any],
+    ) -> dict[str, Path]:
+        from napari_busref.transforms.streaming import write_mask, write_warped
+
+        common: dict[str, Any] = {name: options.get(name) for name in ("progress", "cancel")}
+        common["metadata"] = fixed.metadata
+        paths = {}
+        path, how = self.streamed(pair, "warped")
+        fill = options.get("fill_value")
+        paths["warped"] = write_warped(
+            path, moving.data, result.transform, fill_value=fill, **common, **how
+        )
+        path, how = self.streamed(pair, "mask")
+        paths["mask"] = write_mask(path, moving.data, result.transform, **common, **how)
         return paths
 
     def report(
@@ -199,6 +256,13 @@ class ResultWriter:
         }
         write_json(self.folder / f"{pair.name}{self.report_name}", report)
         return report
+
+
+def is_unread(file: ImageFile) -> bool:
+    """Whether the data of a file is a `LargeImage`."""
+    from napari_busref.images.large import LargeImage
+
+    return isinstance(file.data, LargeImage)
 
 
 def quality_row(score: float, overlap: float, reasons: Sequence[str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from napari_busref.batch.results import (
     REGISTERED,
     ResultWriter,
     fill_value_of,
+    is_unread,
     quality_row,
     record,
 )
@@ -36,10 +37,12 @@ __all__ = [
     "Outcome",
     "ProcessPair",
     "attempt",
+    "check_streamed_options",
     "finished_rows",
     "process_rows",
     "results_of",
     "run_files",
+    "write_large_fusion",
 ]
 
 #: Name of the table of all pairs, in the folder of the results.
@@ -200,6 +203,8 @@ def run_files(
     on_map = None
     if not ignore_map and options.get("initial") is None:
         on_map = common["initial"] = start_on_map(pair, fixed, moving)
+    if is_unread(fixed) or is_unread(moving):
+        return _run_large(writer, pair, files, common, fuse=fuse, on_map=on_map is not None)
     if not fuse:
         result = register(fixed.data, moving.data, **common)
         record(result, fixed, moving, on_map=on_map is not None)
@@ -211,6 +216,111 @@ def run_files(
     paths["fused"] = writer.image(pair, fixed, "fused", both.fusion.fused)
     fusion = {"timings": both.fusion.timings, "parameters": both.fusion.parameters}
     return writer.report(pair, paths, both.registration, fusion=fusion)
+
+
+def _run_large(
+    writer: ResultWriter,
+    pair: Pair,
+    files: tuple[ImageFile, ImageFile],
+    options: dict[str, Any],
+    *,
+    fuse: bool,
+    on_map: bool,
+) -> dict[str, Any]:
+    """Register a large pair, and write images of any size block by block."""
+    from napari_busref.registration import register
+
+    fixed, moving = files
+    chosen = {name: options.pop(name) for name in _FUSION_OPTIONS if name in options}
+    if fuse:
+        check_streamed_options(chosen)
+    result = register(fixed.data, moving.data, **options)
+    record(result, fixed, moving, on_map=on_map)
+    paths = writer.registration(pair, fixed, moving, result, options)
+    if not fuse:
+        return writer.report(pair, paths, result)
+    how = {name: options.get(name) for name in ("device", "progress", "cancel")}
+    pictures = fixed.data, paths["warped"], paths["mask"]
+    paths["fused"] = write_large_fusion(writer, pair, pictures, chosen, how)
+    return writer.report(pair, paths, result, fusion={"parameters": chosen})
+
+
+_FUSION_OPTIONS = (
+    "fusion_model",
+    "task",
+    "infrared",
+    "detail",
+    "style",
+    "palette",
+    "opacity",
+    "above",
+    "below",
+    "scale_bar",
+    "unit",
+)
+
+
+def check_streamed_options(options: Mapping[str, Any]) -> None:
+    """Refuse what cannot be fused block by block.
+
+    Raises
+    ------
+    ValueError
+        Naming the option.
+    """
+    fixed = {"infrared": 0.5, "style": "natural"}
+    for name, value in fixed.items():
+        if options.get(name, value) != value:
+            raise ValueError(
+                f"--{name}: got {options[name]}, need {value}: images above 4096 x 4096 px are "
+                "fused block by block; --format png keeps the whole image in memory"
+            )
+
+
+def write_large_fusion(
+    writer: ResultWriter,
+    pair: Pair,
+    pictures: tuple[Any, Any, Any],
+    options: Mapping[str, Any],
+    how: Mapping[str, Any],
+    **more: Any,
+) -> Path:
+    """Fuse a large pair block by block.
+
+    Parameters
+    ----------
+    writer : ResultWriter
+    pair : Pair
+    pictures : tuple
+        The fixed and the moving image, and the mask or None.
+    options : mapping
+        ``fusion_model``, ``task`` and ``detail``, as of `napari_busref.register_and_fuse`.
+    how : mapping
+        ``device``, ``progress`` and ``cancel``.
+    **more
+        Further options of `napari_busref.write_fused`.
+
+    Returns
+    -------
+    Path
+    """
+    from napari_busref.fusion.streaming import write_fused
+
+    check_streamed_options(options)
+    path, replaced = writer.streamed(pair, "fused")
+    fixed, moving, mask = pictures
+    chosen = {name: options[name] for name in ("task", "detail") if name in options}
+    return write_fused(
+        path,
+        fixed,
+        moving,
+        mask=mask,
+        model=options.get("fusion_model"),
+        **chosen,
+        **how,
+        **replaced,
+        **more,
+    )
 
 
 def results_of(fuse: bool) -> tuple[str, ...]:

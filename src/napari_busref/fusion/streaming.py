@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_busref.fusion._fuse import SHARED_COLOURS, add_change, colour_change, run_network
 from napari_busref.fusion.borders import border_side, border_steps, fade
@@ -25,8 +24,6 @@ from napari_busref.images.preprocess import (
     MAX_SAMPLES,
     Prepared,
     Scale,
-    empty_border,
-    empty_pixels,
     fill_invalid,
     usable,
     fit_scale,
@@ -48,7 +45,13 @@ from napari_busref.runtime.file_safety import memory_budget
 from napari_busref.runtime.options import check_number
 from napari_busref.runtime.progress import Progress, Reporter
 from napari_busref.runtime.threads import following_load
-from napari_busref.transforms.streaming import as_large, mask_window, transform_key, warp_window
+from napari_busref.transforms.streaming import (
+    Content,
+    as_large,
+    mask_window,
+    transform_key,
+    warp_window,
+)
 from napari_busref.transforms.transform import Transform
 
 if TYPE_CHECKING:
@@ -61,7 +64,6 @@ Grey = NDArray[np.float32]
 
 _LEVELS = 65535  # of the fused brightness between two stages
 _DETAIL_REACH = 8  # px: four sigmas of `more_detail`
-_BORDER_SIDE = 2048  # px of the reduced image in which an empty border is found
 _BAND = 512  # rows that are read at a time for a scale
 
 
@@ -198,7 +200,7 @@ def _warped(
 ) -> tuple[Any, Any]:
     """Warp the moving image and its valid pixels into arrays beside the output."""
     shape = transform.fixed_shape
-    content = _Content.of(moving)
+    content = Content.of(moving)
     warped = work.array("warped", (*shape, *moving.shape[2:]), moving.dtype)
     inside = work.array("inside", shape, np.uint8)
     blocks = blocks_of(shape)
@@ -225,7 +227,7 @@ class _Pair:
     visible, infrared : array_like
         (H, W) or (H, W, C).
     mask : array_like or None
-    content : _Content or None
+    content : Content or None
         Of the infrared image, without a mask.
     scales : tuple of Scale
     bounded : bool
@@ -235,7 +237,7 @@ class _Pair:
     visible: Any
     infrared: Any
     mask: Any
-    content: _Content | None
+    content: Content | None
     scales: tuple[Scale, Scale]
     bounded: bool
 
@@ -243,7 +245,7 @@ class _Pair:
     def of(cls, visible: Any, infrared: Any, mask: Any, reporter: Reporter) -> _Pair:
         """Find the empty border and the scales of a pair."""
         plain = Scale(0.0, 1.0)
-        content = None if mask is not None else _Content.of(infrared)
+        content = None if mask is not None else Content.of(infrared)
         first = cls(visible, infrared, mask, content, (plain, plain), False)
         reporter.step("reading", 0.0)
         scale, bounded = _scale_of(visible, first.valid_visible)
@@ -280,64 +282,6 @@ class _Pair:
             valid = valid_of(block, window)
             found.append(Prepared(scale.grey(np.ma.getdata(block), valid), valid, scale))
         return found[0], found[1]
-
-
-class _Content:
-    """An image without its empty border, which is masked in what is read.
-
-    Parameters
-    ----------
-    image : array_like
-    border : ndarray of bool or None
-        The empty border at every ``step``-th pixel.
-    step : int
-    """
-
-    may_miss = True
-
-    def __init__(self, image: Any, border: NDArray[np.bool_] | None, step: int) -> None:
-        self.image, self.border, self.step = image, border, step
-        self.shape, self.dtype = image.shape, image.dtype
-
-    @classmethod
-    def of(cls, image: Any) -> _Content:
-        """Find the empty border in every ``step``-th pixel."""
-        step = -(-max(image.shape[:2]) // _BORDER_SIDE)
-        rows = []
-        for start in range(0, image.shape[0], _BAND * step):
-            band = np.asanyarray(image[start : min(start + _BAND * step, image.shape[0]), :])
-            rows.append(np.ma.getdata(band)[::step, ::step])
-        small = np.concatenate(rows)
-        if not usable(small).any():
-            return cls(image, None, step)
-        border = empty_border(small, "moving")
-        if not border.any() or border.all():
-            return cls(image, None, step)
-        return cls(image, border, step)
-
-    def empty(self, read: Any, window: Window) -> NDArray[np.bool_]:
-        """The pixels of a window that belong to the empty border.
-
-        Empty pixels up to two steps beside it belong to it, where they are connected to it.
-        """
-        if self.border is None:
-            return np.zeros(read.shape[:2], bool)
-        places = np.ix_(*(np.arange(part.start, part.stop) // self.step for part in window))
-        known = self.border[places]
-        if self.step == 1 or not known.any():
-            return known
-        near = ndimage.binary_dilation(known, iterations=2 * self.step)
-        regions, count = ndimage.label(near & empty_pixels(np.ma.getdata(read)))
-        kept = np.zeros(count + 1, bool)
-        kept[regions[known]] = True
-        kept[0] = False
-        return np.asarray(kept[regions])
-
-    def __getitem__(self, window: Window) -> Any:
-        """Read a window; its empty border is masked."""
-        read = np.ma.asanyarray(self.image[window])
-        lost = self.empty(read, window).reshape(read.shape[:2] + (1,) * (read.ndim - 2))
-        return np.ma.MaskedArray(read, np.ma.getmaskarray(read) | lost)
 
 
 def _scale_of(image: Any, valid_of: Any) -> tuple[Scale, bool]:

@@ -19,15 +19,17 @@ from napari_busref.images.selection import Choice, NoSuchPlane, Stored, choose
 from napari_busref.images.stored_levels import StoredLevels, check_levels
 from napari_busref.images.tiff import coarser_tags, open_tiff
 from napari_busref.images.uri import is_ome_zarr, local_path, to_uri
-from napari_busref.runtime.file_safety import Refused, check_file, memory_budget, memory_limited
+from napari_busref.runtime.file_safety import Refused, check_file, memory_limited
 
 if TYPE_CHECKING:
     from napari_busref.images.map_position import MapPosition
 
-__all__ = ["LEVELLED", "LargeImage", "Level", "is_beyond_memory", "open_image"]
+__all__ = ["LARGE", "LEVELLED", "LargeImage", "Level", "large_image", "open_image"]
 
 #: Extensions of files with windows and levels; OME-Zarr is a folder.
 LEVELLED = (".ome.zarr", ".zarr", ".tif", ".tiff", ".btf")
+#: Pixels above which the command line reads and writes by windows.
+LARGE = 4096 * 4096
 _OPEN_FILES = 8  # at most, in a process
 
 Window = tuple[slice, slice]
@@ -317,15 +319,30 @@ def open_image(
     )
 
 
-def is_beyond_memory(path: str | os.PathLike[str]) -> bool:
-    """Whether the pixels of a TIFF or OME-Zarr exceed the limit of memory."""
+def large_image(path: str | os.PathLike[str], **choice: Any) -> LargeImage | None:
+    """Describe an image of more than `LARGE` pixels; None for a smaller or another one.
+
+    Parameters
+    ----------
+    path : path-like
+    **choice
+        As for `open_image`.
+
+    Returns
+    -------
+    LargeImage or None
+        None also for files that only `napari_busref.read_image` reads, and without zarr.
+    """
     place = local_path(path)
     if not to_uri(path).rstrip("/").lower().endswith(LEVELLED):
-        return False
-    if place is not None and place.is_file() and place.stat().st_size < memory_budget() // 64:
-        return False  # no usual compression reaches this
-    image = open_image(path)
-    return math.prod(image.shape) * image.dtype.itemsize > memory_budget()
+        return None
+    if place is not None and place.is_file() and place.stat().st_size < LARGE // 64:
+        return None  # no usual compression reaches this
+    try:
+        image = open_image(path, **choice)
+    except (ValueError, ModuleNotFoundError):
+        return None
+    return image if math.prod(image.sides[0]) > LARGE else None
 
 
 def _plane_of(

@@ -15,11 +15,13 @@ from scipy import ndimage
 
 from napari_busref.images.dtypes import checked_fill, default_fill
 from napari_busref.images.large import open_image
+from napari_busref.images.preprocess import empty_border, empty_pixels, usable
 from napari_busref.images.pyramid import Window, input_key, write_blocks
 from napari_busref.runtime.progress import Progress, Reporter
 from napari_busref.transforms.transform import Transform
 
 __all__ = [
+    "Content",
     "as_large",
     "mask_window",
     "transform_key",
@@ -27,6 +29,9 @@ __all__ = [
     "write_mask",
     "write_warped",
 ]
+
+_BORDER_SIDE = 2048  # px of the reduced image in which an empty border is found
+_BAND = 512  # of its rows are read at a time
 
 
 def as_large(image: Any, name: str) -> Any:
@@ -147,16 +152,18 @@ def write_mask(
 ) -> Path:
     """Write the reconstructible mask of any size: 255 where the moving image has content, else 0.
 
-    Missing pixels of `moving` have none. Parameters, result and errors as of `write_warped`.
+    Missing pixels of `moving`, and its empty border, have none. The border is found on at most
+    2048 x 2048 px. Parameters, result and errors as of `write_warped`.
     """
     source = as_large(moving, "moving")
     _check_shape(source, transform)
+    content = Content.of(source)
     tags = {name: value for name, value in (metadata or {}).items() if name != "nodata"}
     key = {"function": "write_mask", "moving": input_key(source)}
     key["transform"] = transform_key(transform)
 
     def compute(window: Window) -> NDArray[Any]:
-        return mask_window(source, transform, window).astype(np.uint8) * 255
+        return mask_window(content, transform, window).astype(np.uint8) * 255
 
     return write_blocks(
         Path(path),
@@ -200,6 +207,64 @@ def mask_window(source: Any, transform: Transform, window: Window) -> NDArray[np
     if not _may_miss(source) and np.dtype(source.dtype).kind != "f":
         return inside
     return np.asarray(inside & ~np.isnan(transform.apply(_gaps_of(source), 1, 0.0, window)))
+
+
+class Content:
+    """An image without its empty border, which is masked in what is read.
+
+    Parameters
+    ----------
+    image : array_like
+    border : ndarray of bool or None
+        The empty border at every ``step``-th pixel.
+    step : int
+    """
+
+    may_miss = True
+
+    def __init__(self, image: Any, border: NDArray[np.bool_] | None, step: int) -> None:
+        self.image, self.border, self.step = image, border, step
+        self.shape, self.dtype = image.shape, image.dtype
+
+    @classmethod
+    def of(cls, image: Any) -> Content:
+        """Find the empty border in every ``step``-th pixel."""
+        step = -(-max(image.shape[:2]) // _BORDER_SIDE)
+        rows = []
+        for start in range(0, image.shape[0], _BAND * step):
+            band = np.asanyarray(image[start : min(start + _BAND * step, image.shape[0]), :])
+            rows.append(np.ma.getdata(band)[::step, ::step])
+        small = np.concatenate(rows)
+        if not usable(small).any():
+            return cls(image, None, step)
+        border = empty_border(small, "moving")
+        if not border.any() or border.all():
+            return cls(image, None, step)
+        return cls(image, border, step)
+
+    def empty(self, read: Any, window: Window) -> NDArray[np.bool_]:
+        """The pixels of a window that belong to the empty border.
+
+        Empty pixels up to two steps beside it belong to it, where they are connected to it.
+        """
+        if self.border is None:
+            return np.zeros(read.shape[:2], bool)
+        places = np.ix_(*(np.arange(part.start, part.stop) // self.step for part in window))
+        known = self.border[places]
+        if self.step == 1 or not known.any():
+            return known
+        near = ndimage.binary_dilation(known, iterations=2 * self.step)
+        regions, count = ndimage.label(near & empty_pixels(np.ma.getdata(read)))
+        kept = np.zeros(count + 1, bool)
+        kept[regions[known]] = True
+        kept[0] = False
+        return np.asarray(kept[regions])
+
+    def __getitem__(self, window: Window) -> Any:
+        """Read a window; its empty border is masked."""
+        read = np.ma.asanyarray(self.image[window])
+        lost = self.empty(read, window).reshape(read.shape[:2] + (1,) * (read.ndim - 2))
+        return np.ma.MaskedArray(read, np.ma.getmaskarray(read) | lost)
 
 
 def transform_key(transform: Transform) -> str:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_busref.images.io import READABLE, ImageFile, read_image
+from napari_busref.images.large import LargeImage, Level, large_image, open_image
+from napari_busref.images.uri import is_ome_zarr, stem
 from napari_busref.transforms.formats.grid import METRES, unit_name
+from napari_busref.transforms.formats.ngff import is_scene
 
 __all__ = ["get_image_reader", "read_images"]
 
@@ -21,7 +26,10 @@ def get_image_reader(
     path: str | Sequence[str],
 ) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
     """Return `read_images` if every path has an extension that `read_image` accepts."""
-    accepted = all(Path(one).suffix.lower() in READABLE for one in _paths(path))
+    accepted = all(
+        Path(one).suffix.lower() in READABLE or (is_ome_zarr(one) and not is_scene(Path(one)))
+        for one in _paths(path)
+    )
     return read_images if accepted else None
 
 
@@ -29,7 +37,8 @@ def read_images(path: str | Sequence[str]) -> list[LayerData]:
     """Read images upright, with missing pixels as NaN, pixel size and unit.
 
     A thermal JPEG of FLIR becomes two layers: temperatures in °C, and its visible picture.
-    Channels become one layer each.
+    Channels become one layer each. OME-Zarr, and TIFF above 4096 x 4096 px, become one layer with
+    their levels, of which napari reads what it shows.
 
     Parameters
     ----------
@@ -42,6 +51,10 @@ def read_images(path: str | Sequence[str]) -> list[LayerData]:
     """
     layers = []
     for one in _paths(path):
+        large = open_image(one) if is_ome_zarr(one) else large_image(one)
+        if large is not None:
+            layers.append(_large_layer(large))
+            continue
         found, name = read_image(one), Path(one).stem
         layers.append(_layer(found, name))
         if "thermal" in found.metadata and "page 3" in found.note:
@@ -69,6 +82,48 @@ def _layer(found: ImageFile, name: str) -> LayerData:
             along = (unit_name(depth_unit) if one else "pixel" for one in steep)
             options["units"] = (*along, *(unit_name(unit),) * 2)
     return data, options, "image"
+
+
+def _large_layer(image: LargeImage) -> LayerData:
+    """A layer of all levels; dask arrays read the blocks that napari shows."""
+    # a name of its own, because dask would else read the pixels to find one
+    levels = [
+        da.from_array(_Filled(level), level.chunks, name=f"{uuid4().hex}", meta=_nothing(level))
+        for level in image.levels
+    ]
+    data: Any = levels if len(levels) > 1 else levels[0]
+    options: dict[str, Any] = {
+        "name": stem(Path(image.uri)),
+        "metadata": {"image_file": dict(image.metadata)},
+        "multiscale": len(levels) > 1,
+        "rgb": bool(image.channels),
+    }
+    if not image.channels:
+        coarse = _with_nan(levels[-1].compute())
+        finite = coarse[np.isfinite(coarse)]
+        ends = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+        whole = (0.0, 255.0) if image.dtype == np.uint8 else ends
+        options["contrast_limits"] = whole if whole[1] > whole[0] else (whole[0], whole[0] + 1)
+    spacing, unit = image.metadata.get("spacing"), image.metadata.get("unit")
+    if spacing is not None:
+        options["scale"] = tuple(spacing)
+        if unit_name(unit) in METRES:
+            options["units"] = (unit_name(unit),) * 2
+    return data, options, "image"
+
+
+class _Filled:
+    """A level whose missing pixels are NaN in floats, and have their own value in integers."""
+
+    def __init__(self, level: Level) -> None:
+        self.level, self.shape, self.dtype, self.ndim = level, level.shape, level.dtype, level.ndim
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        return np.ma.getdata(self.level[index])
+
+
+def _nothing(level: Level) -> NDArray[Any]:
+    return np.empty((0,) * level.ndim, level.dtype)
 
 
 def _with_nan(data: NDArray[Any]) -> NDArray[Any]:
