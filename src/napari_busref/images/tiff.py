@@ -154,6 +154,22 @@ def open_tiff(uri: str) -> StoredLevels:
     return stored
 
 
+class _Plain:
+    """Pixels without compression in one piece of a file, mapped for each read alone.
+
+    A map that stays would count in the memory of the process what was read so far.
+    """
+
+    def __init__(
+        self, path: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...]
+    ) -> None:
+        self._path, self._offset, self.shape, self.dtype = path, offset, shape, dtype
+        self[(slice(0, 0),) * len(shape)]  # refuses a file that is too short
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        return np.array(np.memmap(self._path, self.dtype, "r", self._offset, self.shape)[index])
+
+
 def _level_array(series: Any, level: int, tiff: Any, path: Path | None) -> Any:
     """A level as an array that reads windows."""
     from napari_busref.images.zarr_store import open_array
@@ -162,7 +178,7 @@ def _level_array(series: Any, level: int, tiff: Any, path: Path | None) -> Any:
     if path is not None and pages.dataoffset is not None:
         # pixels without compression may be a single strip, which zarr would read whole
         dtype = np.dtype(pages.dtype).newbyteorder(tiff.byteorder)
-        return np.memmap(path, dtype, "r", pages.dataoffset, pages.shape)
+        return _Plain(path, dtype, pages.dataoffset, tuple(pages.shape))
     if path is not None:
         check_tiff_page(pages.keyframe, tiff, path)
     return open_array(series.aszarr(level=level, read_only=True))
