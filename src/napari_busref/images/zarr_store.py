@@ -20,7 +20,7 @@ except ModuleNotFoundError:
         name="zarr",
     ) from None
 
-__all__ = ["BoundedStore", "open_array", "open_group"]
+__all__ = ["BoundedStore", "open_array", "open_folder", "open_group"]
 
 _COMPRESSORS = ("blosc", "gzip", "zlib", "zstd")
 _OTHERS = ("bytes", "crc32c", "transpose")
@@ -212,6 +212,19 @@ def open_group(uri: str) -> tuple[Any, BoundedStore]:
         raise
     except FileNotFoundError:
         raise ValueError(f"path: {uri} is no zarr group, need the folder of an OME-Zarr") from None
+
+
+def open_folder(folder: Path, path: Path) -> tuple[Any, BoundedStore]:
+    """Open the zarr 3 array in a local folder to read; `BoundedStore.admit` must see it first.
+
+    Parameters
+    ----------
+    folder : Path
+    path : Path
+        Named in errors.
+    """
+    store = BoundedStore(LocalStore(folder, read_only=True), str(path), folder)
+    return zarr.open_array(store, mode="r", zarr_format=3), store
 
 
 def open_array(store: Any) -> Any:

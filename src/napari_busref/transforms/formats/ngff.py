@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,6 @@ from scipy import ndimage
 from napari_busref.runtime.atomic_write import replacing
 from napari_busref.runtime.file_safety import (
     Refused,
-    check_file,
     check_inside,
     check_size,
     read_text,
@@ -50,8 +48,6 @@ SUFFIX = ".ome.zarr"
 _OWN = "napari-busref"
 _FIELD = "coordinateTransformations/displacement"
 _CHUNK = 512
-_COMPRESSORS = {"blosc", "gzip", "zstd"}
-_CODECS = {*_COMPRESSORS, "bytes", "crc32c", "transpose"}
 _HINT = "pip install 'napari-busref[large]'"
 
 
@@ -387,14 +383,15 @@ def _displaced(
     if np.any(matrix[0, 1:]) or np.any(matrix[1:, 0]):
         raise ValueError("has displacements whose grid mixes components and places")
     folder = check_inside(group, dataset["path"], path)
-    if any(child.is_symlink() for child in folder.rglob("*")):
-        raise Refused(f"path: {path} holds symbolic links, which are not followed")
+    _zarr(path)
+    from napari_busref.images.zarr_store import open_folder
+
     try:
-        stored = _zarr(path).open_array(folder, mode="r", zarr_format=3)
+        stored, store = open_folder(folder, path)
         if len(stored.shape) != 3 or stored.shape[0] != 2:
             raise ValueError(f"has displacements of shape {stored.shape}, need (2, rows, cols)")
         check_size(8 * math.prod(int(n) for n in stored.shape), path)
-        _check_chunks(stored, folder, path)
+        store.admit(stored)
         field = np.asarray(stored, float)
     except (Refused, ModuleNotFoundError):
         raise
@@ -404,44 +401,6 @@ def _displaced(
     return np.stack(
         [ndimage.map_coordinates(part, pixels, order=1, mode="nearest") for part in field]
     )
-
-
-def _check_chunks(stored: Any, folder: Path, path: Path) -> None:
-    """Check what the chunks declare and hold, which the codecs of zarr would inflate whole."""
-    size = math.prod(int(n) for n in stored.chunks) * stored.dtype.itemsize
-    check_size(size, path, "a chunk")
-    codecs = [codec.to_dict()["name"] for codec in stored.metadata.codecs]
-    if not set(codecs) <= _CODECS or sum(name in _COMPRESSORS for name in codecs) > 1:
-        raise Refused(
-            f"path: {path} encodes its displacements by {', '.join(codecs)}; read are "
-            f"{', '.join(sorted(_CODECS))}, with one compression"
-        )
-    for file in folder.rglob("*"):
-        if not file.is_file() or file.name == "zarr.json":
-            continue
-        check_file(file)
-        content = file.read_bytes()
-        if "gzip" in codecs:
-            inflated = zlib.decompressobj(31).decompress(content, size + 9)
-            fits = len(inflated) <= size + 8  # a checksum may follow the values
-        elif "zstd" in codecs:
-            fits = _zstd_fits(content, size + 8)
-        elif "blosc" in codecs:  # its header holds the size
-            fits = int.from_bytes(content[4:8], "little") <= size + 8
-        else:
-            fits = len(content) <= size + 8
-        if not fits:
-            raise Refused(f"path: {path}: {file.name} holds more than a chunk declares")
-
-
-def _zstd_fits(content: bytes, size: int) -> bool:
-    import imagecodecs
-
-    try:
-        imagecodecs.zstd_decode(content, out=size)
-    except imagecodecs.ZstdError as error:
-        return "too small" not in str(error)  # zarr reports other damage
-    return True
 
 
 def _zarr(path: Path) -> Any:
