@@ -10,6 +10,7 @@ from .models.registry import list_models, load_model
 from .pipeline import RegistrationAndFusionResult, register_and_fuse
 from .registration._register import RegistrationResult, register
 from .registration.quality import Quality
+from .registration.series import SeriesResult, register_series
 from .runtime.progress import Cancelled
 from .runtime.version import __version__
 from .transforms.formats import ImageGrid, TransformFile, read_transform, write_transform
@@ -27,6 +28,7 @@ __all__ = [
     "Quality",
     "RegistrationAndFusionResult",
     "RegistrationResult",
+    "SeriesResult",
     "Transform",
     "TransformFile",
     "__version__",
@@ -46,6 +48,7 @@ __all__ = [
     "register",
     "register_and_fuse",
     "register_layers",
+    "register_series",
     "write_fused",
     "write_image",
     "write_mask",

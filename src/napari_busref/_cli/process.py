@@ -52,6 +52,7 @@ from napari_busref._cli.options import (
 )
 from napari_busref._cli.pairs import Workers, process_pairs
 from napari_busref._cli.reading import Band, Channel, Level, NoData, Page, Reading
+from napari_busref._cli.series import Axis, process_series
 from napari_busref._cli.tasks import FuseTask, RegisterTask
 from napari_busref.batch.files import refuse_existing
 from napari_busref.batch.results import ResultWriter, fill_value_of
@@ -86,6 +87,7 @@ def register(
     ignore_map: IgnoreMap = False,
     file_format: FileFormat = None,
     match: Match = "name",
+    axis: Axis = None,
     resume: Resume = False,
     scheduler: SchedulerOption = None,
     retries: Retries = 0,
@@ -115,7 +117,7 @@ def register(
     writer = ResultWriter(output, overwrite, file_format, flow, map_files, resume, known)
 
     registering = RegisterTask(writer, reading, options, memory_limit, hints, False, ignore_map)
-    process_pairs(registering, fixed, moving, match, Workers(scheduler, retries, shard))
+    _process(registering, fixed, moving, match, axis, Workers(scheduler, retries, shard))
 
 
 def run(
@@ -154,6 +156,7 @@ def run(
     ignore_map: IgnoreMap = False,
     file_format: FileFormat = None,
     match: Match = "name",
+    axis: Axis = None,
     resume: Resume = False,
     scheduler: SchedulerOption = None,
     retries: Retries = 0,
@@ -189,7 +192,7 @@ def run(
     writer = ResultWriter(output, overwrite, file_format, flow, map_files, resume, known)
 
     both = RegisterTask(writer, reading, options, memory_limit, hints, True, ignore_map)
-    process_pairs(both, fixed, moving, match, Workers(scheduler, retries, shard))
+    _process(both, fixed, moving, match, axis, Workers(scheduler, retries, shard))
 
 
 def fuse(
@@ -362,6 +365,21 @@ def apply(
                 grid["nodata"] = fill
             write_image(output, warped, metadata=grid)
     out().print(escape(str(output)))
+
+
+def _process(
+    task: RegisterTask,
+    fixed: Path,
+    moving: Path,
+    match: str,
+    axis: str | None,
+    workers: Workers,
+) -> None:
+    """Process pairs, or with an axis the frames of a series."""
+    if axis is None:
+        process_pairs(task, fixed, moving, match, workers)
+    else:
+        process_series(task, fixed, moving, axis, workers)
 
 
 def _apply_to_points(loaded: Transform, points: Path, output: Path, inverse: bool) -> None:

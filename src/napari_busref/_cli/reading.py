@@ -11,6 +11,7 @@ import typer
 from napari_busref._cli.console import log
 
 if TYPE_CHECKING:
+    from napari_busref.images.frames import Frames
     from napari_busref.images.io import ImageFile
 
 _PLANES = ("band", "page", "channel")
@@ -113,6 +114,33 @@ class Reading:
             for path, choice, value in zip(files, choices, nodata[:2], strict=True)
         )
         return one, other
+
+    def series(
+        self, fixed: Path, moving: Path, axis: str, memory_limit: float | None
+    ) -> tuple[ImageFile | Frames, Frames]:
+        """Find the frames of a series; the fixed file may hold one image for all of them.
+
+        Raises
+        ------
+        ValueError
+            When the moving file has no such axis.
+        """
+        from napari_busref.images.frames import Frames
+
+        nodata = _parts(self.nodata or "auto", "nodata") * 2
+        found = []
+        for side, path in enumerate((fixed, moving)):
+            choice = {}
+            for name in ("band", "channel"):
+                numbers = _numbers(getattr(self, name), name)
+                if numbers and (number := (numbers * 2)[side]) is not None:
+                    choice[name] = number
+            value: Any = _value(nodata[side])
+            found.append(Frames(path.absolute(), axis, choice, value, memory_limit))
+        one, several = found
+        if one.is_single:
+            return self._one(fixed, one.choice, nodata[0], alone=False), several
+        return one, several
 
     def image(self, path: Path) -> ImageFile:
         """Read one plane of one file."""

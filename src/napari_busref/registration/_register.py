@@ -27,7 +27,13 @@ from napari_busref.registration.estimate import (
 )
 from napari_busref.registration.large import is_large, register_large
 from napari_busref.registration.prepare import Pair, prepare_pair
-from napari_busref.registration.quality import Quality, rejects, unregistered, unverified
+from napari_busref.registration.quality import (
+    INITIAL_RETURNED,
+    Quality,
+    rejects,
+    unregistered,
+    unverified,
+)
 from napari_busref.registration.result import Preview, RegistrationResult
 from napari_busref.registration.stages import registration_stages
 from napari_busref.runtime.device import describe
@@ -194,7 +200,7 @@ def register(
     except NotRegistered as failure:
         plan = plan.regardless() if keep_best else plan
         estimate, mask = pair.initial, pair.initial.mask(pair.moving_valid)
-        quality = unregistered(mask, f"{failure}; the initial transform is returned")
+        quality = unregistered(mask, f"{failure}{INITIAL_RETURNED}")
     watch.lap("quality")
 
     plan.begin("resample")

@@ -14,6 +14,7 @@ from napari_busref.transforms.transform import Transform
 
 __all__ = [
     "GOOD_PX",
+    "INITIAL_RETURNED",
     "LOCAL_WEIGHTS",
     "SCORE_BIAS",
     "SCORE_WEIGHTS",
@@ -42,6 +43,9 @@ _MAX_DOUBTFUL = 0.25  # share of the picture
 _MAX_SUPPORT = 6.0  # in nats; more says nothing more
 GOOD_PX = 5.0
 """Error in pixels of the fixed image that the score and the map speak of."""
+
+INITIAL_RETURNED = "; the initial transform is returned"
+"""The end of the reason why nothing was found."""
 
 _REJECTION_SCORE = 0.2
 """Score below which an estimate may be rejected."""
