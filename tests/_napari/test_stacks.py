@@ -69,7 +69,7 @@ class Fake:
         quality = replace(
             unregistered(mask, "made up"),
             status="not registered" if self.lost(moving) else "registered",
-            reliable=good,
+            reliable=good and not self.lost(moving),
             score=0.9 if good else 0.1,
             shift_px=px,
             map=np.full((4, 5), 0.9, np.float32),
@@ -342,6 +342,28 @@ def test_a_neighbour_that_misleads_is_not_followed(fake):
     assert [call.get("search") for call in fake.calls] == [None, "none", None, "none", None]
     assert [call["initial"].displacement is None for call in fake.calls[1:]] == [False, True] * 2
     assert all(found.quality.reliable for found in result.planes.values())
+
+
+def test_a_plane_beside_the_drift_is_registered_again(fake):
+    """From where its neighbours are; a result that comes again stays."""
+    pair = stack(12, name="vis"), stack(12, name="ir", seed=1)
+    pair[1].data[:, 0, 0] = 1
+    pair[1].data[5, 0, 0] = 8
+    fixed, moving = planes(*pair, d0=2)
+    result = register_stack(fixed, moving, mode="each")
+    *others, last = fake.calls
+    assert len(others) == fake.fusions == 12  # the picture of plane 5 stays, too
+    assert last["moving"][0, 0] == 8 and last["search"] == "none"
+    np.testing.assert_allclose(last["initial"].points([9, 9]), [10, 10], atol=1e-6)
+    assert result.planes[(5,)].transform.full().displacement[0, 0, 0] == 8
+
+
+def test_a_plane_without_a_result_is_interpolated(fake):
+    fixed, moving = planes(stack(6, name="vis"), stack(6, name="ir", seed=1), d0=1)
+    fake.lost = lambda moving: moving.flat[0] == 3
+    found = register_stack(fixed, moving, mode="each").planes[(3,)]
+    np.testing.assert_allclose(found.transform.points(np.array([[9.0, 9]])), [[12, 12]])
+    assert "interpolated" in found.quality.reasons[-1] and not found.mask.any()
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -15,12 +15,13 @@ from napari_busref.transforms.transform import Transform
 
 pytest.importorskip("napari")
 from napari.components import ViewerModel
-from qtpy.QtCore import Qt, QThreadPool
+from qtpy.QtCore import QPoint, Qt, QThreadPool
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QLabel
 
 from napari_busref._napari.register.panel import RegisterAndFuse
 from napari_busref._napari.register.settings import Settings
+from napari_busref._napari.widgets.forms import DOUBTFUL, GOOD
 from napari_busref.runtime.progress import Reporter
 
 KEY = "napari-busref"
@@ -446,7 +447,15 @@ def test_the_verdict_follows_the_slider_and_lists_the_worst_planes(
         assert verdict.steps.isVisibleTo(panel)
     viewer.dims.set_current_step(0, 4)
     assert "ir → vis, z 4: looks right" in said()
+    scores = verdict.scores
+    assert scores.isVisibleTo(panel)
+    drawn, step = scores.grab().toImage(), scores.width() / 5
+    colours = [drawn.pixelColor(int((n + 0.4) * step), 46).name() for n in range(5)]
+    assert colours == [GOOD, DOUBTFUL, GOOD, DOUBTFUL, GOOD]
+    qtbot.mouseClick(scores, Qt.MouseButton.LeftButton, pos=QPoint(int(1.5 * step), 20))
+    assert viewer.dims.current_step[0] == 1
     panel.swap.click()  # another pair: no plane, no number
+    assert not scores.isVisibleTo(panel)
     assert said() == "Earlier run: ✓ ir → vis: looks right"
     assert not verdict.planes.isVisibleTo(panel) and not verdict.summary.isVisibleTo(panel)
 

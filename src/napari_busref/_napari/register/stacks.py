@@ -22,6 +22,7 @@ from napari_busref._napari.register.stack_warp import Warp
 from napari_busref.fusion.stages import fusion_stages
 from napari_busref.images.dtypes import checked_fill
 from napari_busref.images.preprocess import MIN_SIZE
+from napari_busref.registration.drift import Drift, RegisteredFrame
 from napari_busref.registration.stages import registration_stages
 from napari_busref.runtime.progress import Cancelled, Progress, Reporter
 from napari_busref.transforms.grids import FIELD_BUDGET, Grid
@@ -36,6 +37,9 @@ __all__ = ["MODES", "expected_seconds", "register_stack"]
 #: How to treat the other planes of a stack: leave them out, use the transform of the shown plane,
 #: or register each.
 MODES = ("plane", "one", "each")
+
+
+_REPEATED = 0.95  # share of the progress at which planes beside the drift are repeated
 
 
 def register_stack(
@@ -66,7 +70,8 @@ def register_stack(
         For stacks. ``"plane"``: the shown planes alone. ``"one"``: the transform of the shown
         planes for all planes. ``"each"``: one for each plane, from the shown one outward. Each
         starts from its neighbour's transform without a search. A plane whose result is unreliable
-        is registered again from `initial`.
+        is registered again from `initial`. Along a single dimension, planes beside the drift are
+        registered again, and gaps interpolated, as `napari_busref.register_series` does.
     initial : Transform or None or "world"
         Initial transform, from the pixels of the fixed to those of the moving layer at full
         resolution. ``"world"``: from `world_transform`; None: an equal field of view.
@@ -204,8 +209,11 @@ class _StackRun:
         self._report(shown)
         try:
             self._fuse(self.pairs.shown, shown, reporter.part(registered, first))
+            last = max(first, _REPEATED) if self.mode == "each" else 1.0
             if first < 1 and (self.mode == "each" or _found(shown)):
-                self._other_planes(shown, reporter.part(first, 1.0))
+                self._other_planes(shown, reporter.part(first, last))
+            if last < 1:
+                self._follow_drift(shown, reporter.part(last, 1.0))
             warped = self._warped(shown, self.planes, reporter)
         except Cancelled:
             if self.options["on_cancel"] != "best":
@@ -240,6 +248,35 @@ class _StackRun:
             else:
                 other = Source(self.pairs.by_position[position][1])
                 self._fuse(position, replace(shown, source=other, fixed=None), part)
+
+    def _follow_drift(self, shown: RegisteredPair, reporter: Reporter) -> None:
+        """Register planes beside the drift again, and interpolate gaps, as a series does."""
+        numbers = zip(*self.pairs.by_position, strict=True)
+        along = [axis for axis, found in enumerate(numbers) if len(set(found)) > 1]
+        if len(along) != 1:
+            return
+        positions = {position[along[0]]: position for position in self.planes}
+        frames = {n: _as_frame(self.planes[at]) for n, at in positions.items()}
+        drift = Drift(frames)
+        again = [n for n in drift.to_repeat() if positions[n] != self.pairs.shown]
+        for number, n in enumerate(again):
+            part = reporter.part(number / len(again), (number + 1) / len(again))
+            part = part.prefixed(f"again {number + 1} of {len(again)}: ")
+            for start in drift.starts(n):
+                chosen = {"search": self.options.get("search") or "none", "on_cancel": "raise"}
+                pair = self._pair(positions[n], start, part, **chosen)
+                found = self._plane_result(pair)
+                frame = _as_frame(found)
+                if drift.better(n, frames[n], frame) is frame:
+                    frames[n], self.planes[positions[n]] = frame, found
+                    self._fuse(positions[n], pair, part)
+                if pair.quality.reliable:
+                    break
+        for n, gap in Drift(frames).gaps().items():
+            if positions[n] != self.pairs.shown:
+                self.planes[positions[n]] = PlaneResult(*gap)
+                if self.fuser is not None:
+                    self.fuser.keep_fixed(positions[n], replace(shown, fixed=None))
 
     def _report(self, shown: RegisteredPair) -> None:
         if self.on_result is not None:
@@ -418,3 +455,7 @@ class _StackRun:
 
 def _found(pair: RegisteredPair) -> bool:
     return pair.quality.status != "not registered"
+
+
+def _as_frame(plane: PlaneResult) -> RegisteredFrame:
+    return RegisteredFrame(plane.transform, plane.quality, plane.mask)

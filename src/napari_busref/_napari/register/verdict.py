@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_busref._napari.layers.image_grids import pixel_size
 from napari_busref._napari.layers.stack_planes import is_stack, plane_name, worst_planes
+from napari_busref._napari.register.score_curve import ScoreCurve
 from napari_busref._napari.widgets.forms import BAD, DOUBTFUL, GOOD, Message, button, row
 from napari_busref._napari.widgets.words import headline, pair_text, quality_html
 
@@ -49,6 +50,8 @@ class Verdict(QWidget):
         Shown where there is a result.
     plane_buttons : list of QPushButton
         For the worst planes of a stack.
+    scores : ScoreCurve
+        Of all planes of a stack.
     search_wide, open_landmarks, open_compare, open_apply : Signal
         Emitted when the user presses a button.
     plane_chosen : Signal
@@ -92,13 +95,16 @@ class Verdict(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         self.summary = Message("planes")
         self._offered: list[Position] = []
+        self.scores = ScoreCurve()
+        self._order: list[Position] = []  # of the bars
+        self.scores.chosen.connect(lambda number: self.plane_chosen.emit(self._order[number]))
         self.plane_buttons = [
             button("", "Show this plane", partial(self._choose_plane, number), name="plane")
             for number in range(_WORST)
         ]
         self.planes = row(*self.plane_buttons)
         layout.addWidget(self.text)
-        for widget in (self.steps, self.further, self.summary, self.planes):
+        for widget in (self.steps, self.further, self.summary, self.scores, self.planes):
             layout.addWidget(widget)
         self.clear()
 
@@ -212,6 +218,7 @@ class Verdict(QWidget):
         several = len(result.planes) > 1
         if stack and (several or found is None):
             self._list_planes(outcome, several)
+            self._draw_scores(outcome, position)
         else:
             self._offer_planes("", [])
 
@@ -225,8 +232,19 @@ class Verdict(QWidget):
         text = f"{good} of {len(result.planes)} planes look right; the lowest scores have:"
         self._offer_planes(text if several else "The registered plane is:", worst)
 
+    def _draw_scores(self, outcome: RegisterOutcome, position: Position | None) -> None:
+        planes = outcome.result.planes
+        self._order = sorted(planes)
+        bars = []
+        for quality in (planes[at].quality for at in self._order):
+            lost = quality.status == "not registered"
+            bars.append((quality.score, GOOD if quality.reliable else BAD if lost else DOUBTFUL))
+        shown = self._order.index(position) if position in self._order else None
+        self.scores.draw(bars, shown)
+
     def _offer_planes(self, text: str, planes: list[tuple[str, Position]]) -> None:
         self.summary.say(text)
+        self.scores.draw([], None)
         self.planes.setVisible(bool(planes))
         self._offered = [position for _, position in planes]
         for number, one in enumerate(self.plane_buttons):
