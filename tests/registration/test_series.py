@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import data
 
-from napari_busref import RegistrationResult, Transform, register_series
-from napari_busref.registration import series
+from napari_busref import RegistrationResult, SeriesResult, Transform, register_series
+from napari_busref.registration import key_frames
 from napari_busref.registration.quality import unregistered
 from napari_busref.runtime.progress import Cancelled
 
@@ -51,7 +51,7 @@ class Fake:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     fake = Fake()
-    monkeypatch.setattr(series, "register", fake.register)
+    monkeypatch.setattr(key_frames, "register", fake.register)
     return fake
 
 
@@ -63,7 +63,7 @@ def film(shifts: list[int], blank: tuple[int, ...] = ()) -> NDArray[np.float32]:
     return made
 
 
-def columns(result: series.SeriesResult) -> list[float]:
+def columns(result: SeriesResult) -> list[float]:
     return [round(float(one.affine[1, 2]), 6) for one in result.transforms]
 
 
@@ -105,8 +105,18 @@ def test_gaps_are_named_and_interpolated(fake: Fake) -> None:
         result.apply(images[:3])
 
 
+class Lazy(list):
+    """A series whose frame 20 cannot be read."""
+
+    def __getitem__(self, n):
+        if n == 20:
+            raise OSError("no frame 20")
+        return super().__getitem__(n)
+
+
 def test_an_executor_gives_the_same(fake: Fake) -> None:
-    images, fixed = film(list(range(0, 70, 2)), blank=(4, 17)), np.ones((32, 200))
+    images = Lazy(film(list(range(0, 70, 2)), blank=(4, 17)))
+    fixed = np.ones((32, 200))
     fake.astray = {9}
     here = register_series(fixed, images)
     reports: list[float] = []
@@ -115,6 +125,7 @@ def test_an_executor_gives_the_same(fake: Fake) -> None:
             fixed, images, executor=executor, progress=lambda _, share: reports.append(share)
         )
     assert here.transforms == there.transforms and here.gaps == there.gaps
+    assert list(here.gaps) == [4, 17, 20] and "no frame 20" in here.gaps[20]
     np.testing.assert_array_equal(here.drift, there.drift)
     assert reports == sorted(reports) and reports[-1] == 1
 
