@@ -355,7 +355,7 @@ def test_a_plane_beside_the_drift_is_registered_again(fake):
     assert len(others) == fake.fusions == 12  # the picture of plane 5 stays, too
     assert last["moving"][0, 0] == 8 and last["search"] == "none"
     np.testing.assert_allclose(last["initial"].points([9, 9]), [10, 10], atol=1e-6)
-    assert result.planes[(5,)].transform.full().displacement[0, 0, 0] == 8
+    assert result.planes[(5,)].transform.displacement[0, 0, 0] == 8
 
 
 def test_a_plane_without_a_result_is_interpolated(fake):

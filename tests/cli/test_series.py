@@ -98,6 +98,7 @@ def test_a_damaged_frame_is_a_gap(film: Path) -> None:
         ("pages.tif", ["--shard", "1/2"], "--shard: got --axis, too"),
         ("pages.tif", ["--format", "png"], "--format: png holds no series"),
         ("nothing.tif", [], "no such file or folder"),
+        ("film.ome.zarr", [], "film.ome.zarr is read by windows, need a local TIFF"),
         ("pages.tif", ["--axis", "c"], "--axis: got c, need t or z"),
     ],
 )

@@ -126,17 +126,19 @@ class Reading:
             When the moving file has no such axis.
         """
         from napari_busref.images.frames import Frames
+        from napari_busref.images.uri import is_url
 
         nodata = _parts(self.nodata or "auto", "nodata") * 2
         found = []
         for side, path in enumerate((fixed, moving)):
             choice = {}
-            for name in ("band", "channel"):
+            for name in ("band", "channel", "level"):
                 numbers = _numbers(getattr(self, name), name)
                 if numbers and (number := (numbers * 2)[side]) is not None:
                     choice[name] = number
             value: Any = _value(nodata[side])
-            found.append(Frames(path.absolute(), axis, choice, value, memory_limit))
+            here = path if is_url(path) else path.absolute()
+            found.append(Frames(here, axis, choice, value, memory_limit))
         one, several = found
         if one.is_single:
             return self._one(fixed, one.choice, nodata[0], alone=False), several

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from napari_busref.images.io import READABLE, ImageFile, read_image, read_plane
 from napari_busref.images.nodata import NoData
+from napari_busref.images.uri import holds_images, is_ome_zarr, is_url
 
 __all__ = ["Frames"]
 
@@ -30,7 +31,7 @@ class Frames:
     axis : str
         ``"t"`` or ``"z"``. A file whose axis of frames has no name fits both.
     choice : dict of str to int
-        `band` and `channel`, as of `napari_busref.read_image`.
+        `band`, `channel` and `level`, as of `napari_busref.read_image`.
     nodata : float, "auto" or None
         As of `napari_busref.read_image`.
     memory_limit : float, optional
@@ -46,7 +47,7 @@ class Frames:
     @cached_property
     def files(self) -> list[Path]:
         """The images of a folder in the order of the numbers in their names; else empty."""
-        if not self.path.is_dir():
+        if not holds_images(self.path):
             return []
         files = (path for path in self.path.iterdir() if path.suffix.lower() in READABLE)
         return sorted(files, key=lambda path: _natural(path.name))
@@ -54,10 +55,10 @@ class Frames:
     @property
     def is_single(self) -> bool:
         """Whether this is a file of one image."""
-        return not self.path.is_dir() and not _along(self._file.axes)
+        return not holds_images(self.path) and not _along(self._file.axes)
 
     def __len__(self) -> int:
-        return len(self.files) if self.path.is_dir() else len(self._stack)
+        return len(self.files) if holds_images(self.path) else len(self._stack)
 
     def __getitem__(self, number: int) -> NDArray[Any]:
         if self.files:
@@ -74,7 +75,7 @@ class Frames:
         ValueError, OSError
             When none can be read.
         """
-        if not self.path.is_dir():
+        if not holds_images(self.path):
             return ImageFile(self._stack[0], self._file.metadata)
         error: Exception | None = None
         for path in self.files:
@@ -89,6 +90,10 @@ class Frames:
 
     @property
     def _file(self) -> ImageFile:
+        if is_ome_zarr(self.path) or is_url(self.path):
+            raise ValueError(
+                f"--axis: {self.path} is read by windows, need a local TIFF or NPY, or a folder"
+            )
         if not self.path.exists():
             raise FileNotFoundError(f"no such file or folder: {self.path}")
         choice = tuple(sorted(self.choice.items()))
