@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -16,6 +17,7 @@ __all__ = ["check_writable", "holders", "process_name", "remove_leftovers", "rep
 
 _PREFIX = ".napari-busref-"
 _DAY = 86_400.0  # seconds
+_FULL = 65_536  # bytes; a disk with less room is full
 _SILENT = 120.0  # seconds without a sign of life of another computer
 
 
@@ -55,11 +57,22 @@ def replacing(path: Path) -> Iterator[Path]:
 
     It has the same name, in a temporary folder beside `path`: programs choose a format by the
     whole extension, such as ``.nii.gz``.
+
+    Raises
+    ------
+    OSError
+        When there is no space left, in the same words from every library.
     """
     check_writable(path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=process_name()) as folder:
         temporary = Path(folder) / path.name
-        yield temporary
+        try:
+            yield temporary
+        except (OSError, RuntimeError) as error:
+            # numpy says "9216 requested and 7936 written", HDF5 a page of text
+            if shutil.disk_usage(folder).free > _FULL:
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         temporary.replace(path)
 
 
