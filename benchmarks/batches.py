@@ -8,7 +8,7 @@ Pairs are parts of the built-in thermal scene, 128 x 128 pixels, registered by t
 with one thread. ``workers`` compares CPU time (all processes), wall time and the results.
 ``kills`` sends SIGKILL at random moments, by turns to a run without and with workers, then
 resumes it. After each kill, every file under a final name must be whole, and what the manifest
-calls done must stay untouched. ``costs`` measures what a worker, a pair and a task cost.
+calls done must stay untouched. ``costs`` measures what a process, a pair and a batch cost.
 """
 
 from __future__ import annotations
@@ -25,10 +25,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from threading import Event
 from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import Console
+
+from napari_busref.batch.cluster import connected, on_cluster
+from napari_busref.batch.manifest import Manifest, last_events
+from napari_busref.batch.results import ResultWriter
+from napari_busref.batch.run import process_rows
+from napari_busref.data.pairing import Pair
 
 SIDE = 128
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -139,8 +146,6 @@ def partial_files(out: Path) -> list[str]:
 
 def done_files(out: Path) -> dict[Path, int]:
     """The results of all pairs that the manifest calls done, and when they were written."""
-    from napari_busref.batch.manifest import last_events
-
     events = last_events(out) if out.is_dir() else {}
     names = [name for event in events.values() for name in event.get("outputs", {})]
     return {out / name: (out / name).stat().st_mtime_ns for name in names}
@@ -218,7 +223,7 @@ def kills(
 
 @app.command()
 def costs(pairs: Pairs = 8) -> None:
-    """Measure the start of a worker, a pair and a task."""
+    """Measure the start of a process, a pair, and what a batch adds to each."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folders = make_pairs(folder, pairs)
@@ -226,17 +231,33 @@ def costs(pairs: Pairs = 8) -> None:
         few = measure(command((folders[0] / "000.png", folders[1] / "000.png"), folder / "one"))
     each = (whole.cpu - few.cpu) / max(pairs - 1, 1)
     console.print(f"a pair: {each:.2f} CPU s; a process and its first pair: {few.cpu:.2f} CPU s")
-    from distributed import Client, LocalCluster
+    console.print(f"a pair without work: {idle_pair():.2f} CPU ms of scheduler and client")
 
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-    ):
-        client.submit(int).result()
-        before, count = sum(os.times()[:2]), 1000
-        client.gather([client.submit(int, n, pure=False) for n in range(count)])
-        spent = 1000 * (sum(os.times()[:2]) - before) / count
-    console.print(f"a task: {spent:.2f} CPU ms of the scheduler and the client")
+
+def idle_pair(count: int = 500) -> float:
+    """CPU milliseconds of scheduler, client, manifest and summary for each pair."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        found = [Pair(str(number), folder / "a", folder / "b") for number in range(count)]
+        with connected("local:2", folder, {}) as client:
+            execute = on_cluster(client, nothing, 0, Event())
+            rows = process_rows(
+                ResultWriter(folder),
+                found,
+                nothing,
+                {},
+                execute=execute,
+                manifest=Manifest(folder),
+            )
+            next(rows)
+            before = sum(os.times()[:2])
+            left = len(list(rows))
+            return 1000 * (sum(os.times()[:2]) - before) / left
+
+
+def nothing(pair: Pair) -> dict[str, object]:
+    """Process a pair in no time."""
+    return {}
 
 
 if __name__ == "__main__":

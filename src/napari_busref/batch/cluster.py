@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -90,13 +91,12 @@ def _client(distributed: Any, scheduler: str) -> Iterator[Client]:
         from napari_busref.runtime.threads import allowed_cores
 
         count = int(scheduler.partition(":")[2] or allowed_cores())
-        board = ":0" if importlib.util.find_spec("bokeh") else None
         with (
             distributed.LocalCluster(
                 n_workers=count,
                 threads_per_worker=1,
                 processes=True,
-                dashboard_address=board,
+                dashboard_address=":0",  # 8787 may be that of another run
                 silence_logs=logging.CRITICAL,
             ) as cluster,
             distributed.Client(cluster) as client,
@@ -201,9 +201,7 @@ def _completed(
     client: Client, process: ProcessPair, pairs: Sequence[Pair], retries: int, cancel: Event
 ) -> Iterator[tuple[Pair, Any]]:
     """Submit pairs, never more than there are workers, and yield each with its ended future."""
-    from distributed import as_completed
-
-    waiting, finished = deque(pairs), as_completed()
+    waiting, ended = deque(pairs), SimpleQueue[Any]()
     running: dict[Any, Pair] = {}
     try:
         while waiting or running:
@@ -212,14 +210,21 @@ def _completed(
                 pair = waiting.popleft()
                 future = client.submit(_work, process, _absolute(pair), retries, pure=False)
                 running[future] = pair
-                finished.add(future)
-            while not (ended := finished.next_batch(block=False)):
-                if cancel.wait(_PERIOD):
-                    raise Cancelled
-            for future in ended:
-                yield running.pop(future), future
+                future.add_done_callback(ended.put)
+            future = _next(ended, cancel)
+            yield running.pop(future), future
     finally:
         client.cancel(list(running))
+
+
+def _next(ended: SimpleQueue[Any], cancel: Event) -> Any:
+    """Wait for a future to end, or for a cancellation."""
+    while not cancel.is_set():
+        try:
+            return ended.get(timeout=_PERIOD)
+        except Empty:
+            continue
+    raise Cancelled
 
 
 def _absolute(pair: Pair) -> Pair:
