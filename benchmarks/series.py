@@ -28,7 +28,7 @@ from napari_busref import SeriesResult, load_sample, register_series
 
 STEP = np.array([9.0, -7.0])  # px
 NOISE = 3.0  # sd, grey levels
-BLANKS = (0.05, 0.3, 0.305, 0.31, 0.8)  # of the length of the series
+BLANKS = ((0.05, 0), (0.3, 0), (0.3, 1), (0.3, 2), (0.8, 0))  # share of the length, and frames
 
 
 def scene(name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -70,7 +70,7 @@ def film(
     fixed, moving = scene(name)
     middle = (np.array(fixed.shape) - 1) / 2
     grid = np.indices((size, size)) - (size - 1) / 2
-    blanks = sorted({int(share * frames) for share in BLANKS})
+    blanks = [int(share * frames) + more for share, more in BLANKS]
     shifts, turns = path(frames, blanks)
     made, truth = [], []
     for n, (shift, turn) in enumerate(zip(shifts, np.radians(turns), strict=True)):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import csv
 import importlib
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from napari_busref.metrics.registration import Scorer
 from napari_busref.models.features.likelihood import Likelihood
 from napari_busref.models.features.matcher import Matcher
 from napari_busref.registration.features import MatchingNetworks
+from napari_busref.transforms.transform import Transform
 
 SHAPE = (64, 96)
 
@@ -210,3 +211,38 @@ def test_features_tell_trained_networks_from_random_ones(folder):
     )
     assert matches[0] > 0.25 > 0.05 > matches[1]
     assert blocks[0] > 0.95  # edges alone give .94
+
+
+def test_a_made_series_has_a_drift_a_step_and_blank_frames(folder):
+    series = importlib.import_module("series")
+    fixed, frames, truth, blanks = series.film("photograph", 60, 64, seed=0)
+    assert frames.shape == (60, 64, 64) and blanks == [3, 18, 19, 20, 48]
+    assert all(frames[n].std() < 5 < frames[n - 1].std() for n in (3, 48))
+    steps = np.hypot(*np.diff(truth, axis=0).T)
+    assert steps.argmax() == 29 and 10 < steps[29] < 13
+    bent = 20 + 200 * (1 - (fixed / 255.0) ** 1.5)
+    shift = np.round(truth[23] - 31.5).astype(int)
+    moved = np.roll(bent, shift, (0, 1))[12:-12, 12:-12]
+    assert np.abs(moved - frames[23, 12:-12, 12:-12]).mean() < 15
+    result = SimpleNamespace(
+        drift=truth - truth[0],
+        transforms=[
+            Transform(
+                [(1, 0, r), (0, 1, c), (0, 0, 1)], fixed_shape=(64, 64), moving_shape=(64, 64)
+            )
+            for r, c in truth - 31.5
+        ],
+    )
+    for found in series.errors(result, truth):
+        np.testing.assert_allclose(found, 0, atol=1e-9)
+
+
+def test_files_that_a_kill_would_leave_half_written_are_found(folder, tmp_path):
+    batches = importlib.import_module("batches")
+    pairs = batches.make_pairs(tmp_path, 2)
+    assert sorted(path.name for path in pairs[1].iterdir()) == ["000.png", "001.png"]
+    assert batches.partial_files(pairs[1]) == []
+    (pairs[1] / "000_mask.png").write_bytes((pairs[1] / "000.png").read_bytes()[:400])
+    (pairs[1] / "000_report.json").write_text("{")
+    (pairs[1] / "000.busref.h5").write_bytes(b"")
+    assert len(batches.partial_files(pairs[1])) == 3
