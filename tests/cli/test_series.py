@@ -80,6 +80,16 @@ def test_each_frame_may_have_its_own_fixed_image(film: Path) -> None:
     assert np.load(film / "out" / "film_mask.npy").sum() == 4 * 48 * 64
 
 
+def test_a_damaged_fixed_frame_leaves_an_empty_picture(film: Path) -> None:
+    for n in (8, 10):  # the third is blank, too
+        (film / "frames" / f"shot{n}.png").write_bytes(b"damaged")
+    files, out = (film / "frames", film / "pages.tif"), film / "out"
+    result = invoke("run", *files, "-o", out, *FAST, "--fusion-model", "average")
+    assert result.exit_code == 0, result.output
+    fused = read_image(out / "pages_fused.tif").data
+    assert [frame.any() for frame in fused] == [False, True, False, True, True]
+
+
 def test_a_damaged_frame_is_a_gap(film: Path) -> None:
     (film / "frames" / "shot10.png").write_bytes(b"damaged")
     result = invoke("register", film / "vis.png", film / "frames", "-o", film / "out", *FAST)
@@ -96,6 +106,7 @@ def test_a_damaged_frame_is_a_gap(film: Path) -> None:
         ("depth.ome.tif", [], "pixels along ZYX, need one axis T of frames"),
         ("pages.tif", ["--page", "2"], "--page: got --axis, too"),
         ("pages.tif", ["--shard", "1/2"], "--shard: got --axis, too"),
+        ("pages.tif", ["--fill-value", "nan"], "fill_value: got nan"),
         ("pages.tif", ["--format", "png"], "--format: png holds no series"),
         ("nothing.tif", [], "no such file or folder"),
         ("film.ome.zarr", [], "film.ome.zarr is read by windows, need a local TIFF"),

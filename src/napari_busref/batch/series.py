@@ -11,7 +11,8 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from napari_busref.batch.files import mask_picture, plain, refuse_existing, write_json
-from napari_busref.batch.results import REGISTERED, ResultWriter, quality_row
+from napari_busref.batch.results import REGISTERED, ResultWriter, fill_value_of, quality_row
+from napari_busref.images.dtypes import checked_fill
 from napari_busref.images.frames import Frames
 from napari_busref.images.io import ImageFile
 from napari_busref.runtime.atomic_write import replacing
@@ -77,6 +78,9 @@ def run_series(
     if writer.file_format not in (None, "tif", "npy"):
         raise ValueError(f"--format: {writer.file_format} holds no series, need tif or npy")
     fixed, moving = files
+    sample = moving.first
+    fill = fill_value_of(sample, options.get("fill_value"))
+    checked_fill(fill, sample.data.dtype, "fill_value")
     images = fixed if isinstance(fixed, Frames) else fixed.data
     reporter = Reporter(progress, cancel)
     result = register_series(
@@ -87,7 +91,7 @@ def run_series(
         cancel=cancel,
         **{name: value for name, value in options.items() if name != "fill_value"},
     )
-    warped = result.apply(moving, cval=options.get("fill_value"))
+    warped = result.apply(moving, cval=fill)
     first = fixed.first if isinstance(fixed, Frames) else fixed
     paths = {
         "warped": _write_stack(writer, pair, first, "warped", warped),
@@ -96,7 +100,7 @@ def run_series(
     if fusion is not None:
         fused = _fused(images, warped, result, fusion, reporter.part(_FUSED, 1.0))
         paths["fused"] = _write_stack(writer, pair, first, "fused", fused)
-    paths |= _write_transforms(writer, pair, first, moving.first, result)
+    paths |= _write_transforms(writer, pair, first, sample, result)
     report = {
         "fixed": pair.fixed,
         "moving": pair.moving,
@@ -118,21 +122,37 @@ def _fused(
     reporter: Reporter,
 ) -> list[NDArray[Any]]:
     """Fuse frame by frame; a gap keeps the fixed image."""
+    import numpy as np
+
     from napari_busref.fusion import fuse
+
+    found: list[NDArray[Any] | None] = []
+    for n, mask in enumerate(result.masks):
+        reporter.step(f"fusing frame {n + 1} of {len(warped)}", n / len(warped))
+        if mask.any():
+            image = fixed[n] if isinstance(fixed, Frames) else fixed
+            found.append(fuse(image, warped[n], mask=mask, **options).fused)
+        else:
+            found.append(_alone(fixed, n, mask.shape, options))
+    empty = np.zeros_like(next(one for one in found if one is not None))
+    return [empty if one is None else one for one in found]
+
+
+def _alone(
+    fixed: Any, n: int, shape: tuple[int, ...], options: Mapping[str, Any]
+) -> NDArray[Any] | None:
+    """The picture of a gap; None where its fixed image cannot be read, or is of another size."""
     from napari_busref.fusion._fuse import unfused
     from napari_busref.images.figures import as_picture
 
-    found, count = [], len(warped)
-    for n, mask in enumerate(result.masks):
-        reporter.step(f"fusing frame {n + 1} of {count}", n / count)
+    try:
         image = fixed[n] if isinstance(fixed, Frames) else fixed
-        if mask.any():
-            found.append(fuse(image, warped[n], mask=mask, **options).fused)
-        else:
-            alone = unfused(image, options.get("nodata", "auto")).fused
-            drawn = options.get("style", "natural") != "natural"
-            found.append(as_picture(alone, "fixed") if drawn else alone)
-    return found
+        alone = unfused(image, options.get("nodata", "auto")).fused
+    except (OSError, ValueError):
+        return None
+    if alone.shape[:2] != shape:
+        return None
+    return alone if options.get("style", "natural") == "natural" else as_picture(alone, "fixed")
 
 
 def _write_stack(
