@@ -130,6 +130,25 @@ def test_an_executor_gives_the_same(fake: Fake) -> None:
     assert reports == sorted(reports) and reports[-1] == 1
 
 
+def test_frames_whose_worker_died_are_registered_again(fake: Fake) -> None:
+    images, fixed = film(list(range(0, 70, 2))), np.ones((32, 200))
+    once = iter([True, False, True])
+
+    class Mortal(ThreadPoolExecutor):
+        def submit(self, function, *arguments):
+            def dies(*arguments):
+                raise RuntimeError("a worker died")
+
+            return super().submit(dies if next(once, False) else function, *arguments)
+
+    with Mortal(2) as executor:
+        result = register_series(fixed, images, executor=executor)
+    assert result.transforms == register_series(fixed, images).transforms
+    once = iter([True, True])
+    with Mortal(2) as executor, pytest.raises(RuntimeError, match="a worker died"):
+        register_series(fixed, images, executor=executor)
+
+
 def test_a_series_is_cancelled(fake: Fake) -> None:
     cancel = threading.Event()
     with pytest.raises(Cancelled):

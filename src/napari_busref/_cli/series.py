@@ -85,7 +85,9 @@ def process_series(
             from napari_busref.batch.cluster import connected
 
             client = connected(workers.scheduler, writer.folder, task.models)
-            executor = stack.enter_context(client).get_executor(retries=workers.retries)
+            executor = stack.enter_context(client).get_executor(
+                retries=workers.retries, pure=False
+            )
         result = run_series(
             writer,
             pair,

@@ -26,6 +26,7 @@ __all__ = ["Images", "Series", "SeriesRun"]
 
 _SEGMENT = 10  # frames that start from one key frame, one after the other
 _PERIOD = 0.05  # s between two looks for a cancellation
+_LASTING = (ValueError, TypeError, ArithmeticError)  # errors that come again
 
 #: The frames of a series by their numbers.
 Images = Mapping[int, Any] | Sequence[Any] | Frames
@@ -172,22 +173,33 @@ class SeriesRun:
                 cancellable = {"cancel": self._cancel, "on_frame": self._report}
                 yield function(self._series, *arguments, **cancellable)
             return
-        futures: set[Future[dict[int, RegisteredFrame]]] = set()
+        keys: dict[Future[dict[int, RegisteredFrame]], int] = {}
+        again = set(jobs)  # a worker that dies has a second chance
+
+        def submit(key: int) -> None:
+            numbers = jobs[key][1] if function is _segment else [key]
+            assert self._executor is not None
+            part = self._series.part(numbers)
+            keys[self._executor.submit(function, part, *jobs[key])] = key
+
         try:
-            for key, arguments in jobs.items():
-                numbers = arguments[1] if function is _segment else [key]
-                futures.add(
-                    self._executor.submit(function, self._series.part(numbers), *arguments)
-                )
-            while futures:
-                ended, futures = wait(futures, _PERIOD, return_when=FIRST_COMPLETED)
+            for key in jobs:
+                submit(key)
+            while keys:
+                ended, _ = wait(keys, _PERIOD, return_when=FIRST_COMPLETED)
                 self._reporter.check()
                 for future in ended:
-                    found = future.result()
-                    self._report(len(found))
-                    yield found
+                    key, error = keys.pop(future), future.exception()
+                    if error is not None and (isinstance(error, _LASTING) or key not in again):
+                        raise error
+                    if error is not None:
+                        again.remove(key)
+                        submit(key)
+                        continue
+                    self._report(len(future.result()))
+                    yield future.result()
         finally:
-            for future in futures:
+            for future in keys:
                 future.cancel()
 
     def _report(self, frames: int = 1) -> None:

@@ -172,8 +172,8 @@ def register_series(
     initial : Transform or (fixed points, moving points), optional
         Initial transform of the first key frame, as of `napari_busref.register`.
     executor : concurrent.futures.Executor, optional
-        Where to register: a ``ProcessPoolExecutor``, or ``get_executor()`` of a client of
-        dask.distributed. By default here. The result is the same.
+        Where to register: a ``ProcessPoolExecutor``, or ``get_executor(pure=False)`` of a client
+        of dask.distributed. By default here. The result is the same.
     progress : Progress, optional
         Called with the frame and the fraction done.
     cancel : threading.Event, optional
