@@ -57,6 +57,7 @@ for function in (
     convert.convert,
     measure.evaluate,
     training.train,
+    training.train_queue,
     finetuning.finetune,
     measure.models,
     demo.demo,

@@ -1,18 +1,37 @@
-"""The command train: train one stage by its recipe, and show loss and validation."""
+"""The commands train and train-queue: train stages by their recipes."""
 
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 import tomllib
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
-from napari_busref._cli.console import Bars, err, escape, interruptible, log, out, tell
+from napari_busref._cli.console import (
+    EXIT_SOME_FAILED,
+    Bars,
+    err,
+    escape,
+    interruptible,
+    log,
+    out,
+    show,
+    tell,
+)
 from napari_busref._cli.options import Device
+from napari_busref.runtime.atomic_write import holders, own_process
 from napari_busref.training.stage_names import STAGES
+
+if TYPE_CHECKING:
+    from napari_busref.training.queue import State
 
 _SECONDS_BETWEEN_LINES = 30.0  # where there is no terminal
 
@@ -78,6 +97,107 @@ def train(
         tell(f"stopped after {minutes:g} minutes; continue with --resume")
     else:
         out().print(escape(str(weights)))
+
+
+def train_queue(
+    queue: Annotated[
+        Path | None,
+        typer.Argument(metavar="[QUEUE]", help="List of recipes (TOML): training/queue.toml."),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder with one folder for each training.")
+    ] = Path("runs"),
+    background: Annotated[
+        bool,
+        typer.Option("--background", help="Return at once, and train at the lowest priority."),
+    ] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Show how far the queue in --output is.")
+    ] = False,
+    stop: Annotated[
+        bool, typer.Option("--stop", help="Stop the queue in --output, with a checkpoint.")
+    ] = False,
+    device: Device = "auto",
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Apply the recipes' tables for a GPU.")
+    ] = False,
+) -> None:
+    """Train a list of recipes, and continue where a stopped queue was.
+
+    What is done is not trained again. --output gets queue.csv, one row for each training. Exit
+    code 1: a training failed. Needs the packages of the extra `train`.
+    """
+    from napari_busref.training import queue as trainings
+
+    if status or stop:
+        if stop:
+            _stop(output)
+        show(_queue_table(trainings.read_states(output)))
+        return
+    if queue is None:
+        raise ValueError("QUEUE: need a list of recipes, such as training/queue.toml")
+    entries = trainings.load_queue(queue)
+    if background:
+        options = ["--device", device, *(["--gpu"] if gpu else [])]
+        process = _start(["train-queue", str(queue), "-o", str(output), *options], output)
+        tell(f"trains in the background (process {process}); see --status and --stop")
+        return
+    with interruptible() as cancel, _Display("queue") as display:
+        states = trainings.run_queue(
+            entries, output, device=device, gpu=gpu, progress=display, cancel=cancel
+        )
+    show(_queue_table(states))
+    if any(state.state == "failed" for state in states):
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _start(arguments: list[str], output: Path) -> int:
+    """Start this program in the background; its output goes to ``queue.log``."""
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / "queue.log").open("ab") as log_file:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "napari_busref", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log_file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_lower_priority if os.name == "posix" else None,
+        )
+    return child.pid
+
+
+def _lower_priority() -> None:
+    """Give way to all other work of this computer.
+
+    Linux shares the processor among sessions first: ``nice`` alone has no effect on another one.
+    """
+    os.nice(19)
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text("19")
+
+
+def _stop(output: Path) -> None:
+    """Interrupt the queue that writes to a folder, and wait for its checkpoint."""
+    running = holders(output)
+    if not running:
+        raise ProcessLookupError(f"--stop: no queue runs in {output}")
+    number = own_process(running[0])
+    if number is None:
+        raise ProcessLookupError(f"--stop: the queue in {output} runs on another computer")
+    os.kill(number, signal.SIGTERM)
+    while holders(output):
+        time.sleep(0.5)
+
+
+def _queue_table(states: list[State]) -> Table:
+    columns = ("training", "state", "step", "of", "hours", "of", "loss", "")
+    table = Table(*columns)
+    for one in states:
+        loss = "" if one.loss is None else f"{one.loss:.4g}"
+        hours = f"{one.hours:.2f}", f"{one.cpu_hours:g}" if one.cpu_hours else ""
+        row = (one.name, one.state, str(one.step), str(one.steps), *hours, loss, one.message)
+        table.add_row(*map(escape, row))
+    return table
 
 
 def parse_settings(given: list[str]) -> dict[str, Any]:

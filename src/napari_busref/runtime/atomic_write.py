@@ -13,7 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["check_writable", "holders", "process_name", "remove_leftovers", "replacing"]
+__all__ = [
+    "check_writable",
+    "holders",
+    "own_process",
+    "process_name",
+    "remove_leftovers",
+    "replacing",
+]
 
 _PREFIX = ".napari-busref-"
 _DAY = 86_400.0  # seconds
@@ -101,12 +108,18 @@ def _host() -> str:
     return re.sub("[^A-Za-z0-9]", "", platform.node())
 
 
-def _in_use(left: Path, silent: float = _DAY) -> bool:
+def own_process(left: Path) -> int | None:
+    """Number of the process of this computer that a temporary folder's name names, if any."""
     host, _, rest = left.name.removeprefix(_PREFIX).partition("-")
     number = rest.partition("-")[0]
-    if host == _host() and number.isdecimal() and os.name == "posix":
+    return int(number) if host == _host() and number.isdecimal() else None
+
+
+def _in_use(left: Path, silent: float = _DAY) -> bool:
+    number = own_process(left)
+    if number is not None and os.name == "posix":
         try:
-            os.kill(int(number), 0)  # only finds out whether there is one
+            os.kill(number, 0)  # only finds out whether there is one
         except (ProcessLookupError, OverflowError):
             return False
         except OSError:

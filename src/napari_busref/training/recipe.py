@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -271,6 +271,8 @@ class Recipe:
         One of ``STAGES``.
     steps, batch : int
         Optimiser steps, and samples per step in each process.
+    cpu_hours : float
+        What the training costs on one core; 0 where that is not known.
     learning_rate, weight_decay, warmup
         Of AdamW. The rate rises during the fraction ``warmup`` of the steps; a cosine follows.
     clip : float
@@ -311,6 +313,7 @@ class Recipe:
 
     stage: str
     steps: int
+    cpu_hours: float = 0.0
     batch: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
@@ -382,6 +385,39 @@ def load_recipe(
             f"start_share must be in [0, 1), and 0 without start_from, got {recipe.start_share}"
         )
     return recipe
+
+
+def changed_settings(
+    recipe: Recipe, stored: Mapping[str, Any], ignored: Sequence[str] = ()
+) -> str:
+    """Name the settings in which a recipe differs from one that was stored as JSON.
+
+    Paths of earlier weights and costs do not count; neither do the ``ignored`` settings, by their
+    dotted names.
+
+    Returns
+    -------
+    str
+        Such as ``"learning_rate changed from 0.001 to 0.002"``; empty without a difference.
+    """
+    now, before = (_flat(dataclasses.asdict(one)) for one in (recipe, recipe_from_card(stored)))
+    skipped = {"cpu_hours", "requires", "start_from", *ignored}
+    changed = [
+        f"{name} changed from {before.get(name)} to {now.get(name)}"
+        for name in dict.fromkeys([*now, *before])
+        if now.get(name) != before.get(name) and name not in skipped
+    ]
+    return ", ".join(changed)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
 
 
 def recipe_from_card(values: Mapping[str, Any]) -> Recipe:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
+import pickle
 import threading
 import time
 from collections.abc import Mapping
@@ -17,11 +20,18 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from napari_busref.runtime.device import resolve_device
+from napari_busref.runtime.errors import one_line
 from napari_busref.runtime.progress import Progress, Reporter
 from napari_busref.training.batches.pair_store import PairStore
 from napari_busref.training.export import commit, export
-from napari_busref.training.recipe import Recipe, load_recipe
+from napari_busref.training.recipe import Recipe, changed_settings, load_recipe
 from napari_busref.training.stages import build_stage
+
+# Settings that a training may continue with other values of.
+_FREE = (
+    "steps", "threads", "processes", "log_every", "validate_every", "checkpoint_every",
+    "validation_pairs", "data.root",
+)  # fmt: skip
 
 
 class RunCallback(Protocol):
@@ -168,6 +178,8 @@ class _Run:
                     self._save()
                     return None
                 self._advance(reporter)
+        except _FullDisk:
+            raise
         except BaseException:
             # keep what a cancelled or interrupted run has learned
             if self.fabric.world_size == 1:
@@ -270,15 +282,41 @@ class _Run:
         return state if self.average is None else {**state, "average": self.average}
 
     def _save(self) -> None:
-        state = {**self._state(), "step": self.step, "seconds": self.seconds}
+        recipe = json.dumps(dataclasses.asdict(self.recipe))
+        state = {**self._state(), "step": self.step, "seconds": self.seconds, "recipe": recipe}
         # write beside the last good checkpoint, in case the run dies while writing
         partial = self.checkpoint.with_suffix(".partial")
-        self.fabric.save(partial, state)
-        if self.fabric.is_global_zero:
-            partial.replace(self.checkpoint)
-            self.fabric.logger.save()
+        try:
+            self.fabric.save(partial, state)
+            if self.fabric.is_global_zero:
+                partial.replace(self.checkpoint)
+                self.fabric.logger.save()
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
+            partial.unlink(missing_ok=True)
+            raise _FullDisk(
+                f"output: {self.output} cannot take the checkpoint of step {self.step} "
+                f"({one_line(error)}). The one before it remains: free some space, and continue "
+                "with --resume"
+            ) from error
         self.fabric.barrier()
 
     def _load(self) -> None:
+        try:
+            head = torch.load(self.checkpoint, map_location="cpu", mmap=True, weights_only=True)
+        except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+            raise ValueError(
+                f"output: {self.checkpoint} is no checkpoint ({one_line(error)}); remove it to "
+                "begin again"
+            ) from error
+        stored = json.loads(head.get("recipe", "{}"))
+        if stored and (changed := changed_settings(self.recipe, stored, _FREE)):
+            raise ValueError(
+                f"recipe: {changed} since the checkpoint in {self.output}; restore it to "
+                "continue, or name another folder to begin again"
+            )
         rest = self.fabric.load(self.checkpoint, self._state(), weights_only=True)
         self.step, self.seconds = int(rest["step"]), float(rest["seconds"])
+
+
+class _FullDisk(OSError):
+    """A checkpoint cannot be written; trying again would fail, too."""
