@@ -25,8 +25,8 @@ from napari_busref.images.preprocess import (
     Prepared,
     Scale,
     fill_invalid,
-    usable,
     fit_scale,
+    usable,
 )
 from napari_busref.images.pyramid import (
     PyramidWriter,

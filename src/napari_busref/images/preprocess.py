@@ -22,7 +22,6 @@ __all__ = [
     "empty_pixels",
     "fill_invalid",
     "filled",
-    "usable",
     "fit_scale",
     "in_unit_range",
     "luma",
