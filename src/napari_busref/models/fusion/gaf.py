@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -302,9 +302,7 @@ class Gaf(nn.Module):
         # one image and one level of features at a time: they need the most memory
         images = whole.unflatten(1, (2, -1)).flatten(0, 1).split(1)
         features = torch.cat([_in_strips(extracted, image) for image in images])
-        parts = scale.split(features)
-        pooled = torch.cat([_paired(x).mean((-2, -1)) for x in (parts.largest, parts.total)], 1)
-        pooled = pooled.unflatten(1, (4, -1))
+        pooled = _means_of_parts(scale, features).unflatten(1, (4, -1))
 
         def fuse(strip: Tensor) -> Tensor:
             nothing = strip.new_zeros(len(whole), strip.shape[1], *strip.shape[-2:])
@@ -329,20 +327,43 @@ class Gaf(nn.Module):
 
 def _in_strips(compute: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply `compute` to strips of rows, where the features of all rows take much memory."""
-    height, width = x.shape[-2:]
-    if height * width <= _STRIPPED or torch.is_grad_enabled():
-        return compute(x)
     found: Tensor | None = None
-    for top in range(0, height, _STRIP):
-        rows = slice(max(top - _STRIP_HALO, 0), min(top + _STRIP + _STRIP_HALO, height))
+    for rows, core, target in _strips(x):
         part = compute(x[..., rows, :])
+        if rows == target:  # the only strip
+            return part
         if found is None:
-            found = part.new_empty(*part.shape[:2], height, width)
-        target = found[..., top : top + _STRIP, :]
-        at = top - rows.start
-        target.copy_(part[..., at : at + target.shape[-2], :])
+            found = part.new_empty(*part.shape[:2], *x.shape[-2:])
+        found[..., target, :].copy_(part[..., core, :])
     assert found is not None
     return found
+
+
+def _means_of_parts(scale: GafScale, features: Tensor) -> Tensor:
+    """Means over the image of `largest` of both modalities and of `total` of both."""
+    sums: Tensor | int = 0
+    for rows, core, _ in _strips(features):
+        parts = scale.split(features[..., rows, :])
+        both = [_paired(x[..., core, :]).sum((-2, -1)) for x in (parts.largest, parts.total)]
+        sums = sums + torch.cat(both, 1)
+    assert isinstance(sums, Tensor)
+    return sums / (features.shape[-2] * features.shape[-1])
+
+
+def _strips(x: Tensor) -> Iterator[tuple[slice, slice, slice]]:
+    """Rows with a halo, those that count in them, and their place; all where x is small."""
+    height, width = x.shape[-2:]
+    if height * width <= _STRIPPED or torch.is_grad_enabled():
+        yield slice(0, height), slice(0, height), slice(0, height)
+        return
+    for top in range(0, height, _STRIP):
+        stop = min(top + _STRIP, height)
+        first = max(top - _STRIP_HALO, 0)
+        yield (
+            slice(first, min(stop + _STRIP_HALO, height)),
+            slice(top - first, stop - first),
+            slice(top, stop),
+        )
 
 
 class _Inputs:
