@@ -1,16 +1,18 @@
 """Register generated pairs of 4,000 to 20,000 px and measure error, CPU seconds and memory.
 
     python benchmarks/large.py make FOLDER [--side 4096] [--seed 0] [--flat 0.3]
-    python benchmarks/large.py run FOLDER [--finest full]
+    python benchmarks/large.py run FOLDER [--finest full] [--coarse]
 
 The scene is a mosaic of patches of 448 px: rendered streets, stains, and photographs of
-scikit-image, each at an angle of its own. In the moving image their contrast is inverted, bent,
-or that of the other modality. A known field warps it: 1.5 degrees, a scale of 1.012, a shift of
-1 %, a long bend (0.4 % of the side) and two local ones (8 px rms over 800 px, 2.5 px over 250 px).
+scikit-image, each at an angle of its own. In the moving image their contrast is inverted or
+bent, or that of the other modality. A known field warps it: 1.5 degrees, a scale of 1.012, a
+shift of 1 %, a long bend (0.4 % of the side) and two local ones (8 px rms over 800 px, 2.5 px
+over 250 px).
 Noise has a standard deviation of 2 grey levels. ``--flat`` leaves a share of the scene without
 texture. Both images are written tile by tile as memory-mapped ``.npy`` files.
 
 Errors are distances to the known field at full resolution, on a grid of the moving image.
+``--coarse`` also registers without tiles, and says by how much tiles made an error larger.
 """
 
 from __future__ import annotations
@@ -59,8 +61,6 @@ def sources() -> list[tuple[Grey, Grey]]:
         bent = 255 * (grey / 255) ** rng.uniform(0.5, 2)
         if number % 3 == 1:
             bent = 255 - bent
-        elif number % 3 == 2:  # no function of the grey value that could be inverted
-            bent = 127 * (1 + np.sin(grey / 255 * 5))
         pairs.append((grey, bent))
     return [(a.astype(np.float32), b.astype(np.float32)) for a, b in pairs]
 
@@ -70,13 +70,21 @@ def _stretched(channel: NDArray[Any]) -> NDArray[Any]:
     return np.clip((channel - low) / (high - low), 0, 1) * 255
 
 
+def without_texture(side: int, seed: int, flat: float) -> NDArray[np.bool_]:
+    """The patches without texture, in regions of several patches."""
+    rng = np.random.default_rng(seed + 3000)
+    count = -(-side // PATCH)
+    rough = ndimage.gaussian_filter(rng.standard_normal((count, count)), 1.5, mode="wrap")
+    empty: NDArray[np.bool_] = rough < np.quantile(rough, flat)
+    return empty
+
+
 def patches(side: int, seed: int, flat: float) -> Iterator[tuple[tuple[slice, slice], Grey, Grey]]:
     """The patches of the mosaic: their place, and both modalities."""
     rng = np.random.default_rng(seed)
     known = sources()
     offset = (PATCH - 1) / 2
-    empty = ndimage.gaussian_filter(rng.standard_normal((side // PATCH + 1,) * 2), 2, mode="wrap")
-    limit = np.quantile(empty, flat) if flat else -np.inf
+    empty = without_texture(side, seed, flat)
     for row, col in np.ndindex(empty.shape):
         top, left = row * PATCH, col * PATCH
         height, width = min(PATCH, side - top), min(PATCH, side - left)
@@ -89,7 +97,7 @@ def patches(side: int, seed: int, flat: float) -> Iterator[tuple[tuple[slice, sl
         where = np.mgrid[:height, :width].reshape(2, -1) - offset
         where = (turn @ where + centre[:, None]).reshape(2, height, width)
         place = (slice(top, top + height), slice(left, left + width))
-        if empty[row, col] < limit:
+        if empty[row, col]:
             yield place, np.full((height, width), 200, "f4"), np.full((height, width), 60, "f4")
             continue
         yield (
@@ -141,18 +149,34 @@ def make(folder: Path, side: int, seed: int, flat: float) -> None:
         part = truth.apply(files["other"], window=window).astype(np.float32)
         files["moving"][window] = np.clip(part + rng.normal(0, 2, part.shape), 0, 255)
     (folder / "other.npy").unlink()
-    truth.save(folder / "truth.busref.h5")
+    truth.save(folder / "truth.busref.h5", {"seed": seed, "flat": flat})
+
+
+class Stored:
+    """An image in a file that is read window by window, and keeps no page in memory."""
+
+    def __init__(self, path: Path) -> None:
+        mapped = np.load(path, mmap_mode="r")
+        self.path, self.shape, self.dtype = path, mapped.shape, mapped.dtype
+
+    def __getitem__(self, window: Any) -> NDArray[Any]:
+        return np.array(np.load(self.path, mmap_mode="r")[window])
 
 
 def errors(found: Any, truth: Any) -> NDArray[np.float64]:
-    """Distances to the true field in pixels, where the images overlap; infinite elsewhere."""
+    """Distances to the true field in pixels at `places`."""
+    there, fixed = places(truth)
+    return np.hypot(*(found.points(fixed) - there).T)
+
+
+def places(truth: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points (N, 2) of the moving image whose content the fixed image holds, and where."""
     side = truth.fixed_shape[0]
     ticks = np.linspace(0, side - 1, POINTS)
-    there = np.stack(np.meshgrid(ticks, ticks, indexing="ij"), -1)
+    there = np.stack(np.meshgrid(ticks, ticks, indexing="ij"), -1).reshape(-1, 2)
     fixed = truth.points(there)
-    inside = ((fixed >= 0) & (fixed <= side - 1)).all(-1)
-    apart = np.hypot(*np.moveaxis(found.points(fixed) - there, -1, 0))
-    return apart[inside]
+    inside = ((fixed >= 0) & (fixed <= side - 1)).all(1)
+    return there[inside], fixed[inside]
 
 
 def summary(apart: NDArray[np.float64]) -> dict[str, float]:
@@ -162,24 +186,36 @@ def summary(apart: NDArray[np.float64]) -> dict[str, float]:
     return {name: round(float(value), 2) for name, value in found.items()}
 
 
-def run(folder: Path, finest: str | None) -> dict[str, Any]:
+def run(folder: Path, finest: str | None, coarse: bool) -> dict[str, Any]:
     """Register a pair and measure it."""
     from napari_busref import Transform, register
+    from napari_busref.registration.large import register_large
+    from napari_busref.transforms.transform import read_metadata
 
-    fixed, moving = (
-        np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("fixed", "moving")
-    )
+    fixed, moving = Stored(folder / "fixed.npy"), Stored(folder / "moving.npy")
     truth = Transform.load(folder / "truth.busref.h5")
     started = time.process_time()
     result = register(fixed, moving, finest=finest)
     seconds = time.process_time() - started
     path = result.transform.save(folder / "found.busref.h5")
+    known = read_metadata(folder / "truth.busref.h5")
+    apart = errors(result.transform, truth)
+    more: dict[str, Any] = {}
+    if known["flat"]:
+        empty = without_texture(truth.fixed_shape[0], known["seed"], known["flat"])
+        rows, cols = (places(truth)[1].astype(int) // PATCH).T
+        more["flat"] = summary(apart[empty[rows, cols]])
+    if coarse:
+        before = errors(register_large(fixed, moving, "none", whole=register).transform, truth)
+        more["coarse"] = summary(before)
+        more["worse_px"] = round(float((apart - before).max()), 2)
     return {
         "side": truth.fixed_shape[0],
-        **summary(errors(result.transform, truth)),
+        **summary(apart),
         "cpu_s": round(seconds, 1),
         "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "file_mb": round(path.stat().st_size / 1e6, 2),
+        **more,
         "levels": result.parameters.get("levels"),
     }
 
@@ -194,13 +230,14 @@ def main() -> None:
     one.add_argument("--flat", type=float, default=0.0)
     other = commands.add_parser("run")
     other.add_argument("--finest", choices=["full", "half", "quarter", "none"])
+    other.add_argument("--coarse", action="store_true")
     for command in (one, other):
         command.add_argument("folder", type=Path)
     given = parser.parse_args()
     if given.command == "make":
         make(given.folder, given.side, given.seed, given.flat)
     else:
-        print(json.dumps(run(given.folder, given.finest)))
+        print(json.dumps(run(given.folder, given.finest, given.coarse)))
 
 
 if __name__ == "__main__":

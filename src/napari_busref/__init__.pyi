@@ -9,6 +9,7 @@ from .images.large import LargeImage, open_image
 from .models.registry import list_models, load_model
 from .pipeline import RegistrationAndFusionResult, register_and_fuse
 from .registration._register import RegistrationResult, register
+from .registration.large import LargeRegistrationResult
 from .registration.quality import Quality
 from .registration.series import SeriesResult, register_series
 from .runtime.progress import Cancelled
@@ -25,6 +26,7 @@ __all__ = [
     "ImageGrid",
     "LandmarkFit",
     "LargeImage",
+    "LargeRegistrationResult",
     "Quality",
     "RegistrationAndFusionResult",
     "RegistrationResult",

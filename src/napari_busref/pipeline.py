@@ -121,6 +121,7 @@ def register_and_fuse(
     mirrored: bool = False,
     refine: Literal["dense", "affine", "none"] | None = None,
     transform: Literal["affine", "homography"] = "affine",
+    finest: Literal["full", "half", "quarter", "none"] | None = None,
     device: str | torch.device = "auto",
     initial: Transform | tuple[ArrayLike, ArrayLike] | None = None,
     fixed_mask: ArrayLike | None = None,
@@ -145,7 +146,7 @@ def register_and_fuse(
         For the fusion, ``model`` of `napari_busref.fuse`.
     task, infrared, detail, style, palette, opacity, above, below, scale_bar, unit, loss_weights
         For the fusion, see `napari_busref.fuse`.
-    search, mirrored, refine, transform, initial, fixed_mask, moving_mask, fill_value
+    search, mirrored, refine, transform, finest, initial, fixed_mask, moving_mask, fill_value
         For the registration, see `napari_busref.register`.
     nodata : float, "auto" or None
         For both steps, see `napari_busref.register`.
@@ -187,6 +188,7 @@ def register_and_fuse(
         mirrored=mirrored,
         refine=refine,
         transform=transform,
+        finest=finest,
         device=device,
         initial=initial,
         fixed_mask=fixed_mask,

@@ -131,7 +131,7 @@ def test_masks_and_an_initial_transform_speak_of_full_resolution(pair, monkeypat
         (fixed, wide, None), monkeypatch, "half", initial=initial, moving_mask=mask, search="none"
     )
     shifted = Transform(away, fixed_shape=SHAPE, moving_shape=wide.shape)
-    assert error(result.transform, truth.compose(shifted)).mean() < 1.2
+    assert error(result.transform, truth.compose(shifted)).mean() < 1.3
 
 
 def test_nothing_to_register_gives_the_initial_transform(monkeypatch):

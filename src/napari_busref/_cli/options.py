@@ -103,6 +103,7 @@ Unit = Annotated[str | None, table_option("unit")]
 Search = Annotated[str | None, table_option("search")]
 Mirrored = Annotated[bool, table_option("mirrored", "--mirrored")]
 Refine = Annotated[str | None, table_option("refine")]
+Finest = Annotated[str | None, table_option("finest")]
 TransformModel = Annotated[str, table_option("transform", "--transform")]
 FillValue = Annotated[
     float | None, table_option("fill_value", "--fill-value", note="nan is a number, too.")

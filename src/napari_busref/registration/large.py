@@ -30,7 +30,7 @@ __all__ = ["LARGE", "LargeRegistrationResult", "is_large", "register_large"]
 LARGE = FIELD_BUDGET
 """Pixels of the fixed image above which `register` continues in tiles."""
 
-_WHOLE = 1792  # side of the square whose area the coarse level has at most: 1.7 GiB in all
+_WHOLE = 2048  # side of the square whose area the coarse level has at most
 _FINER = 1.5  # a level that is less finer than the one before tells little
 _STILL = 0.3  # fixed pixels; where the median move is less, finer levels are left out
 _LEAST_PIXELS = 0.5  # moving pixels along a side of a level's pixels
@@ -208,7 +208,7 @@ def register_large(
     whole : callable
         `napari_busref.register`, for the coarse level.
     side : int
-        The coarse level has at most the area of a square of this side, by default 1792 px.
+        The coarse level has at most the area of a square of this side, by default 2048 px.
     run : callable
         Computes the tiles, by default one after the other.
     """

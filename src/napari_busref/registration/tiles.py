@@ -196,18 +196,21 @@ def _resampled(tile: Tile, level: Grid, window: Window) -> tuple[Prepared, Prepa
     grey = near.apply(fill_invalid(content.grey, content.valid), cval=0.0)
     moving = Prepared(np.where(seen, grey, 0), seen, content.scale)
     both = fixed.valid & seen
-    if not (_textured(fixed.grey, both) and _textured(moving.grey, both)):
+    if not both.any():
+        return None
+    textured = _texture(fixed, both) & _texture(moving, both)
+    if textured.mean() < _LEAST_TEXTURED:
         return None
     return fixed, moving
 
 
-def _textured(grey: NDArray[np.float32], valid: NDArray[np.bool_]) -> bool:
-    """Whether a part of an image has texture beyond sensor noise."""
-    smooth = ndimage.uniform_filter(grey, 3)
+def _texture(image: Prepared, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where an image has texture beyond sensor noise."""
+    smooth = ndimage.uniform_filter(fill_invalid(image.grey, image.valid), 3)
     mean, square = (ndimage.uniform_filter(one, 15) for one in (smooth, smooth**2))
-    deviation = np.sqrt(np.maximum(square - mean**2, 0))
-    inner = ndimage.binary_erosion(valid, iterations=9)
-    return float((deviation[inner] > _TEXTURE).sum()) >= _LEAST_TEXTURED * valid.size
+    varies = square - mean**2 > _TEXTURE**2
+    found: NDArray[np.bool_] = varies & ndimage.binary_erosion(valid, iterations=9)
+    return found
 
 
 def _tensors(image: Prepared, device: str) -> MaskedImage:
