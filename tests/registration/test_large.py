@@ -71,6 +71,7 @@ def test_tiles_find_what_the_coarse_level_misses(pair, monkeypatch):
     assert after.mean() < 0.7 * before.mean()
     assert (after - before).max() < 1.0
     assert [level["step"] for level in found.parameters["levels"]] == [4.0, 2, 1]
+    assert set(found.timings) == {"coarse level", "tiles", "total"}
     assert found.agreement.shape == (2, 3)
     assert np.nanmin(found.agreement) > 0.3
     assert found.transform.spacing == (32.0, 32.0)

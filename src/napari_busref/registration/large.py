@@ -21,6 +21,7 @@ from napari_busref.registration.result import Preview, RegistrationResult, after
 from napari_busref.registration.tiles import SIDE, Source, Tile, TileFit, fit_tile
 from napari_busref.runtime.device import resolve_device
 from napari_busref.runtime.progress import Cancelled, Progress, Reporter
+from napari_busref.runtime.stopwatch import Stopwatch
 from napari_busref.transforms.grids import FIELD_BUDGET, Grid
 from napari_busref.transforms.levels import from_levels, onto_levels
 from napari_busref.transforms.transform import Transform, Window
@@ -68,6 +69,7 @@ class LargeRegistrationResult(RegistrationResult):
         fill_value: float | None,
         agreement: NDArray[np.float32] | None,
         parameters: dict[str, Any],
+        timings: dict[str, float],
     ) -> None:
         step = transform.fixed_shape[0] / coarse.transform.fixed_shape[0]
         quality = replace(
@@ -75,7 +77,7 @@ class LargeRegistrationResult(RegistrationResult):
             shift_px=coarse.quality.shift_px * step,
             map_px=coarse.quality.map_px * step,
         )
-        known = {"quality": quality, "timings": coarse.timings, "parameters": parameters}
+        known = {"quality": quality, "timings": timings, "parameters": parameters}
         known |= {"transform": transform, "preview": preview, "agreement": agreement}
         for name, value in known.items():
             object.__setattr__(self, name, value)
@@ -212,7 +214,7 @@ def register_large(
     run : callable
         Computes the tiles, by default one after the other.
     """
-    reporter = Reporter(progress, cancel)
+    reporter, watch = Reporter(progress, cancel), Stopwatch()
     reporter.step("reading the images", 0.0)
     pair = _Large.of(fixed, moving, nodata, side or _WHOLE)
     start = None
@@ -237,6 +239,7 @@ def register_large(
         cancel=cancel,
         **options,
     )
+    watch.lap("coarse level")
     found = _Found(pair.full(coarse.transform))
     dense = coarse.parameters["refine"] == "dense" and coarse.quality.status == "registered"
     if coarse.quality.status == "not registered":
@@ -251,6 +254,7 @@ def register_large(
     except Cancelled:
         if options.get("on_cancel") != "best":
             raise
+    watch.lap("tiles")
     reporter.regardless().step("registered", 1.0)
     parameters = coarse.parameters | {
         "fixed_shape": list(pair.shapes[0]),
@@ -260,7 +264,7 @@ def register_large(
     preview = _preview(coarse, pair, start)
     agreement = found.agreement
     return LargeRegistrationResult(
-        coarse, found.transform, preview, moving, fill_value, agreement, parameters
+        coarse, found.transform, preview, moving, fill_value, agreement, parameters, watch.total()
     )
 
 
