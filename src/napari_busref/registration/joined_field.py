@@ -10,7 +10,6 @@ from scipy import sparse
 from scipy.interpolate import BSpline
 from scipy.sparse.linalg import cg
 
-from napari_busref.registration.bsplines import bending_of
 from napari_busref.registration.tiles import TileFit
 from napari_busref.transforms.grids import Grid
 from napari_busref.transforms.transform import Transform
@@ -81,6 +80,8 @@ def join(fits: Iterable[TileFit], shape: tuple[int, int], step: int) -> tuple[Tr
     median : float
         Length of the moves at the control points, in fixed pixels.
     """
+    from napari_busref.registration.bsplines import bending_of  # loads torch
+
     spacing = float(CONTROL * step)
     counts = (int(-(-shape[0] // spacing)) + 3, int(-(-shape[1] // spacing)) + 3)
     size = counts[0] * counts[1]
