@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from itertools import compress
 from statistics import median
@@ -25,7 +26,8 @@ _AGREES = 0.06  # of the side; proposals of two passes this near are one place
 _ABSENT = 0.9  # score, relative to chance, of a place that a pass does not propose
 # Block confidence and edge score of a clear pose. Of 244 wrong poses none reaches a pair.
 _CLEAR = ((0.6, 0.12), (0.5, 0.2))
-_CLEAR_FIRST = 0.35  # block confidence of the first proposal, where it stands out or both agree
+_CLEAR_FIRST = 0.35  # block confidence of the first proposal, where it stands out
+_CLEAR_AGREED = 0.4  # the same where both passes propose it; others reach 0.39 in unrelated pairs
 _STANDS_OUT = 1.2  # score relative to the second proposal's
 # Block confidence and edge score of the best of all proposals, and its ratio to the next one's
 # blocks. Pairs that do not belong together reach 0.34 and 0.11.
@@ -93,6 +95,9 @@ def find_pose(
         part = reporter.part(1 - 0.2**index, 1 - 0.2 ** (index + 1))
         found = _propose(scorer, initial, how, mirrored, part.part(0.0, 0.8))
         ranked, agree = _rank(found, earlier, moving)
+        needed = _CLEAR_AGREED if agree else math.inf
+        if _stands_out(found) and ranked[0].theta is found[0].theta:
+            needed = _CLEAR_FIRST
         for number, proposal in enumerate(ranked[:count]):
             part.step("finding the rough position", 0.8 + 0.2 * number / count)
             place = [pose for pose in poses if _is_near(pose, proposal.theta, moving, _AGREES)]
@@ -102,11 +107,9 @@ def find_pose(
             if not any(_is_near(pose, proposal.theta, moving, _REACHED) for pose in place):
                 poses.append(look(scorer, Estimate(proposal.theta), f"wide {len(poses) + 1}"))
                 place.append(poses[-1])
-            if number == 0 and (agree or (proposal is found[0] and _stands_out(found))):
-                top = max(place, key=lambda pose: pose.blocks)
-                poses.append(replace(top, clear=top.clear or top.blocks >= _CLEAR_FIRST))
-            if poses[-1].clear:
-                return poses
+            top = max(place, key=lambda pose: pose.blocks)
+            if top.clear or (number == 0 and top.blocks >= needed):
+                return [*poses, replace(top, clear=True)]
         earlier = found
     best = max(poses, key=lambda pose: pose.blocks, default=None)
     if best is not None and _is_alone(best, poses, moving):
@@ -217,7 +220,9 @@ def _search(
 
 def _stands_out(found: list[PoseCandidate]) -> bool:
     """Whether the first pose scores far above the second."""
-    return len(found) < 2 or found[0].score > _STANDS_OUT * found[1].score
+    if len(found) < 2:
+        return bool(found)
+    return found[0].score > _STANDS_OUT * found[1].score
 
 
 def _is_near(
