@@ -111,9 +111,10 @@ def command(function: Callable[..., None], *, defaults: bool = True) -> Callable
     hints = typing.get_type_hints(function, include_extras=True)
     hints |= _COMMON
     if defaults:
-        KEYS[function.__name__] = {}
+        own_name = function.__name__.replace("_", "-")  # as typer names it
+        KEYS[own_name] = {}
         for name in [name for name in hints if name not in ("no_config", "config")]:
-            hints[name] = _from_environment(function.__name__, name, hints[name])
+            hints[name] = _from_environment(own_name, name, hints[name])
     parameters = [
         parameter.replace(annotation=hints[parameter.name])
         for parameter in signature.parameters.values()
@@ -197,6 +198,6 @@ def _from_environment(command: str, parameter: str, annotation: Any) -> Any:
     KEYS[command].setdefault(own, Key(parameter, shared=False))
     changed = copy.copy(info)
     variables = [f"{command}_{own}", *([shared] if shared else [])]
-    changed.envvar = [f"{_PREFIX}_{name}".upper() for name in variables]
+    changed.envvar = [f"{_PREFIX}_{name}".upper().replace("-", "_") for name in variables]
     changed.show_envvar = False
     return Annotated[typing.get_args(annotation)[0], changed]

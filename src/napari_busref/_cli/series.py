@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from napari_busref._cli.console import Bars, escape, interruptible, log
+from napari_busref._cli.options import DEFAULTS
 from napari_busref._cli.pairs import Workers
 from napari_busref._cli.tasks import RegisterTask
 from napari_busref.batch.files import output_folder
@@ -64,6 +65,7 @@ def process_series(
         "--flow": writer.flow,
         "--map-files": writer.map_files,
         "--shard": workers.shard,
+        "--finest": task.options["finest"] != DEFAULTS["finest"],
     }
     for option, given in refused.items():
         if given:
@@ -79,6 +81,7 @@ def process_series(
     fusion = {name: options.pop(name) for name in _FUSION if name in options}
     options |= {name: fusion[name] for name in ("device", "nodata")}
     model = options.pop("fusion_model", None)
+    del options["finest"]
     with interruptible() as cancel, Bars() as bars, ExitStack() as stack:
         executor: Any = None
         if workers.scheduler:

@@ -53,6 +53,8 @@ class _Encoding:
 
         The index of a shard, which is read like a chunk, declares none.
         """
+        if self.compressor is None and self.count == 1:
+            return len(piece)
         if self.compressor == "blosc" and piece[:1] <= b"\x02":  # the version of its format
             return int.from_bytes(piece[4:8], "little")
         if self.compressor in ("gzip", "zlib"):
