@@ -11,15 +11,16 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_busref.runtime.atomic_write import holders, replacing
 from napari_busref.runtime.errors import one_line
 from napari_busref.runtime.holding import held
 from napari_busref.runtime.progress import Cancelled, Progress, Reporter
-from napari_busref.training.batches.pair_store import PairStore
 from napari_busref.training.recipe import Recipe, changed_settings, load_recipe
-from napari_busref.training.trainer import run
+
+if TYPE_CHECKING:
+    from napari_busref.training.batches.pair_store import PairStore
 
 __all__ = ["DASHBOARD", "Entry", "State", "load_queue", "read_states", "run_queue"]
 
@@ -238,6 +239,8 @@ class _Queue:
         self, entry: Entry, device: str, store: PairStore | None, reporter: Reporter
     ) -> None:
         """Train one recipe, unless it is done or lacks an earlier one."""
+        from napari_busref.training.trainer import run
+
         state = self.states[entry.name]
         try:
             self._check(entry)
