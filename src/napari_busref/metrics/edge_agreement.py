@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.transform import resize
 
 from napari_busref.images.preprocess import fill_invalid
 
@@ -125,6 +124,8 @@ def _edges(
 def _resize(image: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     if size == image.shape:
         return image
+    from skimage.transform import resize  # here: a panel of napari opens without it
+
     smaller: NDArray[np.float32] = resize(image, size, order=1, anti_aliasing=True)
     return smaller
 
