@@ -5,11 +5,11 @@
 
 The scene is a mosaic of patches of 448 px: rendered streets, stains, and photographs of
 scikit-image, each at an angle of its own. In the moving image their contrast is inverted or
-bent, or that of the other modality. A known field warps it: 1.5 degrees, a scale of 1.012, a
-shift of 1 %, a long bend (0.4 % of the side) and two local ones (8 px rms over 800 px, 2.5 px
-over 250 px).
-Noise has a standard deviation of 2 grey levels. ``--flat`` leaves a share of the scene without
-texture. Both images are written tile by tile as memory-mapped ``.npy`` files.
+bent, or that of the other modality. A known field warps it by 1.5 degrees, a scale of 1.012 and
+a shift of 1 %. It has a long bend of 0.4 % of the side, one of 8 px rms over 800 px, and one of
+2.5 px rms over 250 px. Noise has a standard deviation of 2 grey levels. ``--flat`` leaves a
+share of the scene without texture. Both images are written tile by tile, as memory-mapped
+``.npy`` files.
 
 Errors are distances to the known field at full resolution, on a grid of the moving image.
 ``--coarse`` also registers without tiles, and says by how much tiles made an error larger.

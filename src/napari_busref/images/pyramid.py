@@ -84,7 +84,7 @@ class Unfinished:
         self._done.add(step)
 
     def left(self, stage: str, blocks: Sequence[Window]) -> Iterator[tuple[int, Window]]:
-        """The blocks of a stage that are left; each counts as done when the next is asked for."""
+        """The blocks of a stage that are left; each counts as done once the next is taken."""
         for number, window in enumerate(blocks):
             step = f"{stage} {number}"
             if not self.is_done(step):

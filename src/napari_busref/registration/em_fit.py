@@ -19,7 +19,13 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, eye_array
 
-from napari_busref.registration.bsplines import Array, SplineField, bending_of, spline_design
+from napari_busref.registration.bsplines import (
+    KNOT_SPACING,
+    Array,
+    SplineField,
+    bending_of,
+    spline_design,
+)
 from napari_busref.registration.least_squares import SplinesWithAffine, normal_of_affine, with_ones
 
 # What refinement uses. Bandwidths are in pixels of the working size.
@@ -194,11 +200,11 @@ def fit_bspline_field(
     data: BlockLikelihoods,
     half: tuple[float, float],
     *,
-    spacing: float,
-    bending_sigma: float,
-    displacement_sigma: float,
-    affine_sigma: float,
     bandwidths: tuple[float, ...],
+    spacing: float = KNOT_SPACING,
+    bending_sigma: float = BENDING_SIGMA,
+    displacement_sigma: float = DISPLACEMENT_SIGMA,
+    affine_sigma: float = AFFINE_SIGMA,
     earlier: Field | None = None,
     e_step: EStep | None = None,
 ) -> tuple[Array, SplineField]:

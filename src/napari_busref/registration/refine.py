@@ -22,13 +22,10 @@ from napari_busref.geometry import (
 )
 from napari_busref.models.features.likelihood import Likelihood
 from napari_busref.models.features.matcher import Matcher
-from napari_busref.registration.bsplines import KNOT_SPACING, Array, SplineField
+from napari_busref.registration.bsplines import Array, SplineField
 from napari_busref.registration.context import MatchOptions
 from napari_busref.registration.em_fit import (
     AFFINE_BANDWIDTHS,
-    AFFINE_SIGMA,
-    BENDING_SIGMA,
-    DISPLACEMENT_SIGMA,
     FIELD_BANDWIDTHS,
     BlockLikelihoods,
     EStep,
@@ -230,10 +227,6 @@ def _fit_dense(
         return fit_bspline_field(
             blocks,
             half,
-            spacing=KNOT_SPACING,
-            bending_sigma=BENDING_SIGMA,
-            displacement_sigma=DISPLACEMENT_SIGMA,
-            affine_sigma=AFFINE_SIGMA,
             bandwidths=rounds,
             earlier=earlier,
             e_step=e_step,

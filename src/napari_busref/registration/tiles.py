@@ -231,14 +231,7 @@ def _fitted(
     blocks: BlockLikelihoods, size: tuple[int, int], tile: Tile, window: Window
 ) -> TileFit | None:
     """Fit a field to the blocks, and keep what those of the core say around it."""
-    from napari_busref.registration.bsplines import KNOT_SPACING
-    from napari_busref.registration.em_fit import (
-        AFFINE_SIGMA,
-        BENDING_SIGMA,
-        DISPLACEMENT_SIGMA,
-        FIELD_BANDWIDTHS,
-        fit_bspline_field,
-    )
+    from napari_busref.registration.em_fit import FIELD_BANDWIDTHS, fit_bspline_field
 
     if not len(blocks.position):
         return None
@@ -247,10 +240,6 @@ def _fitted(
     matrix, field = fit_bspline_field(
         blocks,
         half,
-        spacing=KNOT_SPACING,
-        bending_sigma=BENDING_SIGMA,
-        displacement_sigma=DISPLACEMENT_SIGMA,
-        affine_sigma=AFFINE_SIGMA,
         bandwidths=bandwidths,
     )
     linear = blocks.position @ (matrix[:2, :2] - np.eye(2)).T + matrix[:2, 2]

@@ -100,10 +100,10 @@ def find_pose(
             needed = _CLEAR_FIRST
         for number, proposal in enumerate(ranked[:count]):
             part.step("finding the rough position", 0.8 + 0.2 * number / count)
-            place = [pose for pose in poses if _is_near(pose, proposal.theta, moving, _AGREES)]
             if any(proposal.theta is theta for theta in tried):
                 continue
             tried.append(proposal.theta)
+            place = [pose for pose in poses if _is_near(pose, proposal.theta, moving, _AGREES)]
             if not any(_is_near(pose, proposal.theta, moving, _REACHED) for pose in place):
                 poses.append(look(scorer, Estimate(proposal.theta), f"wide {len(poses) + 1}"))
                 place.append(poses[-1])
