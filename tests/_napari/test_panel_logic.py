@@ -77,6 +77,24 @@ def test_settings_that_change_nothing(settings, unused):
     assert settings.unused == unused
 
 
+@pytest.mark.parametrize(
+    ("settings", "block_confidence", "searched"),
+    [
+        (Settings(), None, True),  # nothing was found
+        (Settings(), 0.59, True),
+        (Settings(), 0.6, False),
+        (Settings(search="auto", model="busref"), None, True),
+        (Settings(model="busref"), None, False),
+        (Settings(search="near"), 0.1, False),
+        (Settings(search="none"), None, False),
+        (Settings(search="wide"), 0.9, True),
+    ],
+)
+def test_which_runs_have_tried_a_wide_search(settings, block_confidence, searched):
+    evidence = None if block_confidence is None else Evidence(block_confidence, 1.0)
+    assert settings.searched_wide(replace(QUALITY, evidence=evidence)) == searched
+
+
 def test_settings_as_arguments_of_register():
     assert Settings().registration() == {
         "model": "auto",

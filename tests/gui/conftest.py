@@ -162,7 +162,7 @@ class FakePipeline:
             shift_px=3.6,
             rotation_deg=0.0,
             scale=1.0,
-            evidence=None if stopped else Evidence(0.5, 1.0),
+            evidence=Evidence(0.5, 1.0) if self.found and not stopped else None,
             status="cancelled" if stopped else "registered" if self.found else "not registered",
         )
         return RegistrationResult(

@@ -16,6 +16,7 @@ from napari_busref.fusion.tasks import model_for
 from napari_busref.images.dtypes import AUTOMATIC, parse_fill
 from napari_busref.models import list_models
 from napari_busref.models.registry import is_auto, model_title
+from napari_busref.registration.quality import UNRELATED_CONFIDENCE, Quality
 from napari_busref.runtime.options import OPTIONS
 
 __all__ = ["PANEL_OPTIONS", "PanelOption", "Preferences", "Settings"]
@@ -95,6 +96,14 @@ style, palette, scale_bar, device
     def refines(self) -> bool:
         """Whether there is a refinement."""
         return self.refine != "none" and (self.refine != AUTOMATIC or is_auto(self.model))
+
+    def searched_wide(self, quality: Quality) -> bool:
+        """Whether a run with this result has tried a wide search."""
+        automatic = self.search == "auto" or (self.search == AUTOMATIC and is_auto(self.model))
+        unconfirmed = (
+            quality.evidence is None or quality.evidence.block_confidence < UNRELATED_CONFIDENCE
+        )
+        return self.search == "wide" or (automatic and unconfirmed)
 
     @property
     def weighs(self) -> bool:

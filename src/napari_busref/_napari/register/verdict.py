@@ -18,6 +18,7 @@ from napari_busref._napari.widgets.words import headline, pair_text, quality_htm
 if TYPE_CHECKING:
     from napari_busref._napari.layers.plane_pairs import Position
     from napari_busref._napari.register.run import RegisterOutcome, RegisterRequest
+    from napari_busref._napari.register.settings import Settings
 
 _WORST = 3  # planes of a stack that are listed
 
@@ -45,7 +46,7 @@ class Verdict(QWidget):
     said : object or None
         What was said of a pair; assign it to say it again, and call `follow`.
     wide_button, landmarks_button : QPushButton
-        Shown where the result is doubtful.
+        Shown where the result is doubtful; the first unless a wide search was tried.
     compare_button, apply_button : QPushButton
         Shown where there is a result.
     plane_buttons : list of QPushButton
@@ -177,18 +178,18 @@ class Verdict(QWidget):
         names = pair_text(moving, fixed)
         if same:
             pixel = pixel_size(said.request.fixed)
-            self._judge_plane(said.outcome, names, position, pixel)
+            self._judge_plane(said.outcome, said.request.settings, names, position, pixel)
         else:
             self.text.say(f"Earlier run: {headline(said.outcome.result.quality, names)}")
             self.steps.hide()
             self._offer_planes("", [])
         self.further.setVisible(same and said.outcome.found)
-        self.wide_button.setVisible(said.request.settings.search != "wide")
         return same
 
     def _judge_plane(
         self,
         outcome: RegisterOutcome,
+        settings: Settings,
         names: str,
         position: Position | None,
         pixel: Any,
@@ -207,6 +208,7 @@ class Verdict(QWidget):
             html = quality_html(quality, outcome.largest_px[at], name, pixel)
             self.text.say(html, GOOD if quality.reliable else DOUBTFUL, rich=True)
             doubtful = not quality.reliable and quality.status != "cancelled"
+            self.wide_button.setVisible(not settings.searched_wide(quality))
         else:
             first = plane_name(pairs, pairs.shown)
             self.text.say(
