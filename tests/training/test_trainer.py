@@ -140,6 +140,40 @@ def test_losses_fall_and_are_logged(
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
 
+def test_tensorboard_shows_what_the_table_holds(
+    store: PairStore, recipes: dict[str, Path], tmp_path: Path
+) -> None:
+    """Also after a stop, in a version of its own; and no thread is left."""
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    arguments = {"output": tmp_path, "store": store, "device": "cpu"}
+    threads = threading.active_count()
+    stop = threading.Event()
+    with pytest.raises(Cancelled):
+        run("bus", recipes["bus"], cancel=stop, progress=lambda *_: stop.set(), **arguments)
+    run("bus", recipes["bus"], resume=True, **arguments)
+    assert threading.active_count() == threads
+    steps = []
+    for version in ("version_0", "version_1"):
+        board = events.EventAccumulator(str(tmp_path / "logs" / version))
+        board.Reload()
+        with (tmp_path / "logs" / version / "metrics.csv").open() as file:
+            table = list(csv.DictReader(file))
+        for name in ("loss", "lr", "seconds"):
+            logged = [(float(row[name]), int(row["step"])) for row in table if row[name]]
+            shown = [(event.value, event.step) for event in board.Scalars(name)]
+            torch.testing.assert_close(torch.tensor(shown), torch.tensor(logged))
+        steps += [step for _, step in logged]
+    assert steps == list(range(1, 7))
+
+
+def test_without_tensorboard_the_table_is_written(
+    store: PairStore, recipes: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    run("bus", recipes["bus"], output=tmp_path, store=store, device="cpu")
+    assert [path.name for path in (tmp_path / "logs" / "version_0").iterdir()] == ["metrics.csv"]
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib.util
 import json
 import math
 import pickle
@@ -14,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.loggers import CSVLogger
+from lightning_fabric.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -72,7 +74,8 @@ def run(
         TOML file, see `napari_busref.training.recipe.load_recipe`; or a loaded one, which ignores
         `overrides` and `gpu`.
     output : path
-        Folder for ``checkpoint.ckpt``, ``logs/version_N/metrics.csv`` and the weights.
+        Folder for ``checkpoint.ckpt``, the weights, and ``logs/version_N`` with ``metrics.csv``
+        and, where it is installed, events for TensorBoard.
     resume : bool
         Continue from the checkpoint in ``output``, if there is one.
     device : str
@@ -113,9 +116,11 @@ def run(
         raise ValueError(
             f"stage {stage!r} was requested, but recipe {str(recipe)!r} is for {settings.stage!r}"
         )
-    return _Run(settings, Path(output), target, store, callback).train(
-        resume, max_minutes, Reporter(progress, cancel)
-    )
+    training = _Run(settings, Path(output), target, store, callback)
+    try:
+        return training.train(resume, max_minutes, Reporter(progress, cancel))
+    finally:
+        training.close_logs()
 
 
 class _Run:
@@ -139,7 +144,7 @@ class _Run:
             devices=recipe.processes if parallel or device.index is None else [device.index],
             strategy=DDPStrategy(find_unused_parameters=True) if parallel else "auto",
             precision=recipe.precision,  # type: ignore[arg-type]
-            loggers=CSVLogger(output, name="logs"),  # every start writes a new version_N
+            loggers=_loggers(output),
         )
         self.fabric.launch()
         torch.manual_seed(recipe.seed)
@@ -188,6 +193,12 @@ class _Run:
         self.seconds = time.monotonic() - started
         return self._finish(reporter)
 
+    def close_logs(self) -> None:
+        """End the events of TensorBoard, with its thread."""
+        for logger in self.fabric.loggers[1:]:
+            with contextlib.suppress(OSError):  # a full disk, which the checkpoint has reported
+                logger.finalize("")
+
     def _advance(self, reporter: Reporter) -> None:
         """Make one step, and log, save and validate when due."""
         recipe = self.recipe
@@ -220,7 +231,7 @@ class _Run:
             self.stage.blend_start()
         scores = self._validate(reporter)
         if fabric.is_global_zero:
-            fabric.logger.save()
+            self._save_logs()
             export(
                 self.stage,
                 recipe,
@@ -290,7 +301,7 @@ class _Run:
             self.fabric.save(partial, state)
             if self.fabric.is_global_zero:
                 partial.replace(self.checkpoint)
-                self.fabric.logger.save()
+                self._save_logs()
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
             partial.unlink(missing_ok=True)
             raise _FullDisk(
@@ -299,6 +310,10 @@ class _Run:
                 "with --resume"
             ) from error
         self.fabric.barrier()
+
+    def _save_logs(self) -> None:
+        for logger in self.fabric.loggers:
+            logger.save()
 
     def _load(self) -> None:
         try:
@@ -316,6 +331,14 @@ class _Run:
             )
         rest = self.fabric.load(self.checkpoint, self._state(), weights_only=True)
         self.step, self.seconds = int(rest["step"]), float(rest["seconds"])
+
+
+def _loggers(output: Path) -> list[Logger]:
+    """A table, and events for TensorBoard where it is installed; each start a new version_N."""
+    table = CSVLogger(output, name="logs")
+    if importlib.util.find_spec("tensorboard") is None:
+        return [table]
+    return [table, TensorBoardLogger(output, name="logs", version=table.version)]
 
 
 class _FullDisk(OSError):
