@@ -98,6 +98,7 @@ def test_splines(sitk, tmp_path: Path, order: int) -> None:
         ("EulerTransform", [0.0, 1.0, np.nan], {}, "need finite numbers"),
         ("ThinPlateSplineKernelTransform", [0.0], {}, "holds a ThinPlate.*read are Translation"),
         ("AffineTransform", [0.0] * 6, {}, "cannot be inverted"),
+        ("EulerTransform", [0.0] * 4, {}, "has 4 parameters of a Euler2DTransform, need 3"),
         (
             "TranslationTransform",
             [0.0, 0.0],

@@ -224,8 +224,16 @@ def test_table_comes_back_in_any_unit(tmp_path, affine):
         read_transform(path, fixed=FIXED, moving=GRIDS["moving"])
 
 
-def test_table_of_another_program(tmp_path):
-    (tmp_path / "a.csv").write_text("0.5,0.1,3\n-0.1,0.6,-2\n")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0.5,0.1,3\n-0.1,0.6,-2\n",
+        "# a, b\n0,5;0,1;3\n-0,1;0,6;-2\n",
+        "0.5\t0.1\t3\n-0.1\t0.6\t-2\n",
+    ],
+)
+def test_table_of_another_program(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text)
     found = read_transform(tmp_path / "a.csv", fixed=FIXED, moving=MOVING)
     np.testing.assert_array_equal(found.transform.affine, AFFINE)
 

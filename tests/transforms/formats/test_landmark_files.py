@@ -87,7 +87,9 @@ def test_qgis_between_two_plain_images(tmp_path: Path) -> None:
         ("a.csv", bigwarp(HERE[:1], THERE[:1]) + '"Pt","true","1"\n', "line 2 is no landmark"),
         ("a.csv", bigwarp(HERE[:1], THERE[:1]).replace("70.0", "x") + '"P","true",1,2,3,y\n',
          "is no number"),
-        ("a.csv", '"Pt","true",1,2,3,4,5,6\n', "three-dimensional"),
+        ("a.csv", '"Pt","true",1,2,0,4,5,0\n"Pt","true",1,2,3,4,5,0\n', "three-dimensional"),
+        ("a.csv", bigwarp(HERE[:3], THERE[:3]).replace(",", ";").replace("70.0", "7,0,0"),
+         "landmark 3 is no number"),
         ("a.points", "x,y\n1,2\n", "no column mapX"),
         ("a.points", "mapX,mapY,sourceX,sourceY\n1,2,3\n", "is no number"),
         ("a.points", "", "no column mapX"),
@@ -132,3 +134,38 @@ def test_the_extension_chooses_the_kind_of_landmark_file(tmp_path: Path) -> None
     path.write_text("number,fixed_row,fixed_col,moving_row,moving_col\n1,2,3\n")
     with pytest.raises(ValueError, match="fewer than four numbers"):
         read_landmarks(path, FIXED, MOVING)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_landmarks_that_a_spreadsheet_has_saved(tmp_path: Path, style: str, mark: str) -> None:
+    """With semicolons or tabs, and decimal commas."""
+    path = tmp_path / ("marks.points" if style == "qgis" else "marks.csv")
+    write_landmarks(path, HERE, THERE, FIXED, MOVING, style)
+    path.write_text(path.read_text().replace(",", mark).replace(".", ","))
+    np.testing.assert_allclose(read_landmarks(path, FIXED, MOVING), (HERE, THERE), atol=1e-9)
+    assert read_transform(path, fixed=FIXED, moving=MOVING).transform.fixed_shape == FIXED.shape
+
+
+def test_columns_of_landmarks_are_found_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "marks.csv"
+    path.write_text("moving_row,moving_col,Fixed_row, fixed_col,note\n1,2,3,4,roof\n5,6,7,8,\n")
+    found = read_landmarks(path, FIXED, MOVING)
+    np.testing.assert_array_equal(found, ([[3, 4], [7, 8]], [[1, 2], [5, 6]]))
+
+
+def test_bigwarp_landmarks_of_one_plane(tmp_path: Path) -> None:
+    """Volumes have a third coordinate, which of one plane is the same everywhere."""
+    path = tmp_path / "marks.csv"
+    path.write_text('"Pt-0","true",1,2,5,3,4,9\n"Pt-1","true",5,6,5,7,8,9\n')
+    found = read_landmarks(path, FIXED, MOVING)
+    np.testing.assert_array_equal(found, ([[4, 3], [8, 7]], [[2, 1], [6, 5]]))
+
+
+@pytest.mark.parametrize("off", ["0", "0.0", "false", " False"])
+def test_points_of_qgis_that_are_switched_off(tmp_path: Path, off: str) -> None:
+    path = tmp_path / "a.points"
+    lines = ["mapX,mapY,sourceX,sourceY,enable", f"9,-9,9,-9,{off}", "3.5,-4.5,1.5,-2.5,1"]
+    path.write_text("\n".join(lines))
+    found = read_landmarks(path, FIXED, MOVING)
+    np.testing.assert_array_equal(found, ([[4, 3]], [[2, 1]]))

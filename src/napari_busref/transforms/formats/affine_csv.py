@@ -20,6 +20,7 @@ from napari_busref.transforms.formats.physical import (
     check_grids,
     in_unit,
 )
+from napari_busref.transforms.formats.tables import delimiter
 from napari_busref.transforms.transform import Transform
 
 __all__ = ["read_csv", "write_csv"]
@@ -95,13 +96,15 @@ def read_csv(path: Path, fixed: ImageGrid, moving: ImageGrid) -> Transform:
         text = read_text(path, "utf-8-sig")
         landmarks = is_landmarks(text)
         if not landmarks:
-            matrix = np.loadtxt(io.StringIO(text), delimiter=",", ndmin=2, comments="#")
+            mark = delimiter(text)
+            plain = text if mark == "," else text.replace(",", ".")
+            matrix = np.loadtxt(io.StringIO(plain), delimiter=mark, ndmin=2, comments="#")
     except Refused:
         raise
     except (ValueError, csv.Error) as error:
         raise ValueError(
-            f"path: {path} is no table of numbers with commas, and holds no landmarks of "
-            f"BigWarp: {error}"
+            f"path: {path} is no table of numbers with commas, semicolons or tabs, and holds no "
+            f"landmarks of BigWarp: {error}"
         ) from None
     if landmarks:
         return read_landmark_transform(path, fixed, moving)

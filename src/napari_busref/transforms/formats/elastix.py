@@ -33,6 +33,15 @@ _LINEAR = {
     "SimilarityTransform": "Similarity2DTransform",
     "AffineTransform": "AffineTransform",
 }
+# of parameters, by ITK's name
+_COUNTS = {
+    "AffineTransform": 6,
+    "MatrixOffsetTransformBase": 6,
+    "Euler2DTransform": 3,
+    "Rigid2DTransform": 3,
+    "Similarity2DTransform": 4,
+    "TranslationTransform": 2,
+}
 _SPLINES = ("BSplineTransform", "RecursiveBSplineTransform")
 
 _Values = dict[str, list[str]]
@@ -131,6 +140,11 @@ def linear_matrix(
     ValueError
         When the number of parameters is wrong, or they are not finite.
     """
+    count = _COUNTS.get(kind)
+    if count is None:
+        return None
+    if len(parameters) != count:
+        raise ValueError(f"has {len(parameters)} parameters of a {kind}, need {count}")
     if kind in ("AffineTransform", "MatrixOffsetTransformBase"):
         a, b, c, d, x, y = parameters
         linear = np.array([[a, b], [c, d]])
@@ -140,10 +154,8 @@ def linear_matrix(
     elif kind == "Similarity2DTransform":
         scale, angle, x, y = parameters
         linear = scale * _rotation(angle)
-    elif kind == "TranslationTransform":
-        (x, y), linear, center = parameters, np.eye(2), np.zeros(2)
     else:
-        return None
+        (x, y), linear, center = parameters, np.eye(2), np.zeros(2)
     matrix = np.eye(3)
     matrix[:2, :2] = linear
     matrix[:2, 2] = np.array([x, y]) + center - linear @ center

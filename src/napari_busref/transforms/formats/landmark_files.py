@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import io
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -16,6 +14,7 @@ from napari_busref.runtime.atomic_write import replacing
 from napari_busref.runtime.file_safety import read_text
 from napari_busref.transforms.formats.grid import ImageGrid
 from napari_busref.transforms.formats.physical import apply_to, inverted
+from napari_busref.transforms.formats.tables import delimiter, number, rows
 from napari_busref.transforms.transform import Transform
 
 if TYPE_CHECKING:
@@ -150,7 +149,7 @@ def is_landmarks(text: str) -> bool:
     """Whether a table holds landmarks: in pixels, or of BigWarp (a name, then true or false)."""
     if _is_pixels(text):
         return True
-    first = itertools.islice(_rows(text), 2)  # a header may come first
+    first = itertools.islice(rows(text), 2)  # a header may come first
     return any(len(row) >= 6 and _is_flag(row[1]) for row in first)
 
 
@@ -192,15 +191,26 @@ def _is_plain(grid: ImageGrid) -> bool:
     return np.array_equal(grid.matrix, np.eye(3)) and not grid.has_length
 
 
+def _header(text: str) -> list[str]:
+    return [cell.strip().lower() for cell in next(rows(text), [])]
+
+
 def _is_pixels(text: str) -> bool:
-    return [cell.strip().lower() for cell in next(_rows(text), [])][-4:] == list(_PIXELS[1:])
+    return set(_PIXELS[1:]) <= set(_header(text))
 
 
 def _in_pixels(path: Path, text: str) -> tuple[_Points, _Points]:
-    rows = [row for row in itertools.islice(_rows(text), 1, None) if row]
-    if any(len(row) < 4 for row in rows):
+    columns = [_header(text).index(name) for name in _PIXELS[1:]]
+    lines = [row for row in itertools.islice(rows(text), 1, None) if row]
+    if any(len(row) <= max(columns) for row in lines):
         raise ValueError(f"path: {path} is damaged: a landmark has fewer than four numbers")
-    pairs = np.array([_floats(row[-4:], path, number) for number, row in enumerate(rows, 1)])
+    mark = delimiter(text)
+    pairs = np.array(
+        [
+            _floats([row[at] for at in columns], path, line, mark)
+            for line, row in enumerate(lines, 1)
+        ]
+    )
     if not np.isfinite(pairs).all():
         raise ValueError(f"path: {path} is damaged: a landmark is not finite")
     here, there = np.split(pairs.reshape(-1, 4), 2, axis=1)
@@ -218,30 +228,34 @@ def _text(path: Path) -> str:
         raise ValueError(f"path: {path} holds no landmarks: it is not text") from None
 
 
-def _rows(text: str) -> Iterator[list[str]]:
-    return csv.reader(io.StringIO(text))
-
-
 def _bigwarp(
     path: Path, text: str, fixed: ImageGrid, moving: ImageGrid
 ) -> tuple[_Points, _Points]:
-    """Name, active, then x, y of the moving and x, y of the fixed image."""
+    """Name, active, then x, y of the moving and x, y of the fixed image.
+
+    In three dimensions z follows each y. Of one plane it is the same everywhere.
+    """
     pairs = []
-    for number, row in enumerate(_rows(text), 1):
-        if not row or (number == 1 and len(row) > 1 and not _is_flag(row[1])):
+    mark = delimiter(text)
+    for line, row in enumerate(rows(text), 1):
+        if not row or (line == 1 and len(row) > 1 and not _is_flag(row[1])):
             continue
-        if len(row) == 8:
-            raise ValueError(f"path: {path} holds three-dimensional landmarks, need x and y only")
-        if len(row) != 6 or not _is_flag(row[1]):
+        if len(row) not in (6, 8) or not _is_flag(row[1]):
             raise ValueError(
-                f"path: {path} is damaged: line {number} is no landmark of BigWarp (name, "
+                f"path: {path} is damaged: line {line} is no landmark of BigWarp (name, "
                 "active, x and y of the moving and of the fixed image)"
             )
-        values = _floats(row[2:], path, number)
+        values = _floats(row[2:], path, line, mark)
+        if len(row) == 6:
+            values = [*values[:2], 0.0, *values[2:], 0.0]
         # BigWarp writes infinite positions where one image lacks the point
         if row[1].strip().lower() == "true" and np.isfinite(values).all():
             pairs.append(values)
-    x, y, fixed_x, fixed_y = np.reshape(pairs, (-1, 4)).T
+    x, y, z, fixed_x, fixed_y, fixed_z = np.reshape(pairs, (-1, 6)).T
+    if pairs and (np.ptp(z) or np.ptp(fixed_z)):
+        raise ValueError(
+            f"path: {path} holds three-dimensional landmarks, need those of one plane"
+        )
     return (
         _pixels(fixed, np.stack([fixed_y, fixed_x])),
         _pixels(moving, np.stack([y, x])),
@@ -251,7 +265,8 @@ def _bigwarp(
 def _qgis(path: Path, text: str, fixed: ImageGrid, moving: ImageGrid) -> tuple[_Points, _Points]:
     """Columns by name: map and source positions, and whether the pair is enabled."""
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    table = csv.DictReader(lines)
+    mark = delimiter(text)
+    table = csv.DictReader(lines, delimiter=mark)
     names = [(name or "").strip() for name in table.fieldnames or ()]
     source = "source" if "sourceX" in names else "pixel"
     needed = ("mapX", "mapY", f"{source}X", f"{source}Y")
@@ -262,9 +277,9 @@ def _qgis(path: Path, text: str, fixed: ImageGrid, moving: ImageGrid) -> tuple[_
         )
     table.fieldnames = names
     pairs = [
-        _floats([row[name] or "" for name in needed], path, number)
-        for number, row in enumerate(table, 1)
-        if (row.get("enable") or "1").strip() != "0"
+        _floats([row[name] or "" for name in needed], path, line, mark)
+        for line, row in enumerate(table, 1)
+        if (row.get("enable") or "1").strip().lower() not in ("0", "0.0", "false")
     ]
     map_x, map_y, x, y = np.reshape(pairs, (-1, 4)).T
     if _is_plain(fixed):
@@ -298,8 +313,8 @@ def _pixels(grid: ImageGrid, positions: _Points) -> _Points:
     return np.ascontiguousarray(apply_to(inverted(grid.matrix), positions).T)
 
 
-def _floats(cells: list[str], path: Path, number: int) -> list[float]:
+def _floats(cells: list[str], path: Path, line: int, separator: str) -> list[float]:
     try:
-        return [float(cell) for cell in cells]
+        return [number(cell, separator) for cell in cells]
     except ValueError:
-        raise ValueError(f"path: {path} is damaged: landmark {number} is no number") from None
+        raise ValueError(f"path: {path} is damaged: landmark {line} is no number") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,8 @@ from numpy.typing import NDArray
 
 from napari_busref.runtime.atomic_write import replacing
 from napari_busref.runtime.file_safety import read_text
+from napari_busref.transforms.formats.tables import delimiter, number
+from napari_busref.transforms.formats.tables import rows as rows_of
 
 __all__ = ["SUFFIXES", "map_points_file"]
 
@@ -57,9 +58,9 @@ def map_points_file(path: Path, output: Path, mapping: Callable[[_Points], _Poin
         text = read_text(path, "utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{path} holds no points: it is not text") from None
-    delimiter = _delimiter(text)
+    separator = delimiter(text)
     try:
-        lines = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
+        lines = [row for row in rows_of(text) if any(row)]
     except csv.Error as error:
         raise ValueError(f"{path} is no table: {error}") from None
     header = bool(lines) and not all(map(_is_number, lines[0]))
@@ -71,37 +72,27 @@ def map_points_file(path: Path, output: Path, mapping: Callable[[_Points], _Poin
             "or x and y"
         )
     points = np.empty((len(rows), 2))
-    for number, row in enumerate(rows):
+    for index, row in enumerate(rows):
         try:
-            points[number] = [_number(row[column], delimiter) for column in at]
+            points[index] = [number(row[column], separator) for column in at]
         except (ValueError, IndexError):
-            points[number] = np.nan
-        if not np.isfinite(points[number]).all():
+            points[index] = np.nan
+        if not np.isfinite(points[index]).all():
             shown = ", ".join(row)[:_LONGEST]
-            raise ValueError(f"{path}: point {number + 1} has no finite position: {shown}")
+            raise ValueError(f"{path}: point {index + 1} has no finite position: {shown}")
     moved = mapping(points)
     for row, position in zip(rows, moved, strict=True):
         for column, value in zip(at, position, strict=True):
             row[column] = f"{round(value, 6) + 0.0:.10g}"
-    separator = "\t" if output.suffix.lower() == ".tsv" else ","
+    written = "\t" if output.suffix.lower() == ".tsv" else ","
     with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as out:
-        csv.writer(out, delimiter=separator, lineterminator="\n").writerows(lines)
+        csv.writer(out, delimiter=written, lineterminator="\n").writerows(lines)
     return moved
-
-
-def _delimiter(text: str) -> str:
-    first = text.lstrip().partition("\n")[0]
-    return max(",;\t", key=first.count) if any(mark in first for mark in ",;\t") else ","
-
-
-def _number(cell: str, delimiter: str) -> float:
-    # where a comma separates no columns, it is a decimal comma
-    return float(cell if delimiter == "," else cell.replace(",", "."))
 
 
 def _is_number(cell: str) -> bool:
     try:
-        float(cell.replace(",", "."))
+        number(cell)
     except ValueError:
         return False
     return True
