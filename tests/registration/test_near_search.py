@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 
@@ -10,13 +12,19 @@ from napari_busref.geometry import (
     pixels_to_estimate,
 )
 from napari_busref.registration.features import FixedFeatures
-from napari_busref.registration.near_search import near_search
+from napari_busref.registration.near_search import (
+    PoseCandidate,
+    _suppress_duplicates,
+    corners_of,
+    near_search,
+)
 from napari_busref.registration.pyramid import (
     pyramid_schedule,
 )
 from napari_busref.registration.refine import (
     refine_levels,
 )
+from napari_busref.runtime.progress import Cancelled, Reporter
 from synthetic_pairs import SHAPE, error, moved, pair, start
 
 pytestmark = pytest.mark.usefixtures("without_gradients")
@@ -46,3 +54,30 @@ def test_search_without_overlap_finds_nothing(matcher):
     fixed, moving = pair(moved())
     far = torch.tensor([[[1.0, 0, 8.0], [0, 1, 0]]])
     assert near_search(matcher, fixed, moving, far) == []
+
+
+def test_a_cancelled_search_ends_at_the_next_scale(matcher):
+    fixed, moving = pair(moved())
+    cancel, seen = threading.Event(), []
+
+    def progress(stage, share):
+        seen.append(share)
+        if len(seen) == 2:
+            cancel.set()
+
+    with pytest.raises(Cancelled):
+        near_search(matcher, fixed, moving, start().theta, reporter=Reporter(progress, cancel))
+    assert seen == [0, pytest.approx(1 / 3)]
+
+
+def test_poses_whose_corners_lie_close_are_one():
+    def shifted(x):
+        return PoseCandidate(torch.tensor([[[1.0, 0, x], [0, 1, 0]]]), -x)
+
+    corners = corners_of(shifted(0.5).theta)[0].tolist()
+    assert corners == [[-0.5, -1], [1.5, -1], [-0.5, 1], [1.5, 1]]
+    first, near, apart, far = (shifted(x) for x in (0.0, 0.05, 0.07, 0.5))
+    kept = _suppress_duplicates([first, near, apart, far], 2)
+    assert [pose.score for pose in kept] == [0.0, -0.07]
+    wide = PoseCandidate(torch.tensor([[[1.04, 0, 0], [0, 1.0, 0]]]), 0.0)
+    assert len(_suppress_duplicates([first, wide], 3)) == 1  # 0.04 at the corners
