@@ -57,6 +57,14 @@ def both() -> nb.RegistrationAndFusionResult:
     )
 
 
+def test_the_preview_keeps_the_grey_values() -> None:
+    image = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (48, 1))
+    preview = nb.register(image, image, **PLAIN).preview
+    assert preview is not None
+    np.testing.assert_allclose(preview.fixed, image, atol=4)
+    np.testing.assert_array_equal(preview.before, preview.fixed)
+
+
 # -- repr --------------------------------------------------------------------------------------
 
 

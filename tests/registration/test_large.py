@@ -13,7 +13,7 @@ from napari_busref import register
 from napari_busref.data.samples import thermal_scene
 from napari_busref.images.block_means import block_means
 from napari_busref.registration import large
-from napari_busref.registration.joined_field import join, outlying
+from napari_busref.registration.joined_field import NODES, _least_jacobian, join, outlying
 from napari_busref.registration.large import LargeRegistrationResult, register_large
 from napari_busref.registration.tiles import Source, Tile, TileFit, fit_tile
 from napari_busref.runtime.progress import Cancelled
@@ -180,6 +180,12 @@ def fit_of(move, top=0, left=0, side=512):
     position = np.stack([rows.ravel(), cols.ravel()], 1).astype(float)
     information = np.broadcast_to(4 * np.eye(2), (len(position), 2, 2))
     return TileFit(position, information, 4 * np.broadcast_to(move, position.shape), 1.0)
+
+
+def test_the_least_determinant_of_joined_moves():
+    rows, cols = np.mgrid[:6, :8] * float(NODES)
+    move = np.stack([0.2 * rows + 0.5 * cols, -0.3 * rows - 0.4 * cols])
+    assert _least_jacobian(move) == pytest.approx(1.2 * 0.6 + 0.5 * 0.3)
 
 
 def test_joined_moves_are_those_of_the_tiles_and_small_beside_them():

@@ -31,6 +31,14 @@ def test_fields_do_not_fold():
     assert unfold_field(gentle) is gentle
 
 
+def test_the_determinant_of_a_linear_field_is_that_of_its_matrix():
+    """Fields are normalised, but the derivatives are by pixels."""
+    bend = torch.tensor([[0.2, 0.5], [-0.3, -0.4]])  # of x and y, by x and y
+    y, x = torch.meshgrid(*((torch.arange(n) + 0.5) * 2 / n - 1 for n in (20, 30)), indexing="ij")
+    phi = (bend @ torch.stack([x, y]).flatten(1)).reshape(1, 2, 20, 30)
+    assert min_jacobian(phi) == pytest.approx(1.2 * 0.6 + 0.5 * 0.3, abs=1e-4)
+
+
 def test_refinement_reaches_the_pixel(networks):
     truth = moved(row=6, col=-8, angle=3)
     fixed, moving = pair(truth)

@@ -67,6 +67,17 @@ def test_linear_transforms(sitk, tmp_path: Path) -> None:
         check(path, transform)
 
 
+@pytest.mark.parametrize("counted", ["true", "false"])
+def test_directions_count_unless_the_file_says_otherwise(tmp_path: Path, counted: str) -> None:
+    turned = ImageGrid((30, 40), direction=[[0.0, 1.0], [-1.0, 0.0]], unit="mm")
+    path = parameter_file(
+        tmp_path / "p.txt", "TranslationTransform", [2.0, 5.0], UseDirectionCosines=f'"{counted}"'
+    )
+    found = read_transform(path, fixed=turned, moving=turned).transform.points([[10.0, 20.0]])
+    moved = np.linalg.solve(turned.matrix[:2, :2], (5.0, 2.0)) if counted == "true" else (5.0, 2.0)
+    np.testing.assert_allclose(found, [np.array((10.0, 20.0)) + moved])
+
+
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_splines(sitk, tmp_path: Path, order: int) -> None:
     spline = sitk.BSplineTransform(2, order)
