@@ -3,6 +3,8 @@
 The network describes one image every 30° and the other one at three sizes, then the same with the
 images exchanged. Turned and averaged descriptors give 72 rotations and up to 19 scales; one FFT
 covers all translations of a pose. The image that shows less has the same cells at every scale.
+Both images get one local mean and contrast first, and both are described twice: upright, and
+turned by a right angle. Each chance correlation then counts half.
 A chance correlation over n cells falls as 1/sqrt(n), so the score is the sum over the overlap
 divided by the root of its cells.
 """
@@ -14,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from kornia.filters import gaussian_blur2d
 from scipy.fft import next_fast_len
 from torch import Tensor
 
@@ -39,6 +42,9 @@ _MAX_ELONGATION = 2.5  # longer side of a content in working sides, reached at 1
 _MIN_KNOWN = 0.6  # of a turned or averaged cell
 _MIN_OVERLAP = 0.3  # of the smaller image
 _PADDING = 0.7  # of the turned image; what wraps around overlaps too little to count
+_LOCAL_SIGMA = 8.0  # working pixels, of the local mean and contrast
+_LOCAL_CONTRAST = 0.2  # grey levels of a local standard deviation
+_LOCAL_NOISE = 0.03  # local standard deviation that counts as half
 _PEAKS = 2  # per pose
 _PEAK_DISTANCE = 3  # cells
 _DISTINCT = 0.35  # of corners, in half sides of the moving image at scale 1
@@ -229,16 +235,21 @@ def _compare(
     views = []
     for number, linear in enumerate(turned.turned(how.side, torch.tensor(_VIEWS))):
         reporter.step("searching", number / steps)
-        views.append(_turned(_averaged(_describe(matcher, turned, linear), how.average)))
+        views.append(_describe(matcher, _placed(turned, linear)))
+    quarter = len(views) // 4  # the view turned further by a right angle
+    pairs = [(view, views[(n + quarter) % len(views)]) for n, view in enumerate(views)]
+    both = [_turned(_averaged(_joined(*pair), how.average)) for pair in pairs]
     found = []
     for number, powers in enumerate(groups):
         reporter.step("searching", (len(_VIEWS) + 4 * number) / steps)
         seen = _STEP ** (sum(powers) / len(powers))
         linear = target.linear(how.side * seen)
-        whole = _averaged(_describe(matcher, target, linear), how.average)
+        placed = _placed(target, linear)
+        upright, across = (_describe(matcher, one) for one in (placed, placed.turned()))
+        whole = _averaged(_joined(upright, across), how.average)
         scales = [_STEP**power for power in powers]
         targets = [_scaled(whole, scale / seen) for scale in scales]
-        found.append(_correlate(target, turned, how, views, targets, scales))
+        found.append(_correlate(target, turned, how, both, targets, scales))
     return _Poses.sorted(found)
 
 
@@ -264,8 +275,31 @@ def _centred_grid(size: tuple[int, int], middle: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(rows, cols, indexing="ij")[::-1], -1)
 
 
-def _describe(matcher: Matcher, frame: _Frame, linear: Tensor) -> _Described:
-    """Describe the content of an image; ``linear`` maps the canvas's pixels to the image's."""
+@dataclass(frozen=True)
+class _Canvas:
+    """An image's content on a canvas.
+
+    Attributes
+    ----------
+    image : MaskedImage
+    middle : Tensor
+        (2,), (row, col) of the image's centre, in pixels from the upper left corner.
+    """
+
+    image: MaskedImage
+    middle: Tensor
+
+    def turned(self) -> _Canvas:
+        """The canvas turned by a right angle, as the next view but two is."""
+        width = self.image.shape[1]
+        parts = (self.image.image, self.image.valid)
+        turned = MaskedImage(*(torch.rot90(x, 1, (2, 3)).contiguous() for x in parts))
+        row, col = self.middle
+        return _Canvas(turned, torch.stack([width - col, row]))
+
+
+def _placed(frame: _Frame, linear: Tensor) -> _Canvas:
+    """The content of an image; ``linear`` maps the canvas's pixels to the image's."""
     outline = frame.outline @ torch.linalg.inv(linear).T
     low, high = outline.amin(0), outline.amax(0)
     side = (frame.outline.amax(0) - frame.outline.amin(0)).amax()
@@ -273,13 +307,43 @@ def _describe(matcher: Matcher, frame: _Frame, linear: Tensor) -> _Described:
     width, height = (
         max(math.ceil(min(float(n), longest) / 8 - 1e-3) * 8, Matcher.smallest) for n in high - low
     )
-    # The image's centre, from the canvas's upper left corner.
     middle = linear.new_tensor([height, width]) / 2 - ((low + high) / 2).flip(0)
     sides = _sides(frame.image.shape, linear)
     grid = _centred_grid((height, width), middle) @ linear.T * 2 / sides
     placed = downsample(frame.image, float(linear.norm(dim=0).min())).sample(grid[None])
-    features, valid = centred_features(matcher, placed)
-    return _Described(features, valid, middle[None] / CELL)
+    return _Canvas(_with_local_contrast(placed), middle)
+
+
+def _with_local_contrast(image: MaskedImage) -> MaskedImage:
+    """The same local mean and contrast everywhere.
+
+    Dark infrared images then have as much to say as bright ones, and a drawn map as a photograph.
+    """
+    longest = 2 * (min(image.shape) // 2) - 1
+    size = min(2 * round(2.5 * _LOCAL_SIGMA) + 1, longest)
+
+    def blurred(x: Tensor) -> Tensor:
+        return gaussian_blur2d(x, (size, size), (_LOCAL_SIGMA, _LOCAL_SIGMA), "replicate")
+
+    share = blurred(image.valid).clamp_min(1e-3)
+    change = (image.image - blurred(image.image * image.valid) / share) * image.valid
+    contrast = (blurred(change.square()) / share).sqrt() + _LOCAL_NOISE
+    return MaskedImage((0.5 + _LOCAL_CONTRAST * change / contrast).clamp(0, 1), image.valid)
+
+
+def _describe(matcher: Matcher, canvas: _Canvas) -> _Described:
+    features, valid = centred_features(matcher, canvas.image)
+    return _Described(features, valid, canvas.middle[None] / CELL)
+
+
+def _joined(upright: _Described, across: _Described) -> _Described:
+    """Descriptors of a canvas, followed by those of the canvas turned by a right angle."""
+    features, valid = (
+        torch.rot90(x, -1, (2, 3))[..., : upright.valid.shape[-2], : upright.valid.shape[-1]]
+        for x in (across.features, across.valid)
+    )
+    known = upright.valid * valid
+    return _Described(torch.cat([upright.features, features], 1) * known, known, upright.middle)
 
 
 def _averaged(image: _Described, average: int) -> _Described:
@@ -381,8 +445,9 @@ def _cross_correlate(
         torch.cat([torch.fft.rfft2(getattr(x, name), padded) for x in given])
         for given in (views, targets)
     )
-    product = torch.stack([(moving * target.conj()).sum(1) for target in fixed], 1)
-    return torch.fft.irfft2(product.conj(), padded)
+    # One matrix product for each frequency, over the channels.
+    product = moving.conj().permute(2, 3, 0, 1) @ fixed.permute(2, 3, 1, 0)
+    return torch.fft.irfft2(product.permute(2, 3, 0, 1), padded)
 
 
 def _peaks(score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
