@@ -15,7 +15,16 @@ from napari_busref.registration.features import FixedFeatures
 from napari_busref.registration.pyramid import MaskedImage
 from napari_busref.registration.scoring import CandidateScorer
 from napari_busref.registration.wide_match import find_pose
-from napari_busref.registration.wide_search import CAREFUL, QUICK, wide_search
+from napari_busref.registration.wide_search import (
+    CAREFUL,
+    QUICK,
+    _describe,
+    _Frame,
+    _joined,
+    _placed,
+    _with_local_contrast,
+    wide_search,
+)
 from napari_busref.runtime.progress import Reporter
 from synthetic_pairs import SHAPE, error, moved, pair, start, texture, view
 
@@ -77,6 +86,31 @@ def _squeeze(fixed, moving):
     sides = [torch.tensor([shape[1], shape[0]], dtype=torch.float32) for shape in (moving, fixed)]
     linear = linear * sides[1] / sides[0][:, None]
     return torch.cat([linear, torch.zeros(2, 1)], 1)[None]
+
+
+def test_an_uneven_light_leaves_the_local_contrast():
+    image = texture()
+    light = np.linspace(0.3, 1, image.shape[1], dtype=np.float32)
+    even, uneven = (_with_local_contrast(view(x)).image for x in (image, image * light))
+    assert float((even - uneven).std()) < 0.25 * float(even.std())
+    assert (image - image * light).std() > 0.6 * image.std()
+
+
+def test_descriptors_of_both_orientations_lie_over_each_other():
+    def grey(image, valid):
+        """Descriptors that do not depend on the orientation."""
+        means = torch.nn.functional.avg_pool2d(image, 2)
+        return torch.cat([means, means.square()], 1)
+
+    image = view(texture())
+    frame = _Frame.of(image, torch.eye(2))
+    linear = frame.turned(100, torch.tensor([15.0, 105.0]))
+    first, later = (_describe(grey, _placed(frame, one)) for one in linear)
+    own = _describe(grey, _placed(frame, linear[0]).turned())
+    for across in (own, later):
+        both = _joined(first, across)
+        torch.testing.assert_close(both.features[:, 2:], both.features[:, :2], atol=1e-3, rtol=0)
+        assert float(both.valid.sum()) > 0.9 * float(first.valid.sum())
 
 
 def test_proposals_are_distinct_and_sorted(matcher):

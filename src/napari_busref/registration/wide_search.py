@@ -290,7 +290,7 @@ class _Canvas:
     middle: Tensor
 
     def turned(self) -> _Canvas:
-        """The canvas turned by a right angle, as the next view but two is."""
+        """The canvas turned by a right angle, as a later view is."""
         width = self.image.shape[1]
         parts = (self.image.image, self.image.valid)
         turned = MaskedImage(*(torch.rot90(x, 1, (2, 3)).contiguous() for x in parts))
@@ -338,10 +338,9 @@ def _describe(matcher: Matcher, canvas: _Canvas) -> _Described:
 
 def _joined(upright: _Described, across: _Described) -> _Described:
     """Descriptors of a canvas, followed by those of the canvas turned by a right angle."""
-    features, valid = (
-        torch.rot90(x, -1, (2, 3))[..., : upright.valid.shape[-2], : upright.valid.shape[-1]]
-        for x in (across.features, across.valid)
-    )
+    turned = (torch.rot90(x, -1, (2, 3)) for x in (across.features, across.valid))
+    rows, cols = upright.valid.shape[-2:]  # rounding may make a canvas a row longer or shorter
+    features, valid = (F.pad(x, (0, cols - x.shape[-1], 0, rows - x.shape[-2])) for x in turned)
     known = upright.valid * valid
     return _Described(torch.cat([upright.features, features], 1) * known, known, upright.middle)
 
