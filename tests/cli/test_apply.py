@@ -128,6 +128,8 @@ def test_the_value_outside_is_an_option(tmp_path: Path, half: Path) -> None:
         ("10,20\n\n5.5,6\n", "{},{}\n{},{}\n"),
         ("y;x\n10,0;20\n5,5;6\n", "y,x\n{},{}\n{},{}\n"),
         ("Row\tColumn\n10\t20\n5.5\t6\n", "Row,Column\n{},{}\n{},{}\n"),
+        ("row,col,note; remark\n10,20,a\n5.5,6,b\n",
+         "row,col,note; remark\n{},{},a\n{},{},b\n"),
     ],
 )  # fmt: skip
 def test_points_go_where_the_image_goes(

@@ -147,6 +147,25 @@ def test_landmarks_that_a_spreadsheet_has_saved(tmp_path: Path, style: str, mark
     assert read_transform(path, fixed=FIXED, moving=MOVING).transform.fixed_shape == FIXED.shape
 
 
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_rows_without_cells_hold_no_landmark(tmp_path: Path, style: str, mark: str) -> None:
+    path = tmp_path / ("marks.points" if style == "qgis" else "marks.csv")
+    write_landmarks(path, HERE, THERE, FIXED, MOVING, style)
+    path.write_text(path.read_text().replace(",", mark) + 5 * mark + "\n")
+    np.testing.assert_allclose(read_landmarks(path, FIXED, MOVING), (HERE, THERE), atol=1e-9)
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_marks_in_names_separate_no_columns(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "marks.csv"
+    path.write_text(f'"roof{mark} left","true",2,1,4,3\n')
+    found = read_landmarks(path, FIXED, MOVING)
+    np.testing.assert_array_equal(found, ([[3, 4]], [[1, 2]]))
+    path.write_text(f"fixed_row,fixed_col,moving_row,moving_col,note{mark} remark\n3,4,1,2,x\n")
+    np.testing.assert_array_equal(read_landmarks(path, FIXED, MOVING), found)
+
+
 def test_columns_of_landmarks_are_found_by_name(tmp_path: Path) -> None:
     path = tmp_path / "marks.csv"
     path.write_text("moving_row,moving_col,Fixed_row, fixed_col,note\n1,2,3,4,roof\n5,6,7,8,\n")

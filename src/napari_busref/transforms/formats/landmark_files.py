@@ -201,7 +201,7 @@ def _is_pixels(text: str) -> bool:
 
 def _in_pixels(path: Path, text: str) -> tuple[_Points, _Points]:
     columns = [_header(text).index(name) for name in _PIXELS[1:]]
-    lines = [row for row in itertools.islice(rows(text), 1, None) if row]
+    lines = [row for row in itertools.islice(rows(text), 1, None) if any(row)]
     if any(len(row) <= max(columns) for row in lines):
         raise ValueError(f"path: {path} is damaged: a landmark has fewer than four numbers")
     mark = delimiter(text)
@@ -238,7 +238,7 @@ def _bigwarp(
     pairs = []
     mark = delimiter(text)
     for line, row in enumerate(rows(text), 1):
-        if not row or (line == 1 and len(row) > 1 and not _is_flag(row[1])):
+        if not any(row) or (line == 1 and len(row) > 1 and not _is_flag(row[1])):
             continue
         if len(row) not in (6, 8) or not _is_flag(row[1]):
             raise ValueError(
@@ -264,7 +264,7 @@ def _bigwarp(
 
 def _qgis(path: Path, text: str, fixed: ImageGrid, moving: ImageGrid) -> tuple[_Points, _Points]:
     """Columns by name: map and source positions, and whether the pair is enabled."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = [one for one in text.splitlines() if one.strip(" ,;\t") and not one.startswith("#")]
     mark = delimiter(text)
     table = csv.DictReader(lines, delimiter=mark)
     names = [(name or "").strip() for name in table.fieldnames or ()]

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 
 __all__ = ["delimiter", "number", "rows"]
 
 
 def delimiter(text: str) -> str:
-    """Return what separates the columns: a semicolon or tab of the first line, else a comma.
+    """Return what separates the columns: a comma, semicolon or tab, as the first line has it.
 
-    Lines that begin with ``#`` do not count. Commas may be decimal ones.
+    Lines that begin with ``#`` do not count, nor does what stands in quotes.
     """
     lines = (line for line in text.splitlines() if line.strip() and not line.startswith("#"))
-    first = next(lines, "")
-    return next((mark for mark in ";\t" if mark in first), ",")
+    first = re.sub(r'"[^"]*"', "", next(lines, ""))
+    marks = re.sub(r"\d,(?=\d)", "", first)  # beside other marks, these are decimal commas
+    if not any(mark in marks for mark in ";\t"):
+        return ","
+    return max(";\t,", key=marks.count)
 
 
 def rows(text: str) -> Iterator[list[str]]:
