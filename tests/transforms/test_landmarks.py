@@ -138,6 +138,13 @@ def test_leave_one_out_is_a_fit_to_the_others():
         np.testing.assert_allclose(fit.leave_one_out[index], np.hypot(*error))
 
 
+def test_nothing_is_left_out_where_the_others_lie_on_one_line_in_the_moving_image():
+    fixed = np.array([[3, 3], [3, 76], [56, 3], [50, 70]], float)
+    moving = np.array([[5, 5], [15, 15.0001], [25, 25], [10, 40]])
+    left_out = fit_landmarks(fixed, moving, **SHAPES).leave_one_out
+    np.testing.assert_array_equal(np.isnan(left_out), [False, False, False, True])
+
+
 @pytest.mark.parametrize("model", ["affine", "homography", "thin-plate"])
 def test_with_just_enough_pairs_nothing_is_said_about_the_worst(model):
     fixed = np.array([[3, 3], [3, 76], [56, 3], [50, 70]], float)[: MIN_PAIRS[model]]

@@ -472,6 +472,13 @@ def test_bad_arguments():
         transform.points([1, np.nan])
 
 
+@pytest.mark.parametrize("count", [2, 5])
+def test_points_on_one_line_determine_no_affine(count):
+    line = np.outer(np.arange(count), (3, 2))
+    with pytest.raises(ValueError, match=f"points: got {count}, need at least three that do not"):
+        Transform.from_points(line, line, fixed_shape=(9, 9), moving_shape=(9, 9))
+
+
 def test_no_points():
     assert WARP.points(np.empty((0, 2))).shape == (0, 2)
     assert WARP.points(np.empty((0, 2)), inverse=True).shape == (0, 2)

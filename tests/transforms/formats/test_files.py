@@ -17,6 +17,7 @@ from napari_busref import (
     read_transform,
     write_transform,
 )
+from napari_busref.transforms import hdf5
 from napari_busref.transforms.formats.files import WRITABLE
 from napari_busref.transforms.transform import read_metadata
 
@@ -154,6 +155,15 @@ def test_damaged_grids_are_refused(tmp_path, affine, stored):
     affine.save(tmp_path / "a.busref.h5", {"fixed_grid": stored})
     with pytest.raises(ValueError, match="damaged: metadata"):
         read_transform(tmp_path / "a.busref.h5")
+
+
+@pytest.mark.parametrize("name", ["fixed", "moving"])
+def test_stored_grids_of_other_images_are_refused(tmp_path, affine, name):
+    path, wrong = tmp_path / "a.busref.h5", {f"{name}_grid": ImageGrid((9, 8)).as_dict()}
+    for own, planes in ((wrong, {}), ({}, {(0,): (affine, wrong)})):
+        hdf5.save(path, affine, own, planes)
+        with pytest.raises(ValueError, match=rf"{name}: got a grid of shape \(9, 8\)"):
+            read_transform(path)
 
 
 # -- names, grids ------------------------------------------------------------------------------

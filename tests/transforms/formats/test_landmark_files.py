@@ -166,9 +166,11 @@ def test_marks_in_names_separate_no_columns(tmp_path: Path, mark: str) -> None:
     np.testing.assert_array_equal(read_landmarks(path, FIXED, MOVING), found)
 
 
-def test_columns_of_landmarks_are_found_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("note", ["", ",note"])
+def test_columns_of_landmarks_are_found_by_name(tmp_path: Path, note: str) -> None:
     path = tmp_path / "marks.csv"
-    path.write_text("moving_row,moving_col,Fixed_row, fixed_col,note\n1,2,3,4,roof\n5,6,7,8,\n")
+    heads = f"moving_row,moving_col,Fixed_row, fixed_col{note}"
+    path.write_text(f"{heads}\n1,2,3,4{note}\n5,6,7,8{note}\n")
     found = read_landmarks(path, FIXED, MOVING)
     np.testing.assert_array_equal(found, ([[3, 4], [7, 8]], [[1, 2], [5, 6]]))
 
