@@ -12,7 +12,7 @@ from scipy import ndimage
 from napari_busref import register
 from napari_busref.data.samples import thermal_scene
 from napari_busref.images.block_means import block_means
-from napari_busref.registration import large
+from napari_busref.registration import large, tile_levels
 from napari_busref.registration.joined_field import NODES, _least_jacobian, join, outlying
 from napari_busref.registration.large import LargeRegistrationResult, register_large
 from napari_busref.registration.tiles import Source, Tile, TileFit, fit_tile
@@ -45,7 +45,7 @@ def error(found, truth, margin=40):
 
 
 def registered(pair, monkeypatch, finest="full", **options):
-    monkeypatch.setattr(large, "SIDE", 256)
+    monkeypatch.setattr(tile_levels, "SIDE", 256)
     fixed, moving, _ = pair
     return register_large(fixed, moving, finest, whole=register, side=128, device="cpu", **options)
 
@@ -119,6 +119,60 @@ def test_progress_is_even_and_cancel_works_between_tiles(pair, monkeypatch):
     cancel.clear()
     best = registered(pair, monkeypatch, progress=progress, cancel=cancel, on_cancel="best")
     assert [level["step"] for level in best.parameters["levels"]] == [4.0, 2]
+
+
+@pytest.fixture(scope="module")
+def coarse(pair):
+    """The pair on its coarse level alone."""
+    options = {"whole": register, "side": 128, "device": "cpu", "search": "none"}
+    return register_large(*pair[:2], "none", **options)
+
+
+def refined(pair, monkeypatch, coarse, first, **options):
+    monkeypatch.setattr(tile_levels, "SIDE", 128)
+    monkeypatch.setattr(large, "_WHOLE", 128)
+    return large.refine_large(*pair[:2], coarse.transform, first, device="cpu", **options)
+
+
+def test_the_part_in_view_is_refined_first_and_stays(pair, coarse, monkeypatch):
+    truth, part = pair[2], np.s_[40:200, 40:200]
+    monkeypatch.setattr(tile_levels, "_TOGETHER", 4)
+    stages = []
+    found = list(
+        refined(pair, monkeypatch, coarse, part, progress=lambda *said: stages.append(said))
+    )
+    (view, complete), *others = found
+    assert complete and [is_last for _, is_last in others].index(True) == len(others) - 1
+    assert len(others) > 2  # what is done of the rest comes piece by piece
+
+    def near(transform, rows, cols):
+        grid = np.stack(np.mgrid[rows, cols], -1)
+        return np.linalg.norm(transform.points(grid) - truth.points(grid), axis=-1).mean()
+
+    inside, outside = (slice(60, 180, 20),) * 2, (slice(280, 360, 20), slice(300, 480, 20))
+    start, first, last = coarse.transform, view.transform, others[-1][0].transform
+    assert near(first, *inside) < 0.7 * near(start, *inside)
+    assert near(last, *inside) < near(first, *inside) + 0.1
+    assert near(last, *outside) < 0.7 * near(start, *outside)
+    assert error(last, truth).mean() < 0.7 * error(start, truth).mean()
+    fractions = [fraction for _, fraction in stages]
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0
+
+
+def test_the_tiles_of_a_part_alone_are_fitted_before_it_is_shown(pair, coarse, monkeypatch):
+    fitted, cancel = [], threading.Event()
+    inner = tile_levels.fit_tile
+    monkeypatch.setattr(tile_levels, "fit_tile", lambda t: fitted.append(t) or inner(t))
+    parts = refined(pair, monkeypatch, coarse, np.s_[10:100, 10:100], cancel=cancel)
+    next(parts)
+    assert [(tile.step, tile.core[0].start, tile.core[1].start) for tile in fitted] == [
+        (2, 0, 0),
+        (1, 0, 0),
+    ]
+    cancel.set()
+    with pytest.raises(Cancelled):
+        next(parts)
+    assert len(fitted) == 3
 
 
 def test_masks_and_an_initial_transform_speak_of_full_resolution(pair, monkeypatch):

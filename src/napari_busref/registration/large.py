@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,10 +15,18 @@ from numpy.typing import ArrayLike, NDArray
 from napari_busref.images.block_means import block_means
 from napari_busref.images.nodata import NoData
 from napari_busref.images.preprocess import prepare
-from napari_busref.registration.joined_field import NODES, join, outlying
+from napari_busref.registration.joined_field import NODES
 from napari_busref.registration.prepare import initial_transform
 from napari_busref.registration.result import Preview, RegistrationResult, after_picture
-from napari_busref.registration.tiles import SIDE, Source, Tile, TileFit, fit_tile
+from napari_busref.registration.tile_levels import (
+    Refined,
+    Run,
+    expected_seconds,
+    in_tiles,
+    part_first,
+    windows,
+)
+from napari_busref.registration.tiles import Source
 from napari_busref.runtime.device import resolve_device
 from napari_busref.runtime.progress import Cancelled, Progress, Reporter
 from napari_busref.runtime.stopwatch import Stopwatch
@@ -26,21 +34,17 @@ from napari_busref.transforms.grids import FIELD_BUDGET, Grid
 from napari_busref.transforms.levels import from_levels, onto_levels
 from napari_busref.transforms.transform import Transform, Window
 
-__all__ = ["LARGE", "LargeRegistrationResult", "is_large", "register_large"]
+__all__ = ["LARGE", "LargeRegistrationResult", "is_large", "refine_large", "register_large"]
 
 LARGE = FIELD_BUDGET
 """Pixels of the fixed image above which `register` continues in tiles."""
 
 _WHOLE = 2048  # side of the square whose area the coarse level has at most
 _FINER = 1.5  # a level that is less finer than the one before tells little
-_STILL = 0.3  # fixed pixels; where the median move is less, finer levels are left out
 _LEAST_PIXELS = 0.5  # moving pixels along a side of a level's pixels
 _STEPS = {"full": 1, "half": 2, "quarter": 4, "none": math.inf}
-_COARSE_SECONDS, _TILE_SECONDS = 12e-6, 6.0  # of a pixel and of a tile, to share the progress
+_COARSE_SECONDS = 12e-6  # of a pixel, to share the progress
 _BLOCK = 2048  # rows and columns that are warped at a time
-
-Run = Callable[[Callable[[Tile], TileFit | None], Iterable[Tile]], Iterable[TileFit | None]]
-"""Applies a function to tiles and gives the results in order, as `map` does."""
 
 
 class LargeRegistrationResult(RegistrationResult):
@@ -89,7 +93,7 @@ class LargeRegistrationResult(RegistrationResult):
         moving, fill_value, _ = self._moving
         channels = tuple(moving.shape[2:])
         warped = np.empty((*self.transform.fixed_shape, *channels), np.dtype(moving.dtype))
-        for window in _windows(self.transform.fixed_shape, _BLOCK):
+        for window in windows(self.transform.fixed_shape, _BLOCK):
             part = self.transform.apply(moving, cval=fill_value, window=window)
             warped[window] = np.ma.getdata(part)
         return warped
@@ -155,8 +159,7 @@ class _Large:
 
     def full(self, transform: Transform) -> Transform:
         """A transform of the coarse levels between pixels at full resolution."""
-        found = from_levels(transform, *self.levels, *self.shapes)
-        return found.with_spacing(NODES) if max(found.spacing) > 1 else found
+        return _sparse(from_levels(transform, *self.levels, *self.shapes))
 
     def sources(self, masks: tuple[Any, Any]) -> tuple[Source, Source]:
         """Both images, to be read window by window."""
@@ -225,8 +228,7 @@ def register_large(
         for mask, level in zip((fixed_mask, moving_mask), pair.levels, strict=True)
     )
     steps = _levels(pair, finest, start)
-    tiles = sum(math.prod(_counts(pair.shapes[0], step)) for step in steps)
-    seconds = pair.coarse[0].size * _COARSE_SECONDS, tiles * _TILE_SECONDS
+    seconds = pair.coarse[0].size * _COARSE_SECONDS, expected_seconds(pair.shapes[0], steps)
     share = seconds[0] / sum(seconds)
     coarse = whole(
         *pair.coarse,
@@ -240,16 +242,16 @@ def register_large(
         **options,
     )
     watch.lap("coarse level")
-    found = _Found(pair.full(coarse.transform))
+    found = Refined(pair.full(coarse.transform))
     dense = coarse.parameters["refine"] == "dense" and coarse.quality.status == "registered"
     if coarse.quality.status == "not registered":
-        found = _Found(start or Transform.equal_field_of_view(*pair.shapes))
+        found = Refined(start or Transform.equal_field_of_view(*pair.shapes))
     try:
         if dense:
             sources = pair.sources((masks[0], masks[1]))
             device = str(resolve_device(options.get("device", "auto")))
             part = reporter.part(share, 1.0)
-            for reached in _in_tiles(sources, found, steps, device, part, run):
+            for reached in in_tiles(sources, found, steps, device, part, run):
                 found = reached
     except Cancelled:
         if options.get("on_cancel") != "best":
@@ -268,54 +270,60 @@ def register_large(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """The transform so far, and what each level of tiles said."""
+def refine_large(
+    fixed: Any,
+    moving: Any,
+    transform: Transform,
+    first: Window,
+    *,
+    finest: str = "full",
+    masks: Callable[[Grid, Grid], tuple[Any, Any]] | None = None,
+    nodata: NoData = "auto",
+    device: Any = "auto",
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> Iterator[tuple[Refined, bool]]:
+    """Refine a registration in tiles, a part of the image first.
 
-    transform: Transform
-    agreement: NDArray[np.float32] | None = None
-    levels: list[dict[str, Any]] = field(default_factory=list)
+    Parameters
+    ----------
+    fixed, moving, finest, nodata, device, progress, cancel
+        As of `register_large`.
+    transform : Transform
+        The registration, from a coarse level.
+    first : tuple of slice
+        Rows and columns of the fixed image that come first.
+    masks : callable, optional
+        From the grids of both coarse levels to the valid pixels there, or None for all.
+
+    Yields
+    ------
+    Refined
+        What is done so far.
+    bool
+        Whether the part, or everything, is complete.
+
+    Raises
+    ------
+    ValueError
+        When no level is finer than the coarse one, or the moving image shows none.
+    Cancelled
+        Between two tiles.
+    """
+    reporter = Reporter(progress, cancel)
+    reporter.step("reading the images", 0.0)
+    pair = _Large.of(fixed, moving, nodata, _WHOLE)
+    steps = _levels(pair, finest, transform)
+    if not steps:
+        raise ValueError("finest: the images show nothing finer than what was registered")
+    valid = (None, None) if masks is None else masks(*pair.levels)
+    found, place = Refined(_sparse(transform)), str(resolve_device(device))
+    yield from part_first(pair.sources(valid), found, steps, first, place, reporter)
 
 
-def _in_tiles(
-    sources: tuple[Source, Source],
-    found: _Found,
-    steps: list[int],
-    device: str,
-    reporter: Reporter,
-    run: Run,
-) -> Iterator[_Found]:
-    """Refine a transform level by level, until it moves no more; yield it after each level."""
-    shape = found.transform.fixed_shape
-    total = sum(math.prod(_counts(shape, step)) for step in steps)
-    done = 0
-    reporter.expect(1.0, total * _TILE_SECONDS)
-    for step in steps:
-        counts = _counts(shape, step)
-        level = sources[0].level(step)
-        tiles = [
-            Tile(*sources, found.transform, step, window, device)
-            for window in _windows(level.shape, SIDE)
-        ]
-        fits: dict[tuple[int, int], TileFit] = {}
-        for place, fit in zip(np.ndindex(*counts), run(fit_tile, tiles), strict=True):
-            done += 1
-            reporter.step(f"aligning the details: tile {done} of {total}", done / total)
-            if fit is not None:
-                fits[place] = fit
-        left_out = outlying(fits, step)
-        kept = {place: fit for place, fit in fits.items() if place not in left_out}
-        if not kept:
-            return
-        moves, median = join(kept.values(), shape, step)
-        agreement = np.full(counts, np.nan, np.float32)
-        for place, fit in fits.items():
-            agreement[place] = fit.agreement
-        said = {"step": step, "tiles": len(tiles), "kept": len(kept), "median_move_px": median}
-        found = _Found(moves.compose(found.transform), agreement, [*found.levels, said])
-        yield found
-        if median < _STILL:
-            return
+def _sparse(transform: Transform) -> Transform:
+    """The same map with values as far apart as those of joined tiles."""
+    return transform.with_spacing(NODES) if max(transform.spacing) > 1 else transform
 
 
 def _levels(pair: _Large, finest: str | None, start: Transform | None) -> list[int]:
@@ -324,20 +332,6 @@ def _levels(pair: _Large, finest: str | None, start: Transform | None) -> list[i
     scale = float(np.sqrt(abs(np.linalg.det(start.affine[:2, :2]))))
     least = max(_STEPS[finest or "half"], _LEAST_PIXELS / scale)
     return [step for step in (8, 4, 2, 1) if least <= step <= pair.levels[0].step[0] / _FINER]
-
-
-def _counts(shape: tuple[int, int], step: int) -> tuple[int, int]:
-    """Tiles of a level along both sides."""
-    rows, cols = (-(-size // (step * SIDE)) for size in shape)
-    return rows, cols
-
-
-def _windows(shape: tuple[int, int], side: int) -> Iterator[Window]:
-    """Cut an image into squares, row by row."""
-    rows, cols = shape
-    for top in range(0, rows, side):
-        for left in range(0, cols, side):
-            yield slice(top, min(top + side, rows)), slice(left, min(left + side, cols))
 
 
 def _preview(coarse: RegistrationResult, pair: _Large, start: Transform | None) -> Preview | None:
