@@ -21,7 +21,8 @@ from napari_busref import (
 )
 from napari_busref._napari.apply_transform.api import apply_transform
 from napari_busref._napari.apply_transform.known_transforms import known_transforms
-from napari_busref._napari.files import image_io, transform_io
+from napari_busref._napari.files import transform_io
+from napari_busref._napari.layers import ome_tiff
 from napari_busref._napari.layers.image_grids import grid_of_layer, spatial_of_grid
 from napari_busref._napari.layers.pair import METADATA_KEY as KEY
 from napari_busref._napari.layers.result import PlaneResult
@@ -260,7 +261,7 @@ def test_ome_tiff_keeps_values_and_pixel_size(tmp_path, layer):
     layer.units = (*["pixel"] * (layer.ndim - 2), "um", "um")
     layer.affine = np.diag([*[1] * (layer.ndim - 2), 2, 2, 1])
     path = tmp_path / "a.ome.tif"
-    assert save(layer, path, image_io.write_ome_tiff) == [str(path)]
+    assert save(layer, path, ome_tiff.write_ome_tiff) == [str(path)]
     found = read_image(path)
     data = np.asarray(layer.data[0] if getattr(layer, "multiscale", False) else layer.data)
     np.testing.assert_array_equal(found.data, np.squeeze(data))
@@ -330,15 +331,15 @@ def test_other_layers_are_no_channels(tmp_path, other, message):
     other.name = "b"
     layers.append(other.as_layer_data_tuple())
     with pytest.raises(ValueError, match=message):
-        image_io.write_ome_channels(str(tmp_path / "a.ome.tif"), layers)
+        ome_tiff.write_ome_channels(str(tmp_path / "a.ome.tif"), layers)
     with pytest.raises(ValueError, match=r"ends in \.ome\.tif"):
-        image_io.write_ome_channels(str(tmp_path / "a.tif"), layers)
+        ome_tiff.write_ome_channels(str(tmp_path / "a.tif"), layers)
     assert not list(tmp_path.iterdir())
 
 
 def test_ome_tiff_without_units_says_no_size(tmp_path):
     path = tmp_path / "a.ome.tif"
-    save(Image(np.zeros((3, 4), np.uint8), scale=(2, 2)), path, image_io.write_ome_tiff)
+    save(Image(np.zeros((3, 4), np.uint8), scale=(2, 2)), path, ome_tiff.write_ome_tiff)
     assert "spacing" not in read_image(path).metadata
 
 
@@ -347,7 +348,7 @@ def test_what_ome_tiff_cannot_hold_is_refused(tmp_path):
     many = Image(np.zeros((2, 2, 2, 2, 3, 4), np.uint8))
     for layer, message in ((huge, "integers of 32 bits"), (many, "a stack along T, Z and C")):
         with pytest.raises(ValueError, match=message):
-            save(layer, tmp_path / "a.ome.tif", image_io.write_ome_tiff)
+            save(layer, tmp_path / "a.ome.tif", ome_tiff.write_ome_tiff)
     with pytest.raises(ValueError, match=r"ends in \.ome\.tif"):
-        save(many, tmp_path / "a.png", image_io.write_ome_tiff)
+        save(many, tmp_path / "a.png", ome_tiff.write_ome_tiff)
     assert not list(tmp_path.iterdir())

@@ -12,10 +12,10 @@ from napari_builtins.io import magic_imread
 from PIL import Image as Picture
 from skimage import data
 
-from napari_busref._napari.files.image_io import write_ome_tiff
 from napari_busref._napari.files.image_reader import get_image_reader, read_images
 from napari_busref._napari.files.open_pictures import add_pictures
 from napari_busref._napari.layers.map_positions import map_place
+from napari_busref._napari.layers.ome_tiff import write_ome_tiff
 from napari_busref._napari.layers.orientation import stored_orientation, turn_upright
 from napari_busref.images.io import read_image, write_image
 

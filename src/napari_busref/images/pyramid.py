@@ -465,11 +465,13 @@ def _halved(fine: NDArray[Any], nodata: float | None) -> NDArray[Any]:
 
 
 def input_key(image: Any) -> Any:
-    """What identifies an input: the place and time of a file, or the content of an array."""
+    """What identifies an input: place and time of a file, its own word, or an array's content."""
     if hasattr(image, "uri"):
         path = Path(image.uri)
         status = path.stat() if path.exists() else None
         changed = (status.st_mtime_ns, status.st_size) if status else ()
         return [image.uri, image.taken, *changed]
+    if hasattr(image, "identity"):
+        return image.identity
     array = np.ma.getdata(image) if np.ma.isMaskedArray(image) else np.asarray(image)
     return [array.shape, str(array.dtype), hashlib.sha256(array.tobytes()).hexdigest()]

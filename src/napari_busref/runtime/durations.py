@@ -48,6 +48,11 @@ _DEFAULTS: dict[str, tuple[str, float, float]] = {
     "fuse refusion": (_FUSE, 0.0, 8.2),
     "compose": (_FUSE, 0.01, 0.1),
     "layers": ("making the layers", 0.05, 0.1),
+    "save transform": ("saving the transform", 0.1, 0.0),
+    "save mask": ("saving the mask", 0.05, 0.12),
+    "save warped": ("saving the warped image", 0.05, 0.28),
+    "save fused": ("saving the fused image", 0.05, 0.1),
+    "fuse blocks": ("fusing at full resolution", 1.0, 1.36),
 }
 _OTHER = ("working", 1.0, 0.0)
 _USUAL_PIXELS = 640 * 480  # where nothing else is known

@@ -18,10 +18,11 @@ from napari_busref._napari.compare.draw import Drawing, DrawRequest, draw_compar
 from napari_busref._napari.compare.legend import legend
 from napari_busref._napari.compare.metrics import Measured, measure
 from napari_busref._napari.compare.metrics_table import MetricsTable
-from napari_busref._napari.compare.pixels import Pixels, Region, choose_region, view_window
+from napari_busref._napari.compare.pixels import Pixels, Region, choose_region
 from napari_busref._napari.compare.session import LAYER_EVENTS, ComparisonSession
 from napari_busref._napari.compare.source import Comparison, find_comparison
 from napari_busref._napari.layers.planes import SPATIAL_KEYS, shown_plane
+from napari_busref._napari.layers.view import view_window
 from napari_busref._napari.widgets.camera import camera_of
 from napari_busref._napari.widgets.forms import DOUBTFUL, Message, button, form, row, scrolled
 from napari_busref._napari.widgets.job_panel import JobPanel

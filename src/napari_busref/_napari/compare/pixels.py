@@ -32,12 +32,10 @@ __all__ = [
     "Region",
     "choose_region",
     "layer_on_region",
-    "view_window",
 ]
 
 _COLOURS = 256
 _BORDER = 4  # pixels that an empty border may extend from the edge of the mask
-_VIEW_MARGIN = 1 / 8  # of the view, read around it
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,34 +246,6 @@ def choose_region(
     shape = level_grid(plane, last).shape
     step = math.ceil(math.sqrt(area * math.prod(shape) / full / pixels))
     return _region(plane, last, min(step, *shape), window)
-
-
-def view_window(layer: Image, plane: Plane) -> tuple[slice, slice] | None:
-    """Return the part of a plane that napari last drew, with a margin.
-
-    Parameters
-    ----------
-    layer : Image
-        The layer of `plane`; it may be hidden.
-    plane : Plane
-
-    Returns
-    -------
-    tuple of slice or None
-        Rows and columns at full resolution; None when nothing was drawn yet.
-    """
-    corners = np.asarray(layer.corner_pixels, dtype=float)[:, list(plane.axes)]
-    factors = np.ones(2)
-    if layer.multiscale:
-        factors = np.asarray(layer.downsample_factors, float)[layer.data_level][list(plane.axes)]
-    first, last = corners[0] * factors, (corners[1] + 1) * factors
-    if (last - first < 2).any():
-        return None
-    margin = (last - first) * _VIEW_MARGIN
-    shape = np.array(plane.shape)
-    first = np.clip(np.floor(first - margin), 0, shape - 1).astype(int)
-    last = np.clip(np.ceil(last + margin), first + 1, shape).astype(int)
-    return slice(int(first[0]), int(last[0])), slice(int(first[1]), int(last[1]))
 
 
 def layer_on_region(

@@ -12,9 +12,9 @@ from typing import Any
 from napari.layers import Vectors
 from napari.utils.notifications import show_error, show_warning
 
-from napari_busref._napari.files.transform_layer import transform_file, transform_layer
 from napari_busref._napari.layers.image_grids import grid_of_plane
 from napari_busref._napari.layers.pair import METADATA_KEY, Plane
+from napari_busref._napari.layers.transform_layer import transform_file, transform_layer
 from napari_busref._napari.widgets.words import error_text
 from napari_busref.transforms.formats import files, ngff
 from napari_busref.transforms.transform import EXTENSION

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
 
-__all__ = ["MapPlace", "map_place"]
+__all__ = ["MapPlace", "geotags", "map_place"]
 
 _SUFFIXES = (".tif", ".tiff", ".btf")
 _NEAR = 0.5  # pixels; nearer, a layer lies where the map says
@@ -91,17 +91,24 @@ def map_place(viewer: ViewerModel, fixed: Image, moving: Image) -> MapPlace | No
     return MapPlace(crs, f"{moving.name}: {there}; {fixed.name}: {here}", move)
 
 
-def _file(layer: Any) -> ImageFile | None:
-    """The tags of a layer's file with the layer's pixels; None without a map position."""
+def geotags(layer: Any) -> dict[str, Any]:
+    """Return the geotags of a layer's file, as of `ImageFile`; empty without a map position."""
     metadata = layer.metadata.get("image_file")
     path = Path(layer.source.path or "")
-    if layer.multiscale or layer.ndim != 2:
-        return None
     if metadata is None and path.suffix.lower() in _SUFFIXES:
         try:
             metadata = {"geotiff": read_geotags(path)}
         except Exception:  # the layer is there, whatever became of its file
-            return None
-    if not metadata or not metadata.get("geotiff"):
+            return {}
+    return dict((metadata or {}).get("geotiff") or {})
+
+
+def _file(layer: Any) -> ImageFile | None:
+    """The tags of a layer's file with the layer's pixels; None without a map position."""
+    if layer.multiscale or layer.ndim != 2:
         return None
+    tags = geotags(layer)
+    if not tags:
+        return None
+    metadata = layer.metadata.get("image_file") or {"geotiff": tags}
     return ImageFile(layer.data, metadata, axes="YXS"[: layer.ndim + bool(layer.rgb)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ from napari_busref._napari.register.result_layers import (
     show_field,
     update_layers,
 )
+from napari_busref._napari.register.result_refiner import ResultRefiner
+from napari_busref._napari.register.result_saver import ResultSaver
 from napari_busref._napari.register.run import (
     RegisterOutcome,
     RegisterRequest,
@@ -104,6 +107,7 @@ class RegisterAndFuse(RunPanel):
         self._request: RegisterRequest | None = None
         self._inputs: tuple[Image, Image] | None = None  # fixed and moving layer of the run
         self._stopping = False  # True once the user has asked for the best so far
+        self._keeps_verdict = False  # whether a failure or Cancel leaves the result as it is
         self._last: RegisterRequest | None = None  # of the result
         self.result: LayersResult | None = None
         self.pair = PairChooser(
@@ -128,6 +132,8 @@ class RegisterAndFuse(RunPanel):
             "Fuse what is registered by the present settings of fusion; nothing is registered",
             self.fuse_again,
         )
+        self._saver, self._refiner = ResultSaver(self), ResultRefiner(self)
+        self.save_button, self.refine_button = self._saver.button, self._refiner.button
         self._sliders = LiveSliders(self)
         self.advanced = SettingsForm([self.fixed_mask, self.moving_mask])
         self.hint, self.verdict = Message("hint"), Verdict()
@@ -139,6 +145,7 @@ class RegisterAndFuse(RunPanel):
             self.advanced,
             row(self.button, self.fuse_button),
             row(self.undo_button, self.redo_button),
+            row(self.save_button, self.refine_button),
             self.bar,
             self.stage,
             self.verdict,
@@ -150,6 +157,8 @@ class RegisterAndFuse(RunPanel):
             self.fuse_button,
             self.undo_button,
             self.redo_button,
+            self.save_button,
+            self.refine_button,
             *self.verdict.tab_order(),
         )
         self._adder = LayerAdder(
@@ -269,6 +278,45 @@ class RegisterAndFuse(RunPanel):
         names = [layer.name for layer in self.pair.layers if layer is not None]
         return names == [last.moving.name, last.fixed.name]
 
+    def registered(self) -> tuple[LayersResult, RegisterRequest]:
+        """Return the result of the chosen layers, and the request of its run.
+
+        Raises
+        ------
+        ValueError
+            When there is none.
+        """
+        if not self.can_fuse_again or self.result is None or self._last is None:
+            raise ValueError("register the two layers first")
+        return self.result, self._last
+
+    def save_result(
+        self, path: str | Path, *, cloud: bool = False, overwrite: bool = False
+    ) -> bool:
+        """Write the result of the chosen layers to files, in another thread.
+
+        Parameters
+        ----------
+        path, cloud, overwrite
+            As of `napari_busref._napari.register.save.SaveRequest`.
+
+        Returns
+        -------
+        bool
+            False when it could not be started; a notification says why.
+        """
+        return self._attempt(self._keep, self._saver.begin, Path(path), cloud, overwrite)
+
+    def refine(self) -> bool:
+        """Refine the result at full resolution, the part in view first.
+
+        Returns
+        -------
+        bool
+            As of `save_result`.
+        """
+        return self._attempt(self._keep, self._refiner.begin)
+
     def search_wide(self) -> bool:
         """Start a run with a wide search; the setting of further runs stays.
 
@@ -330,7 +378,7 @@ class RegisterAndFuse(RunPanel):
         self.advanced.set_stack(
             any(layer is not None and layer.ndim > 2 for layer in self.pair.layers)
         )
-        self.fuse_button.setEnabled(self.can_fuse_again and self.settings.fused)
+        self._show_actions()
         if not self._follow() and not self._busy:
             self.stage.say("")  # of an earlier pair
 
@@ -353,6 +401,7 @@ class RegisterAndFuse(RunPanel):
         self._adder.finish()
         self._sliders.stop()
         self._sliders.restore()
+        self._keeps_verdict = False
         self.result = None
         self.verdict.clear()
         moving, fixed = self.pair.layers
@@ -366,15 +415,18 @@ class RegisterAndFuse(RunPanel):
         postpone_garbage_collection(self._start(run, self._request, returned=self._add_layers))
 
     def _begin_fusion(self) -> None:
-        if not self.can_fuse_again or self.result is None or self._last is None:
-            raise ValueError("register the two layers first")
+        result, last = self.registered()
         if not self.settings.fused:
             raise ValueError("the output 'fused' is not chosen; tick it in the advanced settings")
         self._sliders.stop()
-        request = replace(self._last, settings=self.settings)
-        self._start(
-            fuse_again, request, self.result, returned=partial(self._replace_fused, request)
-        )
+        self._keeps_verdict = False
+        request = replace(last, settings=self.settings)
+        self._start(fuse_again, request, result, returned=partial(self._replace_fused, request))
+
+    def _keep(self, begin: Callable[..., None], *args: Any) -> None:
+        """Start what leaves the verdict as it is, also when it fails or is cancelled."""
+        self._keeps_verdict = True
+        begin(*args)
 
     def _replace_fused(self, request: RegisterRequest, outcome: RegisterOutcome) -> None:
         self._sliders.restore()
@@ -488,13 +540,29 @@ class RegisterAndFuse(RunPanel):
     def _show_state(self) -> None:
         super()._show_state()
         self.verdict.steps.setEnabled(not self.running)
-        self.fuse_button.setEnabled(self.can_fuse_again and self.settings.fused)
+        self._show_actions()
         if not self.running:
             text = "&Register and fuse" if self.settings.fused else "&Register"
             self._show_button(text, self.RUN_TOOLTIP)
         elif self._stopping and not self._grace.isActive():
             self._show_button("&Discard", "Drop the best so far, and stop at once")
 
+    def _on_cancelled(self) -> None:
+        if self._keeps_verdict:
+            self.stage.say("cancelled; what was done stays")
+        else:
+            super()._on_cancelled()
+
+    def _show_actions(self) -> None:
+        """Offer what can be done with the result."""
+        ready = self.can_fuse_again
+        self.fuse_button.setEnabled(ready and self.settings.fused)
+        self.save_button.setEnabled(ready)
+        self._refiner.offer(self.result, enabled=ready)
+
     def _show_failure(self, text: str) -> None:
+        if self._keeps_verdict:
+            self.stage.say(text)
+            return
         self.stage.say("failed; no layer was changed")
         self.verdict.fail(text, self.pair.layers)

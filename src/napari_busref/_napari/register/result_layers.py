@@ -38,6 +38,7 @@ __all__ = [
     "displacement_layer",
     "latest_result",
     "result_layers",
+    "shared_metadata",
     "show_field",
     "update_layers",
 ]
@@ -102,7 +103,7 @@ def result_layers(
         raise ValueError(f"roles: got {unknown}, need some of {ROLES}")
     if not isinstance(result, LayersResult):
         result = _as_layers_result(result, fixed, moving, initial)
-    shared = _shared_metadata(result, fixed, moving)
+    shared = shared_metadata(result, fixed, moving)
 
     def common(role: str, name: str) -> dict[str, Any]:
         return {
@@ -268,7 +269,8 @@ def _as_layers_result(
     )
 
 
-def _shared_metadata(result: LayersResult, fixed: Plane, moving: Plane) -> dict[str, Any]:
+def shared_metadata(result: LayersResult, fixed: Plane, moving: Plane) -> dict[str, Any]:
+    """What all layers of a result hold under `METADATA_KEY`."""
     registration, fusion = result.registration, result.fusion
     shared: dict[str, Any] = {
         "transform": result.transform,

@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Labels, Layer
 
-__all__ = ["RegisterOutcome", "RegisterRequest", "field_layers", "make_request", "run"]
+__all__ = [
+    "RegisterOutcome",
+    "RegisterRequest",
+    "field_layers",
+    "make_request",
+    "outcome_of",
+    "run",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +164,7 @@ def run(
 
     def keep(result: LayersResult) -> None:
         if _found(result):
-            request.best[:] = [_outcome(result, request)]
+            request.best[:] = [outcome_of(result, request)]
         plan.check()  # a cancelled run ends here
 
     try:
@@ -181,7 +188,7 @@ def run(
         return request.best[0]
     if not result.cancelled:
         plan.begin("layers")
-    outcome = _outcome(result, request)
+    outcome = outcome_of(result, request)
     if not result.cancelled:
         plan.end("finished")
     return outcome
@@ -199,7 +206,8 @@ def _stages(request: RegisterRequest) -> list[Stage]:
     return [stage("libraries", times=loads), planes, stage("layers", pixels_of(shape))]
 
 
-def _outcome(result: LayersResult, request: RegisterRequest) -> RegisterOutcome:
+def outcome_of(result: LayersResult, request: RegisterRequest) -> RegisterOutcome:
+    """Make the layers of a result."""
     settings = request.settings
     layers = []
     if _found(result):

@@ -73,6 +73,16 @@ class Warp:
             warped[rows] = self.block(grid, self.pairs.shown, (rows, slice(0, width)))
         return np.expand_dims(warped, self.pairs.hidden)
 
+    def layer(self, reporter: Reporter) -> NDArray[Any] | list[Any]:
+        """Data of the warped layer: an array, or levels of which napari shows the last first."""
+        if self.at_once:
+            return self.compute(reporter)
+        levels = self.levels()
+        if self.mode == "plane" and len(levels) > 1:
+            reporter.step("resampling the image", 0.99)
+            levels[-1] = levels[-1].compute()
+        return levels
+
     def levels(self) -> list[Any]:
         """The levels of the layer as lazy arrays, finest first."""
         return [self._level(grid) for grid in _pyramid(self._fixed)]

@@ -435,18 +435,11 @@ class _StackRun:
         reporter: Reporter | None,
     ) -> NDArray[Any] | list[Any]:
         """The warped moving layer; lazy without a reporter."""
-        single = self.mode == "plane"
         fixed, _ = self.pairs.by_position[self.pairs.shown]
-        if single and self._full() and len(fixed.levels) == 1:
+        if self.mode == "plane" and self._full() and len(fixed.levels) == 1:
             return np.expand_dims(shown.registration.warped, self.pairs.hidden)
         warp = Warp(self.pairs, self.mode, shown.source, shown.transform, planes, self.cval)
-        if reporter is not None and warp.at_once:
-            return warp.compute(reporter)
-        levels = warp.levels()
-        if reporter is not None and single and len(levels) > 1:  # napari shows it first
-            reporter.step("resampling the image", 0.99)
-            levels[-1] = levels[-1].compute()
-        return levels
+        return warp.levels() if reporter is None else warp.layer(reporter)
 
     def _full(self) -> bool:
         """Whether the planes were read at full resolution."""

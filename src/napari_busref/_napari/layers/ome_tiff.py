@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from napari_busref._napari.layers.image_grids import grid_of_layer
 from napari_busref.runtime.atomic_write import replacing
 from napari_busref.transforms.formats.grid import METRES, unit_name
 
-__all__ = ["write_ome_channels", "write_ome_tiff"]
+__all__ = ["write_ome_channels", "write_ome_pages", "write_ome_tiff"]
 
 _UNITS = {
     "angstrom": "Å",
@@ -58,7 +59,8 @@ def write_ome_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """
     file = _checked(path)
     image, axes, metadata = _with_axes(data, meta)
-    return _write(file, image, axes, metadata | {"Name": meta.get("name", "")})
+    known = metadata | {"Name": meta.get("name", "")}
+    return _write(file, _as_ome_dtype(image), axes, known)
 
 
 def write_ome_channels(path: str, layers: list[tuple[Any, dict[str, Any], str]]) -> list[str]:
@@ -99,7 +101,47 @@ def write_ome_channels(path: str, layers: list[tuple[Any, dict[str, Any], str]])
                 "need channels of one image; save them one by one"
             )
     known = metadata[0] | {"Channel": {"Name": names}}
-    return _write(file, np.stack(images, -3), axes[0][:-2] + "CYX", known)
+    stacked = _as_ome_dtype(np.stack(images, -3))
+    return _write(file, stacked, axes[0][:-2] + "CYX", known)
+
+
+def write_ome_pages(
+    path: str,
+    pages: Iterable[NDArray[Any]],
+    shape: Sequence[int],
+    dtype: np.dtype[Any],
+    meta: dict[str, Any],
+) -> list[str]:
+    """Save a stack plane by plane.
+
+    Parameters
+    ----------
+    path : str
+        As of `write_ome_tiff`.
+    pages : iterable of ndarray
+        The planes, (H, W) or (H, W, C), in the order of their positions.
+    shape : sequence of int
+        Of the stack, with rows and columns last, and C after them.
+    dtype : dtype
+        Of the planes. 64-bit integers become 32-bit integers.
+    meta : dict
+        As of `write_ome_tiff`.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    ValueError
+        As `write_ome_tiff`.
+    """
+    file = _checked(path)
+    kept, axes, metadata = _described(tuple(shape), meta)
+    target = _ome_dtype(dtype)
+    converted = (_as_ome_dtype(page, target) for page in pages)
+    known = metadata | {"Name": meta.get("name", "")}
+    return _write(file, converted, axes, known, shape=kept, dtype=target)
 
 
 def _checked(path: str) -> Path:
@@ -112,19 +154,27 @@ def _checked(path: str) -> Path:
 def _with_axes(data: Any, meta: dict[str, Any]) -> tuple[NDArray[Any], str, dict[str, Any]]:
     """The image without axes of length 1, the letters of its axes, and OME's pixel size."""
     image = np.asarray(data[0] if meta.get("multiscale") else data)
+    shape, axes, metadata = _described(image.shape, meta)
+    return image.reshape(shape), axes, metadata
+
+
+def _described(
+    shape: tuple[int, ...], meta: dict[str, Any]
+) -> tuple[tuple[int, ...], str, dict[str, Any]]:
+    """A shape without axes of length 1, the letters of its axes, and OME's pixel size."""
     rgb = bool(meta.get("rgb"))
-    ndim = image.ndim - rgb
+    ndim = len(shape) - rgb
     units = [unit_name(unit) for unit in meta.get("units") or (None,) * ndim]
-    kept = [axis for axis in range(ndim) if image.shape[axis] > 1 or axis >= ndim - 2]
+    kept = [axis for axis in range(ndim) if shape[axis] > 1 or axis >= ndim - 2]
     if len(kept) > 5:
         raise ValueError(
-            f"layer {meta.get('name', '')!r} has shape {image.shape}, need a plane, or a stack "
+            f"layer {meta.get('name', '')!r} has shape {shape}, need a plane, or a stack "
             "along T, Z and C"
         )
-    image = image.reshape([image.shape[axis] for axis in kept] + list(image.shape[ndim:]))
+    left = (*(shape[axis] for axis in kept), *shape[ndim:])
     stack = _letters(meta, kept[:-2], units)
     metadata: dict[str, Any] = {}
-    grid = grid_of_layer((image.shape[-2 - rgb], image.shape[-1 - rgb]), meta, (-2, -1))
+    grid = grid_of_layer((left[-2 - rgb], left[-1 - rgb]), meta, (-2, -1))
     if grid.has_length:
         for letter, size in zip("YX", grid.spacing, strict=True):
             metadata[f"PhysicalSize{letter}"] = size
@@ -133,14 +183,17 @@ def _with_axes(data: Any, meta: dict[str, Any]) -> tuple[NDArray[Any], str, dict
     if depth is not None and units[depth] in METRES:
         metadata["PhysicalSizeZ"] = float(abs(np.asarray(meta["scale"])[depth]))
         metadata["PhysicalSizeZUnit"] = _UNITS[units[depth]]
-    return image, "".join(stack) + "YX" + "S" * rgb, metadata
+    return left, "".join(stack) + "YX" + "S" * rgb, metadata
 
 
-def _write(file: Path, image: NDArray[Any], axes: str, metadata: dict[str, Any]) -> list[str]:
+def _write(
+    file: Path, image: Any, axes: str, metadata: dict[str, Any], **declared: Any
+) -> list[str]:
     with replacing(file) as temporary:
         tifffile.imwrite(
             temporary,
-            _as_ome_dtype(image),
+            image,
+            **declared,
             ome=True,
             photometric="rgb" if axes.endswith("S") else "minisblack",
             metadata=metadata | {"axes": axes},
@@ -159,16 +212,24 @@ def _letters(meta: dict[str, Any], axes: list[int], units: list[str]) -> list[st
     return list("TZC"[: len(axes)])
 
 
-def _as_ome_dtype(image: NDArray[Any]) -> NDArray[Any]:
-    """Convert half and extended floats and 64-bit integers, which OME-TIFF lacks."""
-    if image.dtype.kind == "f" and image.dtype.itemsize not in (4, 8):
-        return image.astype(np.float32 if image.dtype.itemsize < 4 else np.float64)
-    if image.dtype.kind not in "iu" or image.dtype.itemsize < 8:
-        return image
+def _ome_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type in OME-TIFF, which lacks half and extended floats and 64-bit integers."""
+    if dtype.kind == "f" and dtype.itemsize not in (4, 8):
+        return np.dtype(np.float32 if dtype.itemsize < 4 else np.float64)
+    if dtype.kind in "iu" and dtype.itemsize == 8:
+        return np.dtype(f"{dtype.kind}4")
+    return dtype
+
+
+def _as_ome_dtype(image: NDArray[Any], dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
+    """Convert to a type of OME-TIFF; without one, integers to any that holds them."""
+    target = dtype or _ome_dtype(image.dtype)
+    if target == image.dtype or image.dtype.kind == "f":
+        return image.astype(target, copy=False)
     low, high = (int(image.min()), int(image.max())) if image.size else (0, 0)
-    for dtype in (np.uint32, np.int32):
-        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-            return image.astype(dtype)
+    for one in (target,) if dtype else (np.dtype(np.uint32), np.dtype(np.int32)):
+        if np.iinfo(one).min <= low and high <= np.iinfo(one).max:
+            return image.astype(one)
     raise ValueError(
         f"layer: its values go from {low} to {high}, OME-TIFF holds integers of 32 bits"
     )
