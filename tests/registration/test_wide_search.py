@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from napari_busref import Cancelled, Transform
 from napari_busref.geometry import Estimate
+from napari_busref.registration.canvases import Frame, with_local_contrast
 from napari_busref.registration.features import FixedFeatures
 from napari_busref.registration.pyramid import MaskedImage
 from napari_busref.registration.scoring import CandidateScorer
@@ -19,10 +20,7 @@ from napari_busref.registration.wide_search import (
     CAREFUL,
     QUICK,
     _describe,
-    _Frame,
     _joined,
-    _placed,
-    _with_local_contrast,
     wide_search,
 )
 from napari_busref.runtime.progress import Reporter
@@ -91,7 +89,7 @@ def _squeeze(fixed, moving):
 def test_an_uneven_light_leaves_the_local_contrast():
     image = texture()
     light = np.linspace(0.3, 1, image.shape[1], dtype=np.float32)
-    even, uneven = (_with_local_contrast(view(x)).image for x in (image, image * light))
+    even, uneven = (with_local_contrast(view(x)).image for x in (image, image * light))
     assert float((even - uneven).std()) < 0.25 * float(even.std())
     assert (image - image * light).std() > 0.6 * image.std()
 
@@ -103,10 +101,10 @@ def test_descriptors_of_both_orientations_lie_over_each_other():
         return torch.cat([means, means.square()], 1)
 
     image = view(texture())
-    frame = _Frame.of(image, torch.eye(2))
+    frame = Frame.of(image, torch.eye(2))
     linear = frame.turned(100, torch.tensor([15.0, 105.0]))
-    first, later = (_describe(grey, _placed(frame, one)) for one in linear)
-    own = _describe(grey, _placed(frame, linear[0]).turned())
+    first, later = (_describe(grey, frame.canvas(one)) for one in linear)
+    own = _describe(grey, frame.canvas(linear[0]).turned())
     for across in (own, later):
         both = _joined(first, across)
         torch.testing.assert_close(both.features[:, 2:], both.features[:, :2], atol=1e-3, rtol=0)

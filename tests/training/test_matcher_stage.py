@@ -16,6 +16,7 @@ from napari_busref.training.batches.pair_store import PairStore
 from napari_busref.training.batches.warps import fixed_to_moving
 from napari_busref.training.losses.busref import contrastive_loss, offset_loss
 from napari_busref.training.losses.local_correlation import aggregate_costs, local_correlation
+from napari_busref.training.losses.search import search_loss
 from napari_busref.training.recipe import load_recipe
 from napari_busref.training.stages.matcher import MatcherStage
 
@@ -130,6 +131,50 @@ def test_contrast_tells_places_apart_but_not_neighbours() -> None:
     positions[0, 1] = torch.tensor([1.0, 0])
     near = contrastive_loss(twin, twin, sharp, valid, (positions, positions))
     assert near < 1e-3 < 0.1 < far
+
+
+def test_a_search_tells_the_true_translation_from_others_and_from_other_images() -> None:
+    torch.manual_seed(0)
+    smooth = torch.nn.functional.interpolate(torch.randn(3, 16, 16, 16), (72, 64), mode="bicubic")
+    features, all_valid = normalize(smooth, dim=1), torch.ones(3, 1, 72, 64)
+    right, found = search_loss(features, features, all_valid)
+    assert right < 0.1
+    assert found == 1
+    for wrong in (features.roll(8, 2), features.roll(1, 0)):
+        loss, found = search_loss(features, wrong, all_valid)
+        assert loss > 3
+        assert found == 0
+    # a sample without an overlap does not count
+    valid = all_valid.clone()
+    valid[0] = 0
+    loss, found = search_loss(features, features * valid, valid)
+    assert loss < 0.1
+    assert found == 1
+
+
+def test_images_of_the_wide_search_are_drawn_where_asked(
+    bus: Path, recipe: Path, store: PairStore
+) -> None:
+    stage = MatcherStage(
+        load_recipe(
+            recipe,
+            {"requires": str(bus), "augment.local_contrast": 1.0, "loss.search": 1.0},
+        )
+    )
+    light = torch.linspace(0.2, 1, 96).expand(1, 1, 96, 96)
+    image = torch.rand(1, 1, 96, 96)
+    ones, chosen = torch.ones_like(image), torch.zeros(1, 1, 1, 1)
+    even, uneven = (stage._evened(x, ones, chosen) for x in (image, image * light))
+    assert (even - uneven).abs().mean() < 0.1 * (image - image * light).abs().mean()
+    losses = stage(stage.draw(store))
+    assert losses["search"] > 0
+    torch.testing.assert_close(
+        losses["loss"],
+        sum(
+            getattr(stage.recipe.loss, name) * losses[term]
+            for name, term in (("matching", "contrast"), ("search", "search"), ("votes", "votes"))
+        ),
+    )
 
 
 def test_offsets_between_cells_are_shared() -> None:

@@ -16,16 +16,16 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from kornia.filters import gaussian_blur2d
 from scipy.fft import next_fast_len
 from torch import Tensor
 
 from napari_busref.geometry import invert_affine
 from napari_busref.models.features.matcher import Matcher
 from napari_busref.models.layers import unit_length
+from napari_busref.registration.canvases import Canvas, Frame, centred_grid, sides_of
 from napari_busref.registration.features import CELL
 from napari_busref.registration.near_search import PoseCandidate, centred_features, corners_of
-from napari_busref.registration.pyramid import MaskedImage, downsample
+from napari_busref.registration.pyramid import MaskedImage
 from napari_busref.runtime.progress import Reporter
 
 _STEP = 1.5**0.25  # between scales
@@ -36,15 +36,9 @@ _SHRUNK = (range(1, 3), *_ZOOMED[1:])  # with the images exchanged; 1 is known
 _LEVEL = (range(-2, 3),)
 _VIEWS = tuple(range(15, 360, 30))  # degrees at which the network sees the turned image
 _TURNS = (-12.5, -7.5, -2.5, 2.5, 7.5, 12.5)  # degrees by which its descriptors are turned
-_MAX_CANVAS = 1.15  # of the longer side of the turned image's content
-_MIN_CONTENT = 0.4  # of the content's bounding box, where it sets the working size
-_MAX_ELONGATION = 2.5  # longer side of a content in working sides, reached at 1 : 6.25
 _MIN_KNOWN = 0.6  # of a turned or averaged cell
 _MIN_OVERLAP = 0.3  # of the smaller image
 _PADDING = 0.7  # of the turned image; what wraps around overlaps too little to count
-_LOCAL_SIGMA = 8.0  # working pixels, of the local mean and contrast
-_LOCAL_CONTRAST = 0.2  # grey levels of a local standard deviation
-_LOCAL_NOISE = 0.03  # local standard deviation that counts as half
 _PEAKS = 2  # per pose
 _PEAK_DISTANCE = 3  # cells
 _DISTINCT = 0.35  # of corners, in half sides of the moving image at scale 1
@@ -132,43 +126,6 @@ class _Poses:
         return cls(*(values[order] for values in joined))
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """An image and its working pixels, (x, y) from the image's centre.
-
-    Attributes
-    ----------
-    image : MaskedImage
-    base : Tensor
-        (2, 2), working pixels of a side of 1 -> pixels of the image.
-    outline : Tensor
-        (N, 2), the ends of the content's rows, in pixels of the image.
-    """
-
-    image: MaskedImage
-    base: Tensor
-    outline: Tensor
-
-    @classmethod
-    def of(cls, image: MaskedImage, shear: Tensor) -> _Frame:
-        valid = image.valid[0, 0] > 0
-        outline = _outline(valid)
-        box = outline.amax(0) - outline.amin(0)
-        area = max(float(valid.sum()), _MIN_CONTENT * float(box.prod()))
-        unit = max(area**0.5, float(box.max()) / _MAX_ELONGATION)
-        return cls(image, shear * unit, outline)
-
-    def linear(self, side: float) -> Tensor:
-        """Working pixels -> pixels of the image, (2, 2)."""
-        return self.base / side
-
-    def turned(self, side: float, degrees: Tensor) -> Tensor:
-        """The same for content turned by angles (N,): (N, 2, 2)."""
-        angle = degrees.to(self.base).deg2rad()
-        cos, sin = angle.cos(), angle.sin()
-        return self.linear(side) @ torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
-
-
 def wide_search(
     matcher: Matcher,
     fixed: MaskedImage,
@@ -209,11 +166,11 @@ def wide_search(
     reporter = reporter or Reporter()
     if not (bool(fixed.valid.any()) and bool(moving.valid.any())):
         return []
-    shear = _sides(moving.shape, initial)[:, None] * initial[0, :, :2]
-    shear = shear / _sides(fixed.shape, initial)
+    shear = sides_of(moving.shape, initial)[:, None] * initial[0, :, :2]
+    shear = shear / sides_of(fixed.shape, initial)
     shear = shear / torch.linalg.det(shear).abs().sqrt()
     flip = initial.new_tensor([-1.0 if mirrored else 1.0, 1.0])
-    frames = _Frame.of(fixed, torch.eye(2).to(shear)), _Frame.of(moving, shear * flip)
+    frames = Frame.of(fixed, torch.eye(2).to(shear)), Frame.of(moving, shear * flip)
     if level:
         return _distinct(_compare(matcher, *frames, how, _LEVEL, reporter), max_candidates)
     zoomed = _compare(matcher, *frames, how, _ZOOMED[: how.groups], reporter.part(0.0, 0.5))
@@ -224,8 +181,8 @@ def wide_search(
 
 def _compare(
     matcher: Matcher,
-    target: _Frame,
-    turned: _Frame,
+    target: Frame,
+    turned: Frame,
     how: SearchPass,
     groups: tuple[range, ...],
     reporter: Reporter,
@@ -235,7 +192,7 @@ def _compare(
     views = []
     for number, linear in enumerate(turned.turned(how.side, torch.tensor(_VIEWS))):
         reporter.step("searching", number / steps)
-        views.append(_describe(matcher, _placed(turned, linear)))
+        views.append(_describe(matcher, turned.canvas(linear)))
     quarter = len(views) // 4  # the view turned further by a right angle
     pairs = [(view, views[(n + quarter) % len(views)]) for n, view in enumerate(views)]
     both = [_turned(_averaged(_joined(*pair), how.average)) for pair in pairs]
@@ -244,8 +201,8 @@ def _compare(
         reporter.step("searching", (len(_VIEWS) + 4 * number) / steps)
         seen = _STEP ** (sum(powers) / len(powers))
         linear = target.linear(how.side * seen)
-        placed = _placed(target, linear)
-        upright, across = (_describe(matcher, one) for one in (placed, placed.turned()))
+        canvas = target.canvas(linear)
+        upright, across = (_describe(matcher, one) for one in (canvas, canvas.turned()))
         whole = _averaged(_joined(upright, across), how.average)
         scales = [_STEP**power for power in powers]
         targets = [_scaled(whole, scale / seen) for scale in scales]
@@ -253,85 +210,7 @@ def _compare(
     return _Poses.sorted(found)
 
 
-def _outline(valid: Tensor) -> Tensor:
-    """Ends of the valid rows as positions (N, 2), (x, y) from the centre of a mask (H, W)."""
-    height, width = valid.shape
-    columns = torch.arange(width, device=valid.device)
-    rows = valid.any(1).nonzero()[:, 0]
-    first = torch.where(valid, columns, width).amin(1)[rows]
-    last = torch.where(valid, columns, -1).amax(1)[rows] + 1
-    ends = [torch.stack([x, y], 1) for x in (first, last) for y in (rows, rows + 1)]
-    return torch.cat(ends).float() - torch.tensor([width, height], device=valid.device).float() / 2
-
-
-def _sides(shape: tuple[int, int], like: Tensor) -> Tensor:
-    """Width and height."""
-    return like.new_tensor([shape[1], shape[0]])
-
-
-def _centred_grid(size: tuple[int, int], middle: Tensor) -> Tensor:
-    """Positions (h, w, 2), (x, y) of the cells of a map, from a (row, col)."""
-    rows, cols = (torch.arange(n).to(middle) + 0.5 - m for n, m in zip(size, middle, strict=True))
-    return torch.stack(torch.meshgrid(rows, cols, indexing="ij")[::-1], -1)
-
-
-@dataclass(frozen=True)
-class _Canvas:
-    """An image's content on a canvas.
-
-    Attributes
-    ----------
-    image : MaskedImage
-    middle : Tensor
-        (2,), (row, col) of the image's centre, in pixels from the upper left corner.
-    """
-
-    image: MaskedImage
-    middle: Tensor
-
-    def turned(self) -> _Canvas:
-        """The canvas turned by a right angle, as a later view is."""
-        width = self.image.shape[1]
-        parts = (self.image.image, self.image.valid)
-        turned = MaskedImage(*(torch.rot90(x, 1, (2, 3)).contiguous() for x in parts))
-        row, col = self.middle
-        return _Canvas(turned, torch.stack([width - col, row]))
-
-
-def _placed(frame: _Frame, linear: Tensor) -> _Canvas:
-    """The content of an image; ``linear`` maps the canvas's pixels to the image's."""
-    outline = frame.outline @ torch.linalg.inv(linear).T
-    low, high = outline.amin(0), outline.amax(0)
-    side = (frame.outline.amax(0) - frame.outline.amin(0)).amax()
-    longest = float(side / torch.linalg.det(linear).abs().sqrt()) * _MAX_CANVAS
-    width, height = (
-        max(math.ceil(min(float(n), longest) / 8 - 1e-3) * 8, Matcher.smallest) for n in high - low
-    )
-    middle = linear.new_tensor([height, width]) / 2 - ((low + high) / 2).flip(0)
-    sides = _sides(frame.image.shape, linear)
-    grid = _centred_grid((height, width), middle) @ linear.T * 2 / sides
-    placed = downsample(frame.image, float(linear.norm(dim=0).min())).sample(grid[None])
-    return _Canvas(_with_local_contrast(placed), middle)
-
-
-def _with_local_contrast(image: MaskedImage) -> MaskedImage:
-    """The same local mean and contrast everywhere.
-
-    Dark infrared images then have as much to say as bright ones, and a drawn map as a photograph.
-    """
-    longest = 2 * (min(image.shape) // 2) - 1
-    size = min(2 * round(2.5 * _LOCAL_SIGMA) + 1, longest)
-
-    def blurred(x: Tensor) -> Tensor:
-        return gaussian_blur2d(x, (size, size), (_LOCAL_SIGMA, _LOCAL_SIGMA), "replicate")
-
-    share = blurred(image.valid).clamp_min(1e-3)
-    change = (image.image - blurred(image.image * image.valid) / share) * image.valid
-    contrast = (blurred(change.square()) / share).sqrt() + _LOCAL_NOISE
-    return MaskedImage((0.5 + _LOCAL_CONTRAST * change / contrast).clamp(0, 1), image.valid)
-
-
-def _describe(matcher: Matcher, canvas: _Canvas) -> _Described:
+def _describe(matcher: Matcher, canvas: Canvas) -> _Described:
     features, valid = centred_features(matcher, canvas.image)
     return _Described(features, valid, canvas.middle[None] / CELL)
 
@@ -378,7 +257,7 @@ def _resampled(image: _Described, linear: Tensor, cells: Tensor) -> _Described:
     """
     old, new = image.cells[0].to(linear) / 2, cells.to(linear) / 2
     rows, cols = cells.tolist()
-    grid = torch.einsum("aij,hwj->ahwi", linear, _centred_grid((rows, cols), new)) / old.flip(0)
+    grid = torch.einsum("aij,hwj->ahwi", linear, centred_grid((rows, cols), new)) / old.flip(0)
     features, valid = (
         F.grid_sample(x.expand(len(grid), -1, -1, -1), grid, align_corners=False)
         for x in (image.features, image.valid)
@@ -390,8 +269,8 @@ def _resampled(image: _Described, linear: Tensor, cells: Tensor) -> _Described:
 
 
 def _correlate(
-    target: _Frame,
-    turned: _Frame,
+    target: Frame,
+    turned: Frame,
     how: SearchPass,
     views: list[_Described],
     targets: list[_Described],
@@ -423,7 +302,7 @@ def _correlate(
     pixels = shift.flip(-1) * (CELL * how.average)
     offset = -(linear @ pixels[..., None])
     within = linear @ torch.linalg.inv(target.linear(how.side) / spread[..., None, None])
-    sides = [_sides(frame.image.shape, shift) for frame in (target, turned)]
+    sides = [sides_of(frame.image.shape, shift) for frame in (target, turned)]
     within = (within * sides[0] / sides[1][:, None]).expand(*shift.shape[:3], 2, 2)
     theta = torch.cat([within, offset * 2 / sides[1][:, None]], -1)
     scale = spread.expand_as(top)

@@ -122,6 +122,9 @@ class AugmentConfig:
         visible image, and in half of these samples the infrared one alike.
     flat : float
         Probability that one random grey level replaces both images.
+    local_contrast : float
+        Stage matcher: probability that both images get one local mean and contrast, as in the
+        wide search.
     """
 
     gamma: tuple[float, float] = (0.6, 1.7)
@@ -133,6 +136,7 @@ class AugmentConfig:
     blur: float = 1.5
     dark: float = 0.0
     flat: float = 0.0
+    local_contrast: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,8 @@ class LossConfig:
         cross-entropy of the matches of descriptors.
     votes : float
         Stage matcher: cross-entropy of the aggregated local correlations.
+    search : float
+        Stage matcher: cross-entropy of the true translation among those that a search compares.
     photometric : float
         SuperFusion: weight of 0.1 (L1 + L2) + 0.9 gradient, both directions.
     edges : float
@@ -192,6 +198,7 @@ class LossConfig:
     smooth: float = 0.05
     matching: float = 0.5
     votes: float = 1.0
+    search: float = 0.0
     photometric: float = 1.0
     edges: float = 1.0
     border: float = 0.5

@@ -8,11 +8,15 @@ from torch import Tensor
 
 from napari_busref.geometry import base_grid, inside, offsets, sample_field, warp
 from napari_busref.models.features.matcher import Matcher
+from napari_busref.models.layers import unit_length
+from napari_busref.registration.canvases import with_local_contrast
+from napari_busref.registration.pyramid import MaskedImage
 from napari_busref.training.batches.modalities import generated
 from napari_busref.training.batches.pair_store import PairStore, WarpedCrops
 from napari_busref.training.batches.warps import draw_warps, fixed_to_moving
 from napari_busref.training.losses.busref import contrastive_loss, offset_loss
 from napari_busref.training.losses.local_correlation import aggregate_costs, local_correlation
+from napari_busref.training.losses.search import search_loss
 from napari_busref.training.recipe import Recipe, WarpConfig
 from napari_busref.training.stages.base import Stage
 
@@ -26,7 +30,7 @@ _CONTRASTIVE_POSITIONS = 384  # random ones in each sample
 
 
 class MatcherStage(Stage):
-    """Contrastive loss over the image after a far warp, local loss in a window after a near one.
+    """Contrastive and search loss after a far warp, local loss in a window after a near one.
 
     Both warps move by whole cells: from aligned pairs alone, features would learn the position of
     a cell instead of its content.
@@ -63,6 +67,13 @@ class MatcherStage(Stage):
         # half of the empty borders stay black, the others keep the augmented grey level
         black = torch.rand(len(far), 1, 1, 1).to(far.device) < 0.5
         far = torch.where(black, far * batch.valid, far)
+        ones = torch.ones_like(fixed)
+        if self.recipe.augment.local_contrast:
+            chosen = torch.rand(len(far), 1, 1, 1).to(far.device)
+            fixed, far, close = (
+                self._evened(image, valid, chosen)
+                for image, valid in ((fixed, ones), (far, batch.valid), (close, ones))
+            )
         fixed_features, far_features, near_features = (
             self.model(image, valid)
             for image, valid in ((fixed, None), (far, batch.valid), (close, None))
@@ -70,18 +81,25 @@ class MatcherStage(Stage):
         truth = near.source_points(base_grid(*size, batch.fixed))
         # float32: a softmax at a low temperature amplifies the rounding of bfloat16
         with torch.autocast(batch.fixed.device.type, enabled=False):
-            contrast = self._contrastive_loss(
-                fixed_features, far_features, far_points, inside(far_points, *size).float()
-            )
+            known = inside(far_points, *size).float()
+            contrast = self._contrastive_loss(fixed_features, far_features, far_points, known)
+            search, found = self._search_loss(fixed_features, far_features, far_points, known)
             votes = self._local_loss(
                 fixed_features, near_features, truth, inside(truth, *size).float()
             )
         weights = self.recipe.loss
         return {
-            "loss": weights.matching * contrast + weights.votes * votes,
+            "loss": weights.matching * contrast + weights.search * search + weights.votes * votes,
             "contrast": contrast,
+            "search": search,
+            "found": found,
             "votes": votes,
         }
+
+    def _evened(self, image: Tensor, valid: Tensor, chosen: Tensor) -> Tensor:
+        """Images, some with one local mean and contrast as in the wide search."""
+        even = with_local_contrast(MaskedImage(image, valid)).image
+        return torch.where(chosen < self.recipe.augment.local_contrast, even, image)
 
     def _remapped(self, batch: WarpedCrops) -> tuple[Tensor, Tensor]:
         """Warped and aligned moving images; some show a modality made from the visible one."""
@@ -117,6 +135,16 @@ class MatcherStage(Stage):
             valid,
             (grid, positions * scale),
         )
+
+    def _search_loss(
+        self, fixed: Tensor, moving: Tensor, truth: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Loss of a search with the moving descriptors turned and scaled to the true pose."""
+        if not self.recipe.loss.search:
+            return fixed.new_zeros(()), fixed.new_zeros(())
+        posed = unit_length(sample_field(moving, _to_cells(truth)))
+        known = (F.avg_pool2d(mask, Matcher.stride) > 0.9).float()
+        return search_loss(fixed, posed, known)
 
     def _local_loss(self, fixed: Tensor, moving: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
         """Cross-entropy of local correlations, aggregated over squares of several sides."""
