@@ -27,7 +27,15 @@ import typer
 from options import DataRoot, Limit, Seeds, Split, Threads, parse_seeds, provenance, set_threads
 from rich.console import Console
 from rich.markup import escape
-from tables import Row, append_row, cell, console_table, markdown, read_rows, wide_console
+from tables import (
+    Row,
+    append_row,
+    cell_with_deviation,
+    console_table,
+    markdown,
+    read_rows,
+    wide_console,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +54,7 @@ SETS: dict[str, tuple[str, int | None, dict[str, Any]]] = {
 """Data set, reduction (None: the protocol's), and ranges of the warps beside the protocol's."""
 
 MODELS = ("auto", "busref", "superfusion")
-ORACLE = "best-affine"
+ORACLES = ("true-warp", "best-affine")
 KEY = ("dataset", "split", "pair", "seed", "method")
 SCORES = ("epe", "epe_median_px", "epe_p95", "ncc", "mse", "mncc", "mmse", "mask_fraction")
 FACTS = ("failed", "error", "quality", "reliable", "threads", "version", "commit", "machine")
@@ -61,6 +69,8 @@ HEADINGS = {
     "share_below_1px": "< 1 px, %",
     "share_below_3px": "< 3 px, %",
     "share_below_5px": "< 5 px, %",
+    "ncc": "NCC",
+    "mse": "MSE",
     "mncc": "MNCC",
     "mmse": "MMSE",
     "seconds": "CPU seconds",
@@ -136,9 +146,10 @@ def call_model(name: str, pair: SyntheticPair) -> Estimated:
     return pixel_grid(pair.aligned.shape) + result.flow, facts
 
 
-def call_oracle(pair: SyntheticPair) -> Estimated:
-    """Fit an affine to the truth, without seconds."""
-    return best_affine(pair), {"seconds": None}
+def call_oracle(name: str, pair: SyntheticPair) -> Estimated:
+    """Return the truth, or the affine fitted to it, without seconds."""
+    source = best_affine(pair) if name == "best-affine" else pair.warp.true_source()
+    return source, {"seconds": None}
 
 
 def callers(methods: Sequence[str], models: Sequence[str]) -> dict[str, Method]:
@@ -155,11 +166,12 @@ def callers(methods: Sequence[str], models: Sequence[str]) -> dict[str, Method]:
 
     chosen: dict[str, Method] = {}
     for name in methods:
-        if name == ORACLE:
-            chosen[name] = call_oracle
+        if name in ORACLES:
+            chosen[name] = partial(call_oracle, name)
             continue
         if name not in PEERS:
-            raise ValueError(f"method must be one of {ORACLE}, {', '.join(PEERS)}, got {name!r}")
+            accepted = ", ".join((*ORACLES, *PEERS))
+            raise ValueError(f"method must be one of {accepted}, got {name!r}")
         if reason := PEERS[name].missing():
             raise ValueError(f"method {name!r} cannot be used: {reason}")
         chosen[name] = partial(call_peer, name)
@@ -282,7 +294,10 @@ def report(out: Path, console: Console) -> None:
         console.print(escape(line))
     for dataset in dict.fromkeys(row["dataset"] for row in table):
         cells = [
-            [cell(name, row[name], 4 if name == "mmse" else 2) for name in HEADINGS]
+            [
+                cell_with_deviation(row, name, {"mmse": 4, "mse": 3}.get(name, 2))
+                for name in HEADINGS
+            ]
             for row in table
             if row["dataset"] == dataset
         ]
@@ -337,7 +352,7 @@ def main(
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help=f"Peer or {ORACLE}; repeat for more (default: all installed)."),
+        typer.Option(help=f"Peer, {', '.join(ORACLES)}; repeat for more (default: all)."),
     ] = None,
     model: Annotated[
         list[str] | None,
@@ -367,7 +382,7 @@ def main(
             for name, reason in reasons.items():
                 if reason and not method:
                     console.print(f"not measured: {name} ({reason})", markup=False)
-            usable = [ORACLE, *(name for name, reason in reasons.items() if reason is None)]
+            usable = [*ORACLES, *(name for name, reason in reasons.items() if reason is None)]
             run = callers(method or usable, [] if peers_only else model or MODELS)
             out.mkdir(parents=True, exist_ok=True)
             facts = provenance(threads)

@@ -45,6 +45,13 @@ def cell(name: str, value: Any, decimals: int = 2) -> str:
     return f"{value:.{decimals}f}" if isinstance(value, float) else str(value)
 
 
+def cell_with_deviation(row: Row, name: str, decimals: int = 2) -> str:
+    """The text of a value, with ± its standard deviation where the row has one."""
+    spread = row.get(f"{name}_sd")
+    text = cell(name, row[name], decimals)
+    return text if spread is None else f"{text} ± {cell(name, spread, decimals)}"
+
+
 def markdown(headings: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table, without a line break at its end."""
     headings = list(headings)

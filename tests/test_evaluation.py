@@ -176,6 +176,7 @@ def test_fusion_rows_and_controls(data):
     values = {key: [r[key] for r in rows if r["model"] == "maximum"] for key in ("q_cv", "scd")}
     assert summary["maximum"]["q_cv"] == pytest.approx(np.median(values["q_cv"]))
     assert summary["maximum"]["scd"] == pytest.approx(np.mean(values["scd"]))
+    assert summary["maximum"]["scd_sd"] == pytest.approx(np.std(values["scd"], ddof=1))
     assert summary["average"]["nabf"] < 0.01
     assert summary["infrared only"]["nabf"] == 0
     assert summary["laplacian"]["qabf"] > summary["average"]["qabf"]

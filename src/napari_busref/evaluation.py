@@ -220,8 +220,9 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     -------
     list of dict
         Registration: `napari_busref.metrics.registration.summarise`. Fusion: the mean or the
-        median of every score, by `napari_busref.metrics.fusion.METRICS`. Both with ``n`` and
-        ``failures``, in the order in which the models first appear.
+        median of every score, by `napari_busref.metrics.fusion.METRICS`; ``NAME_sd`` is the
+        standard deviation over pairs. Both with ``n`` and ``failures``, in the order in which
+        the models first appear.
     """
     groups: dict[tuple[Any, Any], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -232,7 +233,11 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
         if any("seed" in row for row in group):
             summary.append(head | metrics.summarise(group))
             continue
-        scores = {name: _average(group, name, metric.summary) for name, metric in METRICS.items()}
+        scores = {}
+        for name, metric in METRICS.items():
+            scores[name] = _average(group, name, metric.summary)
+            values = [row[name] for row in group if row.get(name) is not None]
+            scores[f"{name}_sd"] = metrics.standard_deviation(values)
         scores["seconds"] = _average(group, "seconds", "mean")
         failures = sum(bool(row.get("failed")) for row in group)
         summary.append(head | {"n": len(group)} | scores | {"failures": failures})

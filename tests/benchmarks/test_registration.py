@@ -110,6 +110,14 @@ def test_best_affine_is_exact_for_affine_warps_and_a_floor_for_others(bench):
     assert 0.05 < floor < scorer(pixel_grid(SHAPE))["epe"]
 
 
+def test_the_true_warp_is_exact_and_bounds_the_correlation(bench):
+    pair = small_pair()
+    source, _ = bench.callers(["true-warp"], [])["true-warp"](pair)
+    found = Scorer(pair)(source)
+    assert found["epe"] < 1e-3 < found["mse"]  # the empty rim counts in NCC and MSE
+    assert found["ncc"] < found["mncc"]
+
+
 def test_affine_set_is_affine_and_at_full_size(bench, data):
     pairs = [draw() for _, draw in tasks(bench, data)]
     assert [pair.aligned.shape for pair in pairs] == [SHAPE, SHAPE]
@@ -184,7 +192,7 @@ def test_report(bench, tmp_path):
     assert float(good["share_below_5px"]) == 0.5  # a failed pair counts as above every limit
     text = (tmp_path / "table.md").read_text()
     assert "threads: 1" in text and "commit abc" in text
-    assert "| good | 2 | 1 | 2.00 | 2.00 | 3.50 | 50 | 50 | 50 | 0.25 | 0.2500 | 2.00 |" in text
+    assert "| good | 2 | 1 | 2.00 ± 2.12 | 2.00 | 3.50 | 50 | 50 | 50 | 0.25 ± 0.00 |" in text
     assert "Not measured: " in text and "ants" in text
     with Image.open(tmp_path / "errors.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 5

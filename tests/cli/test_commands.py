@@ -425,7 +425,7 @@ def test_evaluate_prints_a_table_and_writes_rows(tmp_path: Path, rng: np.random.
     command = ["evaluate", "registration", *data, "--model", "identity", "--seeds", 2]
     result = invoke(*command, "--out", rows)
     assert result.exit_code == 0, result.output
-    assert "identity" in result.stdout and "epe" in result.stdout
+    assert "identity" in result.stdout and "epe" in result.stdout and " ± " in result.stdout
     with rows.open(newline="") as stream:
         written = list(csv.DictReader(stream))
     assert [row["seed"] for row in written] == ["0", "1"]

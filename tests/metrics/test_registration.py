@@ -173,6 +173,8 @@ def test_summary_counts_failures_and_missing_estimates():
     assert summary["share_below_5px"] == 0.5
     assert summary["seconds"] == 2.0
     assert summary["mse"] is None
+    assert summary["mncc_sd"] == pytest.approx(0.4163, abs=1e-4)  # of .9, .7 and .1
+    assert summary["mse_sd"] is None and "seconds_sd" not in summary
     assert summarise([]) == {}
 
 

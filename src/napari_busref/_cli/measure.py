@@ -133,7 +133,7 @@ def _by_metric(summary: list[dict[str, Any]]) -> list[dict[str, Any]]:
     }
     lines |= {"seconds": "seconds", "failures": "failures"}
     return [
-        {"score": line, **{row["model"]: row[name] for row in summary}}
+        {"score": line, **{row["model"]: _with_deviation(row, name) for row in summary}}
         for name, line in lines.items()
     ]
 
@@ -157,12 +157,20 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def _with_deviation(row: dict[str, Any], name: str) -> str:
+    """Write a value, with ± the standard deviation where the row has one."""
+    spread = row.get(f"{name}_sd")
+    return _cell(row.get(name)) + ("" if spread is None else f" ± {_cell(spread)}")
+
+
 def _table(rows: list[dict[str, Any]], title: str) -> Table:
     rows = [plain(row) for row in rows]
-    headings = list(dict.fromkeys(key for row in rows for key in row))
+    headings = [
+        key for key in dict.fromkeys(key for row in rows for key in row) if not key.endswith("_sd")
+    ]
     table = Table(title=title, title_justify="left")
     for heading in headings:
         table.add_column(heading.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*(escape(_cell(row.get(heading))) for heading in headings))
+        table.add_row(*(escape(_with_deviation(row, heading)) for heading in headings))
     return table

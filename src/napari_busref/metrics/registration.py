@@ -419,8 +419,9 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         ``n``, ``epe_mean``, ``epe_median`` (over pairs), ``re_mean`` (None where no row has
         ``re``), ``share_below_1px``, ``share_below_3px`` and ``share_below_5px`` (of all pairs;
         failed and missing estimates are never below), the means of ``ncc``, ``mse``, ``mncc``,
-        ``mmse`` and ``seconds`` (None where no row has them) and ``failures``. Empty for no
-        rows.
+        ``mmse`` and ``seconds`` (None where no row has them) and ``failures``. A key with
+        ``_sd`` is the standard deviation over pairs of the mean before it, None for fewer than
+        two. Empty for no rows.
     """
     table = list(rows)
     if not table:
@@ -433,6 +434,7 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "n": len(table),
         "epe_mean": float(errors.mean()) if errors.size else None,
+        "epe_mean_sd": standard_deviation(errors),
         "epe_median": float(np.median(errors)) if errors.size else None,
     }
     reprojected = [row["re"] for row in table if row.get("re") is not None]
@@ -442,8 +444,15 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     for key in _AVERAGED:
         values = [row[key] for row in table if row.get(key) is not None]
         summary[key] = float(np.mean(values)) if values else None
+        if key != "seconds":
+            summary[f"{key}_sd"] = standard_deviation(values)
     summary["failures"] = sum(failed)
     return summary
+
+
+def standard_deviation(values: Sequence[float] | FloatArray) -> float | None:
+    """Return the sample standard deviation, None for fewer than two values."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def protocol_ranges() -> dict[str, Any]:
