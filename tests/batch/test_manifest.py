@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,3 +115,41 @@ def test_a_pair_whose_worker_died_is_tried_alone(
         execute = on_cluster(client, process, 0, threading.Event())
         found = [(pair.name, outcome.row["status"]) for pair, outcome in execute(pairs)]
     assert found == [("other", "ok"), ("killer", "ok")]
+
+
+@pytest.mark.slow
+def test_tiles_outlive_a_worker_and_end_when_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed")
+    from napari_busref.batch.cluster import connected, tiles_on
+    from napari_busref.registration.tiles import Tile
+    from napari_busref.runtime.progress import Cancelled
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    here = os.getpid()
+
+    def fit(tile: Tile) -> object:
+        """Give the place of a tile; the second one kills its first worker."""
+        assert os.getpid() != here
+        place, marker = tile.core[0].start, tmp_path / "killed"
+        if (place == 1 and not marker.exists()) or place == 9:
+            marker.touch()
+            os.kill(os.getpid(), 9)
+        return place
+
+    def tiles(*places: int) -> list[Tile]:
+        source: Any = None
+        return [Tile(source, source, source, 1, (slice(n, n + 1),) * 2) for n in places]
+
+    cancel = threading.Event()
+    with connected("local:1", tmp_path, {"registration": "identity"}) as client:
+        run = tiles_on(client, 0, cancel)
+        assert list(run(fit, tiles(0, 1, 2))) == [0, 1, 2]
+        with pytest.raises(RuntimeError, match="a tile failed: its worker died"):
+            list(run(fit, tiles(9)))
+        found = run(fit, tiles(3, 4, 5))
+        assert next(iter(found)) == 3
+        cancel.set()
+        with pytest.raises(Cancelled):
+            list(found)

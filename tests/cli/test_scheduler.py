@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from napari_busref import load_sample, write_image
 from napari_busref._cli.main import app
 from napari_busref.runtime.holding import held
+from napari_busref.transforms.transform import Transform
 
 FAST = ["--device", "cpu", "--model", "identity"]
 
@@ -79,6 +80,42 @@ def test_workers_give_the_results_of_one_process(
     result = invoke(*command, out, "--resume")
     assert "2 of 3 pairs are done already" in result.stderr
     assert {path: path.stat().st_mtime_ns for path in out.glob("[ac]*")} == kept
+
+
+@pytest.mark.slow
+def test_workers_share_the_tiles_of_a_large_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal to the last bit to one process with one thread; no tile is fitted here."""
+    import torch
+
+    pytest.importorskip("distributed")
+    from napari_busref.images import large as large_images
+    from napari_busref.registration import large, tile_levels, tiles
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setattr(large_images, "LARGE", 200 * 200)
+    monkeypatch.setattr(large, "LARGE", 200 * 200)
+    monkeypatch.setattr(large, "_WHOLE", 100)
+    monkeypatch.setattr(tile_levels, "SIDE", 128)
+    sample = load_sample("thermal")
+    write_image(tmp_path / "v.tif", sample.fixed)
+    write_image(tmp_path / "i.tif", sample.moving)
+    monkeypatch.chdir(tmp_path)
+    command = ["register", "v.tif", "i.tif", "--device", "cpu", "-o"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert invoke(*command, "one").exit_code == 0
+        monkeypatch.setattr(tiles, "_fitted", None)
+        result = invoke(*command, "two", "--scheduler", "local:2")
+    finally:
+        torch.set_num_threads(threads)
+    assert result.exit_code == 0, result.output
+    one, two = (Transform.load(tmp_path / name / "i.busref.h5") for name in ("one", "two"))
+    assert one == two and one.spacing == (32, 32)
+    report = json.loads((tmp_path / "two" / "i_report.json").read_text())
+    assert report["parameters"]["levels"][-1]["tiles"] == 4
 
 
 def test_shards_share_a_folder_and_a_summary(tmp_path: Path) -> None:
@@ -159,4 +196,6 @@ def test_a_pair_of_files_needs_no_scheduler(tmp_path: Path) -> None:
     result = invoke(
         "register", visible, infrared, "-o", tmp_path / "out", *FAST, "--scheduler", "local"
     )
-    assert result.exit_code == 2 and "--scheduler: got two files" in result.stderr
+    assert result.exit_code == 2
+    said = " ".join(result.stderr.split())
+    assert "--scheduler: got two files, need two folders, or a pair to register whose" in said

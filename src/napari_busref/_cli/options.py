@@ -176,8 +176,8 @@ SchedulerOption = Annotated[
         "--scheduler",
         metavar="<local[:N]|ADDRESS|FILE.json>",
         callback=check_scheduler,
-        help="Process the pairs of folders on workers of dask.distributed: N here, or those of a "
-        "running scheduler.",
+        help="Process the pairs of folders, or the tiles of a large pair, on workers of "
+        "dask.distributed: N here, or those of a running scheduler.",
     ),
 ]
 Retries = Annotated[

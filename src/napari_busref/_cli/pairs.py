@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import typer
@@ -24,7 +25,7 @@ from napari_busref._cli.tasks import Task
 from napari_busref.batch.files import output_folder
 from napari_busref.batch.manifest import Manifest, weights_of
 from napari_busref.batch.results import ResultWriter
-from napari_busref.batch.run import SUMMARY, finished_rows, process_rows
+from napari_busref.batch.run import SUMMARY, Execute, finished_rows, process_rows
 from napari_busref.batch.scheduling import check_scheduler, check_shard, parse_shard
 from napari_busref.data.pairing import Pair, find_pairs
 from napari_busref.images.uri import holds_images
@@ -71,16 +72,20 @@ def process_pairs(
     match : str
         How to pair the files of folders, see `find_pairs`.
     workers : Workers, optional
-        For folders.
+        For folders, and for the tiles of a large pair.
     """
     writer, chosen = task.writer, workers or Workers()
     if writer.overwrite and writer.resume:
         raise ValueError("--resume: keeps results, which --overwrite replaces; need one of them")
     pairs, alone = find_pairs(fixed, moving, match)
     several = holds_images(fixed)
-    if not several and (chosen.scheduler or chosen.shard):
-        option = "--scheduler" if chosen.scheduler else "--shard"
-        raise ValueError(f"{option}: got two files, need two folders")
+    if not several and chosen.shard:
+        raise ValueError("--shard: got two files, need two folders")
+    if not several and chosen.scheduler and not task.in_tiles(pairs[0]):
+        raise ValueError(
+            "--scheduler: got two files, need two folders, or a pair to register whose fixed "
+            "image has more than 4096 x 4096 pixels"
+        )
     output_folder(writer.folder)
     shard = parse_shard(chosen.shard)
     with held(writer.folder, shard.label if shard else "all") if several else nullcontext():
@@ -130,11 +135,9 @@ def _process_all(
             return report
 
         execute = None
-        if workers.scheduler and len(done) < len(pairs):
-            from napari_busref.batch.cluster import connected, on_cluster
-
-            client = stack.enter_context(connected(workers.scheduler, writer.folder, task.models))
-            execute = on_cluster(client, task.absolute(), workers.retries, cancel)
+        left = [pair for pair in pairs if pair.name not in done]
+        if workers.scheduler and left:
+            execute = stack.enter_context(_on_workers(task, left, workers, cancel))
         rows = process_rows(
             writer,
             pairs,
@@ -154,6 +157,30 @@ def _process_all(
                 log.error(f"{pair.name} failed: {row['message']}")
                 failed.append(pair.name)
     return failed
+
+
+@contextmanager
+def _on_workers(
+    task: Task, pairs: list[Pair], workers: Workers, cancel: Event
+) -> Iterator[Execute | None]:
+    """Spread pairs over workers; or the tiles of each pair, where large ones are few."""
+    from napari_busref.batch.cluster import connected, on_cluster, tiles_on
+    from napari_busref.registration.tile_levels import tiles_by
+
+    assert workers.scheduler is not None
+    with connected(workers.scheduler, task.writer.folder, task.models) as client:
+        if len(pairs) < len(client.ncores()) and _all_in_tiles(task, pairs):
+            with tiles_by(tiles_on(client, workers.retries, cancel)):
+                yield None
+        else:
+            yield on_cluster(client, task.absolute(), workers.retries, cancel)
+
+
+def _all_in_tiles(task: Task, pairs: list[Pair]) -> bool:
+    try:
+        return all(task.in_tiles(pair) for pair in pairs)
+    except Exception:  # the pair that cannot be read will fail alone
+        return False
 
 
 def print_result(bars: Bars, writer: ResultWriter, pair: Pair, report: Mapping[str, Any]) -> None:

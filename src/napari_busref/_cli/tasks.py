@@ -53,6 +53,10 @@ class Task(ABC):
     def models(self) -> dict[str, str | None]:
         """The models by their kind."""
 
+    def in_tiles(self, pair: Pair) -> bool:
+        """Whether the pair is registered in tiles, which workers may share."""
+        return False
+
     def absolute(self) -> Task:
         """The same task with an absolute folder, for processes that run elsewhere."""
         folder = self.writer.folder.absolute()
@@ -94,6 +98,11 @@ class RegisterTask(Task):
     def models(self) -> dict[str, str | None]:
         """The models by their kind."""
         return {"registration": self.options["model"], "fusion": self.options.get("fusion_model")}
+
+    def in_tiles(self, pair: Pair) -> bool:
+        """Whether the pair is registered in tiles, which workers may share."""
+        with memory_limited(self.memory_limit):
+            return is_unread(self.reading.pair(pair.fixed, pair.moving)[0])
 
     def absolute(self) -> Task:
         """The same task with absolute paths."""

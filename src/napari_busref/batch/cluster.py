@@ -1,4 +1,4 @@
-"""Process pairs on workers of dask.distributed, here or of a running scheduler."""
+"""Process pairs, or the tiles of a pair, on workers of dask.distributed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from napari_busref.batch.manifest import weights_of
 from napari_busref.batch.run import Outcome, ProcessPair, attempt
@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from napari_busref.data.pairing import Pair
+    from napari_busref.registration.tile_levels import Run
+    from napari_busref.registration.tiles import Tile, TileFit
+    from napari_busref.transforms.transform import Window
 
-__all__ = ["connected", "on_cluster"]
+__all__ = ["connected", "on_cluster", "tiles_on"]
 
 _TIMEOUT = 15  # s until a scheduler must answer, and have a worker
 _PERIOD = 0.1  # s between two looks for a cancellation
@@ -39,6 +42,8 @@ _QUIET = {
     "distributed.worker.profile.enabled": False,
 }
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), 1)
+
+_Item = TypeVar("_Item")
 
 _log = logging.getLogger("napari_busref")
 
@@ -178,38 +183,103 @@ def on_cluster(
         Ends it with `Cancelled`.
     """
 
+    def submit(pair: Pair) -> Any:
+        return client.submit(_work, process, _absolute(pair), retries, pure=False)
+
     def execute(pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Outcome]]:
         told: set[str] = set()
-        lost = []
-        for pair, future in _completed(client, process, pairs, retries, cancel):
-            if future.status == "finished":
-                yield pair, _result(pair, future, told)
-            else:
-                lost.append(pair)
-        # dask blames all pairs that a dead worker had: alone, only the guilty one fails
-        for pair in lost:
-            for left in reversed(range(retries + 1)):
-                ((_, future),) = _completed(client, process, [pair], retries, cancel)
-                if future.status == "finished" or not left:
-                    yield pair, _result(pair, future, told)
-                    break
+        for pair, future in _each(client, submit, pairs, retries, cancel):
+            yield pair, _result(pair, future, told)
 
     return execute
 
 
+def tiles_on(client: Client, retries: int, cancel: Event) -> Run:
+    """Make what `napari_busref.registration.tile_levels.tiles_by` takes.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        From `connected`.
+    retries : int
+        How often a tile is tried again alone after an error, or after its worker died; once at
+        least.
+    cancel : threading.Event
+        Ends it with `Cancelled`.
+    """
+
+    def run(
+        fit: Callable[[Tile], TileFit | None], tiles: Iterable[Tile]
+    ) -> Iterator[TileFit | None]:
+        given = list(tiles)
+        shared: list[Any] = []  # images and transform travel once
+
+        def submit(number: int) -> Any:
+            if not shared or shared[0].status != "finished":  # all workers that had it died
+                shared[:] = [client.scatter(given[0], broadcast=True, hash=False)]
+            return client.submit(_fit, fit, shared[0], given[number].core, pure=False)
+
+        ready: dict[int, TileFit | None] = {}
+        following = 0
+        for number, future in _each(client, submit, range(len(given)), retries, cancel):
+            ready[number] = _tile_fit(future)
+            while following in ready:
+                yield ready.pop(following)
+                following += 1
+
+    return run
+
+
+def _fit(fit: Callable[[Tile], TileFit | None], tile: Tile, core: Window) -> TileFit | None:
+    """Fit another part of a tile's level on a worker."""
+    _use_one_thread()
+    return fit(replace(tile, core=core))
+
+
+def _tile_fit(future: Any) -> TileFit | None:
+    try:
+        found: TileFit | None = future.result()
+    except Exception as error:
+        raise RuntimeError(f"a tile failed: {_reason(error)}") from error
+    return found
+
+
+def _each(
+    client: Client,
+    submit: Callable[[_Item], Any],
+    items: Sequence[_Item],
+    retries: int,
+    cancel: Event,
+) -> Iterator[tuple[_Item, Any]]:
+    """Submit all items, and yield each with its ended future; those of dead workers come last."""
+    lost = []
+    for item, future in _completed(client, submit, items, cancel):
+        if future.status == "finished":
+            yield item, future
+        else:
+            lost.append(item)
+    # dask blames all that a dead worker had: alone, only the guilty one fails
+    for item in lost:
+        for left in reversed(range(retries + 1)):
+            ((_, future),) = _completed(client, submit, [item], cancel)
+            if future.status == "finished" or not left:
+                yield item, future
+                break
+
+
 def _completed(
-    client: Client, process: ProcessPair, pairs: Sequence[Pair], retries: int, cancel: Event
-) -> Iterator[tuple[Pair, Any]]:
-    """Submit pairs, never more than there are workers, and yield each with its ended future."""
-    waiting, ended = deque(pairs), SimpleQueue[Any]()
-    running: dict[Any, Pair] = {}
+    client: Client, submit: Callable[[_Item], Any], items: Sequence[_Item], cancel: Event
+) -> Iterator[tuple[_Item, Any]]:
+    """Submit items, never more than there are workers, and yield each with its ended future."""
+    waiting, ended = deque(items), SimpleQueue[Any]()
+    running: dict[Any, _Item] = {}
     try:
         while waiting or running:
             free = max(sum(client.ncores().values()), 1) - len(running) if waiting else 0
             for _ in range(min(free, len(waiting))):
-                pair = waiting.popleft()
-                future = client.submit(_work, process, _absolute(pair), retries, pure=False)
-                running[future] = pair
+                item = waiting.popleft()
+                future = submit(item)
+                running[future] = item
                 future.add_done_callback(ended.put)
             future = _next(ended, cancel)
             yield running.pop(future), future
@@ -236,14 +306,17 @@ def _result(pair: Pair, future: Any, told: set[str]) -> Outcome:
     try:
         outcome, notes = future.result()
     except Exception as error:  # the worker died, or could not even begin
-        killed = type(error).__name__ == "KilledWorker"
-        message = "its worker died" if killed else one_line(error)
-        return Outcome({"name": pair.name, "status": "failed", "message": message}, {}, "")
+        row = {"name": pair.name, "status": "failed", "message": _reason(error)}
+        return Outcome(row, {}, "")
     for level, text in notes:
         if text not in told:
             told.add(text)
             _log.log(level, text)
     return outcome
+
+
+def _reason(error: Exception) -> str:
+    return "its worker died" if type(error).__name__ == "KilledWorker" else one_line(error)
 
 
 class _Notes(logging.Handler):
@@ -260,9 +333,7 @@ class _Notes(logging.Handler):
 
 def _work(process: ProcessPair, pair: Pair, retries: int) -> tuple[Outcome, list[tuple[int, str]]]:
     """Process a pair on a worker, with one thread."""
-    os.environ.update({key: str(value) for key, value in _THREADS.items()})
-    if "torch" in sys.modules:  # else it reads the environment when it is imported
-        sys.modules["torch"].set_num_threads(1)
+    _use_one_thread()
     notes = _Notes()
     propagate = _log.propagate
     _log.addHandler(notes)
@@ -272,3 +343,9 @@ def _work(process: ProcessPair, pair: Pair, retries: int) -> tuple[Outcome, list
     finally:
         _log.removeHandler(notes)
         _log.propagate = propagate
+
+
+def _use_one_thread() -> None:
+    os.environ.update({key: str(value) for key, value in _THREADS.items()})
+    if "torch" in sys.modules:  # else it reads the environment when it is imported
+        sys.modules["torch"].set_num_threads(1)

@@ -20,7 +20,6 @@ from napari_busref.registration.prepare import initial_transform
 from napari_busref.registration.result import Preview, RegistrationResult, after_picture
 from napari_busref.registration.tile_levels import (
     Refined,
-    Run,
     expected_seconds,
     in_tiles,
     part_first,
@@ -203,7 +202,6 @@ def register_large(
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
     side: int | None = None,
-    run: Run = map,
     **options: Any,
 ) -> LargeRegistrationResult:
     """Register a pair of any size; see `napari_busref.register` for the other parameters.
@@ -214,8 +212,6 @@ def register_large(
         `napari_busref.register`, for the coarse level.
     side : int
         The coarse level has at most the area of a square of this side, by default 2048 px.
-    run : callable
-        Computes the tiles, by default one after the other.
     """
     reporter, watch = Reporter(progress, cancel), Stopwatch()
     reporter.step("reading the images", 0.0)
@@ -251,7 +247,7 @@ def register_large(
             sources = pair.sources((masks[0], masks[1]))
             device = str(resolve_device(options.get("device", "auto")))
             part = reporter.part(share, 1.0)
-            for reached in in_tiles(sources, found, steps, device, part, run):
+            for reached in in_tiles(sources, found, steps, device, part):
                 found = reached
     except Cancelled:
         if options.get("on_cancel") != "best":

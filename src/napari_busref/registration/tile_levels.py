@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,17 +17,34 @@ from napari_busref.registration.tiles import SIDE, Source, Tile, TileFit, fit_ti
 from napari_busref.runtime.progress import Reporter
 from napari_busref.transforms.transform import Transform, Window
 
-__all__ = ["Refined", "Run", "expected_seconds", "in_tiles", "part_first", "windows"]
+__all__ = ["Refined", "Run", "expected_seconds", "in_tiles", "part_first", "tiles_by", "windows"]
 
 Place = tuple[int, int]
 """Row and column of a tile of a level."""
 
 Run = Callable[[Callable[[Tile], TileFit | None], Iterable[Tile]], Iterable[TileFit | None]]
-"""Applies a function to tiles and gives the results in order, as `map` does."""
+"""Applies a function to tiles of one level and gives the results in order, as `map` does."""
+
+_run: ContextVar[Run] = ContextVar("tiles", default=map)
 
 _STILL = 0.3  # fixed pixels; where the median move is less, finer levels are left out
 _TILE_SECONDS = 6.0
 _TOGETHER = 32  # tiles after which `part_first` joins what is done; a join takes as long as one
+
+
+@contextmanager
+def tiles_by(run: Run) -> Iterator[None]:
+    """Let `in_tiles` fit tiles elsewhere, for example on workers.
+
+    Parameters
+    ----------
+    run : callable
+    """
+    token = _run.set(run)
+    try:
+        yield
+    finally:
+        _run.reset(token)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +89,10 @@ def in_tiles(
     steps: Sequence[int],
     device: str,
     reporter: Reporter,
-    run: Run = map,
 ) -> Iterator[Refined]:
     """Refine a transform level by level, until it moves no more; yield it after each level.
+
+    Tiles are fitted one after the other, or as `tiles_by` says.
 
     Parameters
     ----------
@@ -84,11 +104,10 @@ def in_tiles(
         Fixed pixels along a side of the pixels of each level, coarse to fine.
     device : str
     reporter : Reporter
-    run : callable
-        Computes the tiles, by default one after the other.
     """
     shape = found.transform.fixed_shape
     count = _Count(reporter, sum(math.prod(_counts(shape, step)) for step in steps))
+    run = _run.get()
     for step in steps:
         level = _Level(sources, found.transform, step, device)
         fits: dict[Place, TileFit] = {}
