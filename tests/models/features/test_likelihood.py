@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import normalize, pad
@@ -76,6 +78,29 @@ def test_bands_are_the_whole(net: Likelihood, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(likelihood, "_BAND_BLOCKS", 12)  # two rows
     torch.testing.assert_close(net(first, second), whole)
     torch.testing.assert_close(net(first, second, 2), whole[..., ::2, ::2])
+
+
+def test_emptiness_counts_for_nothing(net: Likelihood) -> None:
+    """Alike content correlates alike, however much of a block the moving image shows."""
+    valid = torch.ones(1, 1, 32, 48)
+    valid[..., 20:, :] = 0  # half of the third row of blocks, and the last one
+    image = replace(local(32, 48, 0), pixels=torch.ones(1, 4, 32, 48))
+    sources = [
+        pad(x, [net.radius // cell] * 4)
+        for x, cell in zip(
+            net._maps(replace(image, pixels=image.pixels * valid), valid),
+            likelihood._CELLS,
+            strict=True,
+        )
+    ]
+    known = {cell: net._known(valid, cell) for cell in (1, CELL)}
+    windows = net._windows(net._maps(image, None), sources, known, 0, 4)
+    rows = windows[0, :, 0].reshape(4, 6, 9, 9)
+    torch.testing.assert_close(rows[:2, 1:-1], torch.ones(2, 4, 9, 9))
+    shown = torch.tensor([8, 7, 6, 5, 4, 3, 2, 1, 0]) / 8  # rows of the third block that are known
+    expected = (shown / shown.clamp_min(0.25)).view(9, 1)
+    torch.testing.assert_close(rows[2, 1:-1], expected.expand(4, 9, 9))
+    assert not rows[3, :, 4:].any()
 
 
 def test_learns_where_the_content_went(net: Likelihood) -> None:

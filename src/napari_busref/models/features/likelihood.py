@@ -28,6 +28,7 @@ _MARGIN = max(_AGGREGATION_SIDES) // 2  # blocks
 _BAND_BLOCKS = 2048  # processed together, to limit the memory
 _STRIP_BLOCKS = 128  # whose intermediate results stay in the processor's cache
 _GAIN = 4.0  # scales correlations to about 1
+_LEAST_KNOWN = 0.25  # of a block, over which its correlation is a mean
 
 
 @dataclass(frozen=True)
@@ -118,13 +119,14 @@ class Likelihood(nn.Module):
             F.pad(x, (self.radius // cell,) * 4)
             for x, cell in zip(self._maps(moving, moving.valid), _CELLS, strict=True)
         ]
+        known = {cell: self._known(moving.valid, cell) for cell in set(_CELLS)}
         rows, cols = (n // self.block for n in fixed.valid.shape[-2:])
         # at once, a large image would need gigabytes
         height = max(_BAND_BLOCKS // cols // every, 1) * every
         bands = []
         for start in range(0, rows, height):
             band = (start, min(start + height, rows))
-            bands.append(self._combine(self._correlations(targets, sources, band, every)))
+            bands.append(self._combine(self._correlations(targets, sources, known, band, every)))
         return torch.cat(bands, 2)
 
     def _combine(self, correlations: Tensor) -> Tensor:
@@ -151,7 +153,12 @@ class Likelihood(nn.Module):
         return [*features.pixels.split(_PIXEL_CHANNELS, 1), *learned]
 
     def _correlations(
-        self, fixed: list[Tensor], moving: list[Tensor], band: tuple[int, int], every: int
+        self,
+        fixed: list[Tensor],
+        moving: list[Tensor],
+        known: dict[int, Tensor],
+        band: tuple[int, int],
+        every: int,
     ) -> Tensor:
         """(B, sides * kinds, rows, cols, offsets) of a band of rows, the sides outermost."""
         total = fixed[0].shape[-2] // self.block
@@ -160,7 +167,7 @@ class Likelihood(nn.Module):
         first, last = max(band[0] - margin, 0), min(band[1] + margin, total)
         strip = max(_strip_blocks(fixed[0].device) // (fixed[0].shape[-1] // self.block), 1)
         windows = [
-            self._windows(fixed, moving, row, min(row + strip, last))
+            self._windows(fixed, moving, known, row, min(row + strip, last))
             for row in range(first, last, strip)
         ]
         # with the offsets last in memory, pooling is ten times faster
@@ -174,7 +181,20 @@ class Likelihood(nn.Module):
         ]
         return torch.cat([y.unflatten(1, (_KINDS, -1)).permute(0, 1, 3, 4, 2) for y in pooled], 1)
 
-    def _windows(self, fixed: list[Tensor], moving: list[Tensor], first: int, last: int) -> Tensor:
+    def _known(self, valid: Tensor, cell: int) -> Tensor:
+        """Share of valid cells in a block at each place of the padded image, with a floor."""
+        cells = (F.avg_pool2d(valid, cell) > 0.99).to(valid.dtype)
+        share = F.avg_pool2d(F.pad(cells, (self.radius // cell,) * 4), self.block // cell, 1)
+        return share.clamp_min(_LEAST_KNOWN)
+
+    def _windows(
+        self,
+        fixed: list[Tensor],
+        moving: list[Tensor],
+        known: dict[int, Tensor],
+        first: int,
+        last: int,
+    ) -> Tensor:
         """Correlations of the blocks of some rows, (B, blocks, kinds, side, side)."""
         windows = []
         for one, other, cell in zip(fixed, moving, _CELLS, strict=True):
@@ -185,6 +205,9 @@ class Likelihood(nn.Module):
                 block,
                 radius,
             )
+            span = 2 * radius + 1
+            places = known[cell][..., first * block : (last - 1) * block + span, :]
+            window = window / _patches(places, span, block)[:, :, 0]
             if cell > 1:
                 side = 2 * self.radius + 1
                 window = F.interpolate(window, (side, side), mode="bilinear", align_corners=True)
