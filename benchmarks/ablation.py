@@ -51,20 +51,15 @@ HEADINGS = {
     "mncc": "MNCC",
     "seconds": "CPU seconds",
 }
-NETWORKS = ("busref", "superfusion")
 VARIANTS = (
     Variant("search", MatchOptions(refine="none", initial=False)),
     Variant("search + affine", MatchOptions(refine="affine", initial=False)),
     Variant("search + affine + dense", MatchOptions(initial=False)),
     Variant("  without learned features", MatchOptions(initial=False, learned=False)),
     Variant("  without edges", MatchOptions(initial=False, edges=False)),
-    Variant("busref", MatchOptions(search="none", refine="none", initial=False), NETWORKS[:1]),
-    Variant(
-        "busref, superfusion + affine + dense",
-        MatchOptions(search="none", initial=False),
-        NETWORKS,
-    ),
-    Variant("all candidates + affine + dense (auto)", MatchOptions(), NETWORKS),
+    Variant("busref", MatchOptions(search="none", refine="none", initial=False), ("busref",)),
+    Variant("busref + affine + dense", MatchOptions(search="none", initial=False), ("busref",)),
+    Variant("all candidates + affine + dense (auto)", MatchOptions(), ("busref",)),
 )
 
 

@@ -82,7 +82,7 @@ def register(
     model : str, path or torch.nn.Module
         A name of ``list_models("registration")``, a ``.safetensors`` file with its card, or a
         module that returns a `napari_busref.geometry.Estimate`. ``"auto"`` refines the best of
-        the initial transform, the networks' proposals and the search.
+        the initial transform, BusReF's proposal and the search.
     search : str, optional
         Search for the pose before refining. ``"near"``: within 15°, scales from 0.8 to 1.25,
         shifts to 30 % of the image. ``"wide"``: any rotation, scales from 0.4 to 2.5 of equal

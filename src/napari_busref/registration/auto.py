@@ -1,4 +1,4 @@
-"""The default model: networks propose, search proposes, refinement decides."""
+"""The default model: BusReF proposes, search proposes, refinement decides."""
 
 from __future__ import annotations
 
@@ -79,9 +79,8 @@ class Auto(nn.Module):
 
 
 def load_auto() -> Auto:
-    """Load the shipped default, with BusReF and SuperFusion as proposal networks."""
-    names = ("busref", "superfusion")
-    networks = {name: load_model(name, kind="registration") for name in names}
+    """Load the shipped default, with BusReF as its proposal network."""
+    networks = {"busref": load_model("busref", kind="registration")}
     # not `MatchingNetworks.load`, which shares its networks: training changes those of a set
     matcher, likelihood = (load_model(name) for name in ("matcher", "likelihood"))
     assert isinstance(matcher, Matcher)
