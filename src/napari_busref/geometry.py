@@ -28,10 +28,14 @@ class Estimate:
         Affine, shape (B, 2, 3).
     phi : Tensor or None
         Displacement, shape (B, 2, h, w) in (x, y) order, at any resolution.
+    backward : Estimate, optional
+        moving -> fixed, of a model that estimates both directions. Both images then have one
+        shape.
     """
 
     theta: Tensor
     phi: Tensor | None = None
+    backward: Estimate | None = None
 
 
 def identity_theta(batch: int, like: Tensor) -> Tensor:

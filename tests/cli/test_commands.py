@@ -17,13 +17,14 @@ import pytest
 import tifffile
 from typer.testing import CliRunner, Result
 
+from napari_busref import load_sample
 from napari_busref._cli.main import app
 from napari_busref.fusion import fuse as fuse_images
 from napari_busref.images.io import read_image, write_image
 from napari_busref.registration import RegistrationResult, register
 from napari_busref.runtime.progress import check
 from napari_busref.transforms.formats import ImageGrid, TransformFile, write_transform
-from napari_busref.transforms.transform import Transform
+from napari_busref.transforms.transform import Transform, read_metadata
 
 FAST = ["--model", "identity", "--device", "cpu"]
 
@@ -440,6 +441,24 @@ def test_evaluate_prints_a_table_and_writes_rows(tmp_path: Path, rng: np.random.
     assert "Q_AB/F" in result.stdout and "N_AB/F" in result.stdout
     data[3] = "missing"
     assert "missing" in error_line(invoke("evaluate", "fusion", *data, "--model", "average"))
+
+
+def test_superfusion_writes_the_transform_of_the_other_direction(tmp_path: Path) -> None:
+    sample = load_sample("thermal")
+    for name in ("fixed", "moving"):
+        write_image(tmp_path / f"{name}.png", getattr(sample, name)[:128, :160])
+    images = [tmp_path / "fixed.png", tmp_path / "moving.png"]
+    options = ["-o", tmp_path / "out", "--model", "superfusion", "--device", "cpu"]
+    result = invoke("register", *images, *options)
+    assert result.exit_code == 0, result.output
+    forward, inverse = (
+        Transform.load(tmp_path / "out" / f"moving{end}.busref.h5") for end in ("", "_inverse")
+    )
+    points = np.array([[40.0, 50], [64, 80], [90, 120]])
+    # not the numeric inverse: both directions have errors of their own
+    back = inverse.points(forward.points(points)) - points
+    assert 1e-3 < np.abs(back).max() < 15
+    assert read_metadata(tmp_path / "out" / "moving_inverse.busref.h5")["fixed"] == "moving.png"
 
 
 def test_demo_measures_against_the_known_warp(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -438,6 +439,28 @@ def test_modules_of_other_float_types():
 
     result = register(*pair(), model=Half())
     assert result.transform.points([3, 4]) == pytest.approx(np.array([3, 4]), abs=0.05)
+
+
+def test_a_model_of_both_directions_gives_the_inverse():
+    """The network sees the moving image by the initial transform."""
+
+    class Both(Known):
+        def symmetric(self, *images, **options):
+            back = Known(BACK, bend()).forward(*images, **options)
+            return replace(self.forward(*images, **options), backward=back)
+
+    BACK = np.array([[0.98, 0.05, 2.0], [-0.04, 1.02, -4.0], [0, 0, 1]])
+    initial = Transform(
+        [[2, 0.1, 5], [-0.1, 2, 3], [0, 0, 1]], fixed_shape=SHAPE, moving_shape=(200, 250)
+    )
+    moving = texture((200, 250))
+    result = register(texture(), moving, model=Both(), initial=initial, device="cpu")
+    assert result.inverse is not None
+    assert (result.inverse.fixed_shape, result.inverse.moving_shape) == ((200, 250), SHAPE)
+    points = np.array([[20.0, 30], [60, 100], [45, 70]])
+    expected = Transform(BACK, bend(), fixed_shape=SHAPE, moving_shape=SHAPE).points(points)
+    assert result.inverse.points(initial.points(points)) == pytest.approx(expected, abs=0.05)
+    assert register(texture(), moving, model=Known(), device="cpu").inverse is None
 
 
 def test_out_of_memory_is_a_memory_error():

@@ -187,9 +187,20 @@ class ResultWriter:
         }
         if self.flow:
             paths["flow"] = self.folder / f"{pair.name}_flow.npy"
-        more = [paths[name] for name in ("transform", "flow") if name in paths]
+        inverse = getattr(result, "inverse", None)
+        if inverse is not None:
+            paths["inverse"] = self.folder / f"{pair.name}_inverse.busref.h5"
+        more = [paths[name] for name in ("transform", "flow", "inverse") if name in paths]
         refuse_existing(more, self.overwrite or self.resume)
         result.transform.save(paths["transform"], metadata=metadata)
+        if inverse is not None:
+            turned = {
+                "fixed": pair.moving.name,
+                "moving": pair.fixed.name,
+                "fixed_image": metadata["moving_image"],
+                "moving_image": metadata["fixed_image"],
+            }
+            inverse.save(paths["inverse"], metadata=metadata | turned)
         if self.flow:
             import numpy as np
 

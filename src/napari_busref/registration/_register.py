@@ -196,10 +196,10 @@ def register(
         plan.begin("assess")
         mask = found.transform.mask(pair.moving_valid)
         quality = _assess(pair, method, found, mask, cancelled)
-        estimate = found.transform
+        estimate, inverse = found.transform, found.inverse
     except NotRegistered as failure:
         plan = plan.regardless() if keep_best else plan
-        estimate, mask = pair.initial, pair.initial.mask(pair.moving_valid)
+        estimate, mask, inverse = pair.initial, pair.initial.mask(pair.moving_valid), None
         quality = unregistered(mask, f"{failure}{INITIAL_RETURNED}")
     watch.lap("quality")
 
@@ -208,7 +208,7 @@ def register(
     watch.lap("resample")
     plan.end("registered")
     return RegistrationResult(
-        warped, mask, estimate, quality, watch.total(), parameters, Preview.of(pair)
+        warped, mask, estimate, quality, watch.total(), parameters, Preview.of(pair), inverse
     )
 
 

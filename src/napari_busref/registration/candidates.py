@@ -88,7 +88,7 @@ def match(
     proposal_networks : mapping
         Registration networks by name: ``(fixed, moving, valid, reporter=...) -> Estimate``. Only
         the affine of their answer is refined. A network that computes it faster offers a method
-        ``coarse`` with the same parameters.
+        ``coarse`` with the same parameters, one that estimates both directions ``symmetric``.
     features : FixedFeatures
         Of the fixed image.
     moving : MaskedImage
@@ -196,7 +196,7 @@ def _network_proposals(
         part = whole.part(index / len(networks), (index + 1) / len(networks))
         dtype = _float_type(module)
         # The refinement fits its own field, so it needs the affine only.
-        estimate = getattr(module, "coarse", module) if refines else module
+        estimate = getattr(module, "coarse" if refines else "symmetric", module)
         answer = estimate(
             fixed.image.to(dtype),
             image.to(dtype),
@@ -209,7 +209,8 @@ def _network_proposals(
                 "napari_busref.geometry.Estimate"
             )
         phi = None if refines or answer.phi is None else answer.phi.float()
-        proposals[name] = compose(initial, Estimate(answer.theta.float(), phi))
+        proposal = compose(initial, Estimate(answer.theta.float(), phi))
+        proposals[name] = proposal if refines else replace(proposal, backward=answer.backward)
         run.watch.lap(name)
     return proposals
 

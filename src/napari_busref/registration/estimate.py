@@ -102,6 +102,8 @@ class Estimated:
         See `napari_busref.registration.consistency.local_support`.
     support_px : float
         Its tolerance, in pixels of the fixed image.
+    inverse : Transform, optional
+        From the moving to the fixed image, of a network that estimates both directions.
     """
 
     transform: Transform
@@ -109,6 +111,7 @@ class Estimated:
     wide: bool = False
     support: NDArray[np.float32] | None = None
     support_px: float = GOOD_PX
+    inverse: Transform | None = None
 
 
 def estimate_transform(
@@ -187,7 +190,12 @@ def estimate_transform(
             mirror_fits=found.mirror_fits,
         )
         watch.lap("agreement")
-        return Estimated(transform, evidence, found.wide, support, tolerance)
+        inverse = None
+        if found.estimate.backward is not None:
+            # the network has seen the moving image by the initial transform
+            back = _to_transform(found.estimate.backward, pair.shape, pair.shape)
+            inverse = pair.initial.inverse().compose(back)
+        return Estimated(transform, evidence, found.wide, support, tolerance, inverse)
 
     if not keep_best:
         return work()

@@ -96,6 +96,10 @@ class RegistrationResult:
         Options, model, device, versions and shapes, as JSON can hold them.
     preview : Preview, optional
         Small pictures of both images, for `plot`.
+    inverse : Transform, optional
+        From moving to fixed positions, as ``model="superfusion"`` estimates it from the images
+        without refinement. It differs from ``transform.inverse()``, which every result has, by
+        the errors of both directions.
     """
 
     warped: NDArray[Any]
@@ -105,6 +109,7 @@ class RegistrationResult:
     timings: dict[str, float]
     parameters: dict[str, Any]
     preview: Preview | None = None
+    inverse: Transform | None = None
 
     @cached_property
     def flow(self) -> NDArray[np.float32]:

@@ -57,6 +57,21 @@ def test_registers_any_size(size: tuple[int, int], expectation: bool) -> None:
     torch.testing.assert_close(sampling_grid(estimate, rows, cols), positions, atol=1e-5, rtol=0)
 
 
+def test_the_other_direction_is_estimated() -> None:
+    model = SuperFusionMatcher(SMALL).eval()
+    fixed, moving = picture((48, 64)), picture((48, 64))
+    with torch.no_grad():
+        found = model.symmetric(fixed, moving)
+        fields = model.match(fixed, moving)
+    assert found.backward is not None
+    for estimate, field in zip((found, found.backward), fields, strict=True):
+        rows, cols = field.shape[-2:]
+        positions = base_grid(rows, cols, field) + field.permute(0, 2, 3, 1)
+        torch.testing.assert_close(
+            sampling_grid(estimate, rows, cols), positions, atol=1e-5, rtol=0
+        )
+
+
 def test_each_element_of_a_batch_is_on_its_own() -> None:
     model = SuperFusionMatcher(SMALL).eval()
     fixed, moving = torch.rand(2, 1, 40, 52), torch.rand(2, 1, 40, 52)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -207,6 +207,20 @@ class SuperFusionMatcher(nn.Module):
         """
         field, _ = self._estimate(fixed, moving, moving_valid, reporter, self.config.sides)
         return split_affine(field)
+
+    def symmetric(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        moving_valid: Tensor | None = None,
+        reporter: Reporter | None = None,
+    ) -> Estimate:
+        """Register images of one size in both directions.
+
+        Parameters as in ``forward``; the result has ``backward``.
+        """
+        forward, backward = self.match(fixed, moving, moving_valid, reporter)
+        return replace(split_affine(forward), backward=split_affine(backward))
 
     def coarse(
         self,
