@@ -1,6 +1,6 @@
 """Register generated pairs of 4,000 to 20,000 px and measure error, CPU seconds and memory.
 
-    python benchmarks/large.py make FOLDER [--side 4096] [--seed 0] [--flat 0.3]
+    python benchmarks/large.py make FOLDER [--side 4200] [--seed 0] [--flat 0.3]
     python benchmarks/large.py run FOLDER [--finest full] [--coarse]
 
 The scene is a mosaic of patches of 448 px: rendered streets, stains, and photographs of
@@ -204,11 +204,14 @@ def run(folder: Path, finest: str | None, coarse: bool) -> dict[str, Any]:
     if known["flat"]:
         empty = without_texture(truth.fixed_shape[0], known["seed"], known["flat"])
         rows, cols = (places(truth)[1].astype(int) // PATCH).T
-        more["flat"] = summary(apart[empty[rows, cols]])
+        empty = empty[rows, cols]
+        more["flat"], more["textured"] = summary(apart[empty]), summary(apart[~empty])
     if coarse:
         before = errors(register_large(fixed, moving, "none", whole=register).transform, truth)
         more["coarse"] = summary(before)
         more["worse_px"] = round(float((apart - before).max()), 2)
+        if known["flat"]:
+            more["coarse_flat"] = summary(before[empty])
     return {
         "side": truth.fixed_shape[0],
         **summary(apart),
@@ -225,7 +228,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("make")
-    one.add_argument("--side", type=int, default=4096)
+    one.add_argument("--side", type=int, default=4200)
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--flat", type=float, default=0.0)
     other = commands.add_parser("run")

@@ -214,7 +214,7 @@ def test_a_tile_is_a_function_of_what_can_be_pickled(pair):
     assert (fit.moment == again.moment).all()
     assert (fit.position >= 100).all() and (fit.position < 356).all()
     wanted = truth.displacement[:, 100:356, 100:356].mean((1, 2))
-    np.testing.assert_allclose(fit.move, wanted, atol=0.6)
+    np.testing.assert_allclose(fit.move(start), wanted, atol=0.6)
 
 
 def test_tiles_without_texture_or_content_are_left_out(pair):
@@ -226,6 +226,31 @@ def test_tiles_without_texture_or_content_are_left_out(pair):
     assert fit_tile(Tile(source(fixed), source(noisy), start, 1, window)) is None
     away = Transform([[1, 0, 900], [0, 1, 0], [0, 0, 1]], fixed_shape=SHAPE, moving_shape=SHAPE)
     assert fit_tile(Tile(source(fixed), source(moving), away, 1, window)) is None
+
+
+def test_blocks_without_texture_say_nothing(pair):
+    fixed, moving, _ = pair
+    half = moving.copy()
+    half[:, 260:] = 40 + np.random.default_rng(0).normal(0, 1, half[:, 260:].shape)
+    start = Transform.identity(SHAPE)
+    fit = fit_tile(Tile(source(fixed), source(half), start, 1, np.s_[0:400, 0:520]))
+    assert fit.position[:, 1].max() < 275
+    assert fit.position[:, 0].max() > 380  # the border of the image counts
+
+
+def test_what_a_tile_says_does_not_depend_on_where_it_started(pair):
+    fixed, moving, truth = pair
+    starts = [Transform(truth.affine, fixed_shape=SHAPE, moving_shape=SHAPE)]
+    wave = 2 * np.sin(np.mgrid[:400, :520] / 40).astype(np.float32)
+    starts.append(Transform(truth.affine, wave, fixed_shape=SHAPE, moving_shape=SHAPE))
+    one, two = (
+        fit_tile(Tile(source(fixed), source(moving), start, 1, np.s_[100:356, 100:356]))
+        for start in starts
+    )
+    wanted = truth.displacement[:, 100:356, 100:356].mean((1, 2))
+    for fit in (one, two):
+        np.testing.assert_allclose(fit.move(starts[0]), wanted, atol=0.6)
+    np.testing.assert_allclose(one.move(starts[0]), two.move(starts[0]), atol=0.3)
 
 
 def fit_of(move, top=0, left=0, side=512):
@@ -245,16 +270,34 @@ def test_the_least_determinant_of_joined_moves():
 def test_joined_moves_are_those_of_the_tiles_and_small_beside_them():
     shape = (1024, 1024)
     fits = [fit_of((2.0, -1.0), 0, 0), fit_of((2.0, -1.0), 0, 512)]
-    moves, median = join(fits, shape, 1)
+    moves, median = join(fits, Transform.identity(shape), 1, np.ones((64, 64), bool))
     found = moves.points([[100, 100], [250, 700], [1000, 500]])
     np.testing.assert_allclose(found[:2] - [[100, 100], [250, 700]], [[2, -1]] * 2, atol=0.05)
     assert np.linalg.norm(found[2] - [1000, 500]) < 1.5
     assert 0.5 < median < 2.3
 
 
+@pytest.mark.parametrize("textured", [True, False])
+def test_a_gap_keeps_the_transform_before_only_where_that_can_tell(textured):
+    """All around a gap, blocks say that nothing is displaced; the start is, in the gap."""
+    shape = (2048, 2048)
+    rows, cols = np.mgrid[:64, :64]
+    bump = 6 * np.exp(-((rows - 31.5) ** 2 + (cols - 31.5) ** 2) / 200)
+    start = Transform(
+        displacement=np.stack([bump, 0 * bump]), fixed_shape=shape, moving_shape=shape, spacing=32
+    )
+    fit = fit_of((0.0, 0.0), side=2048)
+    outside = (abs(fit.position - 1023.5) > 500).any(1)
+    fit = TileFit(fit.position[outside], fit.information[outside], fit.moment[outside], 1.0)
+    found, _ = join([fit], start, 2, np.full((64, 64), textured))
+    displaced = found.points([1023.5, 1023.5]) - 1023.5
+    assert displaced[1] == pytest.approx(0, abs=0.05)
+    assert (displaced[0] > 3.5) if textured else (abs(displaced[0]) < 0.3)
+
+
 def test_joined_moves_do_not_fold():
     opposite = [fit_of((200.0, 0.0), 0, 0, 256), fit_of((-200.0, 0.0), 256, 0, 256)]
-    moves, _ = join(opposite, (512, 512), 1)
+    moves, _ = join(opposite, Transform.identity((512, 512)), 1, np.zeros((64, 64), bool))
     assert moves.jacobian_determinant().min() > 0.05
 
 
@@ -264,10 +307,11 @@ def test_a_tile_that_moves_unlike_those_around_it_is_left_out():
         for row in range(3)
         for col in range(3)
     }
-    assert not outlying(fits, 1)
+    start = Transform.identity((1536, 1536))
+    assert not outlying(fits, start, 1)
     fits[1, 1] = fit_of((7.0, 0.5), 512, 512)
-    assert outlying(fits, 1) == {(1, 1)}
-    assert not outlying(fits, 8)  # on a coarse level it is not that far
+    assert outlying(fits, start, 1) == {(1, 1)}
+    assert not outlying(fits, start, 8)  # on a coarse level it is not that far
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])

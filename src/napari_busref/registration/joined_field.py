@@ -1,4 +1,4 @@
-"""Join what the tiles of a level say in one smooth field of moves over the fixed image."""
+"""Join what the tiles of a level say in one smooth displacement of the fixed image."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.interpolate import BSpline
-from scipy.sparse.linalg import cg
+from scipy.sparse.linalg import LinearOperator, cg, splu
 
-from napari_busref.registration.tiles import TileFit
+from napari_busref.registration.tiles import TileFit, displaced
 from napari_busref.transforms.grids import Grid
 from napari_busref.transforms.transform import Transform
 
@@ -21,8 +21,9 @@ CONTROL = 64
 NODES = 32.0
 """Spacing of the resulting displacement in fixed pixels."""
 
-_BENDING_SIGMA = 1.0  # px of the level, of second differences of control points
-_MOVE_SIGMA = 4.0  # px of the level, of control points: a tile left out keeps the coarser field
+_BENDING_SIGMA = 1.5  # px of the level, of second differences of control points
+_HELD_SIGMA = 2.0  # px of the level, where only the transform before can tell
+_LOOSE = 1e-9  # 1 / px² of control points: few blocks leave the linear part undetermined
 _LEAST_SPREAD = 0.5  # px of the level; neighbours that agree better make no outlier
 _OUTLYING = 3.0  # standard deviations of a tile's move from those around it
 _MIN_JACOBIAN = 0.1
@@ -31,17 +32,19 @@ Array = NDArray[np.float64]
 Places = Mapping[tuple[int, int], TileFit]
 
 
-def outlying(fits: Places, step: int) -> set[tuple[int, int]]:
+def outlying(fits: Places, start: Transform, step: int) -> set[tuple[int, int]]:
     """Find the tiles whose mean move differs from those of the tiles around them.
 
     Parameters
     ----------
     fits : mapping
         From the row and column of a tile to its fit.
+    start : Transform
+        What they move from.
     step : int
         Fixed pixels along a side of the level's pixels.
     """
-    moves = {place: fit.move for place, fit in fits.items()}
+    moves = {place: fit.move(start) for place, fit in fits.items()}
     found = set()
     for place, move in moves.items():
         around = np.array(
@@ -62,58 +65,92 @@ def outlying(fits: Places, step: int) -> set[tuple[int, int]]:
     return found
 
 
-def join(fits: Iterable[TileFit], shape: tuple[int, int], step: int) -> tuple[Transform, float]:
-    """Fit a bending-penalised cubic B-spline to the moves of all blocks.
+def join(
+    fits: Iterable[TileFit], start: Transform, step: int, known: NDArray[np.bool_]
+) -> tuple[Transform, float]:
+    """Fit a bending-penalised cubic B-spline to the blocks, and to the transform before.
+
+    Where neither can tell, the spline bends as little as possible between what is around.
 
     Parameters
     ----------
     fits : iterable of TileFit
-    shape : tuple of int
-        (H, W) of the fixed image.
+    start : Transform
+        The transform before.
     step : int
         Fixed pixels along a side of the level's pixels.
+    known : ndarray of bool, shape (h, w)
+        Where `start` can tell, on a coarse level of the fixed image.
 
     Returns
     -------
-    moves : Transform
-        Of the fixed image to itself, ``p`` to ``p + move``. It does not fold.
+    transform : Transform
+        With the affine of `start`. The moves from there do not fold.
     median : float
-        Length of the moves at the control points, in fixed pixels.
+        Length of these moves, in fixed pixels.
     """
     from napari_busref.registration.bsplines import bending_of  # loads torch
 
-    spacing = float(CONTROL * step)
+    shape, spacing = start.fixed_shape, float(CONTROL * step)
     counts = (int(-(-shape[0] // spacing)) + 3, int(-(-shape[1] // spacing)) + 3)
     size = counts[0] * counts[1]
     normal = {pair: sparse.csr_array((size, size)) for pair in ((0, 0), (0, 1), (1, 1))}
     right = np.zeros((2, size))
-    for fit in fits:
+    for fit in filter(lambda one: len(one.position), (*fits, _held(start, step, known))):
         basis = _basis_of(fit.position, spacing, counts)
         for i, j in normal:
             weighted = basis.multiply(fit.information[:, i, j, None])
             normal[i, j] = normal[i, j] + basis.T @ weighted
         right += (basis.T @ fit.moment).T
-    bending = bending_of(counts) / (_BENDING_SIGMA * step) ** 2
-    ridge = sparse.eye_array(size) / (_MOVE_SIGMA * step) ** 2
     nodes = Grid.covering(shape, (NODES, NODES))
-    rows, cols = (part.ravel() for part in nodes.positions())
-    at_nodes = [_basis(x, spacing, n) for x, n in zip((rows, cols), counts, strict=True)]
+    rows, cols = nodes.positions()
+    at_nodes = [_basis(x.ravel(), spacing, n) for x, n in zip((rows, cols), counts, strict=True)]
+    places = np.stack(np.broadcast_arrays(rows, cols), -1).reshape(-1, 2)
+    before = displaced(start, places).T.reshape(2, *nodes.shape)
+    bending = bending_of(counts) / (_BENDING_SIGMA * step) ** 2
     for stiffer in (1.0, 10.0, 100.0, 1000.0):
-        prior = ridge + stiffer * bending
+        prior = _LOOSE * sparse.eye_array(size) + stiffer * bending
         matrix = sparse.block_array(
             [[normal[0, 0] + prior, normal[0, 1]], [normal[0, 1].T, normal[1, 1] + prior]],
             format="csr",
         )
-        scale = sparse.diags_array(1 / matrix.diagonal())
-        solved, _ = cg(matrix, right.ravel(), rtol=1e-5, maxiter=1000, M=scale)
+        solved, _ = cg(matrix, right.ravel(), rtol=1e-5, M=_both_alike(normal, prior))
         control = solved.reshape(2, *counts)
-        move = np.stack([at_nodes[0] @ one @ at_nodes[1].T for one in control])
+        move = np.stack([at_nodes[0] @ one @ at_nodes[1].T for one in control]) - before
         if _least_jacobian(move) > _MIN_JACOBIAN:
             break
     while _least_jacobian(move) <= _MIN_JACOBIAN:
-        move, control = move / 2, control / 2
-    moves = Transform(displacement=move, fixed_shape=shape, moving_shape=shape, spacing=nodes.step)
-    return moves, float(np.median(np.linalg.norm(control, axis=0)))
+        move = move / 2
+    moves = Transform(
+        displacement=move.astype(np.float32),
+        fixed_shape=shape,
+        moving_shape=shape,
+        spacing=nodes.step,
+    )
+    return moves.compose(start), float(np.median(np.linalg.norm(move, axis=0)))
+
+
+def _held(start: Transform, step: int, known: NDArray[np.bool_]) -> TileFit:
+    """What the transform before says where it can tell, one block a control point."""
+    rows, cols = Grid.covering(start.fixed_shape, (float(CONTROL * step),) * 2).positions()
+    position = np.stack(np.broadcast_arrays(rows, cols), -1).reshape(-1, 2)
+    index = (position * known.shape / start.fixed_shape).astype(int)
+    position = position[known[tuple(np.minimum(index, np.array(known.shape) - 1).T)]]
+    sure = 1 / (_HELD_SIGMA * step) ** 2
+    information = np.broadcast_to(sure * np.eye(2), (len(position), 2, 2))
+    return TileFit(position, information, sure * displaced(start, position), 1.0)
+
+
+def _both_alike(
+    normal: Mapping[tuple[int, int], sparse.csr_array], prior: sparse.csr_array
+) -> LinearOperator:
+    """The inverse as if both components were alike; wide gaps need it to converge."""
+    alike = splu(sparse.csc_array((normal[0, 0] + normal[1, 1]) / 2 + prior))
+
+    def solve(right: Array) -> Array:
+        return np.asarray(alike.solve(right.reshape(2, -1).T).T.ravel())
+
+    return LinearOperator((2 * prior.shape[0],) * 2, matvec=solve, dtype=np.float64)
 
 
 def _least_jacobian(move: Array) -> float:

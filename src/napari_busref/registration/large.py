@@ -19,13 +19,14 @@ from napari_busref.registration.joined_field import NODES
 from napari_busref.registration.prepare import initial_transform
 from napari_busref.registration.result import Preview, RegistrationResult, after_picture
 from napari_busref.registration.tile_levels import (
+    Images,
     Refined,
     expected_seconds,
     in_tiles,
     part_first,
     windows,
 )
-from napari_busref.registration.tiles import Source
+from napari_busref.registration.tiles import Source, texture
 from napari_busref.runtime.device import resolve_device
 from napari_busref.runtime.progress import Cancelled, Progress, Reporter
 from napari_busref.runtime.stopwatch import Stopwatch
@@ -160,15 +161,19 @@ class _Large:
         """A transform of the coarse levels between pixels at full resolution."""
         return _sparse(from_levels(transform, *self.levels, *self.shapes))
 
-    def sources(self, masks: tuple[Any, Any]) -> tuple[Source, Source]:
-        """Both images, to be read window by window."""
-        found = []
-        for image, coarse, mask, name in zip(
-            self.images, self.coarse, masks, ("fixed", "moving"), strict=True
-        ):
-            ready = prepare(coarse, name, mask=mask, find_border=True, nodata=None)
-            found.append(Source(image, self.nodata, ready.scale, ready.valid))
-        return found[0], found[1]
+    def unread(self, masks: tuple[Any, Any], found: Transform, device: Any) -> Images:
+        """Both images, to be read window by window; `found` is the registration so far."""
+        ready = [
+            prepare(image, name, mask=mask, find_border=True, nodata=None)
+            for image, name, mask in zip(self.coarse, ("fixed", "moving"), masks, strict=True)
+        ]
+        fixed, moving = (
+            Source(image, self.nodata, one.scale, one.valid)
+            for image, one in zip(self.images, ready, strict=True)
+        )
+        textured, theirs = (texture(one, one.valid) for one in ready)
+        known = textured & onto_levels(found, *self.levels).mask(theirs)
+        return Images(fixed, moving, known, str(resolve_device(device)))
 
 
 def is_large(fixed: Any, moving: Any, finest: str | None) -> bool:
@@ -244,10 +249,9 @@ def register_large(
         found = Refined(start or Transform.equal_field_of_view(*pair.shapes))
     try:
         if dense:
-            sources = pair.sources((masks[0], masks[1]))
-            device = str(resolve_device(options.get("device", "auto")))
-            part = reporter.part(share, 1.0)
-            for reached in in_tiles(sources, found, steps, device, part):
+            device = options.get("device", "auto")
+            images = pair.unread((masks[0], masks[1]), found.transform, device)
+            for reached in in_tiles(images, found, steps, reporter.part(share, 1.0)):
                 found = reached
     except Cancelled:
         if options.get("on_cancel") != "best":
@@ -313,8 +317,8 @@ def refine_large(
     if not steps:
         raise ValueError("finest: the images show nothing finer than what was registered")
     valid = (None, None) if masks is None else masks(*pair.levels)
-    found, place = Refined(_sparse(transform)), str(resolve_device(device))
-    yield from part_first(pair.sources(valid), found, steps, first, place, reporter)
+    images = pair.unread(valid, transform, device)
+    yield from part_first(images, Refined(_sparse(transform)), steps, first, reporter)
 
 
 def _sparse(transform: Transform) -> Transform:

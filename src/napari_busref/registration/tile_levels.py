@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,16 @@ from napari_busref.registration.tiles import SIDE, Source, Tile, TileFit, fit_ti
 from napari_busref.runtime.progress import Reporter
 from napari_busref.transforms.transform import Transform, Window
 
-__all__ = ["Refined", "Run", "expected_seconds", "in_tiles", "part_first", "tiles_by", "windows"]
+__all__ = [
+    "Images",
+    "Refined",
+    "Run",
+    "expected_seconds",
+    "in_tiles",
+    "part_first",
+    "tiles_by",
+    "windows",
+]
 
 Place = tuple[int, int]
 """Row and column of a tile of a level."""
@@ -64,10 +73,23 @@ class Refined:
     agreement: NDArray[np.float32] | None = None
     levels: list[dict[str, Any]] = field(default_factory=list)
 
-    def joined(self, fits: Iterable[TileFit], step: int) -> tuple[Transform, float]:
-        """The transform with the moves of tiles, and their median length."""
-        moves, median = join(fits, self.transform.fixed_shape, step)
-        return moves.compose(self.transform), median
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The images that tiles compare.
+
+    Attributes
+    ----------
+    fixed, moving : Source
+    known : ndarray of bool, shape (h, w)
+        Where a coarse level of the fixed image can tell: both images have texture there.
+    device : str
+    """
+
+    fixed: Source
+    moving: Source
+    known: NDArray[np.bool_]
+    device: str
 
 
 def expected_seconds(shape: tuple[int, int], steps: Sequence[int]) -> float:
@@ -84,11 +106,7 @@ def windows(shape: tuple[int, int], side: int) -> Iterator[Window]:
 
 
 def in_tiles(
-    sources: tuple[Source, Source],
-    found: Refined,
-    steps: Sequence[int],
-    device: str,
-    reporter: Reporter,
+    images: Images, found: Refined, steps: Sequence[int], reporter: Reporter
 ) -> Iterator[Refined]:
     """Refine a transform level by level, until it moves no more; yield it after each level.
 
@@ -96,42 +114,34 @@ def in_tiles(
 
     Parameters
     ----------
-    sources : tuple of Source
-        Fixed and moving.
+    images : Images
     found : Refined
         The start.
     steps : sequence of int
         Fixed pixels along a side of the pixels of each level, coarse to fine.
-    device : str
     reporter : Reporter
     """
     shape = found.transform.fixed_shape
     count = _Count(reporter, sum(math.prod(_counts(shape, step)) for step in steps))
     run = _run.get()
     for step in steps:
-        level = _Level(sources, found.transform, step, device)
+        level = _Level(images, found, step)
         fits: dict[Place, TileFit] = {}
         for place, fit in zip(level.tiles, run(fit_tile, level.tiles.values()), strict=True):
             count.one_more()
             if fit is not None:
                 fits[place] = fit
-        kept = _without_outliers(fits, step)
-        if not kept:
+        reached = level.joined(fits)
+        if reached is None:
             return
-        transform, median = found.joined(kept.values(), step)
-        found = replace(level.said(found, fits, kept, median), transform=transform)
+        found = reached
         yield found
-        if median < _STILL:
+        if found.levels[-1]["median_move_px"] < _STILL:
             return
 
 
 def part_first(
-    sources: tuple[Source, Source],
-    found: Refined,
-    steps: Sequence[int],
-    first: Window,
-    device: str,
-    reporter: Reporter,
+    images: Images, found: Refined, steps: Sequence[int], first: Window, reporter: Reporter
 ) -> Iterator[tuple[Refined, bool]]:
     """Refine a part of the fixed image on all levels, then the rest; yield what is done so far.
 
@@ -140,7 +150,7 @@ def part_first(
 
     Parameters
     ----------
-    sources, found, steps, device, reporter
+    images, found, steps, reporter
         As of `in_tiles`. No level is left out.
     first : tuple of slice
         Rows and columns of the fixed image.
@@ -154,19 +164,12 @@ def part_first(
     shape = found.transform.fixed_shape
     count = _Count(reporter, sum(math.prod(_counts(shape, step)) for step in steps))
     known: dict[int, dict[Place, TileFit]] = {}  # the part's tiles, by level
-    starts: dict[int, Transform] = {}
     for rest in (False, True):
         for step in steps:
-            level = _Level(sources, found.transform, step, device)
+            level = _Level(images, found, step)
             places = level.nearest(first, rest=rest)
-            earlier = {
-                place: _since(fit, starts[step], found.transform)
-                for place, fit in known.get(step, {}).items()
-            }
-            finest = known.get(steps[-1], {}) if rest and step != steps[-1] else {}
-            held = [_since(fit, starts[steps[-1]], found.transform) for fit in finest.values()]
-            fits: dict[Place, TileFit] = {}
-            begin = found
+            fits = dict(known.get(step, {}))
+            finer = known.get(steps[-1], {}).values() if step != steps[-1] else ()
             for number, place in enumerate(places, start=1):
                 fit = fit_tile(level.tiles[place])
                 count.one_more()
@@ -175,15 +178,11 @@ def part_first(
                 last = number == len(places)
                 if not (last or (rest and number % _TOGETHER == 0)):
                     continue
-                kept = _without_outliers(earlier | fits, step)
-                if kept:
-                    transform, median = begin.joined([*kept.values(), *held], step)
-                    found = level.said(begin, earlier | fits, kept, median)
-                    found = replace(found, transform=transform)
+                found = level.joined(fits, finer) or found
                 if rest:
                     yield found, last and step == steps[-1]
             if not rest:
-                known[step], starts[step] = fits, begin.transform
+                known[step] = fits
         if not rest:
             yield found, True
 
@@ -205,14 +204,15 @@ class _Count:
 class _Level:
     """The tiles of a level."""
 
-    def __init__(
-        self, sources: tuple[Source, Source], transform: Transform, step: int, device: str
-    ) -> None:
-        self.step, self.counts = step, _counts(transform.fixed_shape, step)
-        shape = sources[0].level(step).shape
+    def __init__(self, images: Images, found: Refined, step: int) -> None:
+        self.step, self.found, self.known = step, found, images.known
+        self.counts = _counts(images.fixed.shape, step)
+        cores = zip(
+            np.ndindex(*self.counts), windows(images.fixed.level(step).shape, SIDE), strict=True
+        )
+        given = images.fixed, images.moving, found.transform, step
         self.tiles = {
-            (int(place[0]), int(place[1])): Tile(*sources, transform, step, window, device)
-            for place, window in zip(np.ndindex(*self.counts), windows(shape, SIDE), strict=True)
+            (int(row), int(col)): Tile(*given, core, images.device) for (row, col), core in cores
         }
 
     def nearest(self, part: Window, *, rest: bool) -> list[Place]:
@@ -226,32 +226,20 @@ class _Level:
             far[place] = max(gaps)
         return sorted((place for place in far if (far[place] > 0) == rest), key=far.__getitem__)
 
-    def said(
-        self,
-        found: Refined,
-        fits: dict[Place, TileFit],
-        kept: dict[Place, TileFit],
-        median: float,
-    ) -> Refined:
-        """What is known with this level."""
+    def joined(self, fits: dict[Place, TileFit], others: Iterable[TileFit] = ()) -> Refined | None:
+        """Join the tiles of the level and of a finer one, without outliers; None for nothing."""
+        start = self.found.transform
+        left_out = outlying(fits, start, self.step)
+        kept = [fit for place, fit in fits.items() if place not in left_out]
+        if not kept:
+            return None
+        transform, median = join([*kept, *others], start, self.step, self.known)
         agreement = np.full(self.counts, np.nan, np.float32)
         for place, fit in fits.items():
             agreement[place] = fit.agreement
-        tiles = {"step": self.step, "tiles": len(self.tiles), "kept": len(kept)}
-        levels = [*found.levels, tiles | {"median_move_px": median}]
-        return replace(found, agreement=agreement, levels=levels)
-
-
-def _without_outliers(fits: dict[Place, TileFit], step: int) -> dict[Place, TileFit]:
-    left_out = outlying(fits, step)
-    return {place: fit for place, fit in fits.items() if place not in left_out}
-
-
-def _since(fit: TileFit, before: Transform, now: Transform) -> TileFit:
-    """What a tile says of another start than its own."""
-    moved = now.points(before.points(fit.position), inverse=True) - fit.position
-    turned = np.einsum("nij,nj->ni", fit.information, moved)
-    return replace(fit, moment=fit.moment + turned)
+        said = {"step": self.step, "tiles": len(self.tiles), "kept": len(kept)}
+        levels = [*self.found.levels, said | {"median_move_px": median}]
+        return Refined(transform, agreement, levels)
 
 
 def _counts(shape: tuple[int, int], step: int) -> tuple[int, int]:

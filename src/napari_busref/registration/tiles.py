@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from napari_busref.registration.em_fit import BlockLikelihoods
     from napari_busref.registration.pyramid import MaskedImage
 
-__all__ = ["MARGIN", "SIDE", "Source", "Tile", "TileFit", "fit_tile"]
+__all__ = ["MARGIN", "SIDE", "Source", "Tile", "TileFit", "displaced", "fit_tile", "texture"]
 
 SIDE = 1024
 """Side of a tile in pixels of its level."""
@@ -111,18 +111,16 @@ class Tile:
 
 @dataclass(frozen=True, eq=False)
 class TileFit:
-    """What the blocks of a tile say of the transform that it started with.
-
-    The content of fixed pixel ``p`` is where the transform puts ``p + move``.
+    """What the blocks of a tile say of the displacement, wherever the tile started.
 
     Attributes
     ----------
     position : ndarray, shape (N, 2)
         (row, col) of the blocks' centres, in fixed pixels at full resolution.
     information : ndarray, shape (N, 2, 2)
-        Inverse covariance of the move of each block.
+        Inverse covariance of the displacement of each block.
     moment : ndarray, shape (N, 2)
-        Information times move.
+        Information times displacement, as of `displaced`.
     agreement : float
         Mean probability that the content of a block lies within 2 px of the level of the fitted
         position, weighted by the blocks' information.
@@ -133,11 +131,18 @@ class TileFit:
     moment: Array
     agreement: float
 
-    @property
-    def move(self) -> Array:
-        """The mean move (2,) in fixed pixels, weighted by information."""
+    def move(self, since: Transform) -> Array:
+        """The mean move (2,) from a transform in fixed pixels, weighted by information."""
         total = self.information.sum(0) + 1e-9 * np.eye(2)
-        return np.asarray(np.linalg.solve(total, self.moment.sum(0)))
+        before = _weighed(self.information, displaced(since, self.position))
+        return np.asarray(np.linalg.solve(total, (self.moment - before).sum(0)))
+
+
+def displaced(transform: Transform, position: Array) -> Array:
+    """The displacement (N, 2) at fixed positions (N, 2): ``affine(p + displacement)``."""
+    affine = transform.affine
+    inner = np.linalg.solve(affine[:2, :2], (transform.points(position) - affine[:2, 2]).T).T
+    return np.asarray(inner - position)
 
 
 def fit_tile(tile: Tile) -> TileFit | None:
@@ -150,9 +155,10 @@ def fit_tile(tile: Tile) -> TileFit | None:
     """
     level = tile.fixed.level(tile.step)
     window = _widened(tile.core, level.shape)
-    pair = _resampled(tile, level, window)
-    if pair is None:
+    found = _resampled(tile, level, window)
+    if found is None:
         return None
+    *pair, textured = found
     import torch
 
     from napari_busref.geometry import Estimate, identity_theta
@@ -167,7 +173,7 @@ def fit_tile(tile: Tile) -> TileFit | None:
             features, moving, same, fixed.shape, _STRIDE, learned=False
         )
         blocks = collect_blocks(likelihood, valid, networks.likelihood, fixed.shape)
-    return _fitted(blocks, fixed.shape, tile, window)
+    return _fitted(blocks, textured, fixed.shape, tile, window)
 
 
 def _widened(core: Window, shape: tuple[int, int]) -> Window:
@@ -178,8 +184,10 @@ def _widened(core: Window, shape: tuple[int, int]) -> Window:
     return rows, cols
 
 
-def _resampled(tile: Tile, level: Grid, window: Window) -> tuple[Prepared, Prepared] | None:
-    """Both images on the pixels of the window; None where they show nothing."""
+def _resampled(
+    tile: Tile, level: Grid, window: Window
+) -> tuple[Prepared, Prepared, NDArray[np.bool_]] | None:
+    """Both images on the pixels of the window, and where both have texture; None for nowhere."""
     scale = float(np.sqrt(abs(np.linalg.det(tile.transform.affine[:2, :2]))))
     step = max(round(tile.step * scale), 1)
     local = onto_levels(tile.transform, level, tile.moving.level(step), window)
@@ -198,18 +206,25 @@ def _resampled(tile: Tile, level: Grid, window: Window) -> tuple[Prepared, Prepa
     both = fixed.valid & seen
     if not both.any():
         return None
-    textured = _texture(fixed, both) & _texture(moving, both)
+    textured = texture(fixed, both) & texture(moving, both)
     if textured.mean() < _LEAST_TEXTURED:
         return None
-    return fixed, moving
+    return fixed, moving, textured
 
 
-def _texture(image: Prepared, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Where an image has texture beyond sensor noise."""
+def texture(image: Prepared, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where an image has texture beyond sensor noise.
+
+    Parameters
+    ----------
+    image : Prepared
+    valid : ndarray of bool
+        The pixels that count, in the shape of the image.
+    """
     smooth = ndimage.uniform_filter(fill_invalid(image.grey, image.valid), 3)
     mean, square = (ndimage.uniform_filter(one, 15) for one in (smooth, smooth**2))
     varies = square - mean**2 > _TEXTURE**2
-    found: NDArray[np.bool_] = varies & ndimage.binary_erosion(valid, iterations=9)
+    found: NDArray[np.bool_] = varies & ndimage.binary_erosion(valid, iterations=9, border_value=1)
     return found
 
 
@@ -228,14 +243,23 @@ def _tensors(image: Prepared, device: str) -> MaskedImage:
 
 
 def _fitted(
-    blocks: BlockLikelihoods, size: tuple[int, int], tile: Tile, window: Window
+    blocks: BlockLikelihoods,
+    textured: NDArray[np.bool_],
+    size: tuple[int, int],
+    tile: Tile,
+    window: Window,
 ) -> TileFit | None:
-    """Fit a field to the blocks, and keep what those of the core say around it."""
+    """Fit a field to the blocks with texture, and keep what those of the core say around it."""
     from napari_busref.registration.em_fit import FIELD_BANDWIDTHS, fit_bspline_field
 
-    if not len(blocks.position):
-        return None
     half = (size[0] / min(size), size[1] / min(size))
+    # from (x, y) in halves of the shorter side to (row, col) in pixels of the level
+    place = ((blocks.position + half[::-1]) / blocks.pixel - 0.5)[:, ::-1]
+    rows, cols = np.minimum(np.rint(place).astype(int), np.array(textured.shape) - 1).T
+    shown = textured[rows, cols]  # many blocks of noise would hold the field where it is
+    if not shown.any():
+        return None
+    blocks, place = blocks.part(shown), place[shown]
     bandwidths = tuple(bandwidth * blocks.pixel for bandwidth in FIELD_BANDWIDTHS)
     matrix, field = fit_bspline_field(
         blocks,
@@ -245,8 +269,6 @@ def _fitted(
     linear = blocks.position @ (matrix[:2, :2] - np.eye(2)).T + matrix[:2, 2]
     around = linear + field.at(blocks.position)
     information, moment = blocks.e_step(around, bandwidths[-1])
-    # from (x, y) in halves of the shorter side to (row, col) in pixels of the level
-    place = ((blocks.position + half[::-1]) / blocks.pixel - 0.5)[:, ::-1]
     place = place + [part.start for part in window]
     first, stop = ([getattr(part, end) for part in tile.core] for end in ("start", "stop"))
     inside = ((place >= first) & (place < stop)).all(1)
@@ -258,9 +280,17 @@ def _fitted(
     chance = np.exp(logs - logs.max(1, keepdims=True))
     close = (chance * (apart <= _CLOSE_PX * blocks.pixel)).sum(1) / chance.sum(1)
     scale = blocks.pixel / tile.step
+    position = place[inside] * tile.step + (tile.step - 1) / 2
+    information = information[inside][:, ::-1, ::-1] * scale**2
+    # the start is displaced by other values where a block has moved to
+    start = displaced(tile.transform, position + around[inside][:, ::-1] / scale)
     return TileFit(
-        place[inside] * tile.step + (tile.step - 1) / 2,
-        information[inside][:, ::-1, ::-1] * scale**2,
-        moment[inside][:, ::-1] * scale,
+        position,
+        information,
+        moment[inside][:, ::-1] * scale + _weighed(information, start),
         float(close @ weight[inside] / weight.sum()),
     )
+
+
+def _weighed(information: Array, values: Array) -> Array:
+    return np.asarray((information @ values[..., None])[..., 0])
