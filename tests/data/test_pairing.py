@@ -121,6 +121,14 @@ def test_side_car_files_are_no_images(tmp_path: Path) -> None:
     assert alone == []
 
 
+def test_tables_are_images_only_among_themselves(tmp_path: Path) -> None:
+    tables = make(tmp_path / "a", ["1.csv", "2.CSV"])
+    pictures = make(tmp_path / "b", ["1.png", "2.png", "summary.csv", "landmarks.csv"])
+    pairs, alone = find_pairs(tables, pictures)
+    assert names(pairs) == [("1", "1.csv", "1.png"), ("2", "2.CSV", "2.png")]
+    assert alone == []
+
+
 def test_one_folder_pairs_by_words_only(tmp_path: Path) -> None:
     both = make(tmp_path / "a", ["1_V.JPG", "1_T.JPG", "2.png", "2_ir.png", "3_V.JPG", "4.png"])
     pairs, alone = find_pairs(both, tmp_path / "a" / ".." / "a")

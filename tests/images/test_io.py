@@ -70,6 +70,12 @@ def test_jpeg_comes_upright(tmp_path):
     assert io.read_image(tmp_path / "image.jpg").data.shape == (30, 20)
 
 
+@pytest.mark.parametrize("name", ["a.JPG", "a.jpe", "a.jfif"])
+def test_jpeg_has_many_extensions(tmp_path, name):
+    back = io.read_image(io.write_image(tmp_path / name, GREY)).data
+    assert np.abs(back.astype(int) - GREY).mean() < 10
+
+
 def test_palette_and_grey_alpha_png_become_colour(tmp_path):
     Image.fromarray(RGB).quantize(16).save(tmp_path / "palette.png")
     assert io.read_image(tmp_path / "palette.png").data.shape == (20, 30, 3)

@@ -37,19 +37,16 @@ class Pair:
 def image_files(folder: Path, argument: str) -> dict[str, Path]:
     """Find the readable images of a folder, without subfolders and hidden files, by stem.
 
-    Hidden files include those that macOS writes beside each image, ``._a.png``.
-
     Raises
     ------
     ValueError
         When there are none, or two have the same stem.
     """
-    from napari_busref.images.io import READABLE
+    from napari_busref.images.io import READABLE, readable_files
 
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not _is_image(path):
-            continue
+    folders = (path for path in folder.iterdir() if _is_ome_zarr_image(path))
+    for path in sorted([*readable_files(folder), *folders]):
         name = stem_of(path)
         if name in found:
             raise ValueError(
@@ -63,13 +60,11 @@ def image_files(folder: Path, argument: str) -> dict[str, Path]:
     return found
 
 
-def _is_image(path: Path) -> bool:
-    from napari_busref.images.io import READABLE
+def _is_ome_zarr_image(path: Path) -> bool:
     from napari_busref.transforms.formats.ngff import is_scene
 
-    if is_ome_zarr(path):
-        return path.is_dir() and not is_scene(path)
-    return path.suffix.lower() in READABLE and path.is_file()
+    visible = not path.name.startswith(".")
+    return visible and is_ome_zarr(path) and path.is_dir() and not is_scene(path)
 
 
 def check_match(match: str) -> str:

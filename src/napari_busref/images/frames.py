@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_busref.images.io import READABLE, ImageFile, read_image, read_plane
+from napari_busref.images.io import ImageFile, read_image, read_plane, readable_files
 from napari_busref.images.nodata import NoData
 from napari_busref.images.uri import holds_images, is_ome_zarr, is_url
 
@@ -49,8 +49,7 @@ class Frames:
         """The images of a folder in the order of the numbers in their names; else empty."""
         if not holds_images(self.path):
             return []
-        files = (path for path in self.path.iterdir() if path.suffix.lower() in READABLE)
-        return sorted(files, key=lambda path: _natural(path.name))
+        return sorted(readable_files(self.path), key=lambda path: _natural(path.name))
 
     @property
     def is_single(self) -> bool:

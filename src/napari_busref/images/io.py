@@ -16,7 +16,7 @@ from PIL import Image
 from napari_busref.images.declared import check_array
 from napari_busref.images.dtypes import native
 from napari_busref.images.nodata import NoData, check_nodata, mark_missing
-from napari_busref.images.pictures import Unsupported, read_picture
+from napari_busref.images.pictures import JPEG, Unsupported, read_picture
 from napari_busref.images.selection import Choice, NoSuchPlane, Stored, choose, guess_axes
 from napari_busref.images.tiff import read_tiff, write_tiff
 from napari_busref.images.uri import is_ome_zarr, is_url
@@ -26,17 +26,26 @@ from napari_busref.runtime.file_safety import Refused, check_file, memory_limite
 if TYPE_CHECKING:
     from napari_busref.images.map_position import MapPosition
 
-__all__ = ["READABLE", "WRITABLE", "ImageFile", "read_image", "read_plane", "write_image"]
+__all__ = [
+    "READABLE",
+    "WRITABLE",
+    "ImageFile",
+    "read_image",
+    "read_plane",
+    "readable_files",
+    "write_image",
+]
 
 _TIFF = (".tif", ".tiff", ".btf")
-_JPEG = (".jpg", ".jpeg")
-_PICTURES = (".png", *_JPEG, ".bmp", ".webp", ".gif", ".jp2", ".j2k", ".pgm", ".ppm")
+_PICTURES = (".png", *JPEG, ".bmp", ".webp", ".gif", ".jp2", ".j2k")
+_NETPBM = (".pgm", ".ppm", ".pbm", ".pnm")
 _DICOM = (".dcm", ".dicom")
 _CZI = (".czi",)
+_TABLE = ".csv"
 #: Extensions that can be written.
-WRITABLE = (".tif", ".tiff", ".png", *_JPEG, ".npy")
+WRITABLE = (".tif", ".tiff", ".png", *JPEG, ".npy")
 #: Extensions that can be read.
-READABLE = (*_TIFF, *_PICTURES, ".npy", *_DICOM, *_CZI)
+READABLE = (*_TIFF, *_PICTURES, *_NETPBM, ".npy", *_DICOM, *_CZI, _TABLE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +118,8 @@ def read_image(
     ----------
     path : path-like
         A file that ends in one of `READABLE`: TIFF, PNG, JPEG, BMP, WebP, GIF, JPEG 2000, PGM,
-        NPY, DICOM (needs pydicom) or CZI (needs czifile). Also the folder of an OME-Zarr image,
+        NPY, DICOM (needs pydicom), CZI (needs czifile) or CSV (a camera's table of temperatures).
+        Also the folder of an OME-Zarr image,
         or the URL of one or of a TIFF, as for `napari_busref.open_image`: of these one plane.
     band, channel : int, optional
         One band of a picture, or one channel of a microscope's file, counted from 1.
@@ -133,7 +143,7 @@ def read_image(
         that the file calls alpha are alpha; others are bands, and a colour picture is read
         without them. Everything is turned upright by its orientation tag. PNG: 8 and 16 bits, 1
         bit as bool; palettes become RGB. Thermal JPEG of FLIR: °C as float32. NPY: the array,
-        never a pickle.
+        never a pickle. CSV: float32, in °C where the lines above the table name °C, °F or K.
 
     Raises
     ------
@@ -262,7 +272,26 @@ def _stored(file: Path, suffix: str) -> Stored:
         from napari_busref.images.czi import read_czi
 
         return read_czi(file)
+    if suffix == _TABLE:
+        from napari_busref.images.temperatures import read_temperatures
+
+        return read_temperatures(file)
     return read_picture(file)
+
+
+def readable_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that `read_image` accepts, by name, without hidden ones.
+
+    macOS writes a hidden file beside each image, ``._a.png``. CSV files count only where all are
+    such: beside images, they hold something else.
+    """
+    files = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in READABLE and not path.name.startswith(".") and path.is_file()
+    )
+    pictures = [path for path in files if path.suffix.lower() != _TABLE]
+    return pictures or files
 
 
 def _marked(
@@ -327,7 +356,7 @@ def write_image(
     image = native(image)
     if suffix == ".png":
         _check_png(image, file)
-    elif suffix in _JPEG:
+    elif suffix in JPEG:
         _check_jpeg(image, file)
     elif suffix in _TIFF and image.dtype == np.bool_ and image.ndim == 3 and image.shape[2] < 5:
         raise ValueError(f"{file}: TIFF holds no colours of bool, use uint8 or .npy")

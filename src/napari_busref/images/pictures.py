@@ -19,7 +19,10 @@ from napari_busref.images.dtypes import native
 from napari_busref.images.selection import Stored
 from napari_busref.images.tiff import upright
 
-__all__ = ["Unsupported", "read_picture"]
+__all__ = ["JPEG", "Unsupported", "read_picture"]
+
+JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
+"""Extensions of JPEG."""
 
 _ORIENTATION = 0x0112
 
@@ -30,7 +33,7 @@ class Unsupported(Exception):
 
 def read_picture(file: Path) -> Stored:
     """Read the first picture of a file; `Stored.pages` reads the others."""
-    if file.suffix.lower() in (".jpg", ".jpeg"):
+    if file.suffix.lower() in JPEG:
         thermal = flir.find_thermal(file)
         if thermal is not None:
             return _thermal(file, thermal)

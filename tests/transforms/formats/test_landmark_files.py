@@ -145,6 +145,8 @@ def test_landmarks_that_a_spreadsheet_has_saved(tmp_path: Path, style: str, mark
     path.write_text(path.read_text().replace(",", mark).replace(".", ","))
     np.testing.assert_allclose(read_landmarks(path, FIXED, MOVING), (HERE, THERE), atol=1e-9)
     assert read_transform(path, fixed=FIXED, moving=MOVING).transform.fixed_shape == FIXED.shape
+    path.write_text(f"sep={mark}\n{path.read_text()}", encoding="utf-16")
+    np.testing.assert_allclose(read_landmarks(path, FIXED, MOVING), (HERE, THERE), atol=1e-9)
 
 
 @pytest.mark.parametrize("style", STYLES)

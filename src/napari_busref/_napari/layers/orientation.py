@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image as Picture
 
+from napari_busref.images.pictures import JPEG
 from napari_busref.images.tiff import upright
 
 __all__ = ["stored_orientation", "turn_upright"]
 
-_SUFFIXES = (".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".png")
+_SUFFIXES = (*JPEG, ".tif", ".tiff", ".webp", ".png")
 _TURNED = "turned upright"
 _OWN_READERS = ("napari", "builtins")  # they ignore the tag; other plugins may not
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from napari_busref.runtime.atomic_write import replacing
-from napari_busref.runtime.file_safety import Refused, read_text
+from napari_busref.runtime.file_safety import Refused
+from napari_busref.runtime.tables import delimiter, read_table
 from napari_busref.runtime.version import package_version
 from napari_busref.transforms.formats.grid import ImageGrid
 from napari_busref.transforms.formats.landmark_files import is_landmarks, read_landmark_transform
@@ -20,7 +21,6 @@ from napari_busref.transforms.formats.physical import (
     check_grids,
     in_unit,
 )
-from napari_busref.transforms.formats.tables import delimiter
 from napari_busref.transforms.transform import Transform
 
 __all__ = ["read_csv", "write_csv"]
@@ -93,7 +93,7 @@ def read_csv(path: Path, fixed: ImageGrid, moving: ImageGrid) -> Transform:
         When the matrix is of another shape, or the units cannot be converted.
     """
     try:
-        text = read_text(path, "utf-8-sig")
+        text = read_table(path)
         landmarks = is_landmarks(text)
         if not landmarks:
             mark = delimiter(text)

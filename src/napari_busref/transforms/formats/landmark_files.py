@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from napari_busref.runtime.atomic_write import replacing
-from napari_busref.runtime.file_safety import read_text
+from napari_busref.runtime.tables import delimiter, number, read_table, rows
 from napari_busref.transforms.formats.grid import ImageGrid
 from napari_busref.transforms.formats.physical import apply_to, inverted
-from napari_busref.transforms.formats.tables import delimiter, number, rows
 from napari_busref.transforms.transform import Transform
 
 if TYPE_CHECKING:
@@ -223,7 +222,7 @@ def _is_flag(cell: str) -> bool:
 
 def _text(path: Path) -> str:
     try:
-        return read_text(path, "utf-8-sig")
+        return read_table(path)
     except UnicodeDecodeError:
         raise ValueError(f"path: {path} holds no landmarks: it is not text") from None
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_busref.images.map_position import WGS84, MapPosition, gdal, quiet_gdal
+from napari_busref.images.pictures import JPEG
 from napari_busref.runtime.atomic_write import replacing
 from napari_busref.transforms.transform import Transform
 
@@ -27,13 +28,15 @@ __all__ = [
 
 _SIDE = 20  # tie points along each side: 400 in all, as many as a thin plate takes in 0.1 s
 #: GDAL's drivers of files that hold their pixels themselves.
-_DRIVERS = dict.fromkeys((".tif", ".tiff", ".btf"), "GTiff") | {
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".png": "PNG",
-    ".jp2": "JP2OpenJPEG",
-    ".bmp": "BMP",
-}
+_DRIVERS = (
+    dict.fromkeys((".tif", ".tiff", ".btf"), "GTiff")
+    | dict.fromkeys(JPEG, "JPEG")
+    | {
+        ".png": "PNG",
+        ".jp2": "JP2OpenJPEG",
+        ".bmp": "BMP",
+    }
+)
 _ROWS = 512  # of a displacement map that are computed at a time; whole tiles of GDAL
 _MAX_ERROR = 0.125  # moving pixels, as gdalwarp
 _Points = NDArray[np.float64]

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_busref.runtime.atomic_write import replacing
-from napari_busref.runtime.file_safety import read_text
-from napari_busref.transforms.formats.tables import delimiter, number
-from napari_busref.transforms.formats.tables import rows as rows_of
+from napari_busref.runtime.tables import delimiter, number, read_table
+from napari_busref.runtime.tables import rows as rows_of
 
 __all__ = ["SUFFIXES", "map_points_file"]
 
@@ -55,7 +54,7 @@ def map_points_file(path: Path, output: Path, mapping: Callable[[_Points], _Poin
         When the table holds no such columns, or a position is no finite number.
     """
     try:
-        text = read_text(path, "utf-8-sig")
+        text = read_table(path)
     except UnicodeDecodeError:
         raise ValueError(f"{path} holds no points: it is not text") from None
     separator = delimiter(text)

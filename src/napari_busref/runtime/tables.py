@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
-__all__ = ["delimiter", "number", "rows"]
+from napari_busref.runtime.file_safety import check_file, read_text
+
+__all__ = ["delimiter", "number", "read_table", "rows"]
+
+_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_SEPARATOR = re.compile(r"\A\s*\"?sep=.\"?[^\S\n]*\r?\n", re.IGNORECASE)  # a line for Excel
+
+
+def read_table(path: Path) -> str:
+    """Read the text of a table, in UTF-8 or UTF-16, without the line ``sep=;`` of Excel.
+
+    Raises
+    ------
+    UnicodeDecodeError
+        When it is no text.
+    OSError, Refused
+        As `napari_busref.runtime.file_safety.check_file`.
+    """
+    check_file(path)
+    with path.open("rb") as file:
+        wide = file.read(2) in _WIDE
+    return _SEPARATOR.sub("", read_text(path, "utf-16" if wide else "utf-8-sig"), count=1)
 
 
 def delimiter(text: str) -> str:
