@@ -126,7 +126,7 @@ class Reading:
             When the moving file has no such axis.
         """
         from napari_busref.images.frames import Frames
-        from napari_busref.images.uri import is_url
+        from napari_busref.images.uri import local_path
 
         nodata = _parts(self.nodata or "auto", "nodata") * 2
         found = []
@@ -137,7 +137,8 @@ class Reading:
                 if numbers and (number := (numbers * 2)[side]) is not None:
                     choice[name] = number
             value: Any = _value(nodata[side])
-            here = path if is_url(path) else path.absolute()
+            place = local_path(path)
+            here = path if place is None else place.absolute()
             found.append(Frames(here, axis, choice, value, memory_limit))
         one, several = found
         if one.is_single:

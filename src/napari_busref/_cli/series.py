@@ -15,6 +15,7 @@ from napari_busref._cli.tasks import RegisterTask
 from napari_busref.batch.files import output_folder
 from napari_busref.batch.run import finished_rows
 from napari_busref.data.pairing import Pair
+from napari_busref.images.uri import stem
 
 _AXES = ("t", "z")
 _FUSION = (
@@ -71,7 +72,7 @@ def process_series(
         if given:
             raise ValueError(f"{option}: got --axis, too; a series does not have it")
     files = task.reading.series(fixed, moving, axis, task.memory_limit)
-    pair = Pair(moving.stem or moving.resolve().name, fixed, moving)
+    pair = Pair(stem(moving) or moving.resolve().name, fixed, moving)
     output_folder(writer.folder)
     if finished_rows(writer, [pair], series_results(task.fuse), several=False):
         log.info(f"{pair.name} is done already and kept")

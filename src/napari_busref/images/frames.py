@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,10 @@ from numpy.typing import NDArray
 from napari_busref.images.io import ImageFile, read_image, read_plane, readable_files
 from napari_busref.images.nodata import NoData
 from napari_busref.images.uri import holds_images, is_ome_zarr, is_url
+from napari_busref.runtime.file_safety import memory_limited
+
+if TYPE_CHECKING:
+    from napari_busref.images.large import LargeImage
 
 __all__ = ["Frames"]
 
@@ -22,7 +27,8 @@ __all__ = ["Frames"]
 class Frames:
     """The frames of a series, read where they are used.
 
-    A file is read whole on its first use in a process. Two are kept.
+    An OME-Zarr, or a file at a URL, is read frame by frame. Another file is read whole on its
+    first use in a process, and two are kept.
 
     Parameters
     ----------
@@ -35,7 +41,7 @@ class Frames:
     nodata : float, "auto" or None
         As of `napari_busref.read_image`.
     memory_limit : float, optional
-        Likewise, for the whole file.
+        Likewise, for all that is read at a time.
     """
 
     path: Path
@@ -54,7 +60,7 @@ class Frames:
     @property
     def is_single(self) -> bool:
         """Whether this is a file of one image."""
-        return not holds_images(self.path) and not _along(self._file.axes)
+        return not holds_images(self.path) and not _along(self._content.axes)
 
     def __len__(self) -> int:
         return len(self.files) if holds_images(self.path) else len(self._stack)
@@ -75,7 +81,7 @@ class Frames:
             When none can be read.
         """
         if not holds_images(self.path):
-            return ImageFile(self._stack[0], self._file.metadata)
+            return ImageFile(self[0], self._content.metadata)
         error: Exception | None = None
         for path in self.files:
             try:
@@ -88,19 +94,20 @@ class Frames:
         return read_plane(path, **self.choice, nodata=self.nodata, memory_limit=self.memory_limit)
 
     @property
-    def _file(self) -> ImageFile:
+    def _content(self) -> _Content:
+        choice = tuple(sorted(self.choice.items()))
         if is_ome_zarr(self.path) or is_url(self.path):
-            raise ValueError(
-                f"--axis: {self.path} is read by windows, need a local TIFF or NPY, or a folder"
-            )
+            return _unread(self.path, choice, self.nodata, self.memory_limit)
         if not self.path.exists():
             raise FileNotFoundError(f"no such file or folder: {self.path}")
-        choice = tuple(sorted(self.choice.items()))
         changed = self.path.stat().st_mtime_ns
-        return _read_whole(self.path, changed, choice, self.nodata, self.memory_limit)
+        file = _read_whole(self.path, changed, choice, self.nodata, self.memory_limit)
+        return _Content(
+            file.axes, file.data.shape, file.metadata, lambda n: np.moveaxis(file.data, n, 0)
+        )
 
     @property
-    def _stack(self) -> NDArray[Any]:
+    def _stack(self) -> Any:
         """The pixels with the axis of frames first.
 
         Raises
@@ -108,10 +115,10 @@ class Frames:
         ValueError
             When there is no such axis, or there are others.
         """
-        file = self._file
-        axes, along = file.axes, _along(file.axes)
+        content = self._content
+        axes, along = content.axes, _along(content.axes)
         known = [n for n in along if axes[n] == self.axis.upper() or axes[n] not in "TZ"]
-        shape = " x ".join(map(str, file.data.shape))
+        shape = " x ".join(map(str, content.shape))
         if len(along) != 1 or not known:
             raise ValueError(
                 f"--axis: {self.path} has {shape} pixels along {axes}, need one axis "
@@ -121,7 +128,72 @@ class Frames:
             raise ValueError(
                 f"--axis: {self.path} has {shape} pixels along {axes}; choose a --channel"
             )
-        return np.moveaxis(file.data, along[0], 0)
+        return content.frames(along[0])
+
+
+@dataclass(frozen=True, eq=False)
+class _Content:
+    """What a file holds.
+
+    Attributes
+    ----------
+    axes : str
+        As of `ImageFile`.
+    shape : tuple of int
+    metadata : dict
+    frames : callable
+        From the number of an axis to the planes along it.
+    """
+
+    axes: str
+    shape: tuple[int, ...]
+    metadata: dict[str, Any]
+    frames: Callable[[int], Any]
+
+
+@dataclass(frozen=True)
+class _Planes:
+    """Planes along an axis of a file, each read where it is used."""
+
+    image: LargeImage
+    axis: int
+    level: int
+    memory_limit: float | None
+
+    def __len__(self) -> int:
+        return self.image.stored[1][self.axis]
+
+    def __getitem__(self, number: int) -> NDArray[Any]:
+        with memory_limited(self.memory_limit):
+            return self.image.plane(self.axis, number).read(level=self.level)
+
+
+@lru_cache(maxsize=2)
+def _unread(
+    path: Path,
+    choice: tuple[tuple[str, int], ...],
+    nodata: NoData,
+    memory_limit: float | None,
+) -> _Content:
+    """Describe a file that is read frame by frame."""
+    from napari_busref.images.large import open_image
+
+    chosen: dict[str, Any] = dict(choice)
+    level = chosen.pop("level", 0)
+    image = open_image(path, **chosen, nodata=nodata, memory_limit=memory_limit)
+    axes, shape = image.stored
+    # axes of one plane say nothing, and a chosen channel is one
+    left = [
+        n
+        for n, (letter, size) in enumerate(zip(axes, shape, strict=True))
+        if letter in "YXS" or (size > 1 and not (letter in "CB" and chosen))
+    ]
+    return _Content(
+        "".join(axes[n] for n in left),
+        tuple(shape[n] for n in left),
+        image.metadata_of(level),
+        lambda n: _Planes(image, left[n], level, memory_limit),
+    )
 
 
 @lru_cache(maxsize=2)

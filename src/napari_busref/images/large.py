@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,17 @@ class LargeImage:
         from napari_busref.images.map_position import MapPosition
 
         return MapPosition.from_metadata(self.metadata)
+
+    @property
+    def stored(self) -> tuple[str, tuple[int, ...]]:
+        """Axes and shape of all that the file holds, as letters of `Stored`."""
+        opened = _opened(self.uri, self._stamp, os.getpid())
+        return opened.axes, tuple(int(size) for size in opened.arrays[0].shape)
+
+    def plane(self, axis: int, number: int) -> LargeImage:
+        """Another plane: the one with a number along an axis of `stored`, unread."""
+        at = sum(letter not in "YXS" for letter in self.stored[0][:axis])
+        return replace(self, _plane=(*self._plane[:at], number, *self._plane[at + 1 :]))
 
     def metadata_of(self, level: int) -> dict[str, Any]:
         """The metadata for the pixels of a level: their size, and where they lie."""
