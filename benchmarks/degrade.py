@@ -1,4 +1,7 @@
-"""Degradations of real cameras: functions of grey values (H, W) in [0, 1]."""
+"""Degradations of real cameras: functions of grey values (H, W) in [0, 1].
+
+The results may leave this range, as the values of a camera do.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,30 @@ def hot_object(image: Image) -> Image:
     row, col = np.indices(image.shape)
     inside = np.hypot(row - 0.6 * height, col - 0.3 * width) < 0.1 * height
     return np.where(inside, 1.0, image / 4)
+
+
+def stuck_pixels(image: Image) -> Image:
+    """1 % of the pixels stuck at 40 times the scene's range above or below it."""
+    rng = np.random.default_rng(0)
+    stuck = rng.random(image.shape) < 0.01
+    return np.where(stuck, rng.choice((-40.0, 40.0), image.shape), image)
+
+
+def furnace(image: Image) -> Image:
+    """Temperatures from 10 to 35 °C, and a rectangle of 600 °C on 4 % of the picture."""
+    celsius = 10 + 25 * image
+    height, width = image.shape
+    rows, cols = slice(height // 2, height // 2 + height // 5), slice(width // 5, 2 * width // 5)
+    celsius[rows, cols] = 600
+    return celsius
+
+
+def no_data(image: Image) -> Image:
+    """Temperatures, and −9999 where nothing was measured: a corner, and 1 % of the pixels."""
+    celsius = 10 + 25 * image
+    height, width = image.shape
+    celsius[: height // 4, : width // 4] = -9999
+    return np.where(np.random.default_rng(0).random(image.shape) < 0.01, -9999, celsius)
 
 
 def overlay(image: Image) -> Image:

@@ -182,6 +182,9 @@ DEGRADED = {
     "noise": "noise of 0.1",
     "motion": "blurred along 13 px",
     "hot-object": "a hot object, contrast / 4",
+    "stuck-pixels": "1 % stuck pixels",
+    "furnace": "600 °C on 4 % of 10 to 35 °C",
+    "no-data": "−9999 in a corner and 1 % of the pixels",
     "overlay": "cross hair, marks and scale",
     "bars": "grey bars above and below",
     "rainbow": "false colours",
@@ -204,6 +207,7 @@ CASES = {
         name: Case(f"infrared, {title}", both, degrade=partial(degraded, name.replace("-", "_")))
         for name, title in DEGRADED.items()
     },
+    "clean": Case("infrared, as it is", both),
     "round": Case("infrared, round field of view", both, partial(degraded, "round_field")),
     "coarse": Case("infrared, pixels of six times the size", both, pixels=1 / 6),
     "near-turned": far("to 15°, 0.8 to 1.25", "near", rotation_deg=15.0, scale=(0.8, 1.25)),

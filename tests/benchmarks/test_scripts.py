@@ -174,6 +174,21 @@ def test_degraded_pictures(modalities, name):
         assert (pair.mask == plain.mask).all()
 
 
+def test_spoiled_values_keep_the_rest_of_the_picture(modalities):
+    aligned = ("", smooth((120, 160)), smooth((120, 160)))
+    whole = modalities.draw(modalities.CASES["clean"], aligned, 2)[1]
+    for name, spoiled, share in (
+        ("stuck-pixels", lambda grey: np.abs(grey) > 1, 0.01),
+        ("furnace", lambda grey: grey == 600, 0.04),
+        ("no-data", lambda grey: grey == -9999, 1 / 16 + 0.01),
+    ):
+        grey = modalities.draw(modalities.CASES[name], aligned, 2)[1]
+        bad = spoiled(grey)
+        assert bad.mean() == pytest.approx(share, rel=0.1), name
+        unit = grey if name == "stuck-pixels" else (grey - 10) / 25
+        np.testing.assert_allclose(unit[~bad], whole[~bad], atol=1e-5, err_msg=name)
+
+
 def test_a_slice_of_a_head_is_scored_without_the_black_around_it(modalities, data, tmp_path):
     aligned = next(modalities.slices("mri-pet", data))
     pair, moving = modalities.draw(modalities.CASES["mri-pet"], aligned, 0)
