@@ -207,6 +207,39 @@ def test_a_format_with_a_value_at_every_pixel_has_a_limit(tmp_path, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("spacing", [(1, 1), SPACING, (40, 50)])
+def test_a_window_is_read_as_the_transform_of_an_image_of_its_own(tmp_path, spacing):
+    whole = made(spacing)
+    file = whole.save(tmp_path / "pair.busref.h5")
+    for window in (
+        np.s_[5:30, 11:12],
+        np.s_[0:1, 0:1],
+        np.s_[:, -7:],
+        np.s_[FIXED[0] - 1 :, FIXED[1] - 1 :],
+        np.s_[:, :],
+    ):
+        part = Transform.load(file, window=window)
+        rows, cols = (range(size)[one] for size, one in zip(FIXED, window, strict=True))
+        assert part.fixed_shape == (len(rows), len(cols)) and part.moving_shape == MOVING
+        places = np.moveaxis(np.indices(part.fixed_shape), 0, -1)
+        there = places + np.array([rows.start, cols.start])
+        np.testing.assert_allclose(part.points(places), whole.points(there), atol=1e-4)
+    with pytest.raises(ValueError, match=r"window: got .*, need a slice of rows"):
+        Transform.load(file, window=np.s_[5:5, :])
+
+
+def test_a_window_of_a_dense_file_is_read_within_a_budget_for_the_window(tmp_path):
+    shape, window = (1500, 1400), np.s_[700:800, 300:450]
+    field = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+    transform = Transform(displacement=field, fixed_shape=shape, moving_shape=shape)
+    file = transform.save(tmp_path / "dense.busref.h5")
+    budget = field.nbytes / 8 / 2**30  # GiB
+    with pytest.raises(ValueError, match="memory_limit"):
+        Transform.load(file, memory_limit=budget)
+    part = Transform.load(file, window=window, memory_limit=budget)
+    np.testing.assert_allclose(part.displacement, field[(slice(None), *window)], atol=1e-5)
+
+
 @pytest.mark.parametrize("spacing", [0.5, (2, np.nan), (1, 2, 3), "wide", None])
 def test_a_spacing_is_at_least_a_pixel(spacing):
     with pytest.raises(ValueError, match="spacing: got"):

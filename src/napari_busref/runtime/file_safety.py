@@ -103,8 +103,14 @@ def check_size(size: int, path: Path | str, what: str = "an array") -> None:
         )
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, *, whole: bool = True) -> None:
     """Refuse what is no plain file of at most `memory_budget`: pipes and devices never end.
+
+    Parameters
+    ----------
+    path : Path
+    whole : bool
+        Whether all of it is read. A file that is read in parts may have any size.
 
     Raises
     ------
@@ -118,7 +124,8 @@ def check_file(path: Path) -> None:
         raise IsADirectoryError(f"{path} is a folder, need a file")
     if not stat.S_ISREG(status.st_mode):
         raise Refused(f"path: {path} is no plain file")
-    check_size(status.st_size, path, "a file")
+    if whole:
+        check_size(status.st_size, path, "a file")
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:

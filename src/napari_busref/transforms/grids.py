@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FIELD_BUDGET", "Grid", "as_spacing"]
+__all__ = ["FIELD_BUDGET", "Grid", "Window", "as_spacing", "checked_window"]
+
+Window = tuple[slice, slice]
+"""Rows and columns of an image."""
 
 #: Most pixels of a displacement field that is made dense (128 MiB).
 FIELD_BUDGET = 4096 * 4096
@@ -99,6 +102,26 @@ class Grid:
             values = before * (1 - weight) + after * weight
         return values
 
+    def around(self, rows: range, cols: range) -> Window:
+        """Its pixels between which all pixels of a window of the image lie."""
+        found = []
+        for part, size, step in zip((rows, cols), self.shape, self.step, strict=True):
+            ends = ((at - (step - 1) / 2) / step for at in (part[0], part[-1]))
+            first, last = (min(max(math.floor(place), 0), size - 1) for place in ends)
+            found.append(slice(max(min(first, size - 2), 0), min(last + 2, size)))
+        return found[0], found[1]
+
+    def interpolate_part(
+        self, values: NDArray[Any], part: Window, rows: range, cols: range
+    ) -> NDArray[np.float64]:
+        """Interpolate at a window of the image; `values` are those of `part`, see `around`."""
+        places = []
+        for one, step, pixels in zip(part, self.step, (rows, cols), strict=True):
+            places.append(np.asarray(pixels, np.float64) - one.start * step)
+        sides = tuple(one.stop - one.start for one in part)
+        grid = Grid((sides[0], sides[1]), self.step)
+        return grid.interpolate(values, places[0][:, None], places[1][None])
+
     def coarser(self, pixels: int) -> Grid:
         """The finest grid with at most `pixels` that merges whole steps of pixels."""
         step = 1
@@ -129,4 +152,25 @@ def as_spacing(value: Any, name: str) -> tuple[float, float]:
         rows = cols = math.nan
     if not (1 <= rows < math.inf and 1 <= cols < math.inf):
         raise ValueError(f"{name}: got {value!r}, need pixels, at least 1: a number or two")
+    return rows, cols
+
+
+def checked_window(window: Any, shape: tuple[int, int]) -> tuple[range, range]:
+    """Rows and columns of a window of a fixed image.
+
+    Raises
+    ------
+    ValueError
+        When it holds no pixel, skips some, or is not two slices.
+    """
+    try:
+        rows, cols = (range(size)[one] for one, size in zip(window, shape, strict=True))
+        valid = bool(rows and cols) and rows.step == cols.step == 1
+    except (TypeError, ValueError, AttributeError):
+        valid = False
+    if not valid:
+        raise ValueError(
+            f"window: got {window!r}, need a slice of rows and a slice of columns with pixels "
+            f"of a fixed image of shape {shape}"
+        )
     return rows, cols

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import zlib
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from napari_busref.runtime.atomic_write import replacing
 from napari_busref.runtime.file_safety import Refused, check_file, check_size
 from napari_busref.runtime.version import package_version
-from napari_busref.transforms.grids import Grid, as_spacing
+from napari_busref.transforms.grids import Grid, Window, as_spacing, checked_window
 
 __all__ = [
     "EXTENSION",
@@ -111,8 +112,8 @@ def save(
 
 
 @contextmanager
-def open_file(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    """Open a transform file; errors of the body name the file as damaged.
+def open_file(path: str | os.PathLike[str], *, whole: bool = True) -> Iterator[h5py.File]:
+    """Open a transform file, to read all or a part; errors of the body name it as damaged.
 
     Raises
     ------
@@ -124,7 +125,7 @@ def open_file(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"path: there is no file {str(path)!r}")
-    check_file(path)
+    check_file(path, whole=whole)
     if not h5py.is_hdf5(path):
         raise ValueError(f"path: {str(path)!r} is no HDF5 file, need a transform ({EXTENSION})")
     check_strings(path)
@@ -153,33 +154,56 @@ def _check_format(file: h5py.File, path: Path) -> None:
         )
 
 
-def read(group: h5py.Group) -> dict[str, Any]:
-    """Read the arguments of `Transform` from a group: the file, or one of its planes."""
-    (rows, cols), moving_shape = (
+def read(group: h5py.Group, window: Window | None = None) -> dict[str, Any]:
+    """Read the arguments of `Transform` from a group: the file, or one of its planes.
+
+    Parameters
+    ----------
+    group : h5py.Group
+    window : tuple of slice, optional
+        Rows and columns of the fixed image. The transform is then that of this window as an
+        image of its own, with a dense displacement. No other values are read.
+    """
+    whole, moving_shape = (
         tuple(int(size) for size in group.attrs[name]) for name in ("fixed_shape", "moving_shape")
     )
+    full = (whole[0], whole[1])
     spacing = as_spacing(group.attrs.get("spacing", 1), "spacing")
-    nodes = Grid.covering((rows, cols), spacing).shape
+    nodes = Grid.covering(full, spacing)
+    affine, displacement = _array(group, "affine", (3, 3)), None
+    bends = group.get("displacement", getlink=True) is not None
+    if window is None:
+        if bends:
+            displacement = _array(group, "displacement", (2, *nodes.shape))
+    else:
+        rows, cols = checked_window(window, full)
+        affine = affine.astype(np.float64)
+        affine[:, 2] = affine @ (rows.start, cols.start, 1)
+        full, spacing = (len(rows), len(cols)), (1.0, 1.0)
+        if bends:
+            part = nodes.around(rows, cols)
+            values = _array(group, "displacement", (2, *nodes.shape), part)
+            displacement = nodes.interpolate_part(values, part, rows, cols).astype(np.float32)
     return {
-        "affine": _array(group, "affine", (3, 3)),
+        "affine": affine,
         "spacing": spacing,
-        "displacement": _array(group, "displacement", (2, *nodes))
-        if group.get("displacement", getlink=True) is not None
-        else None,
-        "fixed_shape": (rows, cols),
+        "displacement": displacement,
+        "fixed_shape": full,
         "moving_shape": moving_shape,
     }
 
 
-def _array(group: h5py.Group, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Read a dataset of this shape, whose values the file itself holds."""
+def _array(
+    group: h5py.Group, name: str, shape: tuple[int, ...], part: Window | None = None
+) -> NDArray[Any]:
+    """Read a dataset of this shape, or a part of its last two axes, that the file itself holds."""
     dataset = _own_item(group, name)
     if not isinstance(dataset, h5py.Dataset):
         raise ValueError(f"{name}: not an array")
     if dataset.shape != shape or dataset.dtype.kind not in "iuf":
         raise ValueError(f"{name}: got {dataset.dtype} of shape {dataset.shape}, need {shape}")
-    check_values(dataset, name, Path(group.file.filename))
-    array: NDArray[Any] = dataset[...]
+    check_values(dataset, name, Path(group.file.filename), part)
+    array: NDArray[Any] = dataset[...] if part is None else dataset[(slice(None), *part)]
     return array
 
 
@@ -194,19 +218,22 @@ def check_strings(path: Path) -> None:
     Refused
         When a size is not possible.
     """
-    content = path.read_bytes()
-    at = content.find(_COLLECTION)
-    while at >= 0:
-        end = at + int.from_bytes(content[at + 8 : at + 16], "little")
-        place = at + 16
-        while place + 16 <= end:
-            number = int.from_bytes(content[place : place + 2], "little")
-            size = int.from_bytes(content[place + 8 : place + 16], "little")
-            step = 16 + (size + 7) // 8 * 8 if number else size
-            if step < 16 or place + step > min(end, len(content)):
-                raise Refused(f"path: {str(path)!r} is damaged: its strings have no end")
-            place += step
-        at = content.find(_COLLECTION, at + 4)
+    with (
+        path.open("rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        at = content.find(_COLLECTION)
+        while at >= 0:
+            end = at + int.from_bytes(content[at + 8 : at + 16], "little")
+            place = at + 16
+            while place + 16 <= end:
+                number = int.from_bytes(content[place : place + 2], "little")
+                size = int.from_bytes(content[place + 8 : place + 16], "little")
+                step = 16 + (size + 7) // 8 * 8 if number else size
+                if step < 16 or place + step > min(end, len(content)):
+                    raise Refused(f"path: {str(path)!r} is damaged: its strings have no end")
+                place += step
+            at = content.find(_COLLECTION, at + 4)
 
 
 def check_references(dataset: h5py.Dataset, name: str, path: Path) -> None:
@@ -229,7 +256,7 @@ def check_references(dataset: h5py.Dataset, name: str, path: Path) -> None:
                 raise Refused(f"path: {str(path)!r} is damaged: {name!r} holds no strings")
 
 
-def check_values(dataset: h5py.Dataset, name: str, path: Path) -> None:
+def check_values(dataset: h5py.Dataset, name: str, path: Path, part: Window | None = None) -> None:
     """Check that the file itself holds these values, and their size, before memory is taken.
 
     Parameters
@@ -239,6 +266,8 @@ def check_values(dataset: h5py.Dataset, name: str, path: Path) -> None:
         Of the values, for the error.
     path : Path
         Named in the error.
+    part : tuple of slice, optional
+        Of the last two axes: only these values count.
 
     Raises
     ------
@@ -248,7 +277,10 @@ def check_values(dataset: h5py.Dataset, name: str, path: Path) -> None:
     if dataset.external or dataset.is_virtual:
         raise Refused(f"path: {path} keeps {name!r} in another file, which is not opened")
     itemsize = dataset.dtype.itemsize
-    check_size((dataset.size or 0) * itemsize, path, name)
+    parts = [slice(0, size) for size in dataset.shape]
+    if part is not None:
+        parts[-2:] = part
+    check_size(math.prod(one.stop - one.start for one in parts) * itemsize, path, name)
     if dataset.chunks is None:
         return
     size = math.prod(dataset.chunks) * itemsize
@@ -261,6 +293,9 @@ def check_values(dataset: h5py.Dataset, name: str, path: Path) -> None:
         return
     for number in range(dataset.id.get_num_chunks()):
         chunk = dataset.id.get_chunk_info(number)
+        starts = zip(chunk.chunk_offset, dataset.chunks, parts, strict=True)
+        if any(at >= one.stop or at + size <= one.start for at, size, one in starts):
+            continue
         check_size(chunk.size, path, f"a chunk of {name}")
         content = dataset.id.read_direct_chunk(chunk.chunk_offset)[1]
         inflater = zlib.decompressobj()

@@ -21,7 +21,7 @@ from napari_busref.images.figures import new_axes
 from napari_busref.runtime.file_safety import memory_limited
 from napari_busref.runtime.threads import pool_threads
 from napari_busref.transforms import hdf5
-from napari_busref.transforms.grids import Grid, as_spacing
+from napari_busref.transforms.grids import Grid, Window, as_spacing, checked_window
 from napari_busref.transforms.hdf5 import EXTENSION
 from napari_busref.transforms.resampling import EDGE, Plane, touches
 
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["EXTENSION", "Transform", "Window", "read_metadata"]
-
-Window = tuple[slice, slice]
-"""Rows and columns of an image."""
 
 _GRID_CELLS = 12  # along each side of a plotted grid
 _POINTS_OF_LINE = 49
@@ -672,13 +669,22 @@ class Transform:
         return path
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, memory_limit: float | None = None) -> Transform:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        window: Window | None = None,
+        memory_limit: float | None = None,
+    ) -> Transform:
         """Read a transform that `save` wrote.
 
         Parameters
         ----------
         path : path-like
             The ``.busref.h5`` file.
+        window : tuple of slice, optional
+            Rows and columns of the fixed image. The result is the transform of this window as
+            an image of its own, and nothing else of the displacement is read.
         memory_limit : float, optional
             As of `napari_busref.read_transform`.
 
@@ -694,8 +700,9 @@ class Transform:
         From the file of a stack it reads the transform of the displayed plane;
         `napari_busref.read_transform` reads all.
         """
-        with memory_limited(memory_limit), hdf5.open_file(path) as file:
-            return cls(**hdf5.read(file))
+        opened = hdf5.open_file(path, whole=window is None)
+        with memory_limited(memory_limit), opened as file:
+            return cls(**hdf5.read(file, window))
 
     # -- internals ----------------------------------------------------------------------------
 
@@ -720,18 +727,7 @@ class Transform:
         """Check a window of the fixed image."""
         if window is None:
             return _Part((0, 0), self.fixed_shape)
-        try:
-            rows, cols = (
-                range(size)[one] for one, size in zip(window, self.fixed_shape, strict=True)
-            )
-            valid = bool(rows and cols) and rows.step == cols.step == 1
-        except (TypeError, ValueError, AttributeError):
-            valid = False
-        if not valid:
-            raise ValueError(
-                f"window: got {window!r}, need a slice of rows and a slice of columns with pixels "
-                f"of a fixed image of shape {self.fixed_shape}"
-            )
+        rows, cols = checked_window(window, self.fixed_shape)
         return _Part((rows.start, cols.start), (len(rows), len(cols)))
 
     def _needed(
