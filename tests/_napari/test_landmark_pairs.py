@@ -11,11 +11,13 @@ pytest.importorskip("napari")
 
 from napari.components import LayerList, ViewerModel
 from napari.layers import Image
+from napari.utils.colormaps.standardize_color import transform_color
 
-from napari_busref._napari.landmarks.pairs import LandmarkPairs, without_overlap
+from napari_busref._napari.landmarks.pairs import LandmarkPairs, colour_of, without_overlap
 from napari_busref._napari.landmarks.result import residual_arrows
 from napari_busref._napari.landmarks.side_by_side import SideBySide, grid_of
 from napari_busref._napari.layers.planes import shown_plane
+from napari_busref._napari.layers.undo import History
 from napari_busref.transforms.landmarks import fit_landmarks
 
 
@@ -146,3 +148,58 @@ def test_side_by_side_shows_one_place_in_both_cells_and_restores_everything():
     assert list(viewer.layers) == order and not grid.enabled
     np.testing.assert_array_equal(moving.affine.affine_matrix, affine)
     assert not viewer.mouse_move_callbacks
+
+
+def test_every_step_of_the_landmarks_is_undone_and_redone():
+    layers = LayerList([Image(np.zeros((90, 90)), name=name) for name in ("vis", "ir")])
+    history, said = History(), []
+    pairs = LandmarkPairs(layers, *layers, stepped=history.add, changed=lambda: said.append(1))
+    first, second = pairs.points["fixed"], pairs.points["moving"]
+
+    def state():
+        return [(pairs.numbers(side), pairs.points[side].data.tolist()) for side in pairs.points]
+
+    states = [state()]
+    for points, place in ((first, [4, 5]), (second, [6, 7]), (first, [8, 9]), (second, [1, 2])):
+        points.add(place)
+        states.append(state())
+    # a drag, as napari's select tool does it: the array changes in place
+    first.selected_data = {1}
+    first._set_drag_start(first.selected_data, np.array([8.0, 9]))
+    first._move(first.selected_data, np.array([30.0, 40]))
+    states.append(state())
+    pairs.remove(1, 2)  # from both images: one step
+    assert pairs.all_numbers() == []
+    states.append(state())
+    first.add([[10, 10], [20, 20]])
+    states.append(state())
+    first.selected_data = {0}
+    first.remove_selected()
+    states.append(state())
+    assert history.counts == (len(states) - 1, 0)
+    for expected in states[-2::-1]:
+        history.undo(layers)
+        assert state() == expected
+    assert history.counts == (0, len(states) - 1)
+    for expected in states[1:]:
+        history.redo(layers)
+        assert state() == expected
+    np.testing.assert_array_equal(first.face_color[0], transform_color(colour_of(2))[0])
+    # what follows an undo starts anew
+    history.undo(layers)
+    second.add([3, 3])
+    assert history.counts[1] == 0 and pairs.numbers("moving") == [1]
+
+
+def test_what_changes_no_landmark_is_no_step():
+    layers = LayerList([Image(np.zeros((90, 90)), name=name) for name in ("vis", "ir")])
+    steps = []
+    pairs = LandmarkPairs(layers, *layers, stepped=steps.append)
+    pairs.points["fixed"].add([[40, 40], [41, 41]])
+    assert len(steps) == 1
+    pairs.thin_labels(zoom=1)
+    pairs.mark_worst(2)
+    pairs.points["fixed"].selected_data = {1}
+    pairs.images["fixed"].scale = (2, 2)
+    pairs.points["fixed"].data = pairs.points["fixed"].data.copy()
+    assert len(steps) == 1

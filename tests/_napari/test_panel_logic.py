@@ -18,7 +18,13 @@ import napari_busref
 from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref._napari.layers.undo import Undo
 from napari_busref._napari.register.settings import PANEL_OPTIONS, Settings, _valid
-from napari_busref._napari.widgets.words import headline, pair_text, quality_html, shortened
+from napari_busref._napari.widgets.words import (
+    headline,
+    pair_text,
+    quality_html,
+    reasons_text,
+    shortened,
+)
 from napari_busref.registration.quality import Evidence, Quality, assess, unregistered
 from napari_busref.transforms.transform import Transform
 
@@ -93,6 +99,37 @@ def test_settings_that_change_nothing(settings, unused):
 def test_which_runs_have_tried_a_wide_search(settings, block_confidence, searched):
     evidence = None if block_confidence is None else Evidence(block_confidence, 1.0)
     assert settings.searched_wide(replace(QUALITY, evidence=evidence)) == searched
+
+
+def test_reasons_are_said_once_and_without_names_of_python():
+    mask = np.ones((4, 4), bool)
+    nothing = unregistered(
+        mask,
+        "the edges of the two images do not agree more than by chance; an error below 5 px is "
+        "unlikely (probability 9%); 100% of the picture is doubtful: an error below 5 px is "
+        "unlikely there; a wide search, or an initial transform may help; the initial transform "
+        "is returned",
+    )
+    assert reasons_text(nothing) == [
+        "the edges of the two images do not agree more than by chance",
+        "an error below 5 px is unlikely (probability 9%)",
+    ]
+    assert quality_html(nothing, 0.0).count("<li>") == 2
+    assert reasons_text(unregistered(mask, "no texture; the initial transform is returned")) == [
+        "no texture"
+    ]
+    mirrored = ("the moving image fits when mirrored: allow it with mirrored=True",)
+    (said,) = reasons_text(replace(QUALITY, reliable=False, reasons=mirrored))
+    assert said.startswith("the infrared image fits") and "advanced settings" in said
+    assert "mirrored=" not in said
+
+
+def test_a_pose_of_a_wide_search_is_not_searched_again_however_confident():
+    evidence = Evidence(0.7, 9.0, chosen="wide 1")
+    assert Settings().searched_wide(replace(QUALITY, evidence=evidence))
+    assert not Settings().searched_wide(
+        replace(QUALITY, evidence=replace(evidence, chosen="near 1"))
+    )
 
 
 def test_settings_as_arguments_of_register():

@@ -76,3 +76,26 @@ def test_the_number_of_steps_is_limited():
         undo.done(layers)
         history.add(undo)
     assert history.counts == (5, 0)
+
+
+class Small:
+    """A step that keeps no arrays."""
+
+    def exchange(self, layers):
+        return self
+
+
+def test_steps_without_arrays_do_not_push_runs_out():
+    layers, history = LayerList([Image(np.zeros((4, 4)), name="ir")]), History()
+    for value in range(1, 8):
+        run(history, layers, value, value)
+        history.add(Small())
+    assert history.counts == (12, 0)  # five runs and seven steps
+    notes = [history.undo(layers) for _ in range(12)]
+    assert [note for note in notes if note is not None] == [7, 6, 5, 4, 3]
+    history.forget(Small)
+    assert history.counts == (0, 5)
+    assert history.last is None
+    for _ in range(150):
+        history.add(Small())
+    assert history.counts == (100, 0)

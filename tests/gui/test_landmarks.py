@@ -196,8 +196,10 @@ def test_the_fit_becomes_the_result(viewer, landmarks, pair, qtbot, notes):
     np.testing.assert_array_equal(viewer.layers["ir warped"].data, before)
     assert viewer.layers["ir warped"].metadata[KEY]["transform"] == transform
     assert "undone" in landmarks.stage.text()
+    landmarks.undo_button.click()  # the removal of a pair, which came before
+    assert landmarks.pairs.all_numbers() == [1, 2, 3, 4, 5, 6]
     landmarks.undo_button.click()  # the first result, too
-    assert names(viewer)[4:] == [] and not landmarks.undo()
+    assert names(viewer)[4:] == []
     landmarks.redo_button.click()
     assert names(viewer)[4:] == ["ir warped", "ir mask", "ir displacement"]
     np.testing.assert_array_equal(viewer.layers["ir warped"].data, before)
@@ -402,3 +404,43 @@ def test_both_images_side_by_side_and_residual_arrows(viewer, landmarks, pair, q
     np.testing.assert_array_equal(moving.affine.affine_matrix, before)
     landmarks.residuals.setChecked(False)
     assert names(viewer) == ["vis", "ir", "landmarks on vis", "landmarks on ir"]
+
+
+def test_landmarks_are_undone_one_by_one(viewer, landmarks, pair, qtbot):
+    """With the button, with Ctrl+Z on the image, and beside a result."""
+    landmarks.place_button.click()
+    first, second = landmarks.pairs.points["fixed"], landmarks.pairs.points["moving"]
+    undo, redo = (
+        next(function for keys, function in first.keymap.items() if str(keys) == wanted)
+        for wanted in ("Ctrl+Z", "Ctrl+Shift+Z")
+    )
+    first.add(PLACES[0])
+    qtbot.waitUntil(lambda: viewer.layers.selection.active == second, timeout=5000)
+    undo(first)
+    assert len(first.data) == 0
+    # the turn goes back with it
+    assert viewer.layers.selection.active == first and first.mode == "add"
+    assert "Click landmark 1 on the visible image" in landmarks.turn.text()
+    assert not landmarks.undo_button.isEnabled() and landmarks.redo_button.isEnabled()
+    redo(first)
+    assert len(first.data) == 1 and "landmark 1 on the infrared image" in landmarks.turn.text()
+    landmarks.placing = False
+    first.add(PLACES[1:])
+    second.add(there(PLACES))
+    landmarks.use_as_result()
+    landmarks.wait()
+    assert "ir warped" in names(viewer)
+    landmarks.table.selectRow(1)
+    landmarks.delete_button.click()
+    assert landmarks.pairs.all_numbers() == [1, 3, 4, 5, 6]
+    landmarks.undo_button.click()
+    assert landmarks.pairs.all_numbers() == [1, 2, 3, 4, 5, 6] and "ir warped" in names(viewer)
+    landmarks.undo_button.click()
+    assert "ir warped" not in names(viewer) and len(second.data) == 6
+    landmarks.undo_button.click()
+    assert len(second.data) == 0 and len(first.data) == 6
+    # with another pair, there is nothing to undo
+    viewer.layers.remove("ir")
+    assert not landmarks.undo_button.isEnabled()
+    undo(first)
+    assert len(first.data) == 6

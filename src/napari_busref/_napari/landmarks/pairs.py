@@ -6,6 +6,7 @@ Needs `napari.layers` but neither Qt nor a viewer.
 from __future__ import annotations
 
 from collections.abc import Callable, MutableSequence, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = [
     "COLOURS",
     "LANDMARKS_KEY",
     "LandmarkPairs",
+    "PairsStep",
     "Side",
     "colour_of",
     "renumbered",
@@ -56,6 +58,9 @@ _MOVES = ("scale", "translate", "rotate", "shear", "affine", "units")
 _SPATIAL = (*_MOVES, "axis_labels")
 
 
+_State = dict[Side, tuple[NDArray[np.float64], list[int]]]  # positions and numbers
+
+
 class LandmarkPairs:
     """Two Points layers, one on the fixed and one on the moving image layer.
 
@@ -73,6 +78,8 @@ class LandmarkPairs:
         Called without arguments after every change of the points.
     added : callable, optional
         Called with the side and the number of an added point.
+    stepped : callable, optional
+        Called with a `PairsStep` that undoes the change, after every change by the user.
 
     Attributes
     ----------
@@ -90,9 +97,10 @@ class LandmarkPairs:
         *,
         changed: Callable[[], None] | None = None,
         added: Callable[[Side, int], None] | None = None,
+        stepped: Callable[[PairsStep], None] | None = None,
     ) -> None:
         self.images: dict[Side, Image] = {"fixed": fixed, "moving": moving}
-        self._changed, self._added = changed, added
+        self._changed, self._added, self._stepped = changed, added, stepped
         self._busy = False
         self.points: dict[Side, Points] = {}
         for side, existing in [(side, self._existing(layers, side)) for side in self.images]:
@@ -102,6 +110,7 @@ class LandmarkPairs:
             self.points[side] = existing
         for side in self.images:
             self._number(side)
+        self._last = self._state()
         # napari references methods weakly: this object may be deleted before the layers
         self.points["fixed"].events.data.connect(self._fixed_changed)
         self.points["moving"].events.data.connect(self._moving_changed)
@@ -200,16 +209,19 @@ class LandmarkPairs:
                 layer.face_color = transform_color([colour_of(number) for number in numbers])
         finally:
             self._busy = False
-        if self._changed is not None:
-            self._changed()
+        self._tell()
         return new
 
-    def remove(self, number: int) -> None:
-        """Remove a landmark from both images."""
-        for side in self.images:
-            numbers = self.numbers(side)
-            if number in numbers:
-                self.points[side].remove([numbers.index(number)])
+    def remove(self, *numbers: int) -> None:
+        """Remove landmarks from both images, in one step."""
+        self._busy = True
+        try:
+            for side in self.images:
+                there = self.numbers(side)
+                self.points[side].remove([there.index(one) for one in numbers if one in there])
+        finally:
+            self._busy = False
+        self._tell()
 
     def side_after(self, side: Side, number: int) -> Side:
         """The side to mark after a landmark: the one that lacks it, else the fixed one."""
@@ -331,10 +343,42 @@ class LandmarkPairs:
             new = self._number(side)
         finally:
             self._busy = False
-        if self._changed is not None:
-            self._changed()
+        self._tell()
         if self._added is not None and len(new) == 1:
             self._added(side, new[0])
+
+    def _state(self) -> _State:
+        # copies: napari moves points in place
+        return {
+            side: (np.array(layer.data, float), self.numbers(side))
+            for side, layer in self.points.items()
+        }
+
+    def _tell(self) -> None:
+        """Report a change, and the step that undoes it."""
+        before, self._last = self._last, self._state()
+        if self._stepped is not None and not _same(before, self._last):
+            self._stepped(PairsStep(self, before))
+        if self._changed is not None:
+            self._changed()
+
+    def _restore(self, state: _State) -> None:
+        self._busy = True
+        try:
+            for side, (positions, numbers) in state.items():
+                layer, shown = self.points[side], self.points[side].visible
+                layer.visible = True  # napari's text of a hidden layer keeps the old points
+                layer.selected_data = set()
+                layer.data = positions.copy()
+                layer.features = _features(numbers)
+                if numbers:
+                    layer.face_color = transform_color([colour_of(number) for number in numbers])
+                layer.visible = shown
+        finally:
+            self._busy = False
+        self._last = self._state()
+        if self._changed is not None:
+            self._changed()
 
     def _number(self, side: Side) -> list[int]:
         """Give every point of a layer a unique number, and return the new numbers."""
@@ -350,6 +394,27 @@ class LandmarkPairs:
         # 0: a new point has no number yet
         layer.feature_defaults = {"number": 0, "label": "", "colour": COLOURS[0]}
         return [now for now, before in zip(numbers, given, strict=True) if now != before]
+
+
+@dataclass(frozen=True, eq=False)
+class PairsStep:
+    """A step of the user that can be undone: placed, moved, deleted or opened landmarks."""
+
+    pairs: LandmarkPairs
+    before: _State
+
+    def exchange(self, layers: Any = None) -> PairsStep:
+        """Restore the landmarks, and return the step that leads back."""
+        back = PairsStep(self.pairs, self.pairs._state())
+        self.pairs._restore(self.before)
+        return back
+
+
+def _same(first: _State, second: _State) -> bool:
+    return all(
+        first[side][1] == second[side][1] and np.array_equal(first[side][0], second[side][0])
+        for side in first
+    )
 
 
 def renumbered(numbers: Sequence[float], others: Sequence[float]) -> list[int]:

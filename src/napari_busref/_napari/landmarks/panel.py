@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 from napari.layers import Vectors
-from qtpy.QtCore import QEvent, QTimer
+from qtpy.QtCore import QEvent, Qt, QTimer
+from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QWidget
 
 from napari_busref._napari.landmarks.file_buttons import FileButtons
-from napari_busref._napari.landmarks.pairs import LandmarkPairs, Side
+from napari_busref._napari.landmarks.pairs import LandmarkPairs, PairsStep, Side
 from napari_busref._napari.landmarks.placement_mode import PlacementMode
 from napari_busref._napari.landmarks.result import LandmarkResult, landmark_result, residual_arrows
 from napari_busref._napari.landmarks.table import PairsTable
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = ["Landmarks"]
 
 _DELAY = 60  # ms after the last change of the points or the view
+_UNDO, _REDO = "Ctrl+Z", "Ctrl+Shift+Z"  # napari has them for labels layers only
 
 
 class Landmarks(JobPanel):
@@ -132,7 +135,9 @@ class Landmarks(JobPanel):
                 moving,
                 changed=self._points_timer.start,
                 added=self._placing.added,
+                stepped=self._stepped,
             )
+            _bind_undo(self, self.pairs)
         except (ValueError, TypeError) as error:
             self._fail(error)
             return None
@@ -251,8 +256,7 @@ class Landmarks(JobPanel):
     def delete_selected(self) -> None:
         """Remove the landmarks of the selected rows from both images."""
         if self.pairs is not None:
-            for number in self.table.selected():
-                self.pairs.remove(number)
+            self.pairs.remove(*self.table.selected())
 
     def reset_choices(self, event: Any = None) -> None:
         """Offer the current image layers; napari calls this when layers change."""
@@ -295,6 +299,7 @@ class Landmarks(JobPanel):
         self.placing = False
         pairs.close()
         self.pairs = None
+        self._history.forget(PairsStep)
         self._forget_stage()
         self.refresh()
 
@@ -302,6 +307,15 @@ class Landmarks(JobPanel):
         """Say nothing more of a run on other layers."""
         if not self.running:
             self.stage.say("")
+
+    def _stepped(self, step: PairsStep) -> None:
+        self._history.add(step)
+        self._show_state()
+
+    def _travel(self, step: Callable[..., Any], direction: int, said: str) -> bool:
+        went = super()._travel(step, direction, said)
+        self._placing.resume()
+        return went
 
     # -- fit ------------------------------------------------------------------------------------
 
@@ -481,6 +495,15 @@ class Landmarks(JobPanel):
             "Remove the selected landmarks from both images (Del)",
             self.delete_selected,
         )
+        self.undo_button.setToolTip(
+            "Undo the last step: a landmark that was placed, moved or deleted, or a result.\n"
+            "Again: the step before it (Ctrl+Z, on the image too)"
+        )
+        self.redo_button.setToolTip("Redo the step that was undone last (Ctrl+Shift+Z)")
+        for keys, slot in ((_UNDO, self.undo), (_REDO, self.redo)):
+            key = QShortcut(QKeySequence(keys), self)
+            key.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+            key.activated.connect(slot)
         self.summary = Message("summary")
         self.start_button = button(
             "Use as &start",
@@ -547,6 +570,23 @@ class Landmarks(JobPanel):
             self.undo_button,
             self.redo_button,
         )
+
+
+def _bind_undo(panel: Landmarks, pairs: LandmarkPairs) -> None:
+    """Undo and redo from the canvas while a points layer of the pairs is selected."""
+    held = weakref.ref(panel)  # the layers outlive the panel
+
+    def undo(_: Any) -> None:
+        if (alive := held()) is not None:
+            alive.undo()
+
+    def redo(_: Any) -> None:
+        if (alive := held()) is not None:
+            alive.redo()
+
+    for layer in pairs.points.values():
+        for keys, function in ((_UNDO, undo), (_REDO, redo)):
+            layer.bind_key(keys.replace("+", "-"), function, overwrite=True)
 
 
 def _compute(

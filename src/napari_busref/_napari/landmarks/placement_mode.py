@@ -97,6 +97,12 @@ class PlacementMode(QObject):
         if self._arranged is not None and side != self.turn:
             self._set_turn(side)
 
+    def resume(self) -> None:
+        """Go on with the first missing landmark, after landmarks came or went by Undo."""
+        if self._pairs is not None:
+            self._next = None
+            self._set_turn(self._pairs.next_missing()[0])
+
     def _rearrange(self, pairs: LandmarkPairs | None) -> None:
         if self._arranged is not None:
             self._arranged.end()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import MutableSequence, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from napari.layers import Image, Labels, Layer, Vectors
@@ -13,13 +13,20 @@ from napari.layers import Image, Labels, Layer, Vectors
 from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref._napari.layers.planes import SPATIAL_KEYS
 
-__all__ = ["History", "Undo"]
+__all__ = ["History", "Step", "Undo"]
 
 _CONTENT = {
     Image: (*SPATIAL_KEYS, "contrast_limits_range", "contrast_limits"),
     Labels: SPATIAL_KEYS,
     Vectors: (*SPATIAL_KEYS, "features", "edge_contrast_limits", "edge_width"),
 }
+
+
+class Step(Protocol):
+    """What `History` can undo and redo."""
+
+    def exchange(self, layers: MutableSequence[Layer]) -> Step:
+        """Restore what held before, and return the step that leads back."""
 
 
 class Undo:
@@ -63,6 +70,13 @@ class Undo:
         recorded = self._before + self._added
         self._added += [layer for layer in layers if layer not in recorded]
 
+    def exchange(self, layers: MutableSequence[Layer]) -> Undo:
+        """Restore the layers, and return the step that leads back."""
+        back = Undo(layers, touched=self.touched)
+        self.restore(layers)
+        back.done(layers)
+        return back
+
     def restore(self, layers: MutableSequence[Layer]) -> None:
         """Remove added layers, put removed ones back, and restore the content of the others.
 
@@ -95,26 +109,36 @@ class History:
     Each step has a note, such as what the panel said before it.
     """
 
-    _LIMIT = 5  # steps, because each keeps the arrays that it replaced
+    _RUNS = 5  # because each keeps the arrays that it replaced
+    _STEPS = 100  # of all kinds
 
     def __init__(self) -> None:
-        self._done: list[tuple[Undo, Any]] = []
-        self._undone: list[tuple[Undo, Any]] = []
+        self._done: list[tuple[Step, Any]] = []
+        self._undone: list[tuple[Step, Any]] = []
 
     @property
     def last(self) -> Undo | None:
-        """The step that `undo` would undo."""
-        return self._done[-1][0] if self._done else None
+        """The last run that can be undone."""
+        steps = (step for step, _ in reversed(self._done))
+        return next((step for step in steps if isinstance(step, Undo)), None)
 
     @property
     def counts(self) -> tuple[int, int]:
         """The number of steps that can be undone, and of those that can be redone."""
         return len(self._done), len(self._undone)
 
-    def add(self, undo: Undo, note: Any = None) -> None:
+    def add(self, step: Step, note: Any = None) -> None:
         """Add a step; those that were undone are forgotten."""
         self._undone.clear()
-        self._done = [*self._done, (undo, note)][-self._LIMIT :]
+        self._done = [*self._done, (step, note)][-self._STEPS :]
+        runs = [entry for entry in self._done if isinstance(entry[0], Undo)]
+        for oldest in runs[: -self._RUNS]:
+            self._done.remove(oldest)
+
+    def forget(self, kind: type[Any]) -> None:
+        """Drop the steps of a kind, which cannot be undone any more."""
+        for steps in (self._done, self._undone):
+            steps[:] = [entry for entry in steps if not isinstance(entry[0], kind)]
 
     def undo(self, layers: MutableSequence[Layer], note: Any = None) -> Any:
         """Undo the last step.
@@ -138,17 +162,14 @@ class History:
 
 
 def _exchange(
-    source: list[tuple[Undo, Any]],
-    target: list[tuple[Undo, Any]],
+    source: list[tuple[Step, Any]],
+    target: list[tuple[Step, Any]],
     layers: MutableSequence[Layer],
     note: Any,
 ) -> Any:
     """Restore the last step of a list, and add the step back to the other list."""
     step, earlier = source.pop()
-    back = Undo(layers, touched=step.touched)
-    step.restore(layers)
-    back.done(layers)
-    target.append((back, note))
+    target.append((step.exchange(layers), note))
     return earlier
 
 

@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QWidget
 
 from napari_busref._napari.layers.pair import METADATA_KEY
 from napari_busref._napari.layers.stack_planes import show_position, shown_position
-from napari_busref._napari.layers.trades import in_trade, worded
+from napari_busref._napari.layers.trades import worded
 from napari_busref._napari.layers.undo import Undo
 from napari_busref._napari.register.fuse_again import fuse_again
 from napari_busref._napari.register.layer_adder import LayerAdder, displacement_drawings
@@ -49,7 +49,7 @@ from napari_busref._napari.widgets.forms import (
 from napari_busref._napari.widgets.job_panel import RunPanel
 from napari_busref._napari.widgets.layer_chooser import layer_chooser
 from napari_busref._napari.widgets.pair_chooser import MOVING_TIP, PairChooser
-from napari_busref._napari.widgets.words import error_text, pair_text
+from napari_busref._napari.widgets.words import error_text, pair_text, reasons_text
 from napari_busref._napari.widgets.worker import postpone_garbage_collection
 
 if TYPE_CHECKING:
@@ -533,7 +533,7 @@ class RegisterAndFuse(RunPanel):
         if doubtful and outcome.found and len(planes) > 1:
             show_warning(f"{self.TITLE}: {names}: check {doubtful} of {len(planes)} planes")
         elif not quality.reliable:
-            reasons = in_trade("; ".join(quality.reasons)) or "its score is low"
+            reasons = "; ".join(reasons_text(quality)) or "its score is low"
             said = "check the result, it may be wrong" if outcome.found else "nothing was found"
             show_warning(f"{self.TITLE}: {names}: {said}: {reasons}")
 

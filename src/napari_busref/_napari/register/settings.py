@@ -100,10 +100,10 @@ style, palette, scale_bar, device
     def searched_wide(self, quality: Quality) -> bool:
         """Whether a run with this result has tried a wide search."""
         automatic = self.search == "auto" or (self.search == AUTOMATIC and is_auto(self.model))
-        unconfirmed = (
-            quality.evidence is None or quality.evidence.block_confidence < UNRELATED_CONFIDENCE
-        )
-        return self.search == "wide" or (automatic and unconfirmed)
+        evidence = quality.evidence
+        found_wide = evidence is not None and evidence.chosen.startswith("wide ")
+        unconfirmed = evidence is None or evidence.block_confidence < UNRELATED_CONFIDENCE
+        return self.search == "wide" or (automatic and (found_wide or unconfirmed))
 
     @property
     def weighs(self) -> bool:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from napari_busref._napari.layers.trades import Trade, current_trade, in_trade
+from napari_busref.registration.quality import INITIAL_RETURNED
 
 if TYPE_CHECKING:
     from napari_busref.registration.quality import Quality
 
-__all__ = ["error_text", "headline", "pair_text", "quality_html", "shortened"]
+__all__ = ["error_text", "headline", "pair_text", "quality_html", "reasons_text", "shortened"]
 
 # a score below 0.5 is among the reasons
 _LIKELIHOODS = ((0.95, "very likely"), (0.8, "likely"), (0.5, "more likely than not"))
@@ -26,6 +28,15 @@ _SHORT_HEADLINES = {
     "cancelled": "Cancelled, not checked",
 }
 _NAME_LENGTH = 16
+_IN_PANELS = {  # what a reason calls an argument of Python
+    "allow it with mirrored=True": "set Mirrored to maybe in the advanced settings",
+}
+# where nothing was found, these repeat other reasons, or what the buttons offer
+_REPEATS = (
+    re.compile(r"\d+% of the picture is doubtful: [^;]*"),
+    re.compile(r"(a wide search, or )?an initial transform may help"),
+    re.compile(re.escape(INITIAL_RETURNED.removeprefix("; "))),
+)
 
 
 def shortened(name: str, length: int = _NAME_LENGTH) -> str:
@@ -89,9 +100,7 @@ def quality_html(
         meaning = f"an error below 5 px is {likely}" if trade.calibrated else _UNCALIBRATED
         lines.append(f"score {quality.score:.2f} of 1: {meaning}")
     if quality.reasons:
-        items = "".join(
-            f"<li>{escape(in_trade(reason, trade))}</li>" for reason in quality.reasons
-        )
+        items = "".join(f"<li>{escape(reason)}</li>" for reason in reasons_text(quality, trade))
         lines.append(f"<ul style='margin: 2px 0 2px -22px'>{items}</ul>")
     if quality.status == "not registered":
         return "".join(f"<div>{line}</div>" for line in lines)
@@ -108,6 +117,24 @@ def quality_html(
     )
     lines.append(f"<table>{cells}</table>")
     return "".join(f"<div>{line}</div>" for line in lines)
+
+
+def reasons_text(quality: Quality, trade: Trade | None = None) -> list[str]:
+    """What speaks against a result, in the words of the panels.
+
+    Parameters
+    ----------
+    quality : Quality
+    trade : Trade, optional
+        As for `quality_html`.
+    """
+    reasons = [in_trade(reason, trade) for reason in quality.reasons]
+    for words, here in _IN_PANELS.items():
+        reasons = [reason.replace(words, here) for reason in reasons]
+    if quality.status != "not registered":
+        return reasons
+    parts = [part for reason in reasons for part in reason.split("; ")]
+    return [p for p in parts if not any(one.fullmatch(p) for one in _REPEATS)] or parts
 
 
 def error_text(error: BaseException) -> str:
