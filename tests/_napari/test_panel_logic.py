@@ -118,6 +118,11 @@ def test_reasons_are_said_once_and_without_names_of_python():
     assert reasons_text(unregistered(mask, "no texture; the initial transform is returned")) == [
         "no texture"
     ]
+    doubtful = ("an error below 5 px is unlikely (probability 9%)",)
+    whole = "100% of the picture is doubtful: an error below 5 px is unlikely there"
+    part = whole.replace("100", "40")
+    for reasons, said in (((*doubtful, whole), doubtful), ((*doubtful, part),) * 2):
+        assert reasons_text(replace(QUALITY, reliable=False, reasons=reasons)) == list(said)
     mirrored = ("the moving image fits when mirrored: allow it with mirrored=True",)
     (said,) = reasons_text(replace(QUALITY, reliable=False, reasons=mirrored))
     assert said.startswith("the infrared image fits") and "advanced settings" in said

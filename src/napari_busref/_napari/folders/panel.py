@@ -90,6 +90,7 @@ class RegisterFolders(RunPanel):
     """
 
     TITLE = "Register folders"
+    TAB = "Folders"
     RUN = "&Register all pairs"
     RUN_TOOLTIP = (
         "Register and fuse every pair, with the advanced settings of Register and fuse.\n"

@@ -134,7 +134,7 @@ def residual_arrows(
         name=f"{name} (x {factor:.0f})" if factor > 1 else name,
         features={"magnitude": fit.residuals},
         edge_color="magnitude",
-        edge_colormap="inferno",
+        edge_colormap="plasma",  # whose low end can be seen on dark images
         edge_contrast_limits=(0.0, longest),
         edge_width=max(fixed.shape) / 200,
         vector_style="arrow",

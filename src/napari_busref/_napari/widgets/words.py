@@ -132,7 +132,9 @@ def reasons_text(quality: Quality, trade: Trade | None = None) -> list[str]:
     for words, here in _IN_PANELS.items():
         reasons = [reason.replace(words, here) for reason in reasons]
     if quality.status != "not registered":
-        return reasons
+        unlikely = any(reason.startswith("an error below") for reason in reasons)
+        whole = "100% of the picture is doubtful"  # says the same
+        return [one for one in reasons if not (unlikely and one.startswith(whole))]
     parts = [part for reason in reasons for part in reason.split("; ")]
     return [p for p in parts if not any(one.fullmatch(p) for one in _REPEATS)] or parts
 
