@@ -330,11 +330,13 @@ def test_bands_of_npy(tmp_path):
 
 
 @pytest.mark.parametrize("image", [GREY, RGB, GREY > 99])
-@pytest.mark.parametrize("name", ["a.bmp", "a.webp", "a.gif", "a.jp2", "a.j2k", "a.ppm", "a.BMP"])
+@pytest.mark.parametrize(
+    "name", ["a.bmp", "a.webp", "a.gif", "a.jp2", "a.jpx", "a.ppm", "a.BMP", "a.tga"]
+)
 def test_pictures_that_pillow_writes(tmp_path, name, image):
     picture = Image.fromarray(image)
     lossless = name in ("a.webp",)
-    if name.endswith(("jp2", "j2k", "webp")) and image.dtype == bool:
+    if name.endswith(("jp2", "jpx", "webp")) and image.dtype == bool:
         pytest.skip("holds no single bits")
     picture.save(tmp_path / name, **({"lossless": True} if lossless else {}))
     with Image.open(tmp_path / name) as opened:
@@ -366,6 +368,64 @@ def test_transparency_without_an_alpha_channel(tmp_path):
     Image.fromarray(GREY).save(tmp_path / "a.png", transparency=int(GREY[0, 0]))
     found = read_image(tmp_path / "a.png").data
     np.testing.assert_array_equal(found[..., 3] == 0, GREY == GREY[0, 0])
+
+
+def test_a_grey_value_of_16_bits_that_is_transparent(tmp_path):
+    key = int(DEEP[0, 0])
+    Image.fromarray(DEEP).save(tmp_path / "a.png", transparency=key)
+    found = read_image(tmp_path / "a.png").data
+    np.testing.assert_array_equal(np.ma.getmaskarray(found), key == DEEP)
+    np.testing.assert_array_equal(np.ma.getdata(found), DEEP)
+
+
+def test_a_tiff_with_a_palette_and_alpha(tmp_path):
+    alpha = np.where(GREY > 99, 255, 0).astype(np.uint8)
+    picture = Image.fromarray(RGB).convert("P")
+    colours = np.array(picture.getpalette(), np.uint8).reshape(-1, 3)
+    with_alpha = picture.convert("PA")
+    with_alpha.putalpha(Image.fromarray(alpha))
+    with_alpha.save(tmp_path / "pa.tif")
+    found = read_image(tmp_path / "pa.tif").data
+    np.testing.assert_array_equal(found[..., :3], colours[np.array(picture)])
+    np.testing.assert_array_equal(found[..., 3], alpha)
+
+
+def test_pages_of_other_sizes_and_types(tmp_path):
+    """A TIFF of a visible and a thermal page; thumbnails and masks are no pages."""
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(RGB, photometric="rgb", resolution=(100, 100), resolutionunit="CENTIMETER")
+        tiff.write(GREY[::4, ::4], photometric="minisblack", subfiletype=1)
+        nodata = [(42113, 2, 0, str(float(FLOAT[0, 0])), True)]
+        tiff.write(FLOAT[:40], photometric="minisblack", extratags=nodata)
+        tiff.write(np.stack([DEEP, DEEP // 2]), photometric="minisblack")
+    same(path, RGB)
+    first = read_plane(path)
+    assert first.taken == "page 1 of 4" and first.metadata["unit"] == "cm"
+    np.testing.assert_array_equal(first.data, RGB)
+    second = read_image(path, page=2)
+    assert second.taken == "page 2 of 4" and "spacing" not in second.metadata
+    missing = FLOAT[:40] == FLOAT[0, 0]  # as this page says, not the first
+    np.testing.assert_array_equal(second.data, np.where(missing, np.nan, FLOAT[:40]))
+    same(path, DEEP, page=3)
+    same(path, DEEP // 2, page=4)
+    with pytest.raises(ValueError, match="page: got 5, need 1 to 4"):
+        read_image(path, page=5)
+    # the first series may be a stack
+    tifffile.imwrite(path, np.stack([DEEP, DEEP // 2]), photometric="minisblack")
+    tifffile.imwrite(path, RGB, photometric="rgb", append=True)
+    same(path, DEEP // 2, page=2)
+    same(path, RGB, page=3)
+    same(path, RGB[..., 1], page=3, band=2)
+    assert read_plane(path).taken == "page 1 of 3"
+    same(path, np.stack([DEEP, DEEP // 2]))
+
+
+def test_an_axis_of_one_is_no_choice(tmp_path):
+    for shape in ((64, 80, 1), (1, 64, 80)):
+        np.save(tmp_path / "a.npy", GREY.reshape(shape))
+        plane = read_plane(tmp_path / "a.npy")
+        assert (plane.data.shape, plane.taken) == ((64, 80), "")
 
 
 def test_dicom(tmp_path):

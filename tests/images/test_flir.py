@@ -130,6 +130,7 @@ def test_temperatures_and_the_visible_picture(tmp_path, kind, order, segments):
     assert found.metadata["thermal"]["reflected_temperature"] == 20
     assert "page 2" in found.note
     visible = read_image(path, page=2).data
+    assert not read_image(path, page=2).metadata  # it is in no °C
     assert visible.shape == VISIBLE.shape
     assert np.abs(visible.astype(int) - VISIBLE).mean() < 5
     shown = read_image(path, page=3).data

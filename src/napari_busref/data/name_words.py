@@ -12,7 +12,7 @@ _VISIBLE = (
     "v vi vis visi visible visual vl rgb color colour w wide z zoom eo opt optical photo daylight"
 )
 _INFRARED = (
-    "t th tir ir inf infra infrared thermal therm thermo lwir mwir swir nir fir vnir flir heat"
+    "t th i tir ir inf infra infrared thermal therm thermo lwir mwir swir nir fir vnir flir heat"
 )
 #: Words that cameras and people put into the names of the first and of the second image.
 _WORDS = (

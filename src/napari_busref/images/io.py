@@ -17,7 +17,14 @@ from napari_busref.images.declared import check_array
 from napari_busref.images.dtypes import native
 from napari_busref.images.nodata import NoData, check_nodata, mark_missing
 from napari_busref.images.pictures import JPEG, Unsupported, read_picture
-from napari_busref.images.selection import Choice, NoSuchPlane, Stored, choose, guess_axes
+from napari_busref.images.selection import (
+    Choice,
+    NoSuchPlane,
+    Stored,
+    choose,
+    guess_axes,
+    page_of,
+)
 from napari_busref.images.tiff import read_tiff, write_tiff
 from napari_busref.images.uri import is_ome_zarr, is_url
 from napari_busref.runtime.atomic_write import replacing
@@ -37,7 +44,8 @@ __all__ = [
 ]
 
 _TIFF = (".tif", ".tiff", ".btf")
-_PICTURES = (".png", *JPEG, ".bmp", ".webp", ".gif", ".jp2", ".j2k")
+_JPEG_2000 = (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc")
+_PICTURES = (".png", *JPEG, ".bmp", ".dib", ".webp", ".gif", ".tga", *_JPEG_2000)
 _NETPBM = (".pgm", ".ppm", ".pbm", ".pnm")
 _DICOM = (".dcm", ".dicom")
 _CZI = (".czi",)
@@ -117,7 +125,7 @@ def read_image(
     Parameters
     ----------
     path : path-like
-        A file that ends in one of `READABLE`: TIFF, PNG, JPEG, BMP, WebP, GIF, JPEG 2000, PGM,
+        A file that ends in one of `READABLE`: TIFF, PNG, JPEG, BMP, WebP, GIF, TGA, JPEG 2000, PGM,
         NPY, DICOM (needs pydicom), CZI (needs czifile) or CSV (a camera's table of temperatures).
         Also the folder of an OME-Zarr image,
         or the URL of one or of a TIFF, as for `napari_busref.open_image`: of these one plane.
@@ -230,10 +238,17 @@ def _read(
             )
         try:
             with _damage(file, suffix):
-                data, axes, words = choose(stored, choice, single=single)
+                stored, choice, words = page_of(stored, choice, single=single)
+                data, axes, more = choose(stored, choice, single=single)
         except NoSuchPlane as error:
             raise ValueError(f"{error}: {file}") from None
+    words = ", ".join(filter(None, (words, _without_page(more) if words else more)))
     return _marked(stored, data, axes, words, nodata)
+
+
+def _without_page(words: str) -> str:
+    """What was taken beside the page, whose number among all pages is already said."""
+    return ", ".join(part for part in words.split(", ") if not part.startswith("page "))
 
 
 @contextmanager

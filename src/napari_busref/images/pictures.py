@@ -50,11 +50,13 @@ def read_picture(file: Path) -> Stored:
         if format_ == "JPEG2000":
             return _jpeg2000(file, opened)
         data = _array(opened)
+        key = opened.info.get("transparency") if data.dtype == np.uint16 else None
     if format_ == "PPM" and data.dtype == np.uint16:
         data = _counts(file, data)
     pages = [partial(_frame, file, number) for number in range(1, frames)]
     note = flir.NOTE_DJI if flir.is_dji_thermal(file, format_) else ""
-    return Stored(data, "YXS"[: data.ndim], pages=pages, note=note)
+    valid = data != key if isinstance(key, int) else None
+    return Stored(data, "YXS"[: data.ndim], valid=valid, pages=pages, note=note)
 
 
 def _array(picture: Image.Image) -> NDArray[Any]:

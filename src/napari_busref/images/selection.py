@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Choice", "NoSuchPlane", "Stored", "choose", "guess_axes"]
+__all__ = ["Choice", "NoSuchPlane", "Stored", "choose", "guess_axes", "page_of"]
 
 
 class NoSuchPlane(ValueError):
@@ -33,7 +33,8 @@ class Stored:
     extra_bands : ndarray, shape (N, H, W), optional
         All bands, where `data` is only the colours.
     pages : sequence of callables
-        Each reads a further picture, of any size; page 1 is `data`.
+        Each reads a further picture, of any size, as an array or with its own metadata. They are
+        counted after the pages of `data`.
     note : str
         What else the user should know.
     """
@@ -43,7 +44,7 @@ class Stored:
     metadata: dict[str, Any] = field(default_factory=dict)
     valid: NDArray[np.bool_] | None = None
     extra_bands: NDArray[Any] | None = None
-    pages: Sequence[Callable[[], NDArray[Any]]] = ()
+    pages: Sequence[Callable[[], NDArray[Any] | Stored]] = ()
     note: str = ""
 
 
@@ -92,12 +93,53 @@ def guess_axes(shape: tuple[int, ...]) -> str:
     return "I" * (len(shape) - 2) + "YX"
 
 
+def page_of(stored: Stored, choice: Choice, *, single: bool) -> tuple[Stored, Choice, str]:
+    """Open the further picture that holds the chosen page.
+
+    Parameters
+    ----------
+    stored : Stored
+    choice : Choice
+    single : bool
+        As of `choose`.
+
+    Returns
+    -------
+    stored : Stored
+        What holds the page, without further pictures.
+    choice : Choice
+        What is still to be chosen there.
+    taken : str
+        Such as ``"page 3 of 5"``; empty without a choice.
+
+    Raises
+    ------
+    NoSuchPlane
+        When the file has no such page.
+    """
+    choice.check()
+    if not stored.pages or (choice.page is None and not single):
+        return stored, choice, ""
+    own = int(np.prod([stored.data.shape[i] for i in _page_axes(stored.axes)], dtype=int))
+    count = own + len(stored.pages)
+    number = _number("page", choice.page or 1, count)
+    taken = f"page {number} of {count}"
+    if number <= own:
+        here = replace(choice, page=number if own > 1 else None)
+        return replace(stored, pages=()), here, taken
+    found = stored.pages[number - own - 1]()
+    if not isinstance(found, Stored):
+        found = Stored(found, "YXS"[: found.ndim])
+    return replace(found, note=stored.note), replace(choice, page=None), taken
+
+
 def choose(stored: Stored, choice: Choice, *, single: bool) -> tuple[NDArray[Any], str, str]:
     """Choose a band and a page.
 
     Parameters
     ----------
     stored : Stored
+        Its further pictures are left out, see `page_of`.
     choice : Choice
     single : bool
         Take the first band and page where none is chosen.
@@ -116,14 +158,6 @@ def choose(stored: Stored, choice: Choice, *, single: bool) -> tuple[NDArray[Any
     """
     choice.check()
     page, band, channel = choice.page, choice.band, choice.channel
-    if stored.pages and (page is not None or single):
-        count = len(stored.pages) + 1
-        number = _number("page", page or 1, count)
-        data = stored.data if number == 1 else stored.pages[number - 2]()
-        axes = stored.axes if number == 1 else "YXS"[: data.ndim]
-        found = choose(Stored(data, axes), Choice(band, channel), single=single)
-        words = [f"page {number} of {count}", found[2]]
-        return found[0], found[1], ", ".join(filter(None, words))
     data, axes = stored.data, stored.axes
     if stored.extra_bands is not None and (band or channel):
         data, axes = stored.extra_bands, "SYX"
@@ -146,7 +180,7 @@ def choose(stored: Stored, choice: Choice, *, single: bool) -> tuple[NDArray[Any
         for axis, position in sorted(zip(pages, index, strict=True), reverse=True):
             data = np.take(data, int(position), axis)
             axes = axes[:axis] + axes[axis + 1 :]
-        words.append(f"{label or 'page'} {number} of {count}")
+        words += [f"{label or 'page'} {number} of {count}"] if count > 1 else []
     elif page is not None:
         _number("page", page, 1)
     for name, value in (("band", band), ("channel", channel)):
@@ -166,7 +200,7 @@ def choose(stored: Stored, choice: Choice, *, single: bool) -> tuple[NDArray[Any
         for axis in reversed(range(len(axes))):
             if axes[axis] in "CB" or (axes[axis] == "S" and axis != len(axes) - 1):
                 count, name = data.shape[axis], "channel" if axes[axis] == "C" else "band"
-                words.append(f"{name} 1 of {count}")
+                words += [f"{name} 1 of {count}"] if count > 1 else []
                 data, axes = np.take(data, 0, axis), axes[:axis] + axes[axis + 1 :]
         if stored.extra_bands is not None and colour and not words:
             words.append(f"bands 1-3 of {len(stored.extra_bands)} as colour")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -64,19 +67,23 @@ _GDAL_TAG = 42112  # GDAL_METADATA: XML with the scale, offset and unit of each 
 #: GeoAsciiParams; with the TIFF type that each is written in.
 _GEO_TAGS = {33550: 12, 33922: 12, 34264: 12, 34735: 3, 34736: 12, 34737: 2}
 _MAX_MASK_PAGES = 16
+_REDUCED, _MASK = 1, 4  # TIFF 6, NewSubfileType
+_ROOM = "YXSC"  # axes within a page
 _MINISWHITE, _RGB, _PALETTE, _SEPARATED, _YCBCR, _CIELAB = 0, 2, 3, 5, 6, 8
 
 
-def read_tiff(file: Path) -> Stored:
-    """Read the first series of a TIFF.
+def read_tiff(file: Path, series: int = 0) -> Stored:
+    """Read one series of a TIFF: pages of one size and type.
 
-    Grey where white is 0 becomes normal grey, 2 and 4 bits are spread to 8, palettes and CMYK
-    become RGB. GDAL's scale and offset of counts are applied.
+    `Stored.pages` of the first reads the others, without thumbnails and masks. Grey where white
+    is 0 becomes normal grey, 2 and 4 bits are spread to 8, palettes and CMYK become RGB. GDAL's
+    scale and offset of counts are applied.
     """
     with _open(file) as tiff:
-        series = tiff.series[0]
-        page = tiff.pages.first
-        check_array(series.shape, page.dtype or series.dtype, file)
+        read = tiff.series[series]
+        page = read.keyframe if series else tiff.pages.first
+        further = () if series else _further_series(tiff, file)
+        check_array(read.shape, page.dtype or read.dtype, file)
         check_tiff_page(page, tiff, file)
         metadata = _metadata(tiff, page)
         photometric = int(page.photometric)
@@ -85,10 +92,12 @@ def read_tiff(file: Path) -> Stored:
         )
         if converted:
             with Image.open(file) as picture:
+                picture.seek(page.index if series else 0)
                 check_picture(picture, file)
-                return Stored(picture_array(picture), "YXS", metadata)  # also turns it upright
-        hidden = _mask_page(tiff, series)
-        decoded = _decoded(series.asarray(), series.axes, page, metadata)
+                colours = picture_array(picture)  # also turns it upright
+                return Stored(colours, "YXS", metadata, pages=further)
+        hidden = None if series else _mask_page(tiff, read)
+        decoded = _decoded(read.asarray(), read.axes, page, metadata)
         orientation = _orientation(page)
     data, axes, alpha, left_out = decoded
     if hidden is not None and hidden.shape == data.shape[:2]:
@@ -102,7 +111,37 @@ def read_tiff(file: Path) -> Stored:
         metadata |= {"spacing": metadata["spacing"][::-1]} if "spacing" in metadata else {}
     if orientation > 1:
         metadata.pop("geotiff", None)  # it places the pixels as they are stored
-    return Stored(data, axes, metadata, alpha, extra_bands=left_out)
+    return Stored(data, axes, metadata, alpha, extra_bands=left_out, pages=further)
+
+
+def _further_series(tiff: tifffile.TiffFile, file: Path) -> list[Callable[[], Stored]]:
+    """Readers of the series after the first that are pictures of their own."""
+    numbers = [
+        number
+        for number, one in enumerate(tiff.series)
+        if number and not int(one.keyframe.subfiletype) & (_REDUCED | _MASK)
+    ]
+    return [
+        partial(_read_page, file, number, page)
+        for number in numbers
+        for page in range(_page_count(tiff.series[number]))
+    ]
+
+
+def _page_count(series: Any) -> int:
+    sizes = (n for n, letter in zip(series.shape, series.axes, strict=True) if letter not in _ROOM)
+    return math.prod(sizes)
+
+
+def _read_page(file: Path, series: int, page: int) -> Stored:
+    """One page of a further series."""
+    stored = read_tiff(file, series)
+    leading = [i for i, letter in enumerate(stored.axes) if letter not in _ROOM]
+    index = np.unravel_index(page, [stored.data.shape[i] for i in leading])
+    data, axes = stored.data, stored.axes
+    for axis, at in sorted(zip(leading, index, strict=True), reverse=True):
+        data, axes = np.take(data, int(at), axis), axes[:axis] + axes[axis + 1 :]
+    return replace(stored, data=data, axes=axes)
 
 
 def open_tiff(uri: str) -> StoredLevels:
@@ -128,7 +167,7 @@ def open_tiff(uri: str) -> StoredLevels:
         first = [one for one in tiff.pages[:_MAX_MASK_PAGES] if isinstance(one, tifffile.TiffPage)]
         whole = {
             "an orientation tag": _orientation(page) > 1,
-            "a transparency mask": any(int(one.subfiletype) & 4 for one in first),
+            "a transparency mask": any(int(one.subfiletype) & _MASK for one in first),
             "colours of another kind than RGB": photometric in (_SEPARATED, _CIELAB) or ycbcr,
         }
         for what, found in whole.items():
@@ -189,9 +228,16 @@ def _decoded(
 ) -> tuple[NDArray[Any], str, NDArray[np.bool_] | None, NDArray[Any] | None]:
     """Values and colours of stored pixels, pixel by pixel; see `_split_samples`."""
     photometric = int(page.photometric)
+    beside = None  # what stands beside the indices of a palette
+    if photometric == _PALETTE and "S" in axes:
+        samples = np.moveaxis(data, axes.index("S"), -1)
+        data, beside = samples[..., 0], samples[..., 1:]
+        axes = axes.replace("S", "")
     data = _as_meant(data, page, photometric)
     if photometric == _PALETTE and page.colormap is not None and data.ndim > len(axes):
         axes += "S"
+        if beside is not None:
+            data = np.concatenate([data, beside.astype(data.dtype)], axis=-1)
     extra = tuple(int(kind) for kind in page.extrasamples or ())
     data = native(data)
     keep = tuple(i for i, n in enumerate(data.shape) if n > 1 or axes[i] in "YX")
@@ -323,7 +369,7 @@ def _mask_page(tiff: tifffile.TiffFile, series: Any) -> NDArray[np.bool_] | None
     for number, page in enumerate(tiff.pages):
         if number >= _MAX_MASK_PAGES:
             return None
-        if number and isinstance(page, tifffile.TiffPage) and int(page.subfiletype) & 4:
+        if number and isinstance(page, tifffile.TiffPage) and int(page.subfiletype) & _MASK:
             first = tiff.pages.first
             if page.shape[:2] == (first.imagelength, first.imagewidth):
                 check_tiff_page(page, tiff, Path(tiff.filename))
