@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from napari_busref import Transform, register
 from napari_busref.geometry import (
     pixels_to_estimate,
 )
@@ -64,3 +65,38 @@ def test_nothing_is_said_of_empty_places_and_nothing_for_flat_ones(networks):
 @pytest.mark.parametrize(("shape", "least"), [((200, 288), 2), ((2048, 2048), 14.2)])
 def test_large_images_cannot_tell_small_errors(shape, least):
     assert least_tolerance(shape) == pytest.approx(least, rel=0.2)
+
+
+def test_few_blocks_say_nothing(networks):
+    """Less than 8 blocks of 8 px, and blocks that are partly empty, do not count."""
+    truth = moved()
+    fixed, moving = pair(truth)
+    estimate = pixels_to_estimate(truth.affine, None, SHAPE, SHAPE, torch.device("cpu"))
+    reference = FixedFeatures(networks, fixed)
+    valid = torch.zeros_like(moving.valid)
+    valid[..., 40:52, 40:140] = 1  # a strip: hardly any block lies within
+    assert block_confidence(reference, type(moving)(moving.image, valid), estimate) == 0
+    valid[..., 40:120, 40:140] = 1
+    some = block_confidence(reference, type(moving)(moving.image, valid), estimate)
+    assert some > 0.8
+
+
+@pytest.mark.parametrize("shape", [(16, 1600), (1600, 16), (32, 1000)])
+def test_strips_are_judged_by_what_they_show(shape):
+    """Also those that are thinner than the margins of a shrunk image would be."""
+    long = tuple(side + 12 for side in shape)
+    image, other = (texture(long, seed)[6:-6, 6:-6] for seed in (0, 1))
+    moving = 1 - texture(long)[4:-8, 9:-3]  # 2 rows down and 3 columns to the left
+    truth = Transform([[1, 0, 2], [0, 1, -3], [0, 0, 1]], fixed_shape=shape, moving_shape=shape)
+    as_it_is = {"model": "identity", "search": "none", "refine": "none"}
+
+    def quality(second, initial):
+        return register(image, second, initial=initial, **as_it_is).quality
+
+    found = quality(moving, truth)
+    assert found.reliable and found.score > 0.8, found.reasons
+    assert not quality(other, truth).reliable
+    affine = np.eye(3)
+    affine[np.argmax(shape), 2] = 20  # along the strip
+    away = Transform(affine, fixed_shape=shape, moving_shape=shape)
+    assert quality(moving, away).score < 0.3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -345,3 +346,34 @@ def test_block_means_use_the_levels_that_a_file_has():
     image = Levelled(full, 0)  # its full resolution may not be read
     image.levels = (image, Unread(half, 1e6))
     np.testing.assert_allclose(block_means(image, 4), block_means(full, 4), rtol=1e-5)
+
+
+def test_a_mask_of_a_coarse_level_speaks_of_the_pixels_it_covers():
+    """The mask has a third of the sides; pixel (1, 2) lies over rows 3 to 5, columns 6 to 8."""
+    image = np.random.default_rng(0).random((30, 36)).astype(np.float32)
+    valid = np.ones((10, 12), bool)
+    valid[1, 2] = False
+    side = replace(source(image), valid=valid)
+    known = side.prepared(1, np.s_[0:30, 0:36]).valid
+    expected = np.ones((30, 36), bool)
+    expected[3:6, 6:9] = False
+    np.testing.assert_array_equal(known, expected)
+    np.testing.assert_array_equal(side.prepared(1, np.s_[4:20, 7:30]).valid, expected[4:20, 7:30])
+    # of a level of a third, it is the mask itself
+    np.testing.assert_array_equal(side.prepared(3, np.s_[0:10, 0:12]).valid, valid)
+
+
+def test_a_tile_places_its_blocks_in_pixels_of_the_level(pair):
+    """A tile whose texture is in one corner says nothing elsewhere, wide or tall."""
+    fixed, moving, _ = pair
+    start = Transform.identity(SHAPE)
+    noise = np.random.default_rng(0).normal(0, 1, moving.shape)
+    flat = np.clip(40 + noise, 0, 255).astype(moving.dtype)
+    for window in (np.s_[100:200, 40:440], np.s_[40:360, 100:200]):
+        part = flat.copy()
+        corner = np.s_[: window[0].start + 80, : window[1].start + 80]
+        part[corner] = moving[corner]
+        fit = fit_tile(Tile(source(fixed), source(part), start, 1, window))
+        rows, cols = fit.position.T
+        assert rows.max() < window[0].start + 95 and cols.max() < window[1].start + 95
+        assert rows.min() < window[0].start + 40 and cols.min() < window[1].start + 40

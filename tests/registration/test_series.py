@@ -214,3 +214,37 @@ def test_the_plot_shows_drift_and_scores(fake: Fake) -> None:
     assert [line.get_label() for line in left.lines] == ["rows", "columns"]
     assert len(left.patches) == len(right.patches) == 1
     np.testing.assert_allclose(left.lines[1].get_ydata(), range(8), atol=1e-6)
+
+
+def test_of_several_doubtful_tries_the_best_is_kept(fake: Fake, monkeypatch) -> None:
+    """A frame beside the drift is tried from several starts; none of them is reliable."""
+    scores = {0: 0.1, 40: 0.4}
+
+    def doubtful(fixed, moving, *, initial, **options):
+        found = fake.register(fixed, moving, initial=initial, **options)
+        shift = float(initial.affine[1, 2])
+        quality = replace(found.quality, reliable=False, score=scores[round(shift)])
+        return replace(found, quality=quality)
+
+    monkeypatch.setattr(key_frames, "register", doubtful)
+    images = film([7])
+    starts = []
+    for shift in scores:
+        affine = np.eye(3)
+        affine[1, 2] = shift
+        starts.append(Transform(affine, fixed_shape=(32, 200), moving_shape=(32, 200)))
+    series = key_frames.Series([np.ones((32, 200))], images, None, {})
+    for order in (starts, starts[::-1]):
+        (found,) = key_frames._again(series, 0, order).values()
+        assert found.quality.score == 0.4
+
+
+def test_progress_counts_every_frame_once(fake: Fake) -> None:
+    said: list[tuple[str, float]] = []
+    register_series(
+        np.ones((32, 200)), film([0] * 24), progress=lambda text, share: said.append((text, share))
+    )
+    shares = [share for _, share in said]
+    assert shares == sorted(shares) and shares[-1] == 1
+    assert len({round(24 * share) for share in shares}) >= 20
+    assert any(text.startswith("frame 12 of 24") for text, _ in said)

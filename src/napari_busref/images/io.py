@@ -125,8 +125,8 @@ def read_image(
     Parameters
     ----------
     path : path-like
-        A file that ends in one of `READABLE`: TIFF, PNG, JPEG, BMP, WebP, GIF, TGA, JPEG 2000, PGM,
-        NPY, DICOM (needs pydicom), CZI (needs czifile) or CSV (a camera's table of temperatures).
+        A file that ends in one of `READABLE`: TIFF, PNG, JPEG, BMP, WebP, GIF, TGA, JPEG 2000,
+        PGM, NPY, DICOM (needs pydicom), CZI (needs czifile) or CSV (a table of temperatures).
         Also the folder of an OME-Zarr image,
         or the URL of one or of a TIFF, as for `napari_busref.open_image`: of these one plane.
     band, channel : int, optional
