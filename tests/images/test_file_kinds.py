@@ -354,6 +354,25 @@ def test_deep_jpeg_2000(tmp_path, image):
     same(tmp_path / "a.jp2", image)
 
 
+def test_channels_of_jpeg_2000(tmp_path):
+    """Alpha is what the file calls so; other channels are bands, however many."""
+    alpha = np.where(GREY > 99, 255, 0).astype(np.uint8)
+    path = tmp_path / "a.jp2"
+    Image.fromarray(np.dstack([RGB, alpha])).save(path)
+    same(path, np.dstack([RGB, alpha]))
+    Image.fromarray(np.dstack([GREY, alpha]), "LA").save(path)
+    found = read_image(path).data
+    np.testing.assert_array_equal(np.ma.getmaskarray(found), alpha == 0)
+    np.testing.assert_array_equal(np.ma.getdata(found), GREY)
+    for bands in (np.dstack([RGB, GREY]), np.dstack([DEEP_RGB, DEEP, DEEP // 2])):
+        path.write_bytes(imagecodecs.jpeg2k_encode(bands, level=0))
+        same(path, bands[..., :3])
+        same(path, bands[..., -1], band=bands.shape[-1])
+        assert read_plane(path).taken == f"bands 1-3 of {bands.shape[-1]} as colour"
+    path.write_bytes(imagecodecs.jpeg2k_encode(np.dstack([DEEP, DEEP // 2]), level=0))
+    same(path, DEEP // 2, band=2)
+
+
 def test_frames_of_a_gif_and_of_an_mpo(tmp_path):
     first, second = (Image.fromarray(part) for part in (RGB, RGB[::-1].copy()))
     first.save(tmp_path / "a.gif", save_all=True, append_images=[second])

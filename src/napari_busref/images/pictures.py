@@ -37,6 +37,8 @@ def read_picture(file: Path) -> Stored:
         thermal = flir.find_thermal(file)
         if thermal is not None:
             return _thermal(file, thermal)
+    if _is_jpeg2000(file):
+        return _jpeg2000(file)
     with Image.open(file) as opened:
         check_picture(opened, file)
         format_, frames = opened.format, getattr(opened, "n_frames", 1)
@@ -47,8 +49,6 @@ def read_picture(file: Path) -> Stored:
             valid = None if valid is None else upright(valid, orientation)
             data = upright(data, orientation)
             return Stored(data, "YXS"[: data.ndim], valid=valid)
-        if format_ == "JPEG2000":
-            return _jpeg2000(file, opened)
         data = _array(opened)
         key = opened.info.get("transparency") if data.dtype == np.uint16 else None
     if format_ == "PPM" and data.dtype == np.uint16:
@@ -110,13 +110,23 @@ def _deep_png(file: Path) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     return data, None
 
 
-def _jpeg2000(file: Path, opened: Image.Image) -> Stored:
+def _is_jpeg2000(file: Path) -> bool:
+    """Whether it begins as a JP2 file or as a codestream."""
+    with file.open("rb") as stream:
+        head = stream.read(12)
+    return head == b"\0\0\0\x0cjP  \r\n\x87\n" or head.startswith(b"\xff\x4f\xff\x51")
+
+
+def _jpeg2000(file: Path) -> Stored:
     """JPEG 2000; its fourth channel is alpha only where a channel definition says so."""
     content = file.read_bytes()
     check_jpeg2000(content, file)
     data = np.asarray(_codecs("JPEG 2000").jpeg2k_decode(content))
-    if data.dtype == np.uint8 and opened.mode in ("L", "RGB"):
-        data = _array(opened)  # also converts other colour spaces
+    if data.dtype == np.uint8 and (data.ndim == 2 or data.shape[-1] == 3):
+        with Image.open(file) as opened:  # which knows no more than four channels
+            check_picture(opened, file)
+            if opened.mode in ("L", "RGB"):
+                data = _array(opened)  # also converts other colour spaces
     if data.ndim == 2 or data.shape[-1] == 3:
         return Stored(data, "YXS"[: data.ndim])
     start = content.find(b"cdef", 0, content.find(b"jp2c"))
