@@ -132,3 +132,22 @@ def test_masks_have_the_same_freedom():
 def test_what_is_no_image_is_named(image, error, message):
     with pytest.raises((error, ValueError), match=message):
         as_image(image, "moving")
+
+
+@pytest.mark.parametrize(
+    ("stack", "advice"),
+    [
+        (np.stack([RGB, RGB]), "image[0]"),
+        (np.stack([RGB, RGB])[:, None], "image[0, 0]"),
+        (np.stack([BANDS, BANDS]), "image[0, 0]"),
+    ],
+)
+def test_the_advice_for_a_stack_is_a_plane(stack, advice):
+    with pytest.raises(ValueError, match="give one plane, such as") as error:
+        as_image(stack, "image")
+    assert str(error.value).endswith(f"such as {advice}")
+    image = stack  # what the advice names can be taken
+    for _ in range(advice.count("0")):
+        image = image[0]
+    as_image(image, "image")
+    assert image.shape[:2] == GREY.shape

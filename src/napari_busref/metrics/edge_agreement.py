@@ -14,6 +14,7 @@ __all__ = ["EdgeAgreement", "edge_agreement", "edge_correlation"]
 
 _MAX_SIDE = 512  # of the compared images, in pixels
 _MIN_SIDE = 64  # strips longer than 8 : 1 stay larger, else their borders would be all there is
+_MAX_PIXELS = 4 * _MAX_SIDE**2  # of strips
 _BLUR = 1.5  # px, at that size
 _MIN_PIXELS = 200  # of a comparison
 _SHIFTS = tuple((row / 5, col / 5) for row in range(5) for col in range(5) if (row, col) != (0, 0))
@@ -110,7 +111,9 @@ def _edges(
     part = ndimage.find_objects(mask.astype(np.uint8))[0]
     fixed, warped, mask = fixed[part], warped[part], mask[part]
     height, width = mask.shape
-    shrink = min(1.0, max(_MAX_SIDE / max(height, width), _MIN_SIDE / min(height, width)))
+    room = (_MAX_PIXELS / (height * width)) ** 0.5
+    strip = min(_MIN_SIDE / min(height, width), room)
+    shrink = min(1.0, max(_MAX_SIDE / max(height, width), strip))
     size = (max(round(height * shrink), 1), max(round(width * shrink), 1))
     small = _resize(mask.astype(np.float32), size) > 0.99
     # near the border of the mask the gradient includes filled pixels
