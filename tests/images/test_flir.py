@@ -180,6 +180,39 @@ def test_damaged_thermal_data_leave_the_picture(tmp_path, damage):
     assert read_image(path).data.dtype == np.uint8
 
 
+def dji_jpeg(counts, displayed, orientation=1):
+    """A JPEG with counts in APP3 segments, as DJI's cameras write it."""
+    exif = Image.Exif()
+    exif[271], exif[274] = "DJI", orientation
+    stream = io.BytesIO()
+    Image.fromarray(displayed).save(stream, "JPEG", quality=95, exif=exif)
+    jpeg, raw = stream.getvalue(), counts.astype("<u2").tobytes()
+    parts = [raw[i : i + 65000] for i in range(0, len(raw), 65000)]
+    segments = b"".join(b"\xff\xe3" + struct.pack(">H", len(one) + 2) + one for one in parts)
+    first = 4 + struct.unpack(">H", jpeg[4:6])[0]  # after the first segment
+    return jpeg[:first] + segments + jpeg[first:]
+
+
+@pytest.mark.parametrize(("enlarged", "orientation"), [(1, 1), (2, 1), (1, 6)])
+def test_the_raw_counts_of_dji_are_the_last_page(tmp_path, enlarged, orientation):
+    rng = np.random.default_rng(0)
+    counts = rng.integers(16000, 19000, (256, 320)).astype(np.uint16)
+    shown = np.full((256 * enlarged, 320 * enlarged), 90, np.uint8)
+    path = tmp_path / "DJI_0001_T.JPG"
+    path.write_bytes(dji_jpeg(counts, shown, orientation))
+    first = read_image(path)
+    assert first.data.dtype == np.uint8 and "no temperatures" in first.note
+    found = read_image(path, page=2)
+    expected = np.rot90(counts, -1) if orientation == 6 else counts
+    np.testing.assert_array_equal(found.data, expected)
+    assert "value_unit" not in found.metadata
+    # another size leaves the picture alone
+    path.write_bytes(dji_jpeg(counts[:-1], shown, orientation))
+    assert "counts" not in read_image(path).note
+    with pytest.raises(ValueError, match="it has only one"):
+        read_image(path, page=2)
+
+
 def test_thermal_jpeg_of_dji_says_what_is_read(tmp_path):
     exif = Image.Exif()
     exif[271] = "DJI"

@@ -20,13 +20,26 @@ from PIL import Image
 from napari_busref.images.arrays import picture_array
 from napari_busref.images.declared import segments
 
-__all__ = ["NOTE_DJI", "Thermal", "celsius", "find_thermal", "is_dji_thermal"]
+__all__ = [
+    "NOTE_DJI",
+    "NOTE_DJI_COUNTS",
+    "Thermal",
+    "celsius",
+    "dji_counts",
+    "find_thermal",
+    "is_dji_thermal",
+]
 
 NOTE_DJI = (
     "a thermal JPEG of DJI: the picture as displayed is read; for temperatures, export TIFF with "
     "the tools of DJI"
 )
+NOTE_DJI_COUNTS = (
+    "a thermal JPEG of DJI: the picture as displayed is read, and its last page holds the raw "
+    "counts of the sensor. They are no temperatures; for those, export TIFF with the tools of DJI"
+)
 _SEGMENT = b"FLIR\0"
+_DJI_COUNTS = 0xE3  # APP3
 _RAW, _VISIBLE, _CAMERA = 1, 14, 32  # types of records
 _MAX_PIXELS = 1 << 26
 _ZERO = 273.15  # 0 °C in kelvin
@@ -153,8 +166,29 @@ def is_dji_thermal(file: Path, format_: str | None) -> bool:
     if format_ not in ("JPEG", "MPO"):
         return False
     content = file.read_bytes()
-    size = sum(len(data) for marker, data in segments(content) if marker == 0xE3)
+    size = sum(len(data) for marker, data in segments(content) if marker == _DJI_COUNTS)
     return size > 4096 and b"DJI" in content[: 1 << 17].upper()
+
+
+def dji_counts(file: Path) -> NDArray[np.uint16] | None:
+    """Read the raw counts of a thermal JPEG of DJI, upright; None where they have another size.
+
+    The APP3 segments hold one number of 16 bits, little-endian, for each pixel of the sensor.
+    Some cameras display twice as many rows and columns.
+    """
+    from napari_busref.images.tiff import upright
+
+    content = file.read_bytes()
+    data = b"".join(part for marker, part in segments(content) if marker == _DJI_COUNTS)
+    with Image.open(io.BytesIO(content)) as picture:
+        cols, rows = picture.size
+        orientation = int(picture.getexif().get(0x0112, 1) or 1)
+    for part in (1, 2):
+        shape = rows // part, cols // part
+        if len(data) == 2 * shape[0] * shape[1]:
+            counts = np.frombuffer(data, "<u2").reshape(shape).astype(np.uint16)
+            return upright(counts, orientation)
+    return None
 
 
 # -- the records --------------------------------------------------------------------------------

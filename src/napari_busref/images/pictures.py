@@ -53,8 +53,13 @@ def read_picture(file: Path) -> Stored:
         key = opened.info.get("transparency") if data.dtype == np.uint16 else None
     if format_ == "PPM" and data.dtype == np.uint16:
         data = _counts(file, data)
+    pages: list[Callable[[], NDArray[Any]]]
     pages = [partial(_frame, file, number) for number in range(1, frames)]
-    note = flir.NOTE_DJI if flir.is_dji_thermal(file, format_) else ""
+    note = ""
+    if flir.is_dji_thermal(file, format_):
+        counts = flir.dji_counts(file)
+        note = flir.NOTE_DJI if counts is None else flir.NOTE_DJI_COUNTS
+        pages += [] if counts is None else [counts.copy]
     valid = data != key if isinstance(key, int) else None
     return Stored(data, "YXS"[: data.ndim], valid=valid, pages=pages, note=note)
 
