@@ -4,7 +4,8 @@
 
 Stories: thermal, landmarks, microscope, satellite, training. Each replays a tutorial in
 docs/tutorials, or a part of one. walk does what a newcomer does first, in three trades, two themes
-and two sizes of the window (docs/explanation/first_minutes.md). All of them take some minutes on
+and two sizes of the window (docs/explanation/first_minutes.md). panels shows every panel, to be
+looked at: give it a folder. All of them take some minutes on
 two cores. Without a screen, run it under xvfb-run -a -s "-screen 0 1600x1200x24". It neither reads
 nor changes the user's Preferences and models.
 """
@@ -423,6 +424,32 @@ def _open_stack(viewer: napari.Viewer) -> None:
         viewer.add_image(planes, name=name, **place)
 
 
+def panels(folder: Path) -> None:
+    """Every panel at both sizes in both themes, after a result that is doubtful."""
+    titles = ("Compare", "Landmarks", "Apply transform", "Import transform", "Register folders")
+    for size, theme, trade in (
+        ((1024, 768), "dark", "thermal"),
+        ((1024, 768), "light", "microscopy"),
+        ((1300, 850), "dark", "remote sensing"),
+        ((1300, 850), "light", "general"),
+    ):
+        with session(folder, trade, size=size, theme=theme) as here:
+            here.viewer.open_sample("napari-busref", "thermal")
+            panel = here.panel("Register and fuse")
+            fast = {"model": "identity", "search": "none", "refine": "none"}
+            panel.settings = replace(panel.settings, **fast)
+            panel.run()
+            panel.wait()
+            here.dismiss(panel)
+            start = f"panels-{size[0]}-{theme}"
+            here.window(f"{start}-register")
+            for title in (*titles, "Fine-tune"):
+                here.panel(title)
+                here.window(f"{start}-{title.lower().replace(' ', '-')}")
+
+
+#: Pictures to look at, which no page shows: only by name, with --to.
+CHECKS: dict[str, Callable[[Path], None]] = {"panels": panels}
 STORIES: dict[str, Callable[[Path], None]] = {
     "thermal": thermal,
     "landmarks": landmarks,
@@ -442,12 +469,14 @@ def make(folder: Path, stories: list[str]) -> None:
         os.environ["NAPARI_CONFIG"] = str(Path(own) / "settings.yaml")
         os.environ["NAPARI_BUSREF_DATA"] = str(Path(own) / "data")
         for name in stories:
-            STORIES[name](folder)
+            (STORIES | CHECKS)[name](folder)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("stories", nargs="*", choices=[[], *STORIES], help="all by default")
+    parser.add_argument(
+        "stories", nargs="*", choices=[[], *STORIES, *CHECKS], help="all by default"
+    )
     parser.add_argument("--to", type=Path, default=IMAGES, metavar="FOLDER")
     arguments = parser.parse_args()
     make(arguments.to, arguments.stories or list(STORIES))
