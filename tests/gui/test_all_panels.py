@@ -149,7 +149,7 @@ def test_panels_open_as_tabs_of_one_column(shown, qtbot):
     assert list(docks) == TITLES
     tabs = next(bar for bar in window.findChildren(QTabBar) if bar.count() == len(TITLES))
     texts = [tabs.tabText(number) for number in range(tabs.count())]
-    short = {"Register", "Compare", "Landmarks", "Apply", "Import", "Fine-tune"}
+    short = {"Register", "Compare", "Landmarks", "Apply", "Import", "Train"}
     assert short | {"Folders"} == set(texts)
     assert not window.tabifiedDockWidgets(other)
     # a panel that the user has torn off is left alone, and no anchor for others

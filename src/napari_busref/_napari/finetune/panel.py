@@ -136,6 +136,7 @@ class FineTune(RunPanel):
     """
 
     TITLE = "Fine-tune"
+    TAB = "Train"
     RUN = "&Train"
     CANCEL = ("&Stop", "Stop with a checkpoint; the training can be resumed")
     ABANDONS = False  # it writes a checkpoint first
