@@ -1,4 +1,4 @@
-"""Every loss term that a fusion recipe names moves the shipped weights."""
+"""Every loss term that a recipe names moves the shipped weights."""
 
 from __future__ import annotations
 
@@ -76,3 +76,23 @@ def test_each_term_has_its_share_of_the_gradient(name: str, store: PairStore) ->
 def test_no_term_of_mda_is_smaller_than_ours(store: PairStore) -> None:
     shares = _shares("mda", store)
     assert min(shares, key=lambda term: shares[term]) == "brightness", shares
+
+
+@pytest.mark.parametrize("part", ["affine_net", "deformable_net"])
+def test_the_losses_of_busref_move_both_networks(part: str, store: PairStore) -> None:
+    recipe = load_recipe(
+        RECIPES / "registration-balanced.toml", {"start_from": "busref", "batch": 4}
+    )
+    torch.manual_seed(0)
+    stage = build_stage(recipe)
+    stage.load_start()
+    trained = [p for p in getattr(stage.model, part).parameters() if p.requires_grad]
+    norms = dict.fromkeys(("endpoint", "mncc", "guide"), 0.0)
+    for _ in range(3):
+        losses = stage(stage.draw(store))
+        for term in norms:
+            loss = getattr(recipe.loss, term) * losses[term]
+            found = torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True)
+            norms[term] += float(sum(g.square().sum() for g in found if g is not None)) ** 0.5
+    shares = {term: norm / sum(norms.values()) for term, norm in norms.items()}
+    assert min(shares.values()) > 0.1, shares

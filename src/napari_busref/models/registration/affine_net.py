@@ -119,11 +119,15 @@ class AffineNet(nn.Module):
             nn.init.zeros_(self.trust.weight)
         self.enter = nn.Conv2d(inputs, width, 1)
         self.stages = nn.ModuleList(AffineStage(width, kernels) for _ in range(stages))
+        # Without the norms, Adam drove all 64 units of a ReLU below zero for every input: the MLP
+        # had become a constant.
         self.mlp = nn.Sequential(
+            nn.LayerNorm(width * pooled**2),
             nn.Linear(width * pooled**2, 256),
-            nn.ReLU(),
+            nn.GELU(),
+            nn.LayerNorm(256),
             nn.Linear(256, 64),
-            nn.ReLU(),
+            nn.GELU(),
             nn.Linear(64, 6),
         )
         last = self.mlp[-1]
