@@ -86,8 +86,9 @@ def test_the_verdict_speaks_the_trade(name):
     assert f"only 3% of the {trade.fixed_image} is covered by the {trade.moving_image}" in said
     assert f"50 % of the {trade.fixed_image}" in said
     thermal = name == "thermal"
-    assert ("an error below 5 px is likely" in said) == thermal
-    assert ("a hint only, for it was calibrated on thermal pairs" in said) != thermal
+    assert ("an error below 5 px is likely" in said) == trade.calibrated
+    assert ("a hint only, for it was not calibrated on such pairs" in said) != trade.calibrated
+    assert trade.calibrated == (name in ("thermal", "remote sensing"))
     assert ("12.0 px (6 µm)" in said) != thermal  # micrometres tell a thermographer nothing
     assert "µm" not in quality_html(doubtful, 12.0, trade=trade)
 

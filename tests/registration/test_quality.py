@@ -42,9 +42,10 @@ def moved(row=0.0, col=0.0, angle=0.0, scale=1.0, displacement=None, shape=SHAPE
 
 
 GOOD = Evidence(0.9, 0.3)
+CLEAR = np.full((8, 10), 5.0, np.float32)  # local support
 
 
-def judge(estimate, fixed=None, moving=None, evidence=GOOD, **keywords):
+def judge(estimate, fixed=None, moving=None, evidence=GOOD, support=CLEAR, **keywords):
     fixed = picture() if fixed is None else fixed
     moving = picture() if moving is None else moving
     return assess(
@@ -56,6 +57,7 @@ def judge(estimate, fixed=None, moving=None, evidence=GOOD, **keywords):
         initial=Transform.identity(SHAPE),
         before=moving,
         before_mask=everywhere(moving.shape),
+        support=support,
         **keywords,
     )
 
@@ -114,11 +116,21 @@ def test_reasons_from_the_evidence(evidence, reason):
 
 def test_the_score_falls_with_the_evidence():
     scores = [
-        judge(moved(), evidence=Evidence(local, trip)).score
-        for local, trip in ((0.9, 0.2), (0.5, 1.0), (0.2, 4.0), (0.06, 30.0))
+        judge(moved(), evidence=Evidence(0.9, trip), support=CLEAR * share).score
+        for share, trip in ((1, 0.2), (0.5, 1.0), (0.2, 4.0), (-0.1, 30.0))
     ]
     assert scores == sorted(scores, reverse=True)
     assert scores[0] > 0.9 and scores[-1] < 0.1
+
+
+def test_the_score_counts_the_support_of_the_cells_that_hold_something():
+    empty = CLEAR.copy()
+    empty[:4] = np.nan
+    assert judge(moved(), support=empty).score == judge(moved()).score
+    assert judge(moved(), support=CLEAR * 9).score == judge(moved()).score  # bounded
+    assert judge(moved(), support=-CLEAR).score < 0.1
+    nothing = judge(moved(), support=CLEAR * np.nan)
+    assert nothing.score == judge(moved(), support=CLEAR * 0).score < judge(moved()).score
 
 
 def test_a_wide_search_may_turn_and_scale():
@@ -191,7 +203,7 @@ def test_what_was_cancelled_is_described_and_not_judged():
 
 @pytest.mark.parametrize(
     ("score", "confidence", "rejected"),
-    [(0.19, 0.59, True), (0.2, 0.59, False), (0.19, 0.6, False), (0.0, None, True)],
+    [(0.34, 0.59, True), (0.35, 0.59, False), (0.34, 0.6, False), (0.0, None, True)],
 )
 def test_a_low_score_without_confidence_is_rejected(score, confidence, rejected):
     evidence = None if confidence is None else Evidence(confidence, 1.0)

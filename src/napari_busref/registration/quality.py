@@ -16,6 +16,7 @@ __all__ = [
     "GOOD_PX",
     "INITIAL_RETURNED",
     "LOCAL_WEIGHTS",
+    "MAX_SUPPORT",
     "SCORE_BIAS",
     "SCORE_WEIGHTS",
     "UNRELATED_CONFIDENCE",
@@ -23,6 +24,7 @@ __all__ = [
     "Quality",
     "assess",
     "confidence_features",
+    "mean_support",
     "rejects",
     "unregistered",
     "unverified",
@@ -40,24 +42,27 @@ _MAX_INCONSISTENCY = 0.04  # of the shorter side
 _MAX_REFINED = 0.1  # of the shorter side
 _RELIABLE_SCORE = 0.5
 _MAX_DOUBTFUL = 0.25  # share of the picture
-_MAX_SUPPORT = 6.0  # in nats; more says nothing more
+_AMPLE_SUPPORT = 3.0  # mean of a picture; unrelated pairs reach 1.9
 GOOD_PX = 5.0
 """Error in pixels of the fixed image that the score and the map speak of."""
+
+MAX_SUPPORT = 6.0
+"""In nats, of the local support on both sides; more says nothing more."""
 
 INITIAL_RETURNED = "; the initial transform is returned"
 """The end of the reason why nothing was found."""
 
-_REJECTION_SCORE = 0.2
-"""Score below which an estimate may be rejected."""
+_REJECTION_SCORE = 0.35
+"""Score below which an estimate may be rejected: unrelated pairs reach 0.35 in 75."""
 UNRELATED_CONFIDENCE = 0.6
 """Upper bound of the block confidence of unrelated pairs: 0.53 in 60 mismatched training pairs."""
 
-SCORE_WEIGHTS = (0.713, 0.366, -1.810)
+SCORE_WEIGHTS = (0.201, -2.428, 1.281)
 """Logistic regression of "mean error below 5 px" on `confidence_features`.
 
 ``benchmarks/calibrate_quality.py`` fits it.
 """
-SCORE_BIAS = -9.478
+SCORE_BIAS = -14.522
 
 LOCAL_WEIGHTS = (-1.427, 0.424, 0.662)
 """Of `Quality.map`: bias, and weights of the score's logit and of the local support.
@@ -118,8 +123,8 @@ class Quality:
     ----------
     score : float
         In [0, 1]: the probability of a mean error below 5 px of the fixed image. Fitted on
-        synthetic warps of thermal and near-infrared pairs
-        (``docs/explanation/methods.md``). It combines block confidence, edge agreement
+        thermal, near-infrared, medical, satellite, map and depth pairs
+        (``docs/explanation/methods.md``). It combines the local support, edge agreement
         beyond chance, and inverse consistency.
     reliable : bool
         True when `reasons` is empty.
@@ -314,7 +319,8 @@ def assess(
     if evidence.refined_px > _MAX_REFINED * side:
         reasons.append(f"search and refinement disagree by {evidence.refined_px:.0f} px")
     excess = 0.0 if after is None else after.excess
-    score = _score(evidence, excess, side) * min(1.0, motion.overlap / _MIN_OVERLAP)
+    score = _score(evidence, excess, side, mean_support(support))
+    score *= min(1.0, motion.overlap / _MIN_OVERLAP)
     if score < _RELIABLE_SCORE:
         reasons.append(f"an error below 5 px is unlikely (probability {score:.0%})")
     quality = motion.quality(
@@ -385,8 +391,8 @@ def rejects(quality: Quality) -> bool:
     return quality.score < _REJECTION_SCORE and confidence < UNRELATED_CONFIDENCE
 
 
-def _score(evidence: Evidence, excess: float, side: int) -> float:
-    features = confidence_features(evidence, excess, side)
+def _score(evidence: Evidence, excess: float, side: int, support: float) -> float:
+    features = confidence_features(excess, evidence.inverse_consistency_px, side, support)
     logit = SCORE_BIAS + sum(w * f for w, f in zip(SCORE_WEIGHTS, features, strict=True))
     return float(1 / (1 + np.exp(-logit)))
 
@@ -394,7 +400,7 @@ def _score(evidence: Evidence, excess: float, side: int) -> float:
 def _probability(score: float, support: NDArray[np.float32]) -> NDArray[np.float32]:
     """`Quality.map` from the score and the local support."""
     bias, prior, local = LOCAL_WEIGHTS
-    logit = bias + prior * _logit(score) + local * support.clip(-_MAX_SUPPORT, _MAX_SUPPORT)
+    logit = bias + prior * _logit(score) + local * support.clip(-MAX_SUPPORT, MAX_SUPPORT)
     return np.asarray(1 / (1 + np.exp(-logit)), np.float32)
 
 
@@ -403,30 +409,39 @@ def _logit(probability: float) -> float:
     return float(np.log(bounded / (1 - bounded)))
 
 
+def mean_support(support: NDArray[np.float32] | None) -> float:
+    """Mean of the local support over the picture, each cell within ±6; 0 where nothing shows."""
+    if support is None or np.isnan(support).all():
+        return 0.0
+    return float(np.nanmean(support.clip(-MAX_SUPPORT, MAX_SUPPORT)))
+
+
 def confidence_features(
-    evidence: Evidence, excess: float, side: int
+    excess: float, inconsistency_px: float, side: int, support: float
 ) -> tuple[float, float, float]:
     """The features of the score's logistic regression.
 
     Parameters
     ----------
-    evidence : Evidence
     excess : float
         `Quality.edge_excess`.
+    inconsistency_px : float
+        `Evidence.inverse_consistency_px`.
     side : int
         Shorter side of the fixed image, in pixels.
+    support : float
+        See `mean_support`.
 
     Returns
     -------
     tuple of float
-        Logit of the block confidence, square root of the edge excess, logarithm of the inverse
-        consistency.
+        Square root of the edge excess, logarithm of the inverse consistency, bounded support.
     """
-    inconsistency = min(evidence.inverse_consistency_px / side, 1.0)
+    inconsistency = min(inconsistency_px / side, 1.0)
     return (
-        _logit(evidence.block_confidence),
         min(max(excess, 0.0), 40.0) ** 0.5,
         float(np.log(inconsistency + 0.002)),
+        min(support, _AMPLE_SUPPORT),
     )
 
 

@@ -121,6 +121,7 @@ TRADES: dict[str, Trade] = {
             {"infrared-visible": "two sensors"},
             ("pixels", "qgis"),
             lengths=True,
+            calibrated=True,
         ),
         Trade(
             "general",

@@ -19,7 +19,7 @@ __all__ = ["error_text", "headline", "pair_text", "quality_html", "reasons_text"
 # a score below 0.5 is among the reasons
 _LIKELIHOODS = ((0.95, "very likely"), (0.8, "likely"), (0.5, "more likely than not"))
 
-_UNCALIBRATED = "a hint only, for it was calibrated on thermal pairs"
+_UNCALIBRATED = "a hint only, for it was not calibrated on such pairs"
 
 # with the names of the pair before it, the verdict has to fit one line
 _SHORT_HEADLINES = {
