@@ -123,6 +123,27 @@ def test_the_score_falls_with_the_evidence():
     assert scores[0] > 0.9 and scores[-1] < 0.1
 
 
+def test_strips_may_be_refined_along_their_length():
+    shape = (24, 640)
+    strip = picture(shape=shape, smooth=2.0)
+    refined = Evidence(0.9, 0.3, refined_px=10.0)
+    where = Transform.identity(shape)
+    everything = everywhere(shape)
+    for evidence, said in ((refined, False), (replace(refined, refined_px=17.0), True)):
+        quality = assess(
+            strip,
+            strip,
+            everything,
+            where,
+            evidence,
+            initial=where,
+            before=strip,
+            before_mask=everything,
+            support=CLEAR,
+        )
+        assert any("search and refinement" in reason for reason in quality.reasons) is said
+
+
 def test_the_score_counts_the_support_of_the_cells_that_hold_something():
     empty = CLEAR.copy()
     empty[:4] = np.nan

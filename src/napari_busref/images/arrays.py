@@ -111,8 +111,10 @@ def one_plane(array: NDArray[Any], name: str) -> NDArray[Any]:
         raise ValueError(f"{name}: got an empty array of shape {array.shape}")
     sizes = _sizes(array.shape)
     if len(sizes) not in (2, 3):
-        first = ", ".join("0" * (array.ndim - (3 if sizes[-1] in (3, 4) else 2)))
-        more = f"; of a stack give one plane, such as {name}[{first}]" if array.ndim > 3 else ""
+        more = ""
+        if len(sizes) > 3:
+            first = ", ".join("0" * (array.ndim - (3 if sizes[-1] in (3, 4) else 2)))
+            more = f"; of a stack give one plane, such as {name}[{first}]"
         raise ValueError(
             f"{name}: got {array.ndim}-D, shape {array.shape}, need (H, W), (H, W, 3|4) or bands "
             f"(N, H, W){more}"

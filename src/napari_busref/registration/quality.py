@@ -40,6 +40,7 @@ _SCALE_RANGE = (0.5, 2.0)
 _MAX_SHIFT = 0.5  # of the diagonal
 _MAX_INCONSISTENCY = 0.04  # of the shorter side
 _MAX_REFINED = 0.1  # of the shorter side
+_STRIP = 4  # longer side over shorter side, beyond which a part of the longer one counts instead
 _RELIABLE_SCORE = 0.5
 _MAX_DOUBTFUL = 0.25  # share of the picture
 _AMPLE_SUPPORT = 3.0  # mean of a picture; unrelated pairs reach 1.9
@@ -296,7 +297,7 @@ def assess(
     Quality
     """
     valid = np.ones(mask.shape, bool) if fixed_valid is None else fixed_valid
-    side = min(estimate.fixed_shape)
+    side = round(max(min(estimate.fixed_shape), max(estimate.fixed_shape) / _STRIP))
     motion = _motion(mask, estimate, initial, wide, mirrored, working)
     reasons = list(motion.reasons)
     if evidence.mirror_fits:
