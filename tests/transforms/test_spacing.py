@@ -104,6 +104,18 @@ def test_a_window_reads_its_part_only():
     assert (source <= [rows.stop - 2, cols.stop - 2]).all()
 
 
+@pytest.mark.parametrize("spacing", [(1, 1), SPACING])
+@pytest.mark.parametrize("order", [0, 1])
+def test_the_transform_of_a_window_reads_its_part_only(tmp_path, spacing, order):
+    window = np.s_[20:30, 30:40]
+    file = made(spacing).save(tmp_path / "pair.busref.h5")
+    part = Transform.load(file, window=window)
+    image = Recorder(np.random.default_rng(0).random(MOVING))
+    found = part.apply(image, order)
+    assert image.read < 300
+    np.testing.assert_array_equal(found, part.apply(image.array, order))
+
+
 def test_missing_pixels_in_a_file_stay_missing():
     rng = np.random.default_rng(0)
     image = np.ma.MaskedArray(rng.integers(0, 99, MOVING), rng.random(MOVING) > 0.95)

@@ -375,6 +375,8 @@ class Transform:
         """
         if order not in range(6):
             raise ValueError(f"order: got {order!r}, need 0, 1, 2, 3, 4 or 5")
+        if window is None and _is_unread(image):
+            window = slice(None), slice(None)  # the fixed image may be a window of a slide
         part = self._part(window)
         image, origin = self._needed(image, window, _MARGIN if order < 2 else _SPLINE_MARGIN)
         if isinstance(image, np.ma.MaskedArray):
@@ -908,6 +910,14 @@ def _derivative(values: NDArray[np.float32], axis: int, step: float) -> NDArray[
     if values.shape[axis] < 2:
         return np.zeros_like(values)
     return cast(NDArray[np.float32], np.gradient(values, np.float32(step), axis=axis))
+
+
+def _is_unread(image: Any) -> bool:
+    """Whether an image is in a file, and can be read in part: dask, zarr, HDF5, a large image."""
+    if not hasattr(image, "shape") or hasattr(image, "dims"):
+        return False
+    lazy = hasattr(image, "chunks") or hasattr(image, "levels")
+    return lazy or not hasattr(image, "__array__")
 
 
 def _affine(
