@@ -271,14 +271,18 @@ def reliability_table(rows: list[dict[str, str]], score: NDArray[Any]) -> str:
     for split in ("train", "val"):
         for search, part in (("near", ~wide), ("wide", wide)):
             part = part & np.array([row["split"] == split for row in rows])
-            for low, high in pairwise(_BINS):
-                chosen = part & (score >= low) & (score < high)
-                if chosen.any():
-                    share = f"{score[chosen].mean():.2f}", f"{good[chosen].mean():.2f}"
-                    name = f"{low:.1f} to {min(high, 1):.1f}"
-                    lines.append([split, search, name, str(chosen.sum()), *share])
+            lines += [[split, search, *line] for line in _bins(score[part], good[part])]
     headings = ("split", "search", "score", "cases", "mean score", "share below 5 px")
     return markdown(headings, lines)
+
+
+def _bins(probability: NDArray[Any], true: NDArray[Any]) -> Iterator[list[str]]:
+    """Range, count, mean probability and true share of every bin that holds something."""
+    for low, high in pairwise(_BINS):
+        chosen = (probability >= low) & (probability < high)
+        if chosen.any():
+            share = f"{probability[chosen].mean():.2f}", f"{true[chosen].mean():.2f}"
+            yield [f"{low:.1f} to {min(high, 1):.1f}", str(chosen.sum()), *share]
 
 
 def _outcome(rows: list[dict[str, str]]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -293,31 +297,20 @@ def map_table(rows: list[dict[str, str]], score: NDArray[Any], cells: Path) -> s
     """Predicted and true share of cells below the limit in bins of `Quality.map`."""
     import numpy as np
 
-    from napari_busref.registration.quality import LOCAL_WEIGHTS, MAX_SUPPORT
+    from napari_busref.registration.quality import map_probability
 
-    parts: dict[str, list[NDArray[Any]]] = {"train": [], "val": []}
-    for row, one in zip(rows, score, strict=True):
-        file = cells / Case(tuple(row[name] for name in KEY), score, score, None).file
-        if file.exists():
-            support, limits = np.load(file).reshape(2, -1)
-            known = np.isfinite(support) & ~np.isnan(limits)
-            logit = np.log(one / (1 - one))
-            columns = np.ones(known.sum()), np.full(known.sum(), logit), support[known]
-            parts[row["split"]].append(np.stack([*columns, limits[known] < 1], 1))
-    joined = {split: np.concatenate(part) for split, part in parts.items() if part}
-    for part in joined.values():
-        part[:, 2] = part[:, 2].clip(-MAX_SUPPORT, MAX_SUPPORT)
-    weights = np.array(LOCAL_WEIGHTS)
     lines = []
-    for split, part in joined.items():
-        probability = 1 / (1 + np.exp(-(part[:, :3] @ weights)))
-        for low, high in pairwise(_BINS):
-            chosen = (probability >= low) & (probability < high)
-            if chosen.any():
-                share = f"{probability[chosen].mean():.2f}", f"{part[chosen, 3].mean():.2f}"
-                lines.append(
-                    [split, f"{low:.1f} to {min(high, 1):.1f}", str(chosen.sum()), *share]
-                )
+    for split in ("train", "val"):
+        parts = []
+        for row, one in zip(rows, score, strict=True):
+            file = cells / Case(tuple(row[name] for name in KEY), score, score, None).file
+            if row["split"] == split and file.exists():
+                support, limits = np.load(file).reshape(2, -1)
+                known = np.isfinite(support) & ~np.isnan(limits)
+                parts.append([map_probability(float(one), support[known]), limits[known] < 1])
+        if parts:
+            joined = (np.concatenate(part) for part in zip(*parts, strict=True))
+            lines += [[split, *line] for line in _bins(*joined)]
     headings = ("split", "probability", "cells", "mean probability", "share below the limit")
     return markdown(headings, lines)
 

@@ -16,7 +16,6 @@ __all__ = [
     "GOOD_PX",
     "INITIAL_RETURNED",
     "LOCAL_WEIGHTS",
-    "MAX_SUPPORT",
     "SCORE_BIAS",
     "SCORE_WEIGHTS",
     "UNRELATED_CONFIDENCE",
@@ -24,6 +23,7 @@ __all__ = [
     "Quality",
     "assess",
     "confidence_features",
+    "map_probability",
     "mean_support",
     "rejects",
     "unregistered",
@@ -43,12 +43,10 @@ _MAX_REFINED = 0.1  # of the shorter side
 _STRIP = 4  # longer side over shorter side, beyond which a part of the longer one counts instead
 _RELIABLE_SCORE = 0.5
 _MAX_DOUBTFUL = 0.25  # share of the picture
+_MAX_SUPPORT = 6.0  # in nats, of a cell; more says nothing more
 _AMPLE_SUPPORT = 3.0  # mean of a picture; unrelated pairs reach 1.9
 GOOD_PX = 5.0
 """Error in pixels of the fixed image that the score and the map speak of."""
-
-MAX_SUPPORT = 6.0
-"""In nats, of the local support on both sides; more says nothing more."""
 
 INITIAL_RETURNED = "; the initial transform is returned"
 """The end of the reason why nothing was found."""
@@ -332,7 +330,7 @@ def assess(
         edge_agreement_before=0.0 if earlier is None else earlier,
         edge_excess=excess,
         evidence=evidence,
-        map=None if support is None else _probability(score, support),
+        map=None if support is None else map_probability(score, support),
         map_px=support_px,
     )
     if quality.doubtful > _MAX_DOUBTFUL:
@@ -398,10 +396,10 @@ def _score(evidence: Evidence, excess: float, side: int, support: float) -> floa
     return float(1 / (1 + np.exp(-logit)))
 
 
-def _probability(score: float, support: NDArray[np.float32]) -> NDArray[np.float32]:
+def map_probability(score: float, support: NDArray[np.float32]) -> NDArray[np.float32]:
     """`Quality.map` from the score and the local support."""
     bias, prior, local = LOCAL_WEIGHTS
-    logit = bias + prior * _logit(score) + local * support.clip(-MAX_SUPPORT, MAX_SUPPORT)
+    logit = bias + prior * _logit(score) + local * support.clip(-_MAX_SUPPORT, _MAX_SUPPORT)
     return np.asarray(1 / (1 + np.exp(-logit)), np.float32)
 
 
@@ -414,7 +412,7 @@ def mean_support(support: NDArray[np.float32] | None) -> float:
     """Mean of the local support over the picture, each cell within ±6; 0 where nothing shows."""
     if support is None or np.isnan(support).all():
         return 0.0
-    return float(np.nanmean(support.clip(-MAX_SUPPORT, MAX_SUPPORT)))
+    return float(np.nanmean(support.clip(-_MAX_SUPPORT, _MAX_SUPPORT)))
 
 
 def confidence_features(
@@ -429,7 +427,7 @@ def confidence_features(
     inconsistency_px : float
         `Evidence.inverse_consistency_px`.
     side : int
-        Shorter side of the fixed image, in pixels.
+        Shorter side of the fixed image, in pixels; of strips, a quarter of the longer one.
     support : float
         See `mean_support`.
 
