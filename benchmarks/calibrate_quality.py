@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from options import DataRoot, Threads, check_known, data_folder, provenance, set_threads
+from options import DataRoot, Threads, chosen_data, provenance, set_threads
 from poses import KINDS, pairs
 from tables import append_row, markdown, publish, read_rows, wide_console
 
@@ -344,11 +344,7 @@ def main(
     """Fit the quality score."""
     console = wide_console()
     set_threads(threads)
-    try:
-        check_known("--set", sets, SETS)
-        root = data_folder(data_root)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    root = chosen_data("--set", sets, SETS, data_root)
     from napari_busref.models import load_model
 
     path, cells = out / "rows.csv", out / "cells"

@@ -55,6 +55,23 @@ def data_folder(data_root: Path | None) -> Path:
     return root
 
 
+def chosen_data(
+    option: str, names: Iterable[str] | None, known: Iterable[str], data_root: Path | None
+) -> Path:
+    """The folder of the data sets, once the names of an option are known.
+
+    Raises
+    ------
+    typer.BadParameter
+        Of `check_known` and `data_folder`.
+    """
+    try:
+        check_known(option, names, known)
+        return data_folder(data_root)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def set_threads(threads: int) -> None:
     """Set the number of threads of every library, and the seeds of ANTs and OpenCV.
 

@@ -21,7 +21,7 @@ from statistics import mean, median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from options import DataRoot, Limit, Threads, check_known, data_folder, provenance, set_threads
+from options import DataRoot, Limit, Threads, chosen_data, provenance, set_threads
 from tables import Row, append_row, cell, markdown, publish, wide_console
 
 if TYPE_CHECKING:
@@ -175,11 +175,7 @@ def main(
     console = wide_console()
     set_threads(threads)
     rows: list[Row] = []
-    try:
-        check_known("--kind", kind, KINDS)
-        root = data_folder(data_root)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    root = chosen_data("--kind", kind, KINDS, data_root)
     out.mkdir(parents=True, exist_ok=True)
     run = provenance(threads)
     for name in kind or KINDS:

@@ -19,7 +19,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from options import DataRoot, Limit, Threads, check_known, data_folder, provenance, set_threads
+from options import DataRoot, Limit, Threads, chosen_data, provenance, set_threads
 from poses import KINDS, about_centre, pairs
 from tables import cell, markdown, publish, wide_console
 
@@ -103,11 +103,7 @@ def main(
     """Register with and without a displacement field."""
     console = wide_console()
     set_threads(threads)
-    try:
-        check_known("--set", sets, SETS)
-        root = data_folder(data_root)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    root = chosen_data("--set", sets, SETS, data_root)
     out.mkdir(parents=True, exist_ok=True)
     lines = []
     for name in sets or SETS:
